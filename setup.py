@@ -1,0 +1,83 @@
+"""Installs trace_d2. Versions known to work together are pinned in constraints.txt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+REQUIREMENTS = [
+    "accelerate",
+    "diffusers>=0.38",
+    "filelock",
+    "fvcore>=0.1.5",
+    "huggingface_hub",
+    "numba",
+    "numpy>=2.0",
+    "opencv-python-headless",
+    "peft",
+    "pillow>=10",
+    "protobuf",
+    "pycocotools>=2.0.7",
+    "safetensors",
+    "scikit-image",
+    "scipy",
+    "sentencepiece",
+    "tabulate",
+    "torch>=2.5",
+    "torchvision",
+    "tqdm",
+    "transformers>=4.48",
+]
+
+# What Detectron2 imports at run time. tools/install_detectron2.py installs Detectron2 itself,
+# which is on no package index under its own name. It still imports pkg_resources, which
+# setuptools 81 dropped.
+DETECTRON2_REQUIREMENTS = [
+    "cloudpickle",
+    "fvcore>=0.1.5,<0.1.6",
+    "hydra-core>=1.1",
+    "iopath>=0.1.7,<0.1.10",
+    "matplotlib",
+    "omegaconf>=2.1,<2.4",
+    "packaging",
+    "setuptools<81",
+    "tabulate",
+    "tensorboard",
+    "termcolor>=1.1",
+    "yacs>=0.1.8",
+]
+
+TEST_REQUIREMENTS = ["hypothesis", "pytest>=9", "pytest-xdist"]
+LINT_REQUIREMENTS = ["mypy", "ruff"]
+
+PACKAGE_DATA = ["**/*.html", "**/*.json", "**/*.md", "**/*.safetensors", "**/*.yaml", "py.typed"]
+
+
+def read_version() -> str:
+    """Return ``__version__`` of the package without importing it."""
+    text = (ROOT / "trace_d2" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("trace_d2/__init__.py states no __version__")
+    return match.group(1)
+
+
+setup(
+    name="trace_d2",
+    version=read_version(),
+    description="Instance edges from diffusion models, and panoptic labels from semantic masks",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["trace_d2", "trace_d2.*"]),
+    package_data={"trace_d2": PACKAGE_DATA},
+    install_requires=REQUIREMENTS,
+    extras_require={
+        "detectron2": DETECTRON2_REQUIREMENTS,
+        "test": TEST_REQUIREMENTS,
+        "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS,
+    },
+)

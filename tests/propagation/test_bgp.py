@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trace_d2.config import get_trace_cfg
+from trace_d2.propagation import BoundaryGuidedPropagation, boundary_guided_propagation
+from trace_d2.propagation.grid import grid_size, pool_edges, pool_labels, upsample
+
+
+def _two_halves(gap: slice | None = None) -> tuple[np.ndarray, np.ndarray]:
+    mask = np.zeros((1, 48, 64), bool)
+    mask[0, 4:44, 4:60] = True
+    edges = np.zeros((48, 64), np.float32)
+    edges[:, 31:33] = 1
+    if gap is not None:
+        edges[gap, 31:33] = 0
+    return mask, edges
+
+
+def test_an_edge_splits_a_mask_in_two_and_the_halves_share_its_pixels():
+    mask, edges = _two_halves()
+    found = boundary_guided_propagation(mask, edges)
+    assert found.masks.shape == (2, 48, 64)
+    np.testing.assert_array_equal(found.masks.sum(0), mask[0])
+    assert found.masks[0, 4:44, 4:31].all()
+    assert found.masks[1, 4:44, 33:60].all()
+    np.testing.assert_array_equal(found.sources, [0, 0])
+
+
+def test_no_edge_leaves_the_mask_alone():
+    mask, edges = _two_halves()
+    found = boundary_guided_propagation(mask, np.zeros_like(edges))
+    np.testing.assert_array_equal(found.masks, mask)
+
+
+def test_one_mask_twice_is_one_set_of_instances_with_the_higher_score():
+    mask, edges = _two_halves()
+    both = np.concatenate([mask, mask])
+    found = boundary_guided_propagation(both, edges, np.array([0.3, 0.8]))
+    np.testing.assert_array_equal(found.masks, boundary_guided_propagation(mask, edges).masks)
+    np.testing.assert_allclose(found.scores, [0.8, 0.8])
+    np.testing.assert_array_equal(found.sources, [0, 0])
+
+
+def test_two_fragments_of_one_closed_region_become_one_instance():
+    # Two pieces of a mask that no edge divides: both walks fill the box around them.
+    edges = np.zeros((48, 64), np.float32)
+    edges[2, 2:62] = edges[45, 2:62] = edges[2:46, 2] = edges[2:46, 61] = 1
+    mask = np.zeros((1, 48, 64), bool)
+    mask[0, 8:40, 8:28] = mask[0, 8:40, 36:56] = True
+    assert len(boundary_guided_propagation(mask, edges).masks) == 1
+    grown = boundary_guided_propagation(mask, edges, grow=True)
+    assert len(grown.masks) == 1
+    assert grown.masks[0, 8:40, 8:56].all()
+    assert not grown.masks[0, :, :2].any()
+
+
+def test_growing_stops_at_edges():
+    mask, edges = _two_halves()
+    mask[0, :, 20:] = False
+    found = boundary_guided_propagation(mask, edges, grow=True)
+    assert found.masks[0, :, :28].all()
+    assert not found.masks[0, :, 33:].any()
+
+
+def test_specks_join_a_neighbour():
+    mask, edges = _two_halves()
+    edges[10:14, 10:14] = 1
+    edges[11:13, 11:13] = 0
+    assert len(boundary_guided_propagation(mask, edges).masks) == 2
+    assert len(boundary_guided_propagation(mask, edges, min_area=4).masks) == 3
+
+
+def test_a_mask_of_edges_only_stays_whole():
+    mask, edges = _two_halves()
+    found = boundary_guided_propagation(mask, np.ones_like(edges))
+    np.testing.assert_array_equal(found.masks, mask)
+
+
+def test_one_pixel_and_no_mask():
+    one = np.ones((1, 1, 1), bool)
+    for strength in (0.0, 1.0):
+        for grow in (False, True):
+            edges = np.full((1, 1), strength, np.float32)
+            assert boundary_guided_propagation(one, edges, grow=grow).masks.tolist() == [[[True]]]
+    empty = np.zeros((3, 5, 7), bool)
+    for masks in (empty, empty[:0]):
+        found = boundary_guided_propagation(masks, np.zeros((5, 7)))
+        assert found.masks.shape == (0, 5, 7)
+        assert found.scores.shape == found.sources.shape == (0,)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.integers(1, 5))
+def test_every_pixel_of_a_mask_gets_exactly_one_instance(seed, height, width, stride):
+    rng = np.random.default_rng(seed)
+    edges = (rng.random((height, width)) ** 2).astype(np.float32)
+    mask = rng.random((1, height, width)) < 0.8
+    found = boundary_guided_propagation(mask, edges, stride=stride, min_area=2)
+    np.testing.assert_array_equal(found.masks.sum(0), mask[0])
+    assert found.masks.any((1, 2)).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_no_two_instances_stay_above_the_merging_threshold(seed, grow):
+    rng = np.random.default_rng(seed)
+    edges = (rng.random((24, 31)) > 0.8).astype(np.float32)
+    masks = rng.random((3, 24, 31)) < 0.9
+    found = boundary_guided_propagation(masks, edges, grow=grow, min_area=6).masks
+    flat = found.reshape(len(found), -1).astype(np.int64)
+    shared = flat @ flat.T
+    areas = shared.diagonal()
+    iou = shared / (areas[:, None] + areas - shared)
+    np.fill_diagonal(iou, 0)
+    assert iou.max(initial=0) <= 0.5
+    if not grow:
+        np.testing.assert_array_equal(found.any(0), masks.any(0))
+
+
+def test_padding_and_threads_change_nothing():
+    mask, edges = _two_halves(slice(20, 24))
+    edges[30, :20] = 0.8
+    plain = boundary_guided_propagation(mask, edges, min_area=1)
+    for options in ({"irnet_padding": True}, {"threads": 2}):
+        other = boundary_guided_propagation(mask, edges, min_area=1, **options)
+        np.testing.assert_array_equal(other.masks, plain.masks)
+
+
+def test_options_come_from_the_config():
+    cfg = get_trace_cfg()
+    built = BoundaryGuidedPropagation.from_config(cfg)
+    assert vars(built) == vars(BoundaryGuidedPropagation())
+    names = {"REACH": 0.25, "STRIDE": 2, "GROW": True, "THREADS": 2, "MIN_AREA": 3, "STEPS": 8}
+    for name, value in names.items():
+        cfg.MODEL.TRACE.BGP[name] = value
+    built = BoundaryGuidedPropagation.from_config(cfg)
+    assert {name: getattr(built, name.lower()) for name in names} == names
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 0}, {"reach": 0.0}, {"merge_iou": 2.0}, {"radius": 1}, {"threads": 0}],
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        BoundaryGuidedPropagation(**options)
+
+
+def test_bad_input_is_refused():
+    mask, edges = _two_halves()
+    bgp = BoundaryGuidedPropagation()
+    with pytest.raises(ValueError, match="differ in size"):
+        bgp(mask, edges[1:])
+    with pytest.raises(ValueError, match="bool"):
+        bgp(mask.astype(np.float32), edges)
+    with pytest.raises(ValueError, match="NaN"):
+        bgp(mask, np.where(edges > 0, np.nan, edges))
+    with pytest.raises(ValueError, match="scores"):
+        bgp(mask, edges, np.ones(2))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 9), (480, 640), (7, 2)])
+def test_the_grid_is_that_of_irnet(shape):
+    assert grid_size(shape, 4) == ((shape[0] - 1) // 4 + 1, (shape[1] - 1) // 4 + 1)
+    assert pool_edges(np.zeros(shape), 4).shape == grid_size(shape, 4)
+
+
+def test_pooling_by_hand():
+    edges = np.zeros((3, 5), np.float32)
+    edges[1, 1], edges[2, 4] = 0.7, 0.2
+    np.testing.assert_allclose(pool_edges(edges, 2), [[0.7, 0, 0], [0, 0, 0.2]], rtol=1e-6)
+    labels = np.array([[1, 1, 0, 2, 2], [1, 0, 2, 2, 0], [0, 1, 2, 2, 2]], np.int32)
+    np.testing.assert_allclose(
+        pool_labels(labels, 2, 2), [[[0.75, 0, 0], [0.5, 0, 0]], [[0, 0.75, 0.5], [0, 1, 1]]]
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4])
+def test_upsampling_equals_torch(stride):
+    score = np.random.default_rng(0).random((4, 6), dtype=np.float32)
+    shape = (4 * stride - stride // 2, 6 * stride - stride // 2)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(score)[None, None], scale_factor=stride, mode="bilinear"
+    )[0, 0, : shape[0], : shape[1]]
+    np.testing.assert_allclose(upsample(score, shape, stride), expected, atol=1e-6)

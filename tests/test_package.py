@@ -1,0 +1,52 @@
+"""What ``import trace_d2`` promises: light, and usable without Detectron2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import trace_d2
+
+WITHOUT_DETECTRON2 = "import sys; sys.modules['detectron2'] = None; import trace_d2\n"
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, trace_d2; print(sorted({'torch', 'diffusers', 'cv2'} & set(sys.modules)))"
+    assert run(code) == "[]\n"
+
+
+def test_completion_shows_names_before_their_first_use():
+    assert set(trace_d2.__all__) <= set(dir(trace_d2))
+    assert set(trace_d2.__all__) > trace_d2.NEEDS_DETECTRON2
+
+
+def test_the_plugin_resolves():
+    pytest.importorskip("detectron2")
+    assert trace_d2.PanopticQualityEvaluator.__name__ == "PanopticQualityEvaluator"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = trace_d2.nonsense
+
+
+def test_all_but_the_plugin_works_without_detectron2():
+    code = (
+        WITHOUT_DETECTRON2
+        + "for name in set(trace_d2.__all__) - trace_d2.NEEDS_DETECTRON2: getattr(trace_d2, name)"
+    )
+    run(code)
+
+
+@pytest.mark.parametrize("name", sorted(trace_d2.NEEDS_DETECTRON2))
+def test_the_plugin_says_what_to_install(name):
+    code = WITHOUT_DETECTRON2 + f"try: trace_d2.{name}\nexcept ImportError as error: print(error)\n"
+    assert "python tools/install_detectron2.py" in run(code)

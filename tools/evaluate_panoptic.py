@@ -1,0 +1,87 @@
+#!/usr/bin/env python
+"""Panoptic quality of a folder of labels against COCO panoptic truth.
+
+    python tools/evaluate_panoptic.py --truth-json F --truth-dir D --predictions OUTPUT
+
+OUTPUT holds panoptic.json and panoptic/*.png, as make_pseudo_panoptic.py writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trace_d2.evaluation import category_table, panoptic_quality, quality_table
+from trace_d2.evaluation.panoptic_quality import MISSING_POLICIES
+from trace_d2.formats.atomic import write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status: 0 done, 2 bad input."""
+    args = _parser().parse_args(arguments)
+    try:
+        quality = panoptic_quality(
+            args.truth_json,
+            args.truth_dir,
+            args.predictions / "panoptic.json",
+            args.predictions / "panoptic",
+            workers=args.workers,
+            missing=args.missing,
+            progress=sys.stderr.isatty(),
+        )
+        if args.json:
+            write_json(args.json, quality.to_dict(), indent=1)
+    except (ValueError, OSError) as error:
+        print(f"evaluate_panoptic: {error}", file=sys.stderr)
+        return 2
+    if args.per_category:
+        print(category_table(quality), end="\n\n")
+    print(quality_table(quality))
+    print(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="PQ, SQ and RQ (in %) of panoptic labels, with the numbers of panopticapi."
+    )
+    parser.add_argument("--truth-json", type=Path, required=True, help="COCO panoptic JSON")
+    parser.add_argument("--truth-dir", type=Path, required=True, help="folder of its PNGs")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        required=True,
+        help="folder that holds panoptic.json and panoptic/",
+    )
+    parser.add_argument("--workers", type=_count, default=0, help="processes; 0: one a CPU")
+    parser.add_argument("--per-category", action="store_true", help="also a row a category")
+    parser.add_argument("--json", type=Path, help="write the numbers (0..1) to this file")
+    parser.add_argument(
+        "--missing",
+        choices=MISSING_POLICIES,
+        default="error",
+        help="an image of the truth without prediction: refuse (default), count its segments as "
+        "missed, or leave it out",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _missing_note(missing: int, policy: str) -> str:
+    if not missing:
+        return ""
+    if policy == "skip":
+        return f"; {missing} more without prediction left out"
+    return f", {missing} of them without prediction, all their segments counted as missed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

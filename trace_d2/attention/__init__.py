@@ -1,0 +1,15 @@
+"""What a denoiser's self-attention says: the reader, and divergences between maps."""
+
+from .divergences import DIVERGENCES, divergence, mean_divergence
+from .layout import AttentionLayout
+from .native import native_attention
+from .reader import SelfAttentionReader
+
+__all__ = [
+    "DIVERGENCES",
+    "AttentionLayout",
+    "SelfAttentionReader",
+    "divergence",
+    "mean_divergence",
+    "native_attention",
+]

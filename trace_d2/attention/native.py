@@ -1,0 +1,53 @@
+"""Runs a model so that its attention calls can be seen."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def native_attention(model: nn.Module | None = None) -> Iterator[None]:
+    """Switches to PyTorch's own attention function and to eager execution, and back again.
+
+    Other attention backends of diffusers (flash, sage, xformers, ...) and compiled modules never
+    call ``scaled_dot_product_attention``, so that a reader would see nothing.
+
+    Args:
+        model: a model whose attention processors may have a backend of their own, set by
+            diffusers' ``model.set_attention_backend``. None: only the global one is switched.
+    """
+    with contextlib.ExitStack() as stack:
+        # Nothing is compiled where the compiler was never imported, and importing it takes
+        # seconds; nor is there a diffusers model where diffusers was never imported.
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+        if dispatch is not None:
+            stack.enter_context(dispatch.attention_backend(dispatch.AttentionBackendName.NATIVE))
+        stack.enter_context(_default_processors(model))
+        yield
+
+
+@contextlib.contextmanager
+def _default_processors(model: nn.Module | None) -> Iterator[None]:
+    """Lets the processors of ``model`` use the global backend."""
+    modules = () if model is None else model.modules()
+    processors: list[Any] = [getattr(module, "processor", None) for module in modules]
+    chosen = [
+        (processor, processor._attention_backend)
+        for processor in processors
+        if getattr(processor, "_attention_backend", None) is not None
+    ]
+    try:
+        for processor, _ in chosen:
+            processor._attention_backend = None
+        yield
+    finally:
+        for processor, backend in chosen:
+            processor._attention_backend = backend

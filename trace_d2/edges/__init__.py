@@ -1,0 +1,37 @@
+"""Where instances end: emergence point, boundary divergence, and the detector of both.
+
+Names are imported at their first use: workers that only read edge files do without PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trace_d2.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .abdiv import attention_boundary_divergence, normalise_edges, pseudo_edges
+    from .detector import EdgeDetector, EdgeOutput
+    from .emergence import Emergence, instance_emergence_point
+
+__all__ = [
+    "EdgeDetector",
+    "EdgeOutput",
+    "Emergence",
+    "attention_boundary_divergence",
+    "instance_emergence_point",
+    "normalise_edges",
+    "pseudo_edges",
+]
+
+_MODULES = {
+    "EdgeDetector": "trace_d2.edges.detector",
+    "EdgeOutput": "trace_d2.edges.detector",
+    "Emergence": "trace_d2.edges.emergence",
+    "attention_boundary_divergence": "trace_d2.edges.abdiv",
+    "instance_emergence_point": "trace_d2.edges.emergence",
+    "normalise_edges": "trace_d2.edges.abdiv",
+    "pseudo_edges": "trace_d2.edges.abdiv",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, globals(), _MODULES)

@@ -1,0 +1,272 @@
+"""Panoptic quality (Kirillov et al., CVPR 2019), with the numbers of panopticapi.
+
+A truth and a predicted segment of one category match at IoU > 0.5 (``segment_matching``).
+PQ of a category is (sum of matched IoU) / (TP + FP/2 + FN/2) = SQ x RQ; means run over the
+categories that have a segment anywhere, true or predicted.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from trace_d2.formats.categories import Category
+from trace_d2.formats.coco_panoptic import (
+    PanopticSet,
+    load_panoptic_json,
+    read_panoptic_png,
+)
+
+from .segment_matching import image_counts, missed_counts
+
+MISSING_POLICIES = ("error", "miss", "skip")
+"""An image without prediction: refuse; count its segments as missed; leave the image out."""
+
+# To start a process takes as long as to count some 60 photographs.
+_IMAGES_A_WORKER = 100
+
+
+@dataclass(frozen=True)
+class CategoryQuality:
+    """Quality of one category, 0..1, and the counts behind it.
+
+    Attributes:
+        pq, sq, rq: 0 where the category has no segment at all.
+        iou: sum of the IoU of the matched segments.
+        tp, fp, fn: matched, wrongly predicted and missed segments.
+    """
+
+    pq: float
+    sq: float
+    rq: float
+    iou: float
+    tp: int
+    fp: int
+    fn: int
+
+
+@dataclass(frozen=True)
+class GroupQuality:
+    """Mean quality over ``n`` categories, 0..1; NaN where ``n`` is 0."""
+
+    pq: float
+    sq: float
+    rq: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PanopticQuality:
+    """The result over a data set.
+
+    Attributes:
+        all, things, stuff: means over the categories that occur.
+        per_category: quality of each category, by its id.
+        categories: those of the truth, in its order.
+        images: how many images went in.
+        missing: ids of the images of the truth that had no prediction.
+    """
+
+    all: GroupQuality
+    things: GroupQuality
+    stuff: GroupQuality
+    per_category: dict[int, CategoryQuality]
+    categories: tuple[Category, ...]
+    images: int
+    missing: tuple[Any, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: panopticapi's keys and counts besides; None where a mean is over nothing."""
+        groups = {"All": self.all, "Things": self.things, "Stuff": self.stuff}
+        result: dict[str, Any] = {
+            name: {
+                "pq": group.pq if group.n else None,
+                "sq": group.sq if group.n else None,
+                "rq": group.rq if group.n else None,
+                "n": group.n,
+            }
+            for name, group in groups.items()
+        }
+        result["per_class"] = {key: vars(value) for key, value in self.per_category.items()}
+        return result | {"images": self.images, "missing": list(self.missing)}
+
+
+def summarize(
+    counts: np.ndarray,
+    categories: Sequence[Category],
+    images: int,
+    missing: Iterable[Any] = (),
+) -> PanopticQuality:
+    """Qualities from counts summed over images.
+
+    Args:
+        counts: (C, 4) float64, a row a category, as ``image_counts`` returns them.
+        categories: C categories in the order of the rows.
+        images: how many images went in.
+        missing: image ids without a prediction.
+    """
+    iou, tp, fp, fn = counts.T
+    weight = tp + 0.5 * fp + 0.5 * fn
+    occurs = weight > 0
+    pq = np.divide(iou, weight, out=np.zeros_like(iou), where=occurs)
+    sq = np.divide(iou, tp, out=np.zeros_like(iou), where=tp > 0)
+    rq = np.divide(tp, weight, out=np.zeros_like(iou), where=occurs)
+    isthing = np.array([category.isthing for category in categories], dtype=bool)
+
+    def mean(chosen: np.ndarray) -> GroupQuality:
+        if not chosen.any():
+            return GroupQuality(float("nan"), float("nan"), float("nan"), 0)
+        means = [float(quality[chosen].mean()) for quality in (pq, sq, rq)]
+        return GroupQuality(means[0], means[1], means[2], int(chosen.sum()))
+
+    per_category = {
+        category.id: CategoryQuality(
+            pq=float(pq[row]),
+            sq=float(sq[row]),
+            rq=float(rq[row]),
+            iou=float(iou[row]),
+            tp=int(tp[row]),
+            fp=int(fp[row]),
+            fn=int(fn[row]),
+        )
+        for row, category in enumerate(categories)
+    }
+    return PanopticQuality(
+        mean(occurs),
+        mean(occurs & isthing),
+        mean(occurs & ~isthing),
+        per_category,
+        tuple(categories),
+        images,
+        tuple(missing),
+    )
+
+
+def panoptic_quality(
+    truth_json: str | Path,
+    truth_dir: str | Path,
+    predicted_json: str | Path,
+    predicted_dir: str | Path,
+    *,
+    workers: int = 1,
+    missing: str = "error",
+    progress: bool = False,
+) -> PanopticQuality:
+    """PQ, SQ and RQ of the predictions in COCO panoptic format.
+
+    Args:
+        truth_json, predicted_json: COCO panoptic JSON files. The categories are the truth's;
+            predictions of images that the truth lacks are not looked at.
+        truth_dir, predicted_dir: folders of the PNGs that the annotations name.
+        workers: processes at most; 0: one a CPU. Less than 200 images run in this process.
+            Others import the main module anew, which must keep its work under
+            ``if __name__ == "__main__"``.
+        missing: what an image without prediction means, one of ``MISSING_POLICIES``.
+        progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or wrong; the message names it.
+    """
+    truth = load_panoptic_json(truth_json)
+    if not truth.categories:
+        raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
+    predicted = load_panoptic_json(predicted_json)
+    for folder in (truth_dir, predicted_dir):
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"no folder of panoptic PNGs at {folder}; correct the path")
+    absent = missing_predictions(truth, predicted.annotations, missing, str(predicted.path))
+    rows = {category.id: row for row, category in enumerate(truth.categories)}
+    pairs = [
+        (annotation, predicted.annotations.get(image_id))
+        for image_id, annotation in truth.annotations.items()
+        if missing != "skip" or image_id in predicted.annotations
+    ]
+    job = partial(
+        _count_pair, truth_dir=Path(truth_dir), predicted_dir=Path(predicted_dir), rows=rows
+    )
+    total = np.zeros((len(rows), 4))
+    results = _map(job, pairs, workers or available_cpus())
+    for counts in tqdm(results, total=len(pairs), unit="image", disable=not progress):
+        total += counts
+    return summarize(total, truth.categories, len(pairs), absent)
+
+
+def missing_predictions(
+    truth: PanopticSet, predicted: Mapping[Any, Any], policy: str, origin: str
+) -> list[Any]:
+    """Ids of the truth's images that ``predicted``, read from ``origin``, has no entry for.
+
+    Raises:
+        ValueError: an unknown policy; no common image; or some missing under ``"error"``.
+    """
+    if policy not in MISSING_POLICIES:
+        raise ValueError(f"missing={policy!r}; choose one of {', '.join(MISSING_POLICIES)}")
+    absent = [image_id for image_id in truth.annotations if image_id not in predicted]
+    if len(absent) == len(truth.annotations):
+        raise ValueError(
+            f"{origin} and {truth.path} have no image id in common; are they of one data set, and "
+            "were the labels made with its image ids?"
+        )
+    if absent and policy == "error":
+        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        raise ValueError(
+            f"{origin} has no prediction for {len(absent)} of {len(truth.annotations)} images "
+            f'({shown}); make them, or choose missing "miss" (count their segments as missed) or '
+            '"skip" (leave the images out)'
+        )
+    return absent
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _count_pair(
+    pair: tuple[Mapping[str, Any], Mapping[str, Any] | None],
+    truth_dir: Path,
+    predicted_dir: Path,
+    rows: Mapping[int, int],
+) -> np.ndarray:
+    """Counts of one image from its two annotations; None as prediction misses all segments."""
+    truth, predicted = pair
+    try:
+        if predicted is None:
+            return missed_counts(truth["segments_info"], rows)
+        return image_counts(
+            read_panoptic_png(truth_dir / truth["file_name"]),
+            truth["segments_info"],
+            read_panoptic_png(predicted_dir / predicted["file_name"]),
+            predicted["segments_info"],
+            rows,
+        )
+    except ValueError as error:
+        raise ValueError(f"image {truth['image_id']}: {error}") from error
+
+
+def _map(
+    job: Callable[[Any], np.ndarray], items: Sequence[Any], workers: int
+) -> Iterator[np.ndarray]:
+    """``map`` in order over processes; in this one where there is too little to share out."""
+    workers = min(workers, len(items) // _IMAGES_A_WORKER)
+    if workers <= 1:
+        yield from map(job, items)
+        return
+    # Spawned, not forked: a fork copies the locks of the threads that torch and OpenCV keep.
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield from executor.map(job, items, chunksize=max(1, min(64, len(items) // (4 * workers))))
+    finally:
+        executor.shutdown(cancel_futures=True)

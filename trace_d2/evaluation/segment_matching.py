@@ -1,0 +1,207 @@
+"""Which true and predicted segments of one image match, and which are wrong or missed.
+
+Segments of one category match at IoU > 0.5, where the union leaves out the void pixels of the
+truth. Where the definition leaves a choice, this follows panopticapi:
+
+- A prediction that lies more than half in void, or in the crowd region of its category, is no
+  false positive. Of several crowd regions of a category in one image only the last one counts.
+- Truth areas come from the JSON, predicted areas from the PNG.
+- Truth pixels whose id the JSON does not list are not void: predictions there count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trace_d2.formats.coco_panoptic import VOID
+from trace_d2.formats.regions import overlaps
+
+IOU, TP, FP, FN = range(4)
+"""Columns of the counts: sum of the IoU of the matches, matches, false and missed segments."""
+
+
+def image_counts(
+    truth_ids: np.ndarray,
+    truth_segments: Sequence[Mapping[str, Any]],
+    predicted_ids: np.ndarray,
+    predicted_segments: Sequence[Mapping[str, Any]],
+    rows: Mapping[int, int],
+) -> np.ndarray:
+    """Matches and misses of one image.
+
+    Args:
+        truth_ids, predicted_ids: (H, W) int32 segment ids, 0 = void.
+        truth_segments: ``segments_info`` of the truth: id, category_id, and if there is one,
+            area (pixels) and iscrowd.
+        predicted_segments: ``segments_info`` of the prediction: id and category_id.
+        rows: row of each category id in the result.
+
+    Returns:
+        (C, 4) float64 of columns ``IOU``, ``TP``, ``FP``, ``FN``.
+
+    Raises:
+        ValueError: maps of different sizes, an unknown category, or a map and a list of the
+            prediction that disagree on the segments.
+    """
+    if truth_ids.shape != predicted_ids.shape:
+        raise ValueError(
+            f"the prediction has (height, width) {predicted_ids.shape}, the truth "
+            f"{truth_ids.shape}; predict at the size of the image"
+        )
+    truth = _Segments.of(truth_segments, rows, "true")
+    predicted = _Segments.of(predicted_segments, rows, "predicted")
+    pairs = _Pairs.of(truth_ids, predicted_ids, truth, predicted)
+    matched_truth, matched_predicted, iou = _matches(truth, predicted, pairs)
+
+    missed = ~truth.crowd
+    missed[matched_truth] = False
+    ignored = pairs.void + _crowd_pixels(truth, predicted, pairs, len(rows))
+    wrong = 2 * ignored <= pairs.predicted_areas
+    wrong[matched_predicted] = False
+
+    counts = np.zeros((len(rows), 4))
+    np.add.at(counts[:, IOU], truth.rows[matched_truth], iou)
+    np.add.at(counts[:, TP], truth.rows[matched_truth], 1)
+    np.add.at(counts[:, FP], predicted.rows[wrong], 1)
+    np.add.at(counts[:, FN], truth.rows[missed], 1)
+    return counts
+
+
+def missed_counts(
+    truth_segments: Sequence[Mapping[str, Any]], rows: Mapping[int, int]
+) -> np.ndarray:
+    """As ``image_counts`` for an image without any predicted segment: (C, 4) float64."""
+    truth = _Segments.of(truth_segments, rows, "true")
+    counts = np.zeros((len(rows), 4))
+    np.add.at(counts[:, FN], truth.rows[~truth.crowd], 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """``segments_info`` as arrays in order of the ids; areas are -1 where the JSON has none."""
+
+    ids: np.ndarray
+    rows: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    ranks: np.ndarray
+
+    @classmethod
+    def of(
+        cls, segments: Sequence[Mapping[str, Any]], rows: Mapping[int, int], kind: str
+    ) -> _Segments:
+        for segment in segments:
+            if segment["category_id"] not in rows:
+                raise ValueError(
+                    f"{kind} segment {segment['id']} has category_id {segment['category_id']}, "
+                    "which the categories of the truth lack"
+                )
+        table = np.array(
+            [
+                (s["id"], rows[s["category_id"]], s.get("area", -1), s.get("iscrowd", 0), rank)
+                for rank, s in enumerate(segments)
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 5)
+        ids, segment_rows, areas, crowd, ranks = table[np.argsort(table[:, 0])].T
+        return cls(ids, segment_rows, areas, crowd == 1, ranks)
+
+    def position(self, ids: np.ndarray) -> np.ndarray:
+        """Index of each of ``ids`` among the segments, -1 where it is not one of them."""
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        position = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
+        return np.where(self.ids[position] == ids, position, -1)
+
+    def last_crowd(self, rows: int) -> np.ndarray:
+        """(rows,) index of the last crowd segment listed for each category, -1 for none."""
+        last = np.full(rows, -1)
+        for index in sorted(np.flatnonzero(self.crowd), key=lambda index: self.ranks[index]):
+            last[self.rows[index]] = index
+        return last
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Overlaps of true and predicted segments, as indices into their ``_Segments``.
+
+    ``truth``, ``predicted`` and ``shared`` (pixels) are (P,) int64, of listed segments only;
+    ``void`` is how many pixels of each prediction the truth leaves void.
+    """
+
+    truth: np.ndarray
+    predicted: np.ndarray
+    shared: np.ndarray
+    void: np.ndarray
+    truth_areas: np.ndarray
+    predicted_areas: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        truth_ids: np.ndarray,
+        predicted_ids: np.ndarray,
+        truth: _Segments,
+        predicted: _Segments,
+    ) -> _Pairs:
+        pair_truth, pair_predicted, shared = overlaps(truth_ids, predicted_ids)
+        _check_listed(predicted.ids, np.unique(pair_predicted))
+        t, p = truth.position(pair_truth), predicted.position(pair_predicted)
+        in_void = pair_truth == VOID
+        counted_areas = _sum_at(t, shared, len(truth.ids))
+        listed = (t >= 0) & (p >= 0)
+        return cls(
+            t[listed],
+            p[listed],
+            shared[listed],
+            _sum_at(p[in_void], shared[in_void], len(predicted.ids)),
+            np.where(truth.areas < 0, counted_areas, truth.areas),
+            _sum_at(p, shared, len(predicted.ids)),
+        )
+
+
+def _matches(
+    truth: _Segments, predicted: _Segments, pairs: _Pairs
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(M,) indices of the matched true and predicted segments, and their IoU, float64."""
+    able = (truth.rows[pairs.truth] == predicted.rows[pairs.predicted]) & ~truth.crowd[pairs.truth]
+    t, p, shared = pairs.truth[able], pairs.predicted[able], pairs.shared[able]
+    union = pairs.predicted_areas[p] + pairs.truth_areas[t] - shared - pairs.void[p]
+    if (union <= 0).any():
+        wrong = truth.ids[t[union <= 0]].tolist()
+        raise ValueError(f"true segments {wrong}: the area in the JSON is not that of the PNG")
+    iou = shared / union
+    good = iou > 0.5
+    return t[good], p[good], iou[good]
+
+
+def _crowd_pixels(
+    truth: _Segments, predicted: _Segments, pairs: _Pairs, categories: int
+) -> np.ndarray:
+    """Pixels of each prediction inside the crowd region of its category."""
+    crowd_of_row = truth.last_crowd(categories)
+    inside = crowd_of_row[predicted.rows[pairs.predicted]] == pairs.truth
+    return _sum_at(pairs.predicted[inside], pairs.shared[inside], len(predicted.ids))
+
+
+def _sum_at(position: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
+    """(length,) int64: the sum of ``values`` at each position; positions of -1 are left out."""
+    total = np.zeros(length, np.int64)
+    np.add.at(total, position[position >= 0], values[position >= 0])
+    return total
+
+
+def _check_listed(listed: np.ndarray, found: np.ndarray) -> None:
+    """Raise ValueError unless PNG and JSON of a prediction have the same segments."""
+    unlisted = np.setdiff1d(found[found != VOID], listed).tolist()
+    absent = np.setdiff1d(listed, found).tolist()
+    if unlisted or absent:
+        raise ValueError(
+            f"segments in the PNG but not in the JSON: {unlisted}; in the JSON but not in the "
+            f"PNG: {absent}; write both from one result"
+        )

@@ -1,0 +1,55 @@
+"""Panoptic quality as text tables, in per cent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from .panoptic_quality import GroupQuality, PanopticQuality
+
+
+def quality_table(quality: PanopticQuality) -> str:
+    """PQ, SQ and RQ of all categories, things and stuff; a dash where no category occurs."""
+    groups = {"All": quality.all, "Things": quality.things, "Stuff": quality.stuff}
+    rows = [
+        [name, *(_percent(group, key) for key in ("pq", "sq", "rq")), group.n]
+        for name, group in groups.items()
+    ]
+    return _table(rows, ["", "PQ", "SQ", "RQ", "categories"])
+
+
+def category_table(quality: PanopticQuality) -> str:
+    """PQ, SQ and RQ with TP, FP and FN of every category that occurs."""
+    rows = []
+    for category in quality.categories:
+        own = quality.per_category[category.id]
+        if own.tp + own.fp + own.fn:
+            kind = "thing" if category.isthing else "stuff"
+            scores = [f"{100 * score:.1f}" for score in (own.pq, own.sq, own.rq)]
+            rows.append([category.name, kind, *scores, own.tp, own.fp, own.fn])
+    return _table(rows, ["category", "", "PQ", "SQ", "RQ", "TP", "FP", "FN"])
+
+
+def comparison_table(results: Mapping[str, PanopticQuality]) -> str:
+    """PQ, SQ, RQ, PQ^th and PQ^st of several results, a row each, by name."""
+    rows = [
+        [
+            name,
+            *(_percent(quality.all, key) for key in ("pq", "sq", "rq")),
+            _percent(quality.things, "pq"),
+            _percent(quality.stuff, "pq"),
+        ]
+        for name, quality in results.items()
+    ]
+    return _table(rows, ["", "PQ", "SQ", "RQ", "PQ^th", "PQ^st"])
+
+
+def _percent(group: GroupQuality, key: str) -> str:
+    return f"{100 * getattr(group, key):.1f}" if group.n else "-"
+
+
+def _table(rows: Sequence[Sequence[object]], headers: list[str]) -> str:
+    # The numbers are text already: tabulate would otherwise drop their trailing zeros.
+    aligned = ["left" if header in ("", "category") else "right" for header in headers]
+    return tabulate(rows, headers, tablefmt="simple", colalign=aligned, disable_numparse=True)

@@ -1,0 +1,129 @@
+"""Writing files so that a reader finds either the old content or the whole new one.
+
+Each writer fills a temporary file in the same folder, flushes it to the disk and renames it over
+the target. A process that is killed on the way leaves at most a hidden ``.*.tmp`` file behind,
+which ``remove_temporaries`` sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(OSError):
+    """The device, or the user's quota on it, has no room for a file."""
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write to that becomes ``path`` when the block ends without an error.
+
+    Raises:
+        DiskFullError: no room; ``path`` is as it was before.
+        OSError: the folder is missing or not writable; ``path`` is as it was before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        # Also on Ctrl-C: nothing but a kill leaves the temporary file behind.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise DiskFullError(
+                error.errno,
+                f"no space left to write {path.name} in {path.parent}; free some and run the same "
+                "command again",
+                str(path),
+            ) from error
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all. Raises as ``atomic_file`` does."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write ``content`` to ``path`` as UTF-8, whole or not at all. Raises as ``atomic_file``."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
+    """Write ``content`` to ``path`` as JSON, whole or not at all.
+
+    Raises:
+        ValueError: ``content`` holds a NaN or an infinity, which JSON has no word for.
+        OSError: as ``atomic_file`` does.
+    """
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def write_png(path: str | Path, pixels: np.ndarray, compression: int = 6) -> None:
+    """Write ``pixels`` to ``path`` as PNG, whole or not at all.
+
+    Args:
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
+        compression: zlib level, 0 (fast) to 9 (small).
+
+    Raises:
+        ValueError: another shape or dtype.
+        OSError: as ``atomic_file`` does.
+    """
+    grey = pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16)
+    rgb = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    if not (grey or rgb):
+        raise ValueError(
+            f"cannot write {pixels.dtype} pixels of shape {pixels.shape} to {path}; "
+            "give (H, W) uint8 or uint16, or (H, W, 3) uint8"
+        )
+    encoded = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.save(encoded, format="PNG", compress_level=compression)
+    write_bytes(path, encoded.getvalue())
+
+
+def remove_temporaries(folder: str | Path) -> int:
+    """Delete what killed writers left in ``folder`` (not below it); returns how many files.
+
+    Only for a folder that no other process is writing to.
+    """
+    leftovers = list(Path(folder).glob(".*.tmp"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a rename to the disk, where the system lets a folder be opened (not on Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the file itself is safe by now.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,178 @@
+"""The categories of a data set: what a pixel of a semantic mask may say.
+
+An ``id`` is what semantic masks and COCO files hold, so it fits 8 bits and leaves 255 for
+"unknown". Id 0 is a category like any other: DHR and MARS give it to the background. In panoptic
+files only the *segment* id 0 means void; ``category_id`` 0 is an ordinary category there as well.
+The order of the tuple is the order of contiguous ids, as Detectron2's catalogues count.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = 255
+"""The pixel value of a semantic mask that stands for no category."""
+
+BUILTIN_CATEGORIES = {
+    "voc": "categories_voc.json",
+    "coco-panoptic": "categories_coco_panoptic.json",
+}
+"""Names that ``load_categories`` knows, with their files beside this module."""
+
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category.
+
+    Attributes:
+        id: value in semantic masks, and ``category_id`` in COCO files.
+        name: what people call it.
+        isthing: countable (one segment an instance) rather than stuff (one segment a class).
+        color: RGB, 0..255 each; no two categories of one list share a colour.
+    """
+
+    id: int
+    name: str
+    isthing: bool
+    color: tuple[int, int, int]
+
+
+def load_categories(source: str | Path) -> tuple[Category, ...]:
+    """Categories of a JSON file, or of a built-in list.
+
+    Args:
+        source: ``"voc"``, ``"coco-panoptic"``, or the path of a JSON file that holds a COCO-style
+            list of ``{id, name, isthing[, color]}``, or a dict with that list under
+            ``categories``. A file named like a built-in list is reached as ``./voc``.
+
+    Returns:
+        The categories in the order of the file.
+
+    Raises:
+        FileNotFoundError: ``source`` is neither a file nor a built-in name.
+        ValueError: the file is not such a list; the message names the file and the remedy.
+    """
+    builtin = BUILTIN_CATEGORIES.get(source) if isinstance(source, str) else None
+    path = Path(__file__).parent / builtin if builtin else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no categories file at {path}; give a JSON file or one of the built-in names: "
+            + ", ".join(BUILTIN_CATEGORIES)
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if isinstance(content, dict):
+        if "categories" not in content:
+            raise ValueError(f'{path} has no "categories" key; add it, or give the bare list')
+        content = content["categories"]
+    return parse_categories(content, str(path))
+
+
+def parse_categories(
+    entries: Any, origin: str, max_id: int | None = UNKNOWN - 1
+) -> tuple[Category, ...]:
+    """Validated categories from the decoded JSON list ``entries``.
+
+    A colour that is missing, or taken by an earlier category, is replaced by a free one, so that
+    two categories never look the same; colours depend on the list alone.
+
+    Args:
+        entries: list of ``{id, name, isthing[, color]}``.
+        origin: where the list is from, for messages.
+        max_id: the largest id allowed; None for files that no 8-bit mask goes with.
+
+    Raises:
+        ValueError: not such a list, an id twice or out of range; the remedy is in the message.
+    """
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{origin}: categories must be a non-empty list of {{id, name, isthing}}")
+    seen: dict[int, str] = {}
+    for rank, entry in enumerate(entries):
+        where = f"{origin}: category {rank} of the list"
+        _check_entry(entry, where, max_id)
+        if entry["id"] in seen:
+            raise ValueError(
+                f"{where} ({entry['name']!r}) has id {entry['id']}, which "
+                f"{seen[entry['id']]!r} already has; give every category its own id"
+            )
+        seen[entry["id"]] = entry["name"]
+    colors = _distinct_colors(entries)
+    return tuple(
+        Category(entry["id"], entry["name"], bool(entry["isthing"]), color)
+        for entry, color in zip(entries, colors, strict=True)
+    )
+
+
+def category_entries(categories: tuple[Category, ...]) -> list[dict[str, Any]]:
+    """``categories`` as the COCO list that ``parse_categories`` reads."""
+    return [
+        {"id": c.id, "name": c.name, "isthing": int(c.isthing), "color": list(c.color)}
+        for c in categories
+    ]
+
+
+def _check_entry(entry: Any, where: str, max_id: int | None) -> None:
+    """Raise ValueError unless ``entry`` is one well-formed category."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is {entry!r}; write it as {{id, name, isthing}}")
+    missing = [key for key in ("id", "name", "isthing") if key not in entry]
+    if missing:
+        remedy = " (1 for countable things, 0 for stuff)" if "isthing" in missing else ""
+        raise ValueError(f"{where} lacks {', '.join(missing)}; add it{remedy}: {entry}")
+    identity = entry["id"]
+    if type(identity) is not int or identity < 0 or (max_id is not None and identity > max_id):
+        allowed = "an integer of 0 or more" if max_id is None else f"an integer in 0..{max_id}"
+        reason = f" ({UNKNOWN} in a mask means unknown)" if max_id == UNKNOWN - 1 else ""
+        raise ValueError(f"{where} has id {identity!r}; it must be {allowed}{reason}")
+    if not isinstance(entry["name"], str) or not entry["name"]:
+        raise ValueError(f"{where} has name {entry['name']!r}; it must be a non-empty string")
+    if entry["isthing"] not in (0, 1):
+        raise ValueError(f"{where} has isthing {entry['isthing']!r}; it must be 0 or 1")
+    if entry.get("color") is not None and not _is_color(entry["color"]):
+        raise ValueError(f"{where} has color {entry['color']!r}; it must be [R, G, B] of 0..255")
+
+
+def _is_color(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
+    )
+
+
+def _distinct_colors(entries: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
+    """One colour an entry: its own where that is free, else the next free one of a fixed series."""
+    taken: set[tuple[int, int, int]] = set()
+    colors: list[tuple[int, int, int] | None] = []
+    for entry in entries:
+        own = tuple(entry["color"]) if entry.get("color") is not None else None
+        colors.append(None if own is None or own in taken else own)  # type: ignore[arg-type]
+        if own is not None:
+            taken.add(own)  # type: ignore[arg-type]
+    series = _color_series()
+    for rank, color in enumerate(colors):
+        if color is None:
+            color = next(candidate for candidate in series if candidate not in taken)
+            taken.add(color)
+            colors[rank] = color
+    return [color for color in colors if color is not None]
+
+
+def _color_series() -> Iterator[tuple[int, int, int]]:
+    """Colours far apart in hue first, then in brightness and saturation; never black or white."""
+    for rank in itertools.count():
+        hue = (0.02 + rank * _GOLDEN_RATIO) % 1.0
+        value = (0.95, 0.7, 0.5)[rank % 3]
+        saturation = (0.8, 0.5)[(rank // 3) % 2]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+        yield round(255 * red), round(255 * green), round(255 * blue)

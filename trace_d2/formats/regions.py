@@ -1,0 +1,86 @@
+"""Counting in label maps, in one pass over runs of equal labels.
+
+A panoptic map has a few thousand runs where it has 300,000 pixels, so sorting the runs instead of
+the pixels makes areas, boxes and overlaps some twenty times faster; on noise it costs the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RegionStatistics:
+    """Area and box of each of the K labels of a map.
+
+    Attributes:
+        labels: (K,) int64, ascending.
+        areas: (K,) int64, pixels.
+        boxes: (K, 4) int64, x, y, width, height in pixels.
+    """
+
+    labels: np.ndarray
+    areas: np.ndarray
+    boxes: np.ndarray
+
+
+def region_statistics(labels: np.ndarray) -> RegionStatistics:
+    """Area and box of every label of ``labels``, (H, W) of any integer dtype, 0 included."""
+    _check_map(labels)
+    height, width = labels.shape
+    if labels.size == 0:
+        empty = np.zeros(0, np.int64)
+        return RegionStatistics(empty, empty, np.zeros((0, 4), np.int64))
+    changes = np.ones((height, width), dtype=bool)
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=changes[:, 1:])
+    starts = np.flatnonzero(changes)
+    lengths = np.diff(starts, append=labels.size)
+    values = np.ascontiguousarray(labels).reshape(-1)[starts].astype(np.int64)
+    order = np.argsort(values, kind="stable")
+    values, starts, lengths = values[order], starts[order], lengths[order]
+    first = np.flatnonzero(np.concatenate(([True], values[1:] != values[:-1])))
+    rows, columns = np.divmod(starts, width)
+    left = np.minimum.reduceat(columns, first)
+    right = np.maximum.reduceat(columns + lengths, first)
+    # A stable sort keeps the runs of a label in the order of the rows.
+    top = rows[first]
+    bottom = rows[np.append(first[1:], len(rows)) - 1] + 1
+    boxes = np.stack((left, top, right - left, bottom - top), axis=1)
+    return RegionStatistics(values[first], np.add.reduceat(lengths, first), boxes)
+
+
+def overlaps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels that each pair of labels of two maps shares.
+
+    Args:
+        first, second: (H, W), any integer dtype, values 0..2^31-1.
+
+    Returns:
+        (P,) int64 each: labels in ``first``, labels in ``second``, shared pixels (> 0); pairs
+        ascending.
+
+    Raises:
+        ValueError: the maps differ in size.
+    """
+    _check_map(first)
+    if first.shape != second.shape:
+        raise ValueError(f"label maps of different sizes: {first.shape} and {second.shape}")
+    flat_first, flat_second = first.ravel(), second.ravel()
+    changes = np.ones(flat_first.size, dtype=bool)
+    changes[1:] = flat_first[1:] != flat_first[:-1]
+    changes[1:] |= flat_second[1:] != flat_second[:-1]
+    starts = np.flatnonzero(changes)
+    keys = flat_first[starts].astype(np.int64) << 31 | flat_second[starts].astype(np.int64)
+    pairs, inverse = np.unique(keys, return_inverse=True)
+    counts = np.zeros(len(pairs), np.int64)
+    np.add.at(counts, inverse, np.diff(starts, append=flat_first.size))
+    return pairs >> 31, pairs & (2**31 - 1), counts
+
+
+def _check_map(labels: np.ndarray) -> None:
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"a label map is (H, W) of integers, not {labels.dtype} of shape {labels.shape}"
+        )

@@ -1,0 +1,258 @@
+"""Training trace-tiny from scratch: flow matching on crops of procedural scenes.
+
+Step ``k`` is a function of (seed, k, weights) alone, so a resumed run is the run it resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import FluxTransformer2DModel
+from tqdm import tqdm
+
+from trace_d2.data.scenes import make_scene
+
+from .pixel_vae import SCALING_FACTOR, VAE_FACTOR
+from .tiny_flux import PATCH, PROMPT_WIDTH, TinyFluxSize, build_denoiser, token_positions
+
+#: Series of scenes: training and held-out scenes never share a seed.
+TRAINING_SERIES, HELD_OUT_SERIES = 1, 2
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What a run is a function of; stored in its checkpoint and compared on resuming."""
+
+    seed: int = 0
+    steps: int = 3400
+    batch: int = 32
+    #: Side of a training crop in pixels, as the denoiser sees it.
+    crop: int = 64
+    #: A crop is magnified by a factor from 1 to this.
+    zoom: float = 1.0
+    scenes: int = 4096
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    #: The learning rate falls linearly to zero over this last share of the steps.
+    cooldown: float = 0.25
+    ema: float = 0.998
+    size: TinyFluxSize = field(default_factory=TinyFluxSize)
+
+
+class CropPool:
+    """Random crops of a fixed pool of scenes, flipped, turned, recoloured and magnified.
+
+    Args:
+        series: of the scenes.
+        scenes: how many of them, of 128 x 128.
+        crop: side of a crop in pixels.
+        zoom: a crop is magnified by a factor from 1 to this.
+        seed: with the step it fixes a batch.
+    """
+
+    def __init__(
+        self, series: int, scenes: int, crop: int, zoom: float, seed: int, progress: bool = False
+    ) -> None:
+        numbers = tqdm(range(scenes), desc="scenes", unit="scene", disable=not progress)
+        self.images = np.stack([make_scene(series, i).image for i in numbers])
+        self.crop, self.zoom, self.seed = crop, zoom, seed
+
+    def batch(self, step: int, size: int) -> torch.Tensor:
+        """(size, 3, crop, crop) float32 in -1..1, a function of (seed, step)."""
+        rng = np.random.default_rng([self.seed, step])
+        crops = np.stack([self._crop(rng) for _ in range(size)])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        side = self.crop
+        image = self.images[rng.integers(len(self.images))]
+        window = round(side / self.zoom ** rng.uniform())
+        top = rng.integers(image.shape[0] - window + 1)
+        left = rng.integers(image.shape[1] - window + 1)
+        crop = image[top : top + window, left : left + window]
+        if window != side:
+            crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_CUBIC)
+        crop = np.rot90(crop, int(rng.integers(4)))[:, :: rng.choice((1, -1)), rng.permutation(3)]
+        return 255 - crop if rng.random() < 0.5 else crop
+
+
+def pack(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) pixels to (B, H/4 * W/4, 48) tokens: the VAE's reshape, then FLUX's packing."""
+    latent = F.pixel_unshuffle(pixels, VAE_FACTOR) * SCALING_FACTOR
+    return F.pixel_unshuffle(latent, 2).flatten(2).transpose(1, 2)
+
+
+def velocity(
+    denoiser: FluxTransformer2DModel, tokens: torch.Tensor, sigma: torch.Tensor, grid: int
+) -> torch.Tensor:
+    """The predicted epsilon - X_0 for noised ``tokens`` (B, N, 48) at ``sigma`` (B,) in 0..1."""
+    device, count = tokens.device, len(tokens)
+    return denoiser(
+        hidden_states=tokens,
+        encoder_hidden_states=torch.zeros(count, 1, PROMPT_WIDTH, device=device),
+        pooled_projections=torch.zeros(count, PROMPT_WIDTH, device=device),
+        timestep=sigma,
+        img_ids=token_positions(grid, grid).to(device),
+        txt_ids=torch.zeros(1, 3, device=device),
+        return_dict=False,
+    )[0]
+
+
+def flow_matching_loss(
+    denoiser: FluxTransformer2DModel,
+    pixels: torch.Tensor,
+    sigma: torch.Tensor,
+    noise: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared error of the velocity at X = (1 - sigma) X_0 + sigma epsilon, per image (B,)."""
+    clean = pack(pixels)
+    level = sigma[:, None, None]
+    noised = (1 - level) * clean + level * noise
+    device = pixels.device.type
+    with torch.autocast(device, torch.bfloat16):
+        predicted = velocity(denoiser, noised, sigma, pixels.shape[-1] // PATCH)
+    return (predicted.float() - (noise - clean)).square().mean((1, 2))
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """Linear warm-up, constant, linear fall to zero."""
+    warm = min(1.0, (step + 1) / settings.warmup)
+    left = (settings.steps - step) / (settings.cooldown * settings.steps)
+    return settings.learning_rate * min(warm, left, 1.0)
+
+
+class TinyTrainer:
+    """Weights, their running mean and the optimiser; trains, measures, saves and resumes."""
+
+    def __init__(self, settings: TrainingSettings, device: str, progress: bool = True):
+        self.settings = settings
+        self.device = torch.device(device)
+        self.step = 0
+        self.seconds = 0.0
+        self.denoiser = build_denoiser(settings.size, settings.seed).to(self.device)
+        self.averaged = build_denoiser(settings.size, settings.seed).to(self.device).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        crops = (settings.crop, settings.zoom, settings.seed)
+        self.pool = CropPool(TRAINING_SERIES, settings.scenes, *crops, progress)
+        self.held_out = CropPool(HELD_OUT_SERIES, 64, *crops).batch(0, 64)
+
+    def train_step(self) -> float:
+        """One optimiser step; returns the loss of its batch."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+        pixels = self.pool.batch(self.step, settings.batch)
+        # Logit-normal: most of the effort in the middle of the trajectory, as SD3 and FLUX do.
+        sigma = torch.randn(settings.batch, generator=generator).sigmoid()
+        noise = torch.randn(pack(pixels).shape, generator=generator)
+        loss = flow_matching_loss(
+            self.denoiser, pixels.to(self.device), sigma.to(self.device), noise.to(self.device)
+        ).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._average()
+        self.step += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(
+            list(self.averaged.parameters()), list(self.denoiser.parameters()), 1 - keep
+        )
+
+    @torch.no_grad()
+    def held_out_loss(self) -> dict[str, float]:
+        """Loss of the averaged weights on 64 held-out crops at sigma 0.1, 0.5 and 0.9."""
+        generator = torch.Generator().manual_seed(0)
+        pixels = self.held_out.to(self.device)
+        noise = torch.randn(pack(self.held_out).shape, generator=generator).to(self.device)
+        levels = (0.1, 0.5, 0.9)
+        sigmas = [torch.full((len(pixels),), s, device=self.device) for s in levels]
+        losses = [flow_matching_loss(self.averaged, pixels, s, noise).mean() for s in sigmas]
+        return {str(s): loss.item() for s, loss in zip(levels, losses, strict=True)}
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; an interruption leaves the former one whole."""
+        state = {
+            "settings": asdict(self.settings),
+            "step": self.step,
+            "seconds": self.seconds,
+            "denoiser": self.denoiser.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Continue from ``path``.
+
+        Raises:
+            ValueError: the checkpoint was made with other settings (``steps`` may differ).
+        """
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        steps = {"steps": self.settings.steps}
+        if state["settings"] | steps != asdict(self.settings):
+            raise ValueError(
+                f"{path} was trained with {state['settings']}, not with {asdict(self.settings)}: "
+                "pass those settings, or choose another --work-dir"
+            )
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def train(
+    trainer: TinyTrainer,
+    work_dir: Path,
+    measure_every: int = 250,
+    save_seconds: float = 180.0,
+    on_save: Callable[[TinyTrainer], None] | None = None,
+) -> None:
+    """Run to ``settings.steps``, logging to ``log.jsonl`` and saving ``checkpoint.pt``."""
+    bar = tqdm(_steps(trainer), initial=trainer.step, total=trainer.settings.steps, unit="step")
+    running, saved_at, started = 0.0, time.monotonic(), time.monotonic()
+    for loss in bar:
+        running = loss if not running else 0.98 * running + 0.02 * loss
+        bar.set_postfix(loss=f"{running:.4f}")
+        now = time.monotonic()
+        trainer.seconds, started = trainer.seconds + now - started, now
+        last = trainer.step == trainer.settings.steps
+        if last or trainer.step % measure_every == 0:
+            record = {
+                "step": trainer.step,
+                "seconds": round(trainer.seconds, 1),
+                "training": round(running, 5),
+                "held_out": {k: round(v, 5) for k, v in trainer.held_out_loss().items()},
+            }
+            with (work_dir / "log.jsonl").open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            bar.write(json.dumps(record))
+        if last or now - saved_at > save_seconds:
+            trainer.save(work_dir / "checkpoint.pt")
+            saved_at = time.monotonic()
+            if on_save is not None:
+                on_save(trainer)
+
+
+def _steps(trainer: TinyTrainer) -> Iterator[float]:
+    while trainer.step < trainer.settings.steps:
+        yield trainer.train_step()

@@ -1,0 +1,53 @@
+"""Between the pixels of an image and the coarse grid of the random walk.
+
+Cell (i, j) covers the pixels from (stride i, stride j) on; those of the last row and column may
+hang over the border. The grid has (H-1)//stride + 1 by (W-1)//stride + 1 cells.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def grid_size(shape: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Cells (h, w) of an image of ``shape`` (H, W) pixels."""
+    return (shape[0] - 1) // stride + 1, (shape[1] - 1) // stride + 1
+
+
+def pool_edges(edges: np.ndarray, stride: int) -> np.ndarray:
+    """Strongest edge (h, w) in each cell of (H, W) ``edges``: a thin edge stays closed."""
+    rows = np.maximum.reduceat(edges, np.arange(0, edges.shape[0], stride), axis=0)
+    return np.maximum.reduceat(rows, np.arange(0, edges.shape[1], stride), axis=1)
+
+
+def pool_labels(labels: np.ndarray, count: int, stride: int) -> np.ndarray:
+    """Share of each cell's pixels that has each label.
+
+    Args:
+        labels: (H, W) int32 in 0..count.
+        count: number of labels; 0 is none of them.
+        stride: side of a cell in pixels.
+
+    Returns:
+        (count, h, w) float32 in 0..1; of cells that hang over the border only the inside counts.
+    """
+    height, width = grid_size((labels.shape[0], labels.shape[1]), stride)
+    y, x = np.nonzero(labels)
+    cells = (y // stride) * width + x // stride
+    index = (labels[y, x].astype(np.int64) - 1) * (height * width) + cells
+    shares = np.bincount(index, minlength=count * height * width).astype(np.float32)
+    sides = [
+        np.minimum(stride, size - np.arange(0, size, stride)).astype(np.float32)
+        for size in labels.shape
+    ]
+    return shares.reshape(count, height, width) / np.outer(*sides)
+
+
+def upsample(score: np.ndarray, shape: tuple[int, int], stride: int) -> np.ndarray:
+    """(h, w) float32 cells to (H, W) pixels, bilinear between cell centres."""
+    if stride == 1:
+        return score
+    size = (score.shape[1] * stride, score.shape[0] * stride)
+    pixels = cv2.resize(score, size, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(pixels[: shape[0], : shape[1]])

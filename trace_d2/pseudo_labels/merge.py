@@ -1,0 +1,118 @@
+"""Joins the labels of single images to the COCO files, the journal and the report page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from trace_d2.formats.atomic import atomic_file
+from trace_d2.formats.categories import Category, parse_categories
+from trace_d2.formats.coco_panoptic import coco_dataset, image_entry, panoptic_annotation
+from trace_d2.pseudo_labels.journal import FAILED, SKIPPED, Record
+from trace_d2.pseudo_labels.listing import ImageEntry, Shard
+from trace_d2.pseudo_labels.locks import folder_lock
+from trace_d2.pseudo_labels.report import write_report
+from trace_d2.pseudo_labels.store import LabelStore, writing_to
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """How the images of a folder of labels stand.
+
+    Attributes:
+        done: in the COCO files.
+        skipped: without anything to make a label from.
+        failed: records of the failures.
+        pending: images of the job that no run has come to yet.
+    """
+
+    done: int
+    skipped: int
+    failed: tuple[Record, ...]
+    pending: int
+
+
+def merge_folder(store: LabelStore) -> MergeResult:
+    """``merge_labels`` while holding the folder; for after shards, or after a job cut short.
+
+    Raises:
+        FileNotFoundError: it is no folder of labels.
+        FolderInUseError: a job writes there.
+    """
+    store.read_settings()
+    with folder_lock(store.root, Shard()), writing_to(store.root):
+        store.sweep()
+        return merge_labels(store)
+
+
+def merge_labels(store: LabelStore) -> MergeResult:
+    """Write ``panoptic.json``, ``instances.json``, the joined journal and the report page.
+
+    All finished labels of the job's images go in, in sorted order of stems, so that the files do
+    not depend on workers, shards or the order in which images ended. The caller holds the folder.
+    """
+    settings = store.read_settings()
+    categories = parse_categories(settings["categories"], str(store.settings_path))
+    entries, limit = store.read_images()
+    records = store.join_journals()
+    done = [e for e in entries if store.is_finished(records.get(e.stem), e, save_edges=False)]
+    _write_coco_files(store, categories, done)
+    write_report(store, categories, entries, records, done)
+    wanted = [records.get(entry.stem) for entry in entries[:limit]]
+    return MergeResult(
+        done=len(done),
+        skipped=sum(record is not None and record.status == SKIPPED for record in wanted),
+        failed=tuple(r for r in wanted if r is not None and r.status == FAILED),
+        pending=wanted.count(None),
+    )
+
+
+class _CocoStream:
+    """Writes a COCO file one annotation a line, so that no list of them need fit into memory."""
+
+    def __init__(self, file: BinaryIO, categories: Sequence[Category], description: str) -> None:
+        self.file = file
+        self.count = 0
+        head = coco_dataset([], [], categories, description)
+        for key in ("info", "licenses", "categories"):
+            opening = "{" if key == "info" else ",\n"
+            self._write(f'{opening}"{key}": {json.dumps(head[key])}')
+        self._write(',\n"annotations": [')
+
+    def add(self, annotation: dict[str, Any]) -> None:
+        """Write one more annotation."""
+        self._write((",\n" if self.count else "\n") + json.dumps(annotation))
+        self.count += 1
+
+    def close(self, images: list[dict[str, Any]]) -> None:
+        """End the annotations and write ``images``."""
+        lines = ",\n".join(map(json.dumps, images))
+        self._write(f'\n],\n"images": [\n{lines}\n]}}\n')
+
+    def _write(self, text: str) -> None:
+        self.file.write(text.encode("ascii"))
+
+
+def _write_coco_files(
+    store: LabelStore, categories: Sequence[Category], done: Sequence[ImageEntry]
+) -> None:
+    """``panoptic.json`` and ``instances.json`` of the images ``done``, in that order."""
+    things = [category for category in categories if category.isthing]
+    images = []
+    with (
+        atomic_file(store.root / "panoptic.json") as panoptic_file,
+        atomic_file(store.root / "instances.json") as instances_file,
+    ):
+        panoptic = _CocoStream(panoptic_file, categories, "pseudo panoptic labels")
+        instances = _CocoStream(instances_file, things, "pseudo instance labels")
+        for entry in done:
+            note = store.read_annotation(entry.stem)
+            image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have an id
+            images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
+            panoptic.add(panoptic_annotation(image_id, f"{entry.stem}.png", note["segments"]))
+            for instance in note["instances"]:
+                instances.add({**instance, "image_id": image_id, "id": instances.count + 1})
+        panoptic.close(images)
+        instances.close(images)

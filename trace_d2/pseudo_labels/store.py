@@ -1,0 +1,276 @@
+"""The folder of labels: what lies where, and how a label is written and found again.
+
+::
+
+    OUTPUT/
+      panoptic.json  panoptic/<stem>.png    COCO panoptic
+      instances.json                        COCO instances (RLE) of the thing segments
+      semantic/<stem>.png                   contiguous ids: the rank in the categories, 255 = void
+      edges/<stem>.png                      with --save-edges
+      journal.jsonl                         one line an image
+      report.html                           the report page
+      settings.json  images.json            what the labels were made with, and of which images
+      annotations/  previews/  shards/      one file an image, or a shard: what the above join
+
+Every file but the journal is written whole or not at all. A label counts as finished when all its
+files and then its line in the journal are on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from trace_d2.edges.files import write_edges
+from trace_d2.formats.atomic import remove_temporaries, write_bytes, write_json
+from trace_d2.formats.categories import UNKNOWN, Category
+from trace_d2.formats.coco_panoptic import id2rgb, instance_annotations
+from trace_d2.pseudo_labels.journal import DONE, Record, encode_record, read_journals
+from trace_d2.pseudo_labels.listing import (
+    ImageEntry,
+    Shard,
+    entries_from_json,
+    entries_to_json,
+)
+from trace_d2.pseudo_labels.panoptic import PanopticLabel, Segment
+from trace_d2.pseudo_labels.settings import differences
+
+FORMAT = 1  # of the folder; another number is another layout
+_FOLDERS = ("panoptic", "semantic", "edges", "annotations", "previews", "shards")
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2]
+
+
+class SettingsChangedError(ValueError):
+    """The folder holds labels that were made with other settings."""
+
+
+class ForeignFolderError(ValueError):
+    """The folder belongs to somebody else."""
+
+
+class OutputError(RuntimeError):
+    """The folder takes no more files: the disk is full, or not ours to write to."""
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make it writable"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "the disk is full: make room"
+        raise OutputError(
+            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished labels are "
+            "safe, and the same command continues"
+        ) from error
+
+
+class LabelStore:
+    """A folder of labels.
+
+    Args:
+        root: the folder; it need not exist.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.settings_path = self.root / "settings.json"
+        self.images_path = self.root / "images.json"
+        self.journal_path = self.root / "journal.jsonl"
+
+    def check_place(self) -> None:
+        """Raise a ForeignFolderError if the folder is somebody else's."""
+        if self.root.exists() and not self.root.is_dir():
+            raise ForeignFolderError(f"{self.root} is a file: choose a folder for --output")
+        if self.root.is_dir() and not self.settings_path.exists():
+            strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
+            if strangers:
+                raise ForeignFolderError(
+                    f"{self.root} is not empty and holds no labels of this tool (it has "
+                    f"{sorted(strangers)[0]!r}): choose a new or empty folder for --output"
+                )
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Raise a SettingsChangedError if there are labels made with other ``settings``."""
+        if not self.settings_path.exists():
+            return
+        changed = differences(self.read_settings(), {"format": FORMAT, **settings})
+        if changed:
+            raise SettingsChangedError(
+                f"{self.root} holds labels made with other settings:\n  "
+                + "\n  ".join(changed)
+                + "\nUse those settings, choose another --output, or drop the old labels by "
+                "--overwrite"
+            )
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Make the folder ready for labels made with ``settings`` (flat, as of JobSettings)."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not self.settings_path.exists():  # first, as ``check_place`` looks for it
+            write_json(self.settings_path, {"format": FORMAT, **settings}, indent=1)
+        for name in _FOLDERS:
+            (self.root / name).mkdir(exist_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left; only while nobody else writes here."""
+        for folder in (self.root, *(self.root / name for name in _FOLDERS)):
+            if folder.is_dir():
+                remove_temporaries(folder)
+
+    def drop_labels(self) -> None:
+        """Remove everything this tool wrote; only while nobody else writes here.
+
+        The journals go first, so that no label looks finished, and the settings last: if this is
+        cut short, the next run finds them changed once more.
+        """
+        for path in self._journals():
+            path.unlink()
+        for name in ("panoptic.json", "instances.json", "report.html", "images.json"):
+            (self.root / name).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            if (self.root / name).is_dir():
+                shutil.rmtree(self.root / name)
+        self.settings_path.unlink(missing_ok=True)
+
+    def read_settings(self) -> dict[str, Any]:
+        """What the labels were made with.
+
+        Raises:
+            FileNotFoundError: the folder holds no labels.
+            ForeignFolderError: the file is somebody else's.
+            ValueError: the file is damaged.
+        """
+        content = _read_json(self.settings_path)
+        if not isinstance(content, dict) or "format" not in content:
+            raise ForeignFolderError(
+                f"{self.settings_path} is not of this tool: choose another --output"
+            )
+        return content
+
+    def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
+        """Note the images of the job, the first ``limit`` of which are to be labelled."""
+        write_json(self.images_path, {"limit": limit, "images": entries_to_json(entries)})
+
+    def read_images(self) -> tuple[list[ImageEntry], int]:
+        """The images of the job and how many of them, from the first, are to be labelled."""
+        content = _read_json(self.images_path)
+        return entries_from_json(content["images"]), int(content["limit"])
+
+    def journal_of(self, shard: Shard) -> Path:
+        """The journal that ``shard`` appends to."""
+        if shard.whole:
+            return self.journal_path
+        return self.root / "shards" / f"journal-{shard.name}.jsonl"
+
+    def read_records(self) -> dict[str, Record]:
+        """The newest record of every stem, of all shards."""
+        return read_journals(self._journals())
+
+    def join_journals(self) -> dict[str, Record]:
+        """Write all journals as one, a line an image in order of stems; returns the records."""
+        records = dict(sorted(self.read_records().items()))
+        write_bytes(self.journal_path, b"".join(map(encode_record, records.values())))
+        for path in self._journals():
+            if path != self.journal_path:
+                path.unlink()
+        return records
+
+    def annotation_path(self, stem: str) -> Path:
+        """The COCO annotations of one image."""
+        return self.root / "annotations" / f"{stem}.json"
+
+    def edges_path(self, stem: str) -> Path:
+        """The kept edges of one image."""
+        return self.root / "edges" / f"{stem}.png"
+
+    def preview_path(self, stem: str) -> Path:
+        """The pictures of one image for the report page."""
+        return self.root / "previews" / f"{stem}.json"
+
+    def is_finished(self, record: Record | None, entry: ImageEntry, save_edges: bool) -> bool:
+        """Whether the label of ``entry`` is complete, as far as its record and its files say."""
+        if record is None or record.status != DONE or entry.image_id is None:
+            return False
+        if record.file_name != entry.file_name:
+            return False
+        needed = [self.root / f"{kind}/{entry.stem}.png" for kind in ("panoptic", "semantic")]
+        needed.append(self.annotation_path(entry.stem))
+        if save_edges:
+            needed.append(self.edges_path(entry.stem))
+        if entry.pictured:
+            needed.append(self.preview_path(entry.stem))
+        return all(path.is_file() for path in needed)
+
+    def write_label(self, stem: str, label: PanopticLabel, categories: Sequence[Category]) -> None:
+        """Write the files of one label. Raises OSError if the disk takes them not."""
+        _write_png(self.root / "panoptic" / f"{stem}.png", id2rgb(label.segment_ids)[..., ::-1])
+        _write_png(self.root / "semantic" / f"{stem}.png", train_ids(label, categories))
+        segments = [_segment_info(segment) for segment in label.segments]
+        height, width = label.segment_ids.shape
+        # Ids of image and instances are given when the files are joined.
+        instances = instance_annotations(label.segment_ids, segments, categories, image_id=0)
+        write_json(
+            self.annotation_path(stem),
+            {"height": height, "width": width, "segments": segments, "instances": instances},
+        )
+
+    def read_annotation(self, stem: str) -> dict[str, Any]:
+        """What ``write_label`` noted: height, width, segments and instances."""
+        return dict(_read_json(self.annotation_path(stem)))
+
+    def write_edges(self, stem: str, edges: np.ndarray) -> None:
+        """Keep ``edges`` float32 (H, W) in 0..1."""
+        write_edges(self.edges_path(stem), edges)
+
+    def _journals(self) -> list[Path]:
+        own = [self.journal_path] if self.journal_path.exists() else []
+        return own + sorted((self.root / "shards").glob("journal-*.jsonl"))
+
+
+def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:
+    """The label as a semantic map of contiguous ids, as Mask2Former reads ``sem_seg``.
+
+    Returns:
+        uint8 (H, W): the rank of the category in ``categories``, 255 where the label is void.
+    """
+    rank = {category.id: position for position, category in enumerate(categories)}
+    table = np.full(len(label.segments) + 1, UNKNOWN, np.uint8)
+    for segment in label.segments:
+        table[segment.id] = rank[segment.category_id]
+    return table[label.segment_ids]
+
+
+def _segment_info(segment: Segment) -> dict[str, Any]:
+    """COCO ``segments_info`` of one segment."""
+    return {
+        "id": segment.id,
+        "category_id": segment.category_id,
+        "area": segment.area,
+        "bbox": list(segment.bbox),
+        "iscrowd": 0,
+    }
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) or BGR (H, W, 3) uint8: OpenCV packs it in a third of Pillow's time."""
+    _, data = cv2.imencode(".png", pixels, _PNG)
+    write_bytes(path, data.tobytes())
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: it is not a folder of labels")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error

@@ -1,0 +1,1 @@
+"""The plain, slow, obvious ways: tests compare against them, the benchmark times against them."""
