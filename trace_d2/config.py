@@ -111,10 +111,10 @@ def _add_labels(trace: CfgNode) -> None:
     # Pixels: two basins part only where the way between them narrows by this much.
     trace.LABELS.NECK_DEPTH = 2.0
     # By how much the mean edge strength (0..1) of a border must exceed that of the regions beside.
-    trace.LABELS.CONTRAST = 0.3
+    trace.LABELS.CONTRAST = 0.2
     # In widths of the image's edges: a border of this length needs a contrast greater by 1, one
     # of twice the length by 1/2, and so on. Short borders are the ones that texture fakes.
-    trace.LABELS.EVIDENCE = 2.0
+    trace.LABELS.EVIDENCE = 0.25
     # Tiny pieces of a thing class: "join" the nearest segment of the class, "void" (those that
     # touch a segment of the class still join it), or "keep" them as segments.
     trace.LABELS.TINY_PIECES = "join"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,15 +21,17 @@ CATEGORIES = [
 
 
 @pytest.fixture(scope="session")
-def make_pseudo_panoptic() -> ModuleType:
+def load_tool() -> Iterator[Callable[[str], ModuleType]]:
+    """``load_tool(name)``: a module of tools/, which finds its neighbours as when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "tools")
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="session")
+def make_pseudo_panoptic(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     """The tool as a module."""
-    path = REPOSITORY / "tools" / "make_pseudo_panoptic.py"
-    spec = importlib.util.spec_from_file_location("make_pseudo_panoptic", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("make_pseudo_panoptic")
 
 
 class LabelJob:

@@ -139,7 +139,7 @@ class DiffusionBackbone(nn.Module, ABC):
         if image.size == 0:
             raise ValueError(f"an image of shape {image.shape} has no pixels")
         size = target_size(image.shape[:2], self.resolution, self.size_multiple, self.aspect)
-        pixels = torch.from_numpy(resize_image(image, size)).to(self.device)
+        pixels = torch.tensor(resize_image(image, size), device=self.device)
         return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
     @torch.no_grad()

@@ -8,6 +8,9 @@ import torch
 
 from .abdiv import normalise_edges
 
+# CIELAB units a pixel; 8-bit colours differ by more.
+_ROUNDING = 1e-3
+
 
 def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     """Strength of the colour gradient, scaled like ABDiv: its mu + sigma falls on 0.5.
@@ -23,7 +26,8 @@ def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     """
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab = cv2.GaussianBlur(lab, (0, 0), sigma)
-    across = cv2.Scharr(lab, cv2.CV_32F, 1, 0)
-    down = cv2.Scharr(lab, cv2.CV_32F, 0, 1)
+    across = cv2.Scharr(lab, cv2.CV_32F, 1, 0, scale=1 / 32)
+    down = cv2.Scharr(lab, cv2.CV_32F, 0, 1, scale=1 / 32)
     norm = np.sqrt((across**2 + down**2).sum(axis=2))
+    norm[norm < _ROUNDING] = 0
     return normalise_edges(torch.from_numpy(norm)).numpy()

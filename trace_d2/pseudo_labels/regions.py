@@ -103,7 +103,7 @@ def _peaks(distance: np.ndarray, neck_depth: float) -> np.ndarray:
     """
     side = 2 * max(1, int(neck_depth)) + 1
     highest = cv2.dilate(distance, np.ones((side, side), np.uint8))
-    return ndimage.label((distance == highest) & (distance > 0), np.ones((3, 3)))[0]
+    return ndimage.label((distance == highest) & (distance > 0))[0]
 
 
 def _flood(relief: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,42 @@
+"""tools/demo.py and tools/benchmark.py at small size, with the embedded backbone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_demo_compares_four_kinds_of_edges(
+    load_tool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tool = load_tool("demo")
+    command = ["--output", str(tmp_path), "--count", "2", "--size", "64"]
+    command += ["MODEL.TRACE.EMERGENCE.STRIDE", "400", "MODEL.TRACE.BACKBONE.RESOLUTION", "64"]
+    assert tool.main(command) == 0
+    out = capsys.readouterr().out
+    folder = tmp_path / "scenes_2_64_0.2"
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results) == ["no edges", "colour gradients", "TRACE", "oracle edges"]
+    for name, result in results.items():
+        assert name in out
+        assert 0 < result["All"]["pq"] <= 1
+    assert results["oracle edges"]["Things"]["pq"] >= results["no edges"]["Things"]["pq"]
+    assert (folder / "labels/trace/report.html").is_file()
+    assert tool.main(command) == 0
+    assert "(2 of them before)" in capsys.readouterr().out
+
+
+def test_benchmark_prints_every_row(
+    load_tool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tool = load_tool("benchmark")
+    command = ["--small", "--threads", "1", "--repeats", "1", "--json", str(tmp_path / "b.json")]
+    assert tool.main(command) == 0
+    rows = json.loads((tmp_path / "b.json").read_text())
+    assert len(rows) == 6
+    for row in rows:
+        assert row[""] in capsys.readouterr().out or row["ours"]
+        if row["apart"]:
+            assert float(row["apart"]) < 1e-3
