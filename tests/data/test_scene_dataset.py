@@ -13,7 +13,6 @@ from pycocotools.coco import COCO
 
 from trace_d2.data.scene_dataset import (
     SceneSettings,
-    boundaries,
     scene_categories,
     write_scenes,
 )
@@ -81,12 +80,6 @@ def test_noise_touches_only_the_semantic_masks(dataset: Path, tmp_path: Path) ->
     changed = {name for name in clean if clean[name] != noisy[name]}
     assert changed
     assert all(name.startswith("semantic/") for name in changed)
-
-
-def test_boundaries_by_hand() -> None:
-    ids = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [1, 1, 1, 1]])
-    expected = np.array([[0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1]]) * 255
-    np.testing.assert_array_equal(boundaries(ids), expected)
 
 
 def test_no_scene_is_refused(tmp_path: Path) -> None:

@@ -11,9 +11,7 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.diffusion import build_backbone
 
 
-def test_trains_then_continues(
-    load_tool, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_trains_then_continues(load_tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tool = load_tool("train_tiny_backbone")
     command = ["--work-dir", str(tmp_path), "--batch", "1", "--scenes", "1", "--device", "cpu"]
     assert tool.main([*command, "--steps", "1", "--decoder-steps", "0"]) == 0

@@ -10,7 +10,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from trace_d2.formats.atomic import write_json, write_png
@@ -24,6 +23,7 @@ from trace_d2.formats.coco_panoptic import (
     write_panoptic_png,
 )
 
+from .oracle import boundaries
 from .scenes import CATEGORY_IDS, THING_CLASSES, make_scene
 from .semantic_noise import degrade_semantic
 
@@ -52,18 +52,6 @@ def scene_categories() -> tuple[Category, ...]:
         for name, number in CATEGORY_IDS.items()
     ]
     return parse_categories(entries, "the scenes' categories")
-
-
-def boundaries(segment_ids: np.ndarray) -> np.ndarray:
-    """(H, W) uint8, 255 on both sides of every border between two segments: oracle edges."""
-    edges = np.zeros(segment_ids.shape, bool)
-    across = segment_ids[:, 1:] != segment_ids[:, :-1]
-    down = segment_ids[1:] != segment_ids[:-1]
-    edges[:, 1:] |= across
-    edges[:, :-1] |= across
-    edges[1:] |= down
-    edges[:-1] |= down
-    return edges.astype(np.uint8) * 255
 
 
 def write_scenes(

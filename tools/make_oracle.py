@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Write what perfect models would say of a COCO panoptic data set: semantic masks and edges.
+
+OUTPUT receives semantic/, edges/ and categories.json, for make_pseudo_panoptic.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from trace_d2.data.oracle import write_oracle
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the files; 0 on success, 2 on bad input."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--truth-json", type=Path, required=True, help="panoptic JSON")
+    parser.add_argument("--truth-dir", type=Path, required=True, help="its PNG files")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--gaps", type=float, default=0.0, metavar="SHARE", help="share of edge pixels to remove"
+    )
+    args = parser.parse_args(arguments)
+    try:
+        count = write_oracle(args.truth_json, args.truth_dir, args.output, args.gaps)
+    except (ValueError, OSError) as error:
+        print(f"make_oracle: {error}", file=sys.stderr)
+        return 2
+    print(f"oracle masks and edges of {count} images in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
