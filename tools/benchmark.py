@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows += [measure(row, args.repeats) for row in divergence_rows(round(tokens**0.5))]
     # The dense walk takes up to a minute: once is enough.
     rows += [measure(walk_row(side), 1 if side > 16 else args.repeats) for side in walks]
-    count, size = (2, (48, 64)) if args.small else (24, (480, 640))
+    count, size = (2, (48, 64)) if args.small else (96, (480, 640))
     rows.append(label_row(count, size, args.threads))
     headers = ["", "ours", "plain", "plain / ours", "apart"]
     print(tabulate(rows, headers, disable_numparse=True))

@@ -30,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=default.scenes, help="default %(default)s")
     parser.add_argument("--zoom", type=float, default=default.zoom, help="default %(default)s")
     parser.add_argument(
-        "--decoder-steps", type=int, default=1500, help="of the VAE's decoder; default %(default)s"
+        "--decoder-steps", type=int, default=600, help="of the VAE's decoder; default %(default)s"
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="default %(default)s")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")

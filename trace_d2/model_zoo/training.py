@@ -32,7 +32,7 @@ class TrainingSettings:
     """What a run is a function of; stored in its checkpoint and compared on resuming."""
 
     seed: int = 0
-    steps: int = 3400
+    steps: int = 2600
     batch: int = 32
     #: Side of a training crop in pixels, as the denoiser sees it.
     crop: int = 64
