@@ -15,9 +15,11 @@ from .textures import smooth_noise
 
 #: Error rates at level 1; they scale with the level.
 _WOBBLE_PIXELS = 4.0
-_MISSED = 0.15
+_MISSED = 0.25
 _HOLED = 0.25
 _CONFUSED = 0.12
+#: Pieces of more pixels are missed less often, in proportion to their area.
+_SMALL_AREA = 400
 
 
 def degrade_semantic(
@@ -81,7 +83,7 @@ def _spoil(
 ) -> None:
     """Miss, hole or confuse one piece (``mask``) of ``labels``, in place."""
     area = int(mask.sum())
-    missed = _MISSED * level * (1.5 if area < 400 else 0.5)
+    missed = _MISSED * level * min(1.0, _SMALL_AREA / area)
     luck = rng.random()
     if luck < missed:
         labels[mask] = behind[mask]
