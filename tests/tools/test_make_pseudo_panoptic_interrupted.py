@@ -23,8 +23,10 @@ REPOSITORY = Path(__file__).parents[2]
 STEMS = [f"s{number:02}" for number in range(7)]
 
 # The tool with a labeler that takes its time, so that there is a middle to be killed in.
+# Jobs that a shell starts in the background ignore Ctrl-C; this one is to hear it in any case.
 SLOW_TOOL = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{tools!r}, {repository!r}]
 from trace_d2.pseudo_labels.panoptic import PanopticLabeler
 import make_pseudo_panoptic

@@ -69,7 +69,7 @@ class FluxBackbone(DiffusionBackbone):
             pooled_projections=self.null_prompt_tensor("pooled_prompt_embeds", batch),
             # The model itself multiplies by 1000.
             timestep=timesteps.float() / 1000,
-            img_ids=_image_ids(height // _PACK, width // _PACK).to(noised.device),
+            img_ids=image_ids(height // _PACK, width // _PACK).to(noised.device),
             txt_ids=torch.zeros(prompt.shape[1], 3, device=noised.device),
             guidance=guidance,
             return_dict=False,
@@ -85,7 +85,7 @@ class FluxBackbone(DiffusionBackbone):
         )
 
 
-def _image_ids(height: int, width: int) -> Tensor:
+def image_ids(height: int, width: int) -> Tensor:
     """(height * width, 3) float32: 0, row, column of each token, for its rotary position."""
     rows = torch.arange(height, dtype=torch.float32).repeat_interleave(width)
     columns = torch.arange(width, dtype=torch.float32).repeat(height)

@@ -52,14 +52,6 @@ def build_denoiser(size: TinyFluxSize, seed: int = 0) -> FluxTransformer2DModel:
         )
 
 
-def token_positions(rows: int, columns: int) -> torch.Tensor:
-    """(rows * columns, 3) float32: FLUX's image ids (0, row, column), row by row."""
-    ids = torch.zeros(rows, columns, 3)
-    ids[..., 1] = torch.arange(rows)[:, None]
-    ids[..., 2] = torch.arange(columns)
-    return ids.reshape(rows * columns, 3)
-
-
 def save_flux_folder(denoiser: FluxTransformer2DModel, vae: AutoencoderKL, folder: Path) -> None:
     """Write a diffusers folder of class ``FluxPipeline`` without text encoders.
 

@@ -19,9 +19,10 @@ from diffusers import FluxTransformer2DModel
 from tqdm import tqdm
 
 from trace_d2.data.scenes import make_scene
+from trace_d2.diffusion.flux import image_ids
 
 from .pixel_vae import SCALING_FACTOR, VAE_FACTOR
-from .tiny_flux import PATCH, PROMPT_WIDTH, TinyFluxSize, build_denoiser, token_positions
+from .tiny_flux import PATCH, PROMPT_WIDTH, TinyFluxSize, build_denoiser
 
 #: Series of scenes: training and held-out scenes never share a seed.
 TRAINING_SERIES, HELD_OUT_SERIES = 1, 2
@@ -100,7 +101,7 @@ def velocity(
         encoder_hidden_states=torch.zeros(count, 1, PROMPT_WIDTH, device=device),
         pooled_projections=torch.zeros(count, PROMPT_WIDTH, device=device),
         timestep=sigma,
-        img_ids=token_positions(grid, grid).to(device),
+        img_ids=image_ids(grid, grid).to(device),
         txt_ids=torch.zeros(1, 3, device=device),
         return_dict=False,
     )[0]
