@@ -123,14 +123,22 @@ class TestCuts:
         edges[20:28, 80] = 1
         result = label(semantic, edges)
         assert [segment.area for segment in result.segments if segment.isthing] == [6000]
+        # A quarter of the border parts it at the defaults, but not where more evidence is asked.
+        edges[20:36, 80] = 1
+        result = label(semantic, edges, contrast=0.3, evidence=2.0)
+        assert [segment.area for segment in result.segments if segment.isthing] == [6000]
 
-    def test_texture_does_not_part_an_object_but_a_blurred_edge_does(self):
+    @pytest.mark.parametrize(
+        ("level", "options"),
+        [(0.15, {}), (0.25, {"contrast": 0.3, "evidence": 2.0, "neck_depth": 3.0})],
+    )
+    def test_texture_does_not_part_an_object_but_a_blurred_edge_does(self, level, options):
         semantic, edges = two_touching_rectangles()
         texture = np.random.default_rng(0).standard_normal(semantic.shape)
         texture = np.abs(ndimage.gaussian_filter(texture, 2))
         edges = ndimage.gaussian_filter(edges, 3)
-        edges = edges / edges.max() + 0.15 * texture / texture.std()
-        result = label(semantic, np.clip(edges, 0, 1).astype(np.float32))
+        edges = edges / edges.max() + level * texture / texture.std()
+        result = label(semantic, np.clip(edges, 0, 1).astype(np.float32), **options)
         areas = [segment.area for segment in result.segments if segment.isthing]
         assert len(areas) == 2
         assert all(abs(area - 3000) < 100 for area in areas)

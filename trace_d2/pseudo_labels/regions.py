@@ -55,9 +55,9 @@ def cut_components(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
 def cut_basins(
     mask: np.ndarray,
     edges: np.ndarray,
-    neck_depth: float = 2.0,
-    contrast: float = 0.2,
-    evidence: float = 0.25,
+    neck_depth: float,
+    contrast: float,
+    evidence: float,
 ) -> np.ndarray:
     """Cut a mask into basins merged across weak borders; gaps in an edge do not leak.
 
