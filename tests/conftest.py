@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,3 +81,11 @@ def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
         return build_backbone(cfg)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Iterator[Callable[[str], ModuleType]]:
+    """``load_tool(name)``: a module of tools/, which finds its neighbours as when it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "tools")
+        yield importlib.import_module

@@ -192,6 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="of each fast row; default 5")
     parser.add_argument("--threads", type=int, default=2, help="default %(default)s")
     parser.add_argument("--small", action="store_true", help="small sizes, to try the tool")
+    parser.add_argument(
+        "--mapper", action="store_true", help="time the dataset mapper as well (needs Detectron2)"
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file as well")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -202,6 +205,10 @@ def main(arguments: list[str] | None = None) -> int:
     rows += [measure(walk_row(side), 1 if side > 16 else args.repeats) for side in walks]
     count, size = (2, (48, 64)) if args.small else (96, (480, 640))
     rows.append(label_row(count, size, args.threads))
+    if args.mapper:
+        from benchmark_mapper import mapper_rows  # imports Detectron2
+
+        rows += mapper_rows(*((2, 32) if args.small else (64, 256)), repeats=args.repeats)
     headers = ["", "ours", "plain", "plain / ours", "apart"]
     print(tabulate(rows, headers, disable_numparse=True))
     if args.json:

@@ -96,6 +96,13 @@ PATCHES = (
     Patch("detectron2/utils/video_visualizer.py", "np.bool", "bool", 1),
     # Pillow 10 removed the old name.
     Patch("detectron2/data/transforms/transform.py", "Image.LINEAR", "Image.BILINEAR", 1),
+    # Python 3.11 samples sequences only: without this a single bad record ends training.
+    Patch(
+        "detectron2/data/common.py",
+        "self._rng.sample(self._fallback_candidates, k=1)",
+        "self._rng.sample(list(self._fallback_candidates), k=1)",
+        1,
+    ),
     # The default of COCOEvaluator is the compiled evaluation; fall back as upstream does now.
     Patch(
         "detectron2/evaluation/coco_evaluation.py",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from trace_d2.lazy import lazy_names
@@ -13,16 +14,27 @@ from trace_d2.lazy import lazy_names
 if TYPE_CHECKING:
     from trace_d2.attention import AttentionLayout, SelfAttentionReader
     from trace_d2.config import add_trace_config
+    from trace_d2.data.dataset_mapper import TraceDatasetMapper
+    from trace_d2.data.registration import (
+        register_class_agnostic,
+        register_from_config,
+        register_trace_panoptic,
+        register_trace_semantic,
+    )
     from trace_d2.diffusion import DiffusionBackbone, build_backbone
     from trace_d2.edges import (
         EdgeDetector,
         EdgeOutput,
         attention_boundary_divergence,
+        build_edge_source,
         instance_emergence_point,
     )
     from trace_d2.evaluation import panoptic_quality
+    from trace_d2.evaluation.class_agnostic import class_agnostic_ap
+    from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
     from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
     from trace_d2.formats.categories import Category, load_categories
+    from trace_d2.modeling.postprocessor import with_postprocessor
     from trace_d2.propagation import BoundaryGuidedPropagation, boundary_guided_propagation
     from trace_d2.pseudo_labels import PanopticLabel, PanopticLabeler
 
@@ -32,6 +44,7 @@ __all__ = [
     "AttentionLayout",
     "BoundaryGuidedPropagation",
     "Category",
+    "ClassAgnosticEvaluator",
     "DiffusionBackbone",
     "EdgeDetector",
     "EdgeOutput",
@@ -39,23 +52,43 @@ __all__ = [
     "PanopticLabeler",
     "PanopticQualityEvaluator",
     "SelfAttentionReader",
+    "TraceDatasetMapper",
     "__version__",
     "add_trace_config",
     "attention_boundary_divergence",
     "boundary_guided_propagation",
     "build_backbone",
+    "build_edge_source",
+    "class_agnostic_ap",
     "instance_emergence_point",
     "load_categories",
     "panoptic_quality",
+    "register_class_agnostic",
+    "register_from_config",
+    "register_trace_panoptic",
+    "register_trace_semantic",
+    "with_postprocessor",
 ]
 
-NEEDS_DETECTRON2 = frozenset({"PanopticQualityEvaluator"})
+NEEDS_DETECTRON2 = frozenset(
+    {
+        "ClassAgnosticEvaluator",
+        "PanopticQualityEvaluator",
+        "TraceDatasetMapper",
+        "register_class_agnostic",
+        "register_from_config",
+        "register_trace_panoptic",
+        "register_trace_semantic",
+        "with_postprocessor",
+    }
+)
 
 # Public name -> the module that defines it.
 _MODULES = {
     "AttentionLayout": "trace_d2.attention",
     "BoundaryGuidedPropagation": "trace_d2.propagation",
     "Category": "trace_d2.formats.categories",
+    "ClassAgnosticEvaluator": "trace_d2.evaluation.class_agnostic_evaluator",
     "DiffusionBackbone": "trace_d2.diffusion",
     "EdgeDetector": "trace_d2.edges",
     "EdgeOutput": "trace_d2.edges",
@@ -63,13 +96,21 @@ _MODULES = {
     "PanopticLabeler": "trace_d2.pseudo_labels",
     "PanopticQualityEvaluator": "trace_d2.evaluation.panoptic_evaluator",
     "SelfAttentionReader": "trace_d2.attention",
+    "TraceDatasetMapper": "trace_d2.data.dataset_mapper",
     "add_trace_config": "trace_d2.config",
     "attention_boundary_divergence": "trace_d2.edges",
     "boundary_guided_propagation": "trace_d2.propagation",
     "build_backbone": "trace_d2.diffusion",
+    "build_edge_source": "trace_d2.edges",
+    "class_agnostic_ap": "trace_d2.evaluation.class_agnostic",
     "instance_emergence_point": "trace_d2.edges",
     "load_categories": "trace_d2.formats.categories",
     "panoptic_quality": "trace_d2.evaluation",
+    "register_class_agnostic": "trace_d2.data.registration",
+    "register_from_config": "trace_d2.data.registration",
+    "register_trace_panoptic": "trace_d2.data.registration",
+    "register_trace_semantic": "trace_d2.data.registration",
+    "with_postprocessor": "trace_d2.modeling.postprocessor",
 }
 
 
@@ -92,3 +133,10 @@ def __getattr__(name: str) -> Any:
             f"trace_d2.{name} needs Detectron2, which is not installed: "
             "run `python tools/install_detectron2.py`"
         ) from error
+
+
+# Not merely known by name: a process that never touches Detectron2 stays light.
+if sys.modules.get("detectron2") is not None:
+    from trace_d2.plugin import register as _register
+
+    _register()

@@ -56,3 +56,11 @@ def test_strange_lines_are_passed_over(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path / "j", FIRST)
     path.write_bytes(line + b"\n" + path.read_bytes())
     assert read_journals([path]) == {"a": FIRST}
+
+
+def test_lines_written_before_masks_were_counted_still_count(tmp_path: Path) -> None:
+    path = write(tmp_path / "j", FIRST)
+    content = json.loads(path.read_text())
+    del content["given"]
+    path.write_text(json.dumps(content) + "\n")
+    assert read_journals([path]) == {"a": FIRST}

@@ -37,7 +37,7 @@ RECORD = Record("a", "a.jpg", DONE, finished=1.0)
 def job_settings(edges: Path | str = BACKBONE, *pairs: object) -> JobSettings:
     cfg = get_trace_cfg()
     cfg.merge_from_list(list(pairs))
-    return JobSettings(Path("i"), Path("s"), edges, "c.json", CATEGORIES, cfg)
+    return JobSettings(Path("i"), edges, cfg, Path("s"), "c.json", CATEGORIES)
 
 
 def test_train_ids_are_ranks_in_the_list_of_categories() -> None:
@@ -96,12 +96,14 @@ def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
     store.check_settings(old)
     store.open(old)
     store.check_settings(old)
-    new = job_settings(BACKBONE, "MODEL.TRACE.SEED", 8, "MODEL.TRACE.BGP.BETA", 3.0).to_json()
+    new = job_settings(
+        BACKBONE, "MODEL.TRACE.SEED", 8, "MODEL.TRACE.LABELS.CONTRAST", 0.5
+    ).to_json()
     with pytest.raises(SettingsChangedError) as caught:
         store.check_settings(new)
     assert "MODEL.TRACE.SEED: 0 there, 8 now" in str(caught.value)
-    assert "MODEL.TRACE.BGP.BETA: 10.0 there, 3.0 now" in str(caught.value)
-    store.drop_labels()
+    assert "MODEL.TRACE.LABELS.CONTRAST: 0.2 there, 0.5 now" in str(caught.value)
+    store.drop_results()
     assert [path.name for path in store.root.iterdir()] == []
 
 
@@ -112,8 +114,12 @@ def test_what_counts_as_a_setting(tmp_path: Path) -> None:
     assert print_of() == print_of(BACKBONE, "MODEL.TRACE.DEVICE", "cpu")
     assert print_of() != print_of(BACKBONE, "MODEL.TRACE.SEED", 1)
     assert print_of(tmp_path) == print_of(tmp_path, "MODEL.TRACE.SEED", 1)
-    assert print_of(tmp_path) != print_of(tmp_path, "MODEL.TRACE.BGP.BETA", 1.0)
+    assert print_of(tmp_path) != print_of(tmp_path, "MODEL.TRACE.LABELS.CUT", "components")
     assert print_of() != print_of(tmp_path)
+    # What has no say in labels: masks of other tools, training, inference.
+    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.BGP.BETA", 1.0)
+    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.POSTPROCESSOR.ENABLED", True)
+    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.EDGES.DIR", "x")
 
 
 def test_differences_are_short() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 REPOSITORY = Path(__file__).parents[2]
 CATEGORIES = [
@@ -21,17 +24,58 @@ CATEGORIES = [
 
 
 @pytest.fixture(scope="session")
-def load_tool() -> Iterator[Callable[[str], ModuleType]]:
-    """``load_tool(name)``: a module of tools/, which finds its neighbours as when it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPOSITORY / "tools")
-        yield importlib.import_module
-
-
-@pytest.fixture(scope="session")
 def make_pseudo_panoptic(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     """The tool as a module."""
     return load_tool("make_pseudo_panoptic")
+
+
+# A tool whose work on each image takes its time, so that there is a middle to be killed in.
+# Jobs that a shell starts in the background ignore Ctrl-C; this one is to hear it in any case.
+_SLOW_TOOL = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path[:0] = [{tools!r}, {repository!r}]
+from {module} import {name}
+import {tool}
+plain = {name}.__call__
+def slowly(self, *inputs):
+    time.sleep({seconds})
+    return plain(self, *inputs)
+{name}.__call__ = slowly
+sys.exit({tool}.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def start_slowly() -> Callable[..., subprocess.Popen]:
+    """``start_slowly(job, *extra, seconds=0.3)``: the job in another process, its first image done.
+
+    What is slowed down is ``job.slow``, module and name of a class.
+    """
+
+    def start(job: LabelJob | MaskJob, *extra: str, seconds: float = 0.3) -> subprocess.Popen:
+        code = _SLOW_TOOL.format(
+            tools=str(REPOSITORY / "tools"),
+            repository=str(REPOSITORY),
+            module=job.slow[0],
+            name=job.slow[1],
+            tool=job.tool.__name__,
+            seconds=seconds,
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *job.arguments(*extra)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while not any(path.stat().st_size for path in job.work.rglob("journal*.jsonl")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no result within two minutes"
+            time.sleep(0.02)
+        return process
+
+    return start
 
 
 class LabelJob:
@@ -40,10 +84,13 @@ class LabelJob:
     Every image shows two touching cats, a dog and ground; the edges part the cats.
     """
 
+    slow = ("trace_d2.pseudo_labels.panoptic", "PanopticLabeler")
+
     def __init__(self, root: Path, tool: ModuleType) -> None:
         self.root = root
         self.tool = tool
         self.output = root / "out"
+        self.work = self.output
         self.categories = root / "categories.json"
         self.categories.write_text(json.dumps(CATEGORIES))
         for name in ("images", "semantic", "edges"):
@@ -112,3 +159,98 @@ class LabelJob:
 def label_job(tmp_path: Path, make_pseudo_panoptic: ModuleType) -> LabelJob:
     """An empty job; add images to it."""
     return LabelJob(tmp_path, make_pseudo_panoptic)
+
+
+@pytest.fixture(scope="session")
+def refine_masks(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    """The tool as a module."""
+    return load_tool("refine_masks")
+
+
+class MaskJob:
+    """A folder of images, a file of masks, and the command on them.
+
+    Every image shows two touching boxes under one mask; the edges part them.
+    """
+
+    slow = ("trace_d2.propagation.bgp", "BoundaryGuidedPropagation")
+
+    def __init__(self, root: Path, tool: ModuleType) -> None:
+        self.root = root
+        self.tool = tool
+        self.masks = root / "masks.json"
+        self.output = root / "out/refined.json"
+        self.work = root / "out/refined.json.work"
+        self.content: dict = {"images": [], "annotations": [], "categories": []}
+        self.content["categories"].append({"id": 1, "name": "fg", "supercategory": "fg"})
+        for name in ("images", "edges", "out"):
+            (root / name).mkdir()
+
+    def add(self, *names: str, size: tuple[int, int] = (24, 32)) -> None:
+        """Add images of ``size`` (H, W), each with a mask of two boxes and an edge between."""
+        for name in names:
+            stem = name.rpartition(".")[0] or name
+            rng = np.random.default_rng([ord(letter) for letter in name])
+            image = rng.integers(0, 256, (*size, 3), np.uint8)
+            mask, edges = np.zeros(size, bool), np.zeros(size, np.uint8)
+            mask[4:16, 4:24] = True
+            edges[4:16, int(rng.integers(12, 16))] = 255
+            for folder in ("images", "edges"):
+                (self.root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(self.root / "images" / name)
+            Image.fromarray(edges).save(self.root / "edges" / f"{stem}.png")
+            number = len(self.content["images"]) + 1
+            entry = {"id": number, "file_name": name, "height": size[0], "width": size[1]}
+            self.content["images"].append(entry)
+            self.add_mask(number, mask)
+
+    def add_mask(self, image_id: int, mask: np.ndarray, **more: object) -> dict:
+        """Add an annotation for (H, W) bool ``mask``; returns it."""
+        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        annotation = {
+            "id": len(self.content["annotations"]) + 1,
+            "image_id": image_id,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": int(mask.sum()),
+            "bbox": coco_mask.toBbox(encoded).tolist(),
+            "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+            **more,
+        }
+        self.content["annotations"].append(annotation)
+        return annotation
+
+    def arguments(self, *extra: str, edges: Iterable[str] | None = None) -> list[str]:
+        """The command line, with given edges unless ``edges`` says otherwise."""
+        if self.content is not None:
+            self.masks.write_text(json.dumps(self.content))
+        return [
+            *("--images", str(self.root / "images"), "--masks", str(self.masks)),
+            *("--output", str(self.output), "--quiet"),
+            *(("--edges", str(self.root / "edges")) if edges is None else edges),
+            *(() if "--workers" in extra else ("--workers", "1")),
+            *extra,
+        ]
+
+    def run(self, *extra: str, edges: Iterable[str] | None = None) -> int:
+        """Run the tool in this process; returns its exit status."""
+        return self.tool.main(self.arguments(*extra, edges=edges))
+
+    def merge(self) -> int:
+        """Join the masks of shards."""
+        return self.tool.main(["--merge", str(self.output)])
+
+    def journal(self) -> dict[str, dict]:
+        """The joined journal by stem."""
+        lines = (self.work / "journal.jsonl").read_text().splitlines()
+        return {record["stem"]: record for record in map(json.loads, lines)}
+
+    def refined(self) -> dict:
+        """The refined masks."""
+        return json.loads(self.output.read_text())
+
+
+@pytest.fixture
+def mask_job(tmp_path: Path, refine_masks: ModuleType) -> MaskJob:
+    """An empty job; add images to it."""
+    return MaskJob(tmp_path, refine_masks)

@@ -215,7 +215,7 @@ def test_kept_edges_give_the_same_labels_again(label_job, monkeypatch) -> None:
         noise = np.random.default_rng(len(key)).random(edges.shape, dtype=np.float32)
         return SimpleNamespace(edges=0.9 * edges + 0.1 * noise, timestep=400)
 
-    monkeypatch.setattr(label_job.tool, "_detection_builder", lambda cfg: lambda: detect)
+    monkeypatch.setattr(label_job.tool, "detection_builder", lambda cfg: lambda: detect)
     assert label_job.run("--save-edges", edges=[]) == 0
     assert seen == ["a", "b"]
     assert [r["timestep"] for r in label_job.journal().values()] == [400, 400]
@@ -240,7 +240,7 @@ def test_edges_of_a_backbone_that_fails_are_a_failure(label_job, monkeypatch) ->
             raise RuntimeError("CUDA out of memory")
         return SimpleNamespace(edges=np.full((24, 32), np.nan, np.float32), timestep=0)
 
-    monkeypatch.setattr(label_job.tool, "_detection_builder", lambda cfg: lambda: detect)
+    monkeypatch.setattr(label_job.tool, "detection_builder", lambda cfg: lambda: detect)
     assert label_job.run(edges=[]) == 3
     assert label_job.reason("a").startswith("the edges detected in a.png has NaN")
     # What nobody foresaw is recorded with where it came from.

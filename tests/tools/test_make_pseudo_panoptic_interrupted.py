@@ -19,43 +19,7 @@ from trace_d2.pseudo_labels import labeling
 from trace_d2.pseudo_labels.listing import Shard
 from trace_d2.pseudo_labels.locks import FolderInUseError, folder_lock
 
-REPOSITORY = Path(__file__).parents[2]
 STEMS = [f"s{number:02}" for number in range(7)]
-
-# The tool with a labeler that takes its time, so that there is a middle to be killed in.
-# Jobs that a shell starts in the background ignore Ctrl-C; this one is to hear it in any case.
-SLOW_TOOL = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.path[:0] = [{tools!r}, {repository!r}]
-from trace_d2.pseudo_labels.panoptic import PanopticLabeler
-import make_pseudo_panoptic
-plain = PanopticLabeler.__call__
-def slowly(self, *inputs):
-    time.sleep({seconds})
-    return plain(self, *inputs)
-PanopticLabeler.__call__ = slowly
-sys.exit(make_pseudo_panoptic.main(sys.argv[1:]))
-"""
-
-
-def start_slowly(job, *extra: str, seconds: float = 0.3) -> subprocess.Popen:
-    """The job in another process, and wait until its first label is finished."""
-    code = SLOW_TOOL.format(
-        tools=str(REPOSITORY / "tools"), repository=str(REPOSITORY), seconds=seconds
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *job.arguments(*extra)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size for path in job.output.rglob("journal*.jsonl")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "no label within two minutes"
-        time.sleep(0.02)
-    return process
 
 
 def expected_contents(job) -> dict[str, bytes]:
@@ -66,7 +30,7 @@ def expected_contents(job) -> dict[str, bytes]:
     return contents
 
 
-def test_after_kill_9_the_same_command_goes_on(label_job, capsys) -> None:
+def test_after_kill_9_the_same_command_goes_on(label_job, start_slowly, capsys) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
     process = start_slowly(label_job)
@@ -87,7 +51,7 @@ def test_after_kill_9_the_same_command_goes_on(label_job, capsys) -> None:
     assert redone <= 1  # only a label whose journal line was not written yet
 
 
-def test_ctrl_c_stops_cleanly(label_job) -> None:
+def test_ctrl_c_stops_cleanly(label_job, start_slowly) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
     process = start_slowly(label_job)
@@ -102,7 +66,7 @@ def test_ctrl_c_stops_cleanly(label_job) -> None:
     assert label_job.contents() == expected
 
 
-def test_two_jobs_at_once(label_job, capsys) -> None:
+def test_two_jobs_at_once(label_job, start_slowly, capsys) -> None:
     label_job.add(*STEMS)
     process = start_slowly(label_job)
     assert label_job.run() == 2
@@ -115,7 +79,7 @@ def test_two_jobs_at_once(label_job, capsys) -> None:
     assert label_job.run() == 0
 
 
-def test_shards_run_at_once_and_merge_to_the_same_files(label_job, capsys) -> None:
+def test_shards_run_at_once_and_merge_to_the_same_files(label_job, start_slowly, capsys) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
     process = start_slowly(label_job, "--shard", "2/3")
@@ -160,7 +124,7 @@ def test_workers_make_the_same_files(label_job) -> None:
     assert "no edge file" in label_job.reason("s03")
 
 
-def test_a_dead_worker_is_told(label_job, tmp_path, capfd) -> None:
+def test_a_dead_worker_is_told(label_job, start_slowly, tmp_path, capfd) -> None:
     label_job.add(*STEMS)
     process = start_slowly(label_job, "--workers", "2", seconds=1.0)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -176,7 +140,7 @@ def test_a_dead_worker_is_told(label_job, tmp_path, capfd) -> None:
     assert label_job.run() == 0
 
 
-def test_workers_end_with_a_killed_job(label_job) -> None:
+def test_workers_end_with_a_killed_job(label_job, start_slowly) -> None:
     label_job.add(*STEMS)
     process = start_slowly(label_job, "--workers", "2", seconds=1.0)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

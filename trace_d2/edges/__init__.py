@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from .abdiv import attention_boundary_divergence, normalise_edges, pseudo_edges
     from .detector import EdgeDetector, EdgeOutput
     from .emergence import Emergence, instance_emergence_point
+    from .sources import EdgeSource, build_edge_source, check_edge_source
 
 __all__ = [
     "EdgeDetector",
     "EdgeOutput",
+    "EdgeSource",
     "Emergence",
     "attention_boundary_divergence",
+    "build_edge_source",
+    "check_edge_source",
     "instance_emergence_point",
     "normalise_edges",
     "pseudo_edges",
@@ -27,8 +31,11 @@ __all__ = [
 _MODULES = {
     "EdgeDetector": "trace_d2.edges.detector",
     "EdgeOutput": "trace_d2.edges.detector",
+    "EdgeSource": "trace_d2.edges.sources",
     "Emergence": "trace_d2.edges.emergence",
     "attention_boundary_divergence": "trace_d2.edges.abdiv",
+    "build_edge_source": "trace_d2.edges.sources",
+    "check_edge_source": "trace_d2.edges.sources",
     "instance_emergence_point": "trace_d2.edges.emergence",
     "normalise_edges": "trace_d2.edges.abdiv",
     "pseudo_edges": "trace_d2.edges.abdiv",

@@ -1,11 +1,13 @@
-"""Panoptic quality as text tables, in per cent."""
+"""Panoptic quality and class-agnostic AP as text tables, in per cent."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
+from .class_agnostic import METRICS, ClassAgnosticResult
 from .panoptic_quality import GroupQuality, PanopticQuality
 
 
@@ -43,6 +45,18 @@ def comparison_table(results: Mapping[str, PanopticQuality]) -> str:
         for name, quality in results.items()
     ]
     return _table(rows, ["", "PQ", "SQ", "RQ", "PQ^th", "PQ^st"])
+
+
+def class_agnostic_table(result: ClassAgnosticResult) -> str:
+    """AP and AR, a row each for masks and boxes; a dash where the truth has no such object."""
+    names = {"segm": "masks", "bbox": "boxes"}
+    rows = []
+    for kind, scores in result.scores.items():
+        cells = [scores[metric] for metric in METRICS]
+        rows.append(
+            [names[kind], *("-" if math.isnan(cell) else f"{100 * cell:.1f}" for cell in cells)]
+        )
+    return _table(rows, ["", *METRICS])
 
 
 def _percent(group: GroupQuality, key: str) -> str:

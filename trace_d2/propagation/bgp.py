@@ -1,7 +1,8 @@
 """Boundary-guided propagation: masks and instance edges to instances.
 
-1. Each mask is cut into the connected pieces that edges leave of it.
-2. Each piece walks at random over a coarse grid until edges stop it.
+1. Each mask is cut into pieces: the connected components that edges leave of it, or basins.
+2. Each piece walks at random over a coarse grid until edges stop it. Basins hold every pixel of
+   their mask already, so that they walk only where they may leave it.
 3. Pieces whose walks cover the same pixels (IoU above the threshold) are one instance.
 """
 
@@ -11,14 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
 from trace_d2.propagation.affinity import check_edges
 from trace_d2.propagation.components import cut_components
 from trace_d2.propagation.grid import pool_edges, pool_labels, upsample
-from trace_d2.propagation.merging import check_masks, merge_groups, merge_masks
+from trace_d2.propagation.merging import check_masks, merge_groups
+from trace_d2.propagation.pieces import settle_tiny_pieces
 from trace_d2.propagation.random_walk import RandomWalk
+from trace_d2.propagation.regions import cut_basins, edge_width
+
+CUTS = ("basins", "components")
+"""How a mask is cut along edges."""
 
 # Pieces walked at once: bounds the memory of an image with thousands of pieces.
 _PIECES_A_WALK = 32
@@ -39,6 +46,10 @@ class PropagatedInstances:
     sources: np.ndarray
 
 
+# A bool mask (H, W) to the labels (H, W) of its pieces, 1..count, and their number.
+_Cut = Callable[[np.ndarray], tuple[np.ndarray, int]]
+
+
 @dataclass
 class _Piece:
     source: int
@@ -50,6 +61,10 @@ class BoundaryGuidedPropagation:
     """Cut masks by edges, propagate the pieces and merge them (BGP).
 
     Args:
+        cut: ``components``: what edges leave connected, as the paper does, which leaks through a
+            gap of one pixel. ``basins``: basins between edges, merged where the border between
+            them is weak; with ``grow`` off they do not walk, so that no gap can join them again.
+        neck_depth, contrast, evidence: of the basins, see the keys of ``MODEL.TRACE.BGP``.
         radius: neighbours on the walk's grid are closer than this, in cells.
         beta: exponent of the affinities.
         steps: steps of the walk.
@@ -70,6 +85,10 @@ class BoundaryGuidedPropagation:
     def __init__(
         self,
         *,
+        cut: str = "components",
+        neck_depth: float = 2.0,
+        contrast: float = 0.15,
+        evidence: float = 0.0,
         radius: int = 5,
         beta: float = 10.0,
         steps: int = 256,
@@ -81,12 +100,18 @@ class BoundaryGuidedPropagation:
         grow: bool = False,
         threads: int = 1,
     ) -> None:
+        if cut not in CUTS:
+            raise ValueError(f"MODEL.TRACE.BGP.CUT must be one of {', '.join(CUTS)}, not {cut!r}")
         if stride < 1:
             raise ValueError(f"stride must be at least 1 pixel, not {stride}")
         if not 0 < reach <= 1:
             raise ValueError(f"reach must lie in (0, 1], not {reach}")
         if not 0 <= merge_iou <= 1:
             raise ValueError(f"merge_iou must lie in 0..1, not {merge_iou}")
+        self.cut = cut
+        self.neck_depth = neck_depth
+        self.contrast = contrast
+        self.evidence = evidence
         self.radius = radius
         self.beta = beta
         self.steps = steps
@@ -105,6 +130,10 @@ class BoundaryGuidedPropagation:
         """Build it from the ``MODEL.TRACE.BGP`` keys."""
         bgp = cfg.MODEL.TRACE.BGP
         return cls(
+            cut=bgp.CUT,
+            neck_depth=bgp.NECK_DEPTH,
+            contrast=bgp.CONTRAST,
+            evidence=bgp.EVIDENCE,
             radius=bgp.RADIUS,
             beta=bgp.BETA,
             steps=bgp.STEPS,
@@ -136,11 +165,12 @@ class BoundaryGuidedPropagation:
             raise ValueError(f"masks {masks.shape} and edges {edges.shape} differ in size")
         shape = (edges.shape[0], edges.shape[1])
         walker = _GridWalk(lambda: self._walk(edges), shape, self.stride)
+        cut = self._basins(edges) if self.cut == "basins" else self._components(edges)
         pieces = [
             piece
             for source, mask in enumerate(masks)
             if mask.any()
-            for piece in self._pieces(source, mask, edges, walker)
+            for piece in self._pieces(source, mask, *cut(mask), walker)
         ]
         groups = merge_groups([piece.reach for piece in pieces], edges.size, self.merge_iou)
         return self._instances(pieces, groups, scores, edges.shape)
@@ -155,17 +185,34 @@ class BoundaryGuidedPropagation:
             threads=self.threads,
         )
 
+    def _components(self, edges: np.ndarray) -> _Cut:
+        def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
+            labels, count = cut_components(mask, edges, min_area=self.min_area)
+            # Where nothing remains beside edges and specks, the mask itself is the one piece.
+            return (labels, count) if count else (mask.astype(np.int32), 1)
+
+        return cut
+
+    def _basins(self, edges: np.ndarray) -> _Cut:
+        strength = edges.astype(np.float32, copy=False)
+        evidence = self.evidence * edge_width(strength)
+
+        def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
+            box = _bounding_box(mask)
+            regions = cut_basins(mask[box], strength[box], self.neck_depth, self.contrast, evidence)
+            labels = np.zeros(mask.shape, np.int32)
+            labels[box] = settle_tiny_pieces(regions, self.min_area, 0.0, "join")
+            return labels, int(labels.max())
+
+        return cut
+
     def _pieces(
-        self, source: int, mask: np.ndarray, edges: np.ndarray, walker: _GridWalk
+        self, source: int, mask: np.ndarray, labels: np.ndarray, count: int, walker: _GridWalk
     ) -> list[_Piece]:
-        """Cut one mask, walk its pieces, and give each pixel of the mask to one of them."""
-        labels, count = cut_components(mask, edges, min_area=self.min_area)
-        if count == 0:
-            # Nothing remains beside edges and specks: the mask itself is the one piece.
-            labels, count = mask.astype(np.int32), 1
-        if count == 1 and not self.grow:
-            whole = np.flatnonzero(mask)
-            return [_Piece(source, whole, whole)]
+        """Walk the pieces 1..count of a mask, and give each pixel of the mask to one of them."""
+        if not self.grow and (count == 1 or self.cut == "basins"):
+            owners = mask.ravel().astype(np.int32) if count == 1 else labels.ravel()
+            return [_Piece(source, pixels, pixels) for pixels in _pixels_of(owners, count)]
         cut = np.flatnonzero(mask.ravel() & (labels.ravel() == 0))
         best = np.zeros(len(cut), np.float32)
         owner = np.zeros(len(cut), np.int32)
@@ -179,12 +226,9 @@ class BoundaryGuidedPropagation:
         owners[cut] = owner
         if not owner.all():
             owners[cut] = np.where(owner > 0, owner, _nearest(labels).ravel()[cut])
-        # Sorted by owner, so that each piece's pixels are one slice.
-        inside = np.flatnonzero(owners)
-        inside = inside[np.argsort(owners[inside], kind="stable")]
-        ends = np.cumsum(np.bincount(owners[inside], minlength=count + 1))
         return [
-            _Piece(source, inside[ends[k] : ends[k + 1]], reach) for k, reach in enumerate(reaches)
+            _Piece(source, pixels, reach)
+            for pixels, reach in zip(_pixels_of(owners, count), reaches, strict=True)
         ]
 
     def _reach(self, score: np.ndarray, piece: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -202,19 +246,24 @@ class BoundaryGuidedPropagation:
         scores: np.ndarray,
         shape: tuple[int, ...],
     ) -> PropagatedInstances:
-        count = int(groups.max(initial=-1)) + 1
+        parts: list[list[_Piece]] = [[] for _ in range(int(groups.max(initial=-1)) + 1)]
+        for piece, group in zip(pieces, groups, strict=True):
+            parts[group].append(piece)
+        members = [
+            _union([part.reach if self.grow else part.pixels for part in own]) for own in parts
+        ]
+        # Unions of whole pieces may meet where their walks did not: merge until nothing changes.
+        merged = merge_groups(members, shape[0] * shape[1], self.merge_iou)
+        count = int(merged.max(initial=-1)) + 1
         masks = np.zeros((count, *shape), bool)
         best = np.full(count, -np.inf, np.float32)
         sources = np.full(count, len(scores), np.int64)
-        for piece, group in zip(pieces, groups, strict=True):
-            masks[group].ravel()[piece.reach if self.grow else piece.pixels] = True
-            best[group] = max(best[group], scores[piece.source])
-            sources[group] = min(sources[group], piece.source)
-        # Unions of whole pieces may meet where their walks did not: merge until nothing changes.
-        merged = merge_masks(masks, best, iou_threshold=self.merge_iou)
-        first = np.full(len(merged.masks), len(scores), np.int64)
-        np.minimum.at(first, merged.groups, sources)
-        return PropagatedInstances(merged.masks, merged.scores, first)
+        for own, pixels, group in zip(parts, members, merged, strict=True):
+            masks[group].ravel()[pixels] = True
+            first = [part.source for part in own]
+            best[group] = max(best[group], scores[first].max())
+            sources[group] = min(sources[group], *first)
+        return PropagatedInstances(masks, best, sources)
 
 
 def boundary_guided_propagation(
@@ -243,6 +292,25 @@ class _GridWalk:
             part = np.where((labels > start) & (labels <= stop), labels - start, 0)
             for score in self._walk(pool_labels(part, stop - start, self._stride)):
                 yield upsample(score, self._shape, self._stride)
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest box that holds a mask which is not empty."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _pixels_of(owners: np.ndarray, count: int) -> list[np.ndarray]:
+    """Sorted flat indices of the pixels of each label 1..count of a flat label map."""
+    inside = np.flatnonzero(owners)
+    inside = inside[np.argsort(owners[inside], kind="stable")]
+    ends = np.cumsum(np.bincount(owners[inside], minlength=count + 1))
+    return [inside[ends[k] : ends[k + 1]] for k in range(count)]
+
+
+def _union(parts: list[np.ndarray]) -> np.ndarray:
+    """Sorted flat indices that are in any of the parts."""
+    return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
 
 
 def _nearest(labels: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ from PIL import Image, UnidentifiedImageError
 
 from trace_d2.edges.files import find_edges, quantise_edges, read_edges
 from trace_d2.formats.categories import UNKNOWN, Category
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 _EXIF_ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # byte of a PNG file that holds the bits a sample
@@ -38,23 +42,21 @@ class Photograph:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """All that one label is made from, in the frame of the photograph.
+class Inputs:
+    """What every result is made from, in the frame of the photograph.
 
     Attributes:
         photograph: the photograph.
-        semantic: uint8 (H, W), category ids, 255 = unknown.
         edges: float32 (H, W) in 0..1, or None.
         notes: remarks for the journal.
     """
 
     photograph: Photograph
-    semantic: np.ndarray
     edges: np.ndarray | None
     notes: tuple[str, ...]
 
-    def with_edges(self, edges: np.ndarray) -> Sample:
-        """The same sample with ``edges`` float32 (H, W) in 0..1.
+    def with_edges(self, edges: np.ndarray) -> Self:
+        """The same inputs with ``edges`` float32 (H, W) in 0..1.
 
         They are rounded to 16 bits, kept or not, so that kept edges give the same labels again.
         Edges of one strength everywhere say nothing, whatever the strength: they become 0.
@@ -63,6 +65,26 @@ class Sample:
             note = f"the edges are {edges.flat[0]:.3g} everywhere and cut nothing"
             return replace(self, edges=np.zeros_like(edges), notes=(*self.notes, note))
         return replace(self, edges=quantise_edges(edges))
+
+    def with_edge_file(self, path: Path) -> Self:
+        """The same inputs with the edges of a file.
+
+        Raises:
+            ValueError: the file is damaged or does not fit; the message names file and remedy.
+        """
+        edges, remarks = fit_to_photograph(read_edges(path), self.photograph, path)
+        return replace(self, notes=(*self.notes, *remarks)).with_edges(edges)
+
+
+@dataclass(frozen=True)
+class Sample(Inputs):
+    """All that one label is made from, in the frame of the photograph.
+
+    Attributes:
+        semantic: uint8 (H, W), category ids, 255 = unknown.
+    """
+
+    semantic: np.ndarray
 
 
 def load_sample(
@@ -91,12 +113,10 @@ def load_sample(
     mask, notes = fit_to_photograph(mask, photograph, semantic)
     if (mask == UNKNOWN).all():
         notes.append("the mask is all unknown: a label without segments")
-    sample = Sample(photograph, mask, None, tuple(notes))
+    sample = Sample(photograph, None, tuple(notes), mask)
     if edges_folder is None:
         return sample
-    path = find_edges(edges_folder, Path(image).stem)
-    edges, remarks = fit_to_photograph(read_edges(path), photograph, path)
-    return replace(sample, notes=(*notes, *remarks)).with_edges(edges)
+    return sample.with_edge_file(find_edges(edges_folder, Path(image).stem))
 
 
 def read_image(path: str | Path) -> Photograph:

@@ -28,8 +28,9 @@ class Record:
         notes: remarks that users should know of, such as constant edges.
         seconds: time from reading to writing.
         timestep: instance emergence point of the backbone's edges; None for given edges or none.
-        segments: segments of the label.
+        segments: segments of the label, or refined masks.
         things: those of them that are things.
+        given: masks that the refined ones were made from.
         settings: fingerprint of the job's settings.
         inputs: fingerprint of the input files' sizes and times.
         finished: when it ended, seconds since 1970.
@@ -47,6 +48,7 @@ class Record:
     settings: str = ""
     inputs: str = ""
     finished: float = 0.0
+    given: int = 0
 
 
 class JournalWriter:
@@ -102,6 +104,7 @@ def _decode(line: bytes) -> Record | None:
     try:
         content = json.loads(line)
         content["notes"] = tuple(content["notes"])
+        content.setdefault("given", 0)  # journals of labels lacked it once
         return Record(**{field.name: content[field.name] for field in fields(Record)})
     except (ValueError, KeyError, TypeError):  # a torn line: its image is done again
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,12 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 
 def entries_to_json(entries: Sequence[ImageEntry]) -> list[dict[str, Any]]:
-    """The entries as plain lists and dicts; ``entries_from_json`` undoes it."""
-    return [asdict(entry) for entry in entries]
+    """The entries as plain lists and dicts; ``entries_from_json`` undoes it.
+
+    What a subclass of ``ImageEntry`` adds stays out.
+    """
+    names = [field.name for field in fields(ImageEntry)]
+    return [{name: getattr(entry, name) for name in names} for entry in entries]
 
 
 def entries_from_json(content: Sequence[Mapping[str, Any]]) -> list[ImageEntry]:

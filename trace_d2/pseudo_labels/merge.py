@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, TypeVar
 
 from trace_d2.formats.atomic import atomic_file
-from trace_d2.formats.categories import Category, parse_categories
-from trace_d2.formats.coco_panoptic import coco_dataset, image_entry, panoptic_annotation
-from trace_d2.pseudo_labels.journal import FAILED, SKIPPED, Record
+from trace_d2.formats.categories import Category, category_entries, parse_categories
+from trace_d2.formats.coco_panoptic import image_entry, panoptic_annotation
 from trace_d2.pseudo_labels.listing import ImageEntry, Shard
 from trace_d2.pseudo_labels.locks import folder_lock
 from trace_d2.pseudo_labels.report import write_report
-from trace_d2.pseudo_labels.store import LabelStore, writing_to
+from trace_d2.pseudo_labels.store import JobStore, LabelStore, MergeResult, writing_to
+
+StoreT = TypeVar("StoreT", bound=JobStore)
 
 
-@dataclass(frozen=True)
-class MergeResult:
-    """How the images of a folder of labels stand.
-
-    Attributes:
-        done: in the COCO files.
-        skipped: without anything to make a label from.
-        failed: records of the failures.
-        pending: images of the job that no run has come to yet.
-    """
-
-    done: int
-    skipped: int
-    failed: tuple[Record, ...]
-    pending: int
-
-
-def merge_folder(store: LabelStore) -> MergeResult:
-    """``merge_labels`` while holding the folder; for after shards, or after a job cut short.
+def merge_folder(store: StoreT, merge: Callable[[StoreT], MergeResult]) -> MergeResult:
+    """``merge`` while holding the folder; for after shards, or after a job cut short.
 
     Raises:
-        FileNotFoundError: it is no folder of labels.
+        FileNotFoundError: it is no folder of results.
         FolderInUseError: a job writes there.
     """
     store.read_settings()
     with folder_lock(store.root, Shard()), writing_to(store.root):
         store.sweep()
-        return merge_labels(store)
+        return merge(store)
 
 
 def merge_labels(store: LabelStore) -> MergeResult:
@@ -60,25 +43,28 @@ def merge_labels(store: LabelStore) -> MergeResult:
     done = [e for e in entries if store.is_finished(records.get(e.stem), e, save_edges=False)]
     _write_coco_files(store, categories, done)
     write_report(store, categories, entries, records, done)
-    wanted = [records.get(entry.stem) for entry in entries[:limit]]
-    return MergeResult(
-        done=len(done),
-        skipped=sum(record is not None and record.status == SKIPPED for record in wanted),
-        failed=tuple(r for r in wanted if r is not None and r.status == FAILED),
-        pending=wanted.count(None),
-    )
+    return store.standing(entries[:limit], records, len(done))
 
 
-class _CocoStream:
-    """Writes a COCO file one annotation a line, so that no list of them need fit into memory."""
+class CocoStream:
+    """Writes a COCO file one annotation a line, so that no list of them need fit into memory.
 
-    def __init__(self, file: BinaryIO, categories: Sequence[Category], description: str) -> None:
+    Args:
+        file: what to write to.
+        categories: COCO ``categories``.
+        description: of the data set.
+    """
+
+    def __init__(
+        self, file: BinaryIO, categories: Sequence[Mapping[str, Any]], description: str
+    ) -> None:
         self.file = file
         self.count = 0
-        head = coco_dataset([], [], categories, description)
-        for key in ("info", "licenses", "categories"):
+        info = {"description": description}
+        head = {"info": info, "licenses": [], "categories": list(categories)}
+        for key, value in head.items():
             opening = "{" if key == "info" else ",\n"
-            self._write(f'{opening}"{key}": {json.dumps(head[key])}')
+            self._write(f'{opening}"{key}": {json.dumps(value)}')
         self._write(',\n"annotations": [')
 
     def add(self, annotation: dict[str, Any]) -> None:
@@ -99,14 +85,15 @@ def _write_coco_files(
     store: LabelStore, categories: Sequence[Category], done: Sequence[ImageEntry]
 ) -> None:
     """``panoptic.json`` and ``instances.json`` of the images ``done``, in that order."""
-    things = [category for category in categories if category.isthing]
+    listed = category_entries(tuple(categories))
+    things = category_entries(tuple(c for c in categories if c.isthing))
     images = []
     with (
         atomic_file(store.root / "panoptic.json") as panoptic_file,
         atomic_file(store.root / "instances.json") as instances_file,
     ):
-        panoptic = _CocoStream(panoptic_file, categories, "pseudo panoptic labels")
-        instances = _CocoStream(instances_file, things, "pseudo instance labels")
+        panoptic = CocoStream(panoptic_file, listed, "pseudo panoptic labels")
+        instances = CocoStream(instances_file, things, "pseudo instance labels")
         for entry in done:
             note = store.read_annotation(entry.stem)
             image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have an id

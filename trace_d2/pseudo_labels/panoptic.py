@@ -10,8 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from trace_d2.formats.categories import UNKNOWN
-from trace_d2.pseudo_labels.pieces import TINY_PIECES, settle_tiny_pieces
-from trace_d2.pseudo_labels.regions import cut_basins, cut_components, edge_width
+from trace_d2.propagation.pieces import TINY_PIECES, settle_tiny_pieces
+from trace_d2.propagation.regions import component_regions, cut_basins, edge_width
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -150,7 +150,7 @@ class PanopticLabeler:
 
     def _cut(self, mask: np.ndarray, edges: np.ndarray | None, evidence: float) -> np.ndarray:
         if edges is None or self.cut == "components":
-            return cut_components(mask, edges)
+            return component_regions(mask, edges)
         return cut_basins(mask, edges, self.neck_depth, self.contrast, evidence)
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of one image for the report page: image, semantic mask, edges, segments."""
+"""Small pictures of one image for the report page: image, masks, edges, segments."""
 
 from __future__ import annotations
 
@@ -37,10 +37,7 @@ def make_pictures(
     Returns:
         ``image``, ``semantic``, ``segments`` and, if there are any, ``edges``.
     """
-    height, width = semantic.shape
-    scale = min(1.0, _LONG_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    small, size = _shrink(image)
     pictures = {
         "image": _data_address(small),
         "semantic": _data_address(paint_classes(_nearest(semantic, size), categories)),
@@ -49,6 +46,52 @@ def make_pictures(
     if edges is not None:
         pictures["edges"] = _data_address(paint_edges(edges, size))
     return pictures
+
+
+def make_mask_pictures(
+    image: np.ndarray, given: np.ndarray, edges: np.ndarray | None, refined: np.ndarray
+) -> dict[str, str]:
+    """The pictures of refined masks as ``data:`` addresses of JPEG files.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        given: (K, H, W) bool, the masks as they were.
+        edges: float32 (H, W) in 0..1, or None.
+        refined: (N, H, W) bool, what was made of them.
+
+    Returns:
+        ``image``, ``given``, ``refined`` and, if there are any, ``edges``.
+    """
+    small, size = _shrink(image)
+    pictures = {"image": _data_address(small)}
+    for key, masks in (("given", given), ("refined", refined)):
+        shrunk = np.array([_nearest(mask, size) for mask in masks], bool)
+        pictures[key] = _data_address(paint_masks(small, shrunk))
+    if edges is not None:
+        pictures["edges"] = _data_address(paint_edges(edges, size))
+    return pictures
+
+
+def paint_masks(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Masks over a pale image, outlined and tinted, each in a colour of its own.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        masks: (K, H, W) bool; they may overlap, small ones are painted over large ones.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    painted = np.repeat((0.5 * grey + 0.5 * 255).astype(np.uint8), 3, axis=2)
+    order = np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")
+    for rank in order:
+        color = np.array(_segment_color(int(rank) + 1), np.float32)
+        painted[masks[rank]] = (0.5 * painted[masks[rank]] + 0.5 * color).astype(np.uint8)
+    for rank in order:
+        contours, _ = cv2.findContours(
+            masks[rank].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+        )
+        dark = tuple(0.6 * channel for channel in _segment_color(int(rank) + 1))
+        cv2.drawContours(painted, contours, -1, dark, 1)
+    return painted
 
 
 def paint_classes(semantic: np.ndarray, categories: Sequence[Category]) -> np.ndarray:
@@ -93,6 +136,14 @@ def _segment_color(segment_id: int) -> tuple[int, int, int]:
     value = (1.0, 0.75, 0.55)[segment_id % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _shrink(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """``image`` (H, W, 3) with a long side that fits the page, and its size (width, height)."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _LONG_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), size
 
 
 def _nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

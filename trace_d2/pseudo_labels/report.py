@@ -13,9 +13,11 @@ from trace_d2.formats.atomic import write_bytes
 from trace_d2.formats.categories import Category
 from trace_d2.pseudo_labels.journal import FAILED, SKIPPED, Record
 from trace_d2.pseudo_labels.listing import ImageEntry
-from trace_d2.pseudo_labels.store import LabelStore
+from trace_d2.pseudo_labels.store import JobStore, LabelStore
 
-_MOST_LINES = 300  # of a table; the journal has them all
+MOST_LINES = 300
+"""Lines of a table; the journal has them all."""
+
 _PANES = (
     ("image", "Image"),
     ("semantic", "Semantic mask"),
@@ -90,18 +92,21 @@ def write_report(
         "<h1>Pseudo panoptic labels</h1>",
         _source(store.read_settings()),
         _totals(own, labelled, len(entries)),
-        _timesteps(labelled),
-        _table("Failed", [(r.file_name, r.reason) for r in own if r.status == FAILED]),
-        _table("Skipped", [(r.file_name, r.reason) for r in own if r.status == SKIPPED]),
-        _table("Remarks", [(r.file_name, "\n".join(r.notes)) for r in labelled if r.notes]),
+        timesteps(labelled),
+        *record_tables(own, labelled),
     ]
     if shown:
         body.append(f"<h2>Pictures of {len(shown)} of {len(done)} images</h2>")
         body += [_image(store, categories, entry, records[entry.stem]) for entry in shown]
+    write_page(store, "Pseudo panoptic labels", body)
+
+
+def write_page(store: JobStore, title: str, body: Sequence[str]) -> None:
+    """Write ``report.html`` of pieces of HTML."""
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Pseudo panoptic labels</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
@@ -109,12 +114,8 @@ def write_report(
     write_bytes(store.root / "report.html", page.encode("utf-8", errors="replace"))
 
 
-def _source(settings: Mapping[str, Any]) -> str:
-    """Where the labels are from."""
-    rows = [("Images", settings["images"]), ("Semantic masks", settings["semantic"])]
-    edges = settings["edges"]
-    backbone = settings.get("MODEL.TRACE.BACKBONE.NAME")
-    rows.append(("Edges", f"{edges} {backbone}" if edges == "backbone" else edges))
+def source_list(rows: Sequence[tuple[str, Any]]) -> str:
+    """Where the results are from, by title."""
     return (
         '<dl class="source">'
         + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows)
@@ -122,40 +123,53 @@ def _source(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _totals(records: Sequence[Record], done: Sequence[Record], images: int) -> str:
-    """Cards with the counts."""
+def edges_row(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Where the edges are from."""
+    edges = settings["edges"]
+    backbone = settings.get("MODEL.TRACE.BACKBONE.NAME")
+    return "Edges", f"{edges} {backbone}" if edges == "backbone" else edges
+
+
+def cards(
+    word: str,
+    records: Sequence[Record],
+    done: Sequence[Record],
+    images: int,
+    facts: Sequence[tuple[str, str]],
+) -> str:
+    """Cards with the counts.
+
+    Args:
+        word: what a finished image is, as ``"labelled"``.
+        records: of the job's images.
+        done: those of finished ones.
+        images: how many the job has.
+        facts: names and values of further cards, shown if any image is finished.
+    """
     count = Counter(record.status for record in records)
-    seconds = [record.seconds for record in done]
-    cards = [
-        ("images labelled", str(len(done)), False),
+    shown = [
+        (f"images {word}", str(len(done)), False),
         ("failed", str(count[FAILED]), count[FAILED] > 0),
         ("skipped", str(count[SKIPPED]), False),
     ]
     waiting = images - len(done) - count[FAILED] - count[SKIPPED]
     if waiting > 0:
-        cards.append(("not labelled yet", str(waiting), False))
+        shown.append((f"not {word} yet", str(waiting), False))
     if done:
-        cards += [
-            ("segments", f"{sum(r.segments for r in done):,}", False),
-            ("things an image", f"{statistics.mean(r.things for r in done):.1f}", False),
-            (
-                "stuff an image",
-                f"{statistics.mean(r.segments - r.things for r in done):.1f}",
-                False,
-            ),
-            ("seconds an image (median)", f"{statistics.median(seconds):.2f}", False),
-        ]
+        shown += [(name, value, False) for name, value in facts]
+        seconds = statistics.median(record.seconds for record in done)
+        shown.append(("seconds an image (median)", f"{seconds:.2f}", False))
     return (
         '<div class="cards">'
         + "".join(
             f'<div class="card{" bad" if bad else ""}"><b>{value}</b><span>{name}</span></div>'
-            for name, value, bad in cards
+            for name, value, bad in shown
         )
         + "</div>"
     )
 
 
-def _timesteps(done: Iterable[Record]) -> str:
+def timesteps(done: Iterable[Record]) -> str:
     """How often each instance emergence point was found, as bars."""
     counts = Counter(record.timestep for record in done if record.timestep is not None)
     if not counts:
@@ -168,20 +182,85 @@ def _timesteps(done: Iterable[Record]) -> str:
     return f'<h2>Instance emergence point (of 1000)</h2><div class="bars">{rows}</div>'
 
 
-def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    """A table of images and texts, or nothing."""
+def record_tables(records: Sequence[Record], done: Sequence[Record]) -> list[str]:
+    """Tables of failures, skipped images and remarks."""
+    return [
+        table("Failed", [(r.file_name, r.reason) for r in records if r.status == FAILED]),
+        table("Skipped", [(r.file_name, r.reason) for r in records if r.status == SKIPPED]),
+        table("Remarks", [(r.file_name, "\n".join(r.notes)) for r in done if r.notes]),
+    ]
+
+
+def table(
+    title: str,
+    rows: Sequence[tuple[str, str]],
+    *,
+    first_column: str = "Image",
+    total: int | None = None,
+    source: str = "journal.jsonl",
+) -> str:
+    """A table of names and texts, or nothing; ``total`` where ``rows`` are not all of them."""
     if not rows:
         return ""
+    total = len(rows) if total is None else total
     lines = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(text)}</td></tr>"
-        for name, text in rows[:_MOST_LINES]
+        for name, text in rows[:MOST_LINES]
     )
-    more = len(rows) - _MOST_LINES
-    note = f'<p class="note">and {more} more in journal.jsonl</p>' if more > 0 else ""
+    more = total - MOST_LINES
+    note = f'<p class="note">and {more} more in {source}</p>' if more > 0 else ""
     return (
-        f"<h2>{title} ({len(rows)})</h2>"
-        f"<table><tr><th>Image</th><th>Why</th></tr>{lines}</table>{note}"
+        f"<h2>{title} ({total})</h2>"
+        f"<table><tr><th>{first_column}</th><th>Why</th></tr>{lines}</table>{note}"
     )
+
+
+def section(
+    name: str,
+    facts: str,
+    pictures: Mapping[str, str],
+    panes: Sequence[tuple[str, str]],
+    legend: str = "",
+) -> str:
+    """The pictures of one image.
+
+    Args:
+        name: its file name.
+        facts: what is said of it.
+        pictures: addresses by key.
+        panes: keys and titles in order; those without a picture are left out.
+        legend: HTML below the pictures.
+    """
+    name = html.escape(name)
+    figures = "".join(
+        f'<figure><img src="{html.escape(pictures[key])}" loading="lazy" alt="{title} of {name}">'
+        f"<figcaption>{title}</figcaption></figure>"
+        for key, title in panes
+        if key in pictures
+    )
+    return (
+        f'<section class="image"><h3>{name}<small>{facts}</small></h3>'
+        f'<div class="panes">{figures}</div>{legend}</section>'
+    )
+
+
+def _source(settings: Mapping[str, Any]) -> str:
+    """Where the labels are from."""
+    images = ("Images", settings["images"])
+    return source_list([images, ("Semantic masks", settings["semantic"]), edges_row(settings)])
+
+
+def _totals(records: Sequence[Record], done: Sequence[Record], images: int) -> str:
+    """Cards with the counts."""
+    facts = []
+    if done:
+        stuff = statistics.mean(r.segments - r.things for r in done)
+        facts = [
+            ("segments", f"{sum(r.segments for r in done):,}"),
+            ("things an image", f"{statistics.mean(r.things for r in done):.1f}"),
+            ("stuff an image", f"{stuff:.1f}"),
+        ]
+    return cards("labelled", records, done, images, facts)
 
 
 def _image(
@@ -189,13 +268,6 @@ def _image(
 ) -> str:
     """The pictures of one image, with a legend of its classes."""
     pictures = json.loads(store.preview_path(entry.stem).read_text(encoding="utf-8"))
-    name = html.escape(entry.file_name)
-    panes = "".join(
-        f'<figure><img src="{html.escape(pictures[key])}" loading="lazy" alt="{title} of {name}">'
-        f"<figcaption>{title}</figcaption></figure>"
-        for key, title in _PANES
-        if key in pictures
-    )
     facts = f"{record.things} things, {record.segments - record.things} stuff"
     if record.timestep is not None:
         facts += f", emergence point {record.timestep}"
@@ -207,7 +279,4 @@ def _image(
         for category in categories
         if counts[category.id]
     )
-    return (
-        f'<section class="image"><h3>{name}<small>{facts}</small></h3>'
-        f'<div class="panes">{panes}</div><ul class="legend">{legend}</ul></section>'
-    )
+    return section(entry.file_name, facts, pictures, _PANES, f'<ul class="legend">{legend}</ul>')

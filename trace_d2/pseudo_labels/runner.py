@@ -1,4 +1,4 @@
-"""Runs a job: which images are left, who labels them, and what happens when it is cut short."""
+"""Runs a job: which images are left, who does them, and what happens when it is cut short."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
 from tqdm import tqdm
 
+from trace_d2.pseudo_labels.image_job import EdgeDetection, ImageJob, Loaded
 from trace_d2.pseudo_labels.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
-from trace_d2.pseudo_labels.labeling import EdgeDetection, ImageLabeler, LoadedImage
 from trace_d2.pseudo_labels.listing import ImageEntry, Shard
 from trace_d2.pseudo_labels.locks import folder_lock
-from trace_d2.pseudo_labels.merge import merge_labels
-from trace_d2.pseudo_labels.settings import BACKBONE, JobSettings
-from trace_d2.pseudo_labels.store import LabelStore, SettingsChangedError, writing_to
+from trace_d2.pseudo_labels.settings import BACKBONE
+from trace_d2.pseudo_labels.store import JobStore, SettingsChangedError, writing_to
 
 _AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
 
@@ -35,30 +33,28 @@ class WorkerDiedError(RuntimeError):
 
 @dataclass(frozen=True)
 class JobPlan:
-    """One run of the label maker.
+    """One run of a job.
 
     Attributes:
-        settings: what decides the labels.
+        job: what makes the results.
         entries: all images, in sorted order of stems.
-        output: folder of the labels.
-        shard: which part of the images this run labels.
-        limit: label the first so many images only; None: all.
-        workers: processes that make labels; 1: this one.
-        save_edges: keep the edges.
-        overwrite: drop labels that were made with other settings.
+        shard: which part of the images this run does.
+        limit: do the first so many images only; None: all.
+        workers: processes that make results; 1: this one.
+        overwrite: drop results that were made with other settings.
         build_detection: makes the edge detector; called only if an image needs it.
+        begin: called once the folder is ours, before the first image.
         progress: show a progress bar.
     """
 
-    settings: JobSettings
+    job: ImageJob[Any, Any, Any]
     entries: Sequence[ImageEntry]
-    output: Path
     shard: Shard = field(default_factory=Shard)
     limit: int | None = None
     workers: int = 1
-    save_edges: bool = False
     overwrite: bool = False
     build_detection: Callable[[], EdgeDetection] | None = None
+    begin: Callable[[], None] | None = None
     progress: bool = False
 
 
@@ -67,8 +63,8 @@ class JobResult:
     """Images of this run (its shard and limit) by how they stand now.
 
     Attributes:
-        done: labelled, now or before.
-        skipped: without anything to make a label from.
+        done: finished, now or before.
+        skipped: without anything to make a result from.
         failed: records of the failures.
         earlier: of the done ones, those that were finished before this run.
     """
@@ -80,19 +76,19 @@ class JobResult:
 
 
 def run_job(plan: JobPlan) -> JobResult:
-    """Label all images that are not finished yet; a whole job then joins the COCO files.
+    """Do all images that are not finished yet; a whole job then joins the COCO files.
 
     Raises:
         ForeignFolderError: the output folder belongs to somebody else.
-        SettingsChangedError: it holds labels of other settings.
+        SettingsChangedError: it holds results of other settings.
         FolderInUseError: another job writes there.
-        OutputError: it takes no more files (a full disk); finished labels are safe.
-        WorkerDiedError: a worker process died; finished labels are safe.
-        KeyboardInterrupt: Ctrl-C; finished labels are safe.
+        OutputError: it takes no more files (a full disk); finished images are safe.
+        WorkerDiedError: a worker process died; finished images are safe.
+        KeyboardInterrupt: Ctrl-C; finished images are safe.
     """
-    store = LabelStore(plan.output)
+    store = plan.job.store
     store.check_place()
-    settings = plan.settings.to_json()
+    settings = plan.job.settings.to_json()
     limit = len(plan.entries) if plan.limit is None else plan.limit
     if plan.overwrite:
         _drop_changed(store, settings)
@@ -103,15 +99,17 @@ def run_job(plan: JobPlan) -> JobResult:
             if plan.shard.whole:
                 store.sweep()
             store.write_images(plan.entries, limit)
-        result = _label_images(plan, store, plan.shard.take(plan.entries[:limit]))
+            if plan.begin is not None:
+                plan.begin()
+        result = _do_images(plan, plan.shard.take(plan.entries[:limit]))
         if plan.shard.whole:
             with writing_to(store.root):
-                merge_labels(store)
+                plan.job.merge()
         return result
 
 
-def _drop_changed(store: LabelStore, settings: dict[str, Any]) -> None:
-    """Drop labels made with other settings, holding the whole folder meanwhile.
+def _drop_changed(store: JobStore, settings: dict[str, Any]) -> None:
+    """Drop results made with other settings, holding the whole folder meanwhile.
 
     Of several shards that start with --overwrite, the first one drops; the others then find
     settings that agree.
@@ -120,24 +118,20 @@ def _drop_changed(store: LabelStore, settings: dict[str, Any]) -> None:
         store.check_settings(settings)
     except SettingsChangedError:
         with folder_lock(store.root, Shard()), writing_to(store.root):
-            store.drop_labels()
+            store.drop_results()
             store.open(settings)
 
 
-def _label_images(plan: JobPlan, store: LabelStore, share: Sequence[ImageEntry]) -> JobResult:
-    labeler = ImageLabeler(plan.settings, plan.output, plan.save_edges)
+def _do_images(plan: JobPlan, share: Sequence[ImageEntry]) -> JobResult:
+    store = plan.job.store
     records = store.read_records()
-    left = [
-        entry
-        for entry in share
-        if not _is_current(records.get(entry.stem), entry, labeler, plan.save_edges)
-    ]
+    left = [entry for entry in share if not plan.job.is_current(records.get(entry.stem), entry)]
     counts = {DONE: 0, SKIPPED: 0, FAILED: 0}
     failures: list[Record] = []
     with (
         JournalWriter(store.journal_of(plan.shard)) as journal,
         _progress_bar(len(left), plan.progress) as bar,
-        contextlib.closing(_outcomes(plan, labeler, left)) as outcomes,
+        contextlib.closing(_outcomes(plan, left)) as outcomes,
     ):
         for record in outcomes:
             with writing_to(store.root):
@@ -157,33 +151,19 @@ def _progress_bar(total: int, shown: bool) -> tqdm:
     return tqdm(total=total, unit="image", disable=not shown, mininterval=interval)
 
 
-def _is_current(
-    record: Record | None, entry: ImageEntry, labeler: ImageLabeler, save_edges: bool
-) -> bool:
-    """Whether ``entry`` has a finished label of these settings and of the inputs as they are."""
-    return (
-        record is not None
-        and labeler.store.is_finished(record, entry, save_edges)
-        and record.settings == labeler.settings_print
-        and record.inputs == labeler.inputs_print(entry)
-    )
-
-
-def _outcomes(
-    plan: JobPlan, labeler: ImageLabeler, entries: Sequence[ImageEntry]
-) -> Generator[Record, None, None]:
-    """Label ``entries`` here or in workers; records come in the order in which they end."""
+def _outcomes(plan: JobPlan, entries: Sequence[ImageEntry]) -> Generator[Record, None, None]:
+    """Do ``entries`` here or in workers; records come in the order in which they end."""
     if not entries:
         return
-    tasks = _tasks(plan, labeler, entries)
+    tasks = _tasks(plan, entries)
     workers = min(plan.workers, len(entries))
     if workers == 1:
         for task in tasks:
-            yield task if isinstance(task, Record) else labeler(*task)
+            yield task if isinstance(task, Record) else plan.job(*task)
         return
     # Spawned, as a fork of a process that runs CUDA or threads may hang.
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (labeler,)
+        workers, multiprocessing.get_context("spawn"), _start_worker, (plan.job,)
     )
     waiting: dict[Future[Record], ImageEntry] = {}
     try:
@@ -191,7 +171,7 @@ def _outcomes(
             if isinstance(task, Record):
                 yield task
                 continue
-            waiting[pool.submit(_label_in_worker, *task)] = task[0]
+            waiting[pool.submit(_do_in_worker, *task)] = task[0]
             if len(waiting) >= _AHEAD * workers:
                 yield from _ended(waiting)
         while waiting:
@@ -200,26 +180,26 @@ def _outcomes(
         names = ", ".join(entry.file_name for entry in waiting.values())
         raise WorkerDiedError(
             f"a worker process died while these were in work: {names}. It may have run out of "
-            "memory: use fewer --workers. Finished labels are safe; the same command continues"
+            "memory: use fewer --workers. Finished images are safe; the same command continues"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _tasks(
-    plan: JobPlan, labeler: ImageLabeler, entries: Sequence[ImageEntry]
-) -> Iterator[tuple[ImageEntry, LoadedImage | None] | Record]:
-    """What to label, with the backbone's edges where it is the one to find them."""
+    plan: JobPlan, entries: Sequence[ImageEntry]
+) -> Iterator[tuple[ImageEntry, Loaded[Any] | None] | Record]:
+    """What to do, with the backbone's edges where it is the one to find them."""
     detection: EdgeDetection | None = None
     for entry in entries:
-        if plan.settings.edges != BACKBONE or labeler.skip_reason(entry):
+        if plan.job.settings.edges != BACKBONE or plan.job.skip_reason(entry):
             yield entry, None
             continue
         if detection is None:
             if plan.build_detection is None:
                 raise ValueError("edges of the backbone need build_detection")
             detection = plan.build_detection()
-        loaded = labeler.detect(entry, detection)
+        loaded = plan.job.detect(entry, detection)
         yield loaded if isinstance(loaded, Record) else (entry, loaded)
 
 
@@ -232,16 +212,16 @@ def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:
     return records
 
 
-_worker_labeler: ImageLabeler | None = None
+_worker_job: ImageJob[Any, Any, Any] | None = None
 
 
-def _start_worker(labeler: ImageLabeler) -> None:
+def _start_worker(job: ImageJob[Any, Any, Any]) -> None:
     """Prepare a worker: no Ctrl-C (the main process ends it), one thread, no life as an orphan."""
-    global _worker_labeler
+    global _worker_job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker_labeler = labeler
+    _worker_job = job
 
 
 def _end_with_parent() -> None:
@@ -251,7 +231,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _label_in_worker(entry: ImageEntry, loaded: LoadedImage | None) -> Record:
-    if _worker_labeler is None:
+def _do_in_worker(entry: ImageEntry, loaded: Loaded[Any] | None) -> Record:
+    if _worker_job is None:
         raise RuntimeError("the worker was not started by _start_worker")
-    return _worker_labeler(entry, loaded)
+    return _worker_job(entry, loaded)

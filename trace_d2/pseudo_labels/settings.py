@@ -1,13 +1,14 @@
-"""What a folder of labels was made with, so that labels of different settings never mix."""
+"""What a folder of results was made with, so that results of different settings never mix."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fvcore.common.config import CfgNode
 
@@ -24,6 +25,7 @@ _RESOURCE_KEYS = frozenset(
         "ATTENTION.SCRATCH_MB",
         "EMERGENCE.BATCH",
         "EMERGENCE.MEMORY_MB",
+        "BGP.THREADS",
     }
 )
 # What the backbone's edges depend on, which given edges do not.
@@ -31,23 +33,21 @@ _DETECTOR_NODES = ("SEED", "BACKBONE", "ATTENTION", "EMERGENCE", "ABDIV", "DISTI
 
 
 @dataclass(frozen=True)
-class JobSettings:
-    """All that decides what the labels are.
+class Settings(ABC):
+    """All that decides what the results of a job are.
 
     Attributes:
         images: folder of the photographs.
-        semantic: folder of the semantic masks.
         edges: folder of edge files, ``BACKBONE`` or ``NO_EDGES``.
-        categories_name: file or built-in name the categories are from, for messages.
-        categories: the categories.
         cfg: the config, with the ``MODEL.TRACE`` node.
     """
 
+    # Nodes of MODEL.TRACE that decide results, besides those of the detector. Keys of training and
+    # inference come and go without a change of what exists.
+    nodes: ClassVar[tuple[str, ...]]
+
     images: Path
-    semantic: Path
     edges: Path | str
-    categories_name: str
-    categories: tuple[Category, ...]
     cfg: CfgNode
 
     @property
@@ -55,19 +55,46 @@ class JobSettings:
         """The folder of given edges, if they are given."""
         return self.edges if isinstance(self.edges, Path) else None
 
+    @abstractmethod
+    def own_json(self) -> dict[str, Any]:
+        """What this kind of job has besides images, edges and config."""
+
     def to_json(self) -> dict[str, Any]:
         """The settings as ``settings.json`` holds them: one flat dict."""
         content: dict[str, Any] = {
             "images": str(self.images.resolve()),
-            "semantic": str(self.semantic.resolve()),
             "edges": self.edges if isinstance(self.edges, str) else str(self.edges.resolve()),
-            "categories": category_entries(self.categories),
+            **self.own_json(),
         }
+        nodes = self.nodes + (_DETECTOR_NODES if self.edges == BACKBONE else ())
         for key, value in flatten(self.cfg.MODEL.TRACE).items():
-            detector_key = key.split(".")[0] in _DETECTOR_NODES
-            if key not in _RESOURCE_KEYS and (self.edges == BACKBONE or not detector_key):
+            if key.split(".")[0] in nodes and key not in _RESOURCE_KEYS:
                 content[f"MODEL.TRACE.{key}"] = value
         return content
+
+
+@dataclass(frozen=True)
+class JobSettings(Settings):
+    """All that decides what labels are.
+
+    Attributes:
+        semantic: folder of the semantic masks.
+        categories_name: file or built-in name the categories are from, for messages.
+        categories: the categories.
+    """
+
+    nodes = ("LABELS",)
+
+    semantic: Path
+    categories_name: str
+    categories: tuple[Category, ...]
+
+    def own_json(self) -> dict[str, Any]:
+        """Semantic masks and categories."""
+        return {
+            "semantic": str(self.semantic.resolve()),
+            "categories": category_entries(self.categories),
+        }
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,10 +21,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -33,7 +36,14 @@ from trace_d2.edges.files import write_edges
 from trace_d2.formats.atomic import remove_temporaries, write_bytes, write_json
 from trace_d2.formats.categories import UNKNOWN, Category
 from trace_d2.formats.coco_panoptic import id2rgb, instance_annotations
-from trace_d2.pseudo_labels.journal import DONE, Record, encode_record, read_journals
+from trace_d2.pseudo_labels.journal import (
+    DONE,
+    FAILED,
+    SKIPPED,
+    Record,
+    encode_record,
+    read_journals,
+)
 from trace_d2.pseudo_labels.listing import (
     ImageEntry,
     Shard,
@@ -44,12 +54,11 @@ from trace_d2.pseudo_labels.panoptic import PanopticLabel, Segment
 from trace_d2.pseudo_labels.settings import differences
 
 FORMAT = 1  # of the folder; another number is another layout
-_FOLDERS = ("panoptic", "semantic", "edges", "annotations", "previews", "shards")
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2]
 
 
 class SettingsChangedError(ValueError):
-    """The folder holds labels that were made with other settings."""
+    """The folder holds results that were made with other settings."""
 
 
 class ForeignFolderError(ValueError):
@@ -70,17 +79,38 @@ def writing_to(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "the disk is full: make room"
         raise OutputError(
-            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished labels are "
-            "safe, and the same command continues"
+            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished images "
+            "are safe, and the same command continues"
         ) from error
 
 
-class LabelStore:
-    """A folder of labels.
+@dataclass(frozen=True)
+class MergeResult:
+    """How the images of a folder of results stand.
+
+    Attributes:
+        done: in the joined files.
+        skipped: without anything to make a result from.
+        failed: records of the failures.
+        pending: images of the job that no run has come to yet.
+    """
+
+    done: int
+    skipped: int
+    failed: tuple[Record, ...]
+    pending: int
+
+
+class JobStore(ABC):
+    """A folder of results: settings, list of images, journals, and a note for each image.
 
     Args:
         root: the folder; it need not exist.
     """
+
+    kind: ClassVar[str]  # of the results, in words
+    folders: ClassVar[tuple[str, ...]] = ("edges", "annotations", "previews", "shards")
+    joined: ClassVar[tuple[str, ...]] = ("report.html", "images.json")  # dropped with the results
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -96,61 +126,60 @@ class LabelStore:
             strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
             if strangers:
                 raise ForeignFolderError(
-                    f"{self.root} is not empty and holds no labels of this tool (it has "
+                    f"{self.root} is not empty and holds no {self.kind} of this tool (it has "
                     f"{sorted(strangers)[0]!r}): choose a new or empty folder for --output"
                 )
 
     def check_settings(self, settings: dict[str, Any]) -> None:
-        """Raise a SettingsChangedError if there are labels made with other ``settings``."""
+        """Raise a SettingsChangedError if there are results of other ``settings``."""
         if not self.settings_path.exists():
             return
         changed = differences(self.read_settings(), {"format": FORMAT, **settings})
         if changed:
             raise SettingsChangedError(
-                f"{self.root} holds labels made with other settings:\n  "
+                f"{self.root} holds {self.kind} made with other settings:\n  "
                 + "\n  ".join(changed)
-                + "\nUse those settings, choose another --output, or drop the old labels by "
+                + f"\nUse those settings, choose another --output, or drop the old {self.kind} by "
                 "--overwrite"
             )
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Make the folder ready for labels made with ``settings`` (flat, as of JobSettings)."""
+        """Make the folder ready for results made with ``settings`` (flat, as of Settings)."""
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.settings_path.exists():  # first, as ``check_place`` looks for it
             write_json(self.settings_path, {"format": FORMAT, **settings}, indent=1)
-        for name in _FOLDERS:
+        for name in self.folders:
             (self.root / name).mkdir(exist_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed writers left; only while nobody else writes here."""
-        for folder in (self.root, *(self.root / name for name in _FOLDERS)):
-            if folder.is_dir():
-                remove_temporaries(folder)
+        for folder, _, _ in os.walk(self.root):
+            remove_temporaries(folder)
 
-    def drop_labels(self) -> None:
+    def drop_results(self) -> None:
         """Remove everything this tool wrote; only while nobody else writes here.
 
-        The journals go first, so that no label looks finished, and the settings last: if this is
+        The journals go first, so that no result looks finished, and the settings last: if this is
         cut short, the next run finds them changed once more.
         """
         for path in self._journals():
             path.unlink()
-        for name in ("panoptic.json", "instances.json", "report.html", "images.json"):
+        for name in self.joined:
             (self.root / name).unlink(missing_ok=True)
-        for name in _FOLDERS:
+        for name in self.folders:
             if (self.root / name).is_dir():
                 shutil.rmtree(self.root / name)
         self.settings_path.unlink(missing_ok=True)
 
     def read_settings(self) -> dict[str, Any]:
-        """What the labels were made with.
+        """What the results were made with.
 
         Raises:
-            FileNotFoundError: the folder holds no labels.
+            FileNotFoundError: the folder holds no results.
             ForeignFolderError: the file is somebody else's.
             ValueError: the file is damaged.
         """
-        content = _read_json(self.settings_path)
+        content = self._read_json(self.settings_path)
         if not isinstance(content, dict) or "format" not in content:
             raise ForeignFolderError(
                 f"{self.settings_path} is not of this tool: choose another --output"
@@ -158,12 +187,12 @@ class LabelStore:
         return content
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
-        """Note the images of the job, the first ``limit`` of which are to be labelled."""
+        """Note the images of the job, the first ``limit`` of which are to be done."""
         write_json(self.images_path, {"limit": limit, "images": entries_to_json(entries)})
 
     def read_images(self) -> tuple[list[ImageEntry], int]:
-        """The images of the job and how many of them, from the first, are to be labelled."""
-        content = _read_json(self.images_path)
+        """The images of the job and how many of them, from the first, are to be done."""
+        content = self._read_json(self.images_path)
         return entries_from_json(content["images"]), int(content["limit"])
 
     def journal_of(self, shard: Shard) -> Path:
@@ -197,19 +226,68 @@ class LabelStore:
         """The pictures of one image for the report page."""
         return self.root / "previews" / f"{stem}.json"
 
+    @abstractmethod
+    def result_paths(self, stem: str) -> list[Path]:
+        """The files of the result of one image."""
+
     def is_finished(self, record: Record | None, entry: ImageEntry, save_edges: bool) -> bool:
-        """Whether the label of ``entry`` is complete, as far as its record and its files say."""
+        """Whether the result of ``entry`` is complete, as far as record and files say."""
         if record is None or record.status != DONE or entry.image_id is None:
             return False
         if record.file_name != entry.file_name:
             return False
-        needed = [self.root / f"{kind}/{entry.stem}.png" for kind in ("panoptic", "semantic")]
-        needed.append(self.annotation_path(entry.stem))
+        needed = [*self.result_paths(entry.stem), self.annotation_path(entry.stem)]
         if save_edges:
             needed.append(self.edges_path(entry.stem))
         if entry.pictured:
             needed.append(self.preview_path(entry.stem))
         return all(path.is_file() for path in needed)
+
+    def read_annotation(self, stem: str) -> dict[str, Any]:
+        """What was noted of one image: height, width, and what the joined files take."""
+        return dict(self._read_json(self.annotation_path(stem)))
+
+    def standing(
+        self, wanted: Sequence[ImageEntry], records: Mapping[str, Record], done: int
+    ) -> MergeResult:
+        """How ``wanted`` images stand by ``records``, ``done`` of all being joined."""
+        own = [records.get(entry.stem) for entry in wanted]
+        return MergeResult(
+            done=done,
+            skipped=sum(record is not None and record.status == SKIPPED for record in own),
+            failed=tuple(r for r in own if r is not None and r.status == FAILED),
+            pending=own.count(None),
+        )
+
+    def write_edges(self, stem: str, edges: np.ndarray) -> None:
+        """Keep ``edges`` float32 (H, W) in 0..1."""
+        write_edges(self.edges_path(stem), edges)
+
+    def _journals(self) -> list[Path]:
+        own = [self.journal_path] if self.journal_path.exists() else []
+        return own + sorted((self.root / "shards").glob("journal-*.jsonl"))
+
+    def _read_json(self, path: Path) -> Any:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no {path.name} in {path.parent}: it is not a folder of {self.kind}"
+            )
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
+
+
+class LabelStore(JobStore):
+    """A folder of labels."""
+
+    kind = "labels"
+    folders = ("panoptic", "semantic", *JobStore.folders)
+    joined = ("panoptic.json", "instances.json", *JobStore.joined)
+
+    def result_paths(self, stem: str) -> list[Path]:
+        """The PNGs of one label."""
+        return [self.root / kind / f"{stem}.png" for kind in ("panoptic", "semantic")]
 
     def write_label(self, stem: str, label: PanopticLabel, categories: Sequence[Category]) -> None:
         """Write the files of one label. Raises OSError if the disk takes them not."""
@@ -223,18 +301,6 @@ class LabelStore:
             self.annotation_path(stem),
             {"height": height, "width": width, "segments": segments, "instances": instances},
         )
-
-    def read_annotation(self, stem: str) -> dict[str, Any]:
-        """What ``write_label`` noted: height, width, segments and instances."""
-        return dict(_read_json(self.annotation_path(stem)))
-
-    def write_edges(self, stem: str, edges: np.ndarray) -> None:
-        """Keep ``edges`` float32 (H, W) in 0..1."""
-        write_edges(self.edges_path(stem), edges)
-
-    def _journals(self) -> list[Path]:
-        own = [self.journal_path] if self.journal_path.exists() else []
-        return own + sorted((self.root / "shards").glob("journal-*.jsonl"))
 
 
 def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:
@@ -265,12 +331,3 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or BGR (H, W, 3) uint8: OpenCV packs it in a third of Pillow's time."""
     _, data = cv2.imencode(".png", pixels, _PNG)
     write_bytes(path, data.tobytes())
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: it is not a folder of labels")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error

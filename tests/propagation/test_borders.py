@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trace_d2.pseudo_labels.borders import BorderMerger, Borders, measure_borders, merge_shallow
-from trace_d2.pseudo_labels.regions import edge_width
+from trace_d2.propagation.borders import BorderMerger, Borders, measure_borders, merge_shallow
+from trace_d2.propagation.regions import edge_width
 
 
 def borders(*rows: tuple[int, int, float, float, float]) -> Borders:

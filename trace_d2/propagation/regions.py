@@ -1,4 +1,4 @@
-"""Cut the mask of one thing class into instances along edges.
+"""Cut a mask into regions along edges, such that every pixel of it has one.
 
 Two ways: the connected components that edges leave (Section "BGP", step 1 of the paper), which
 leak through a single missing edge pixel, and merged basins, which do not. The basins are those of
@@ -14,10 +14,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from trace_d2.pseudo_labels.borders import BorderMerger, measure_borders, merge_shallow
-
-# Edges are scaled so that the paper's threshold, mean + standard deviation, falls here.
-EDGE_THRESHOLD = 0.5
+from trace_d2.propagation.borders import BorderMerger, measure_borders, merge_shallow
+from trace_d2.propagation.components import EDGE_THRESHOLD
 
 
 def edge_width(edges: np.ndarray) -> float:
@@ -34,7 +32,7 @@ def edge_width(edges: np.ndarray) -> float:
     return max(1.0, 2.0 * np.count_nonzero(edge) / max(sides, 1))
 
 
-def cut_components(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
+def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
     """4-connected components of a mask cut by edges; edge pixels go to the nearest component.
 
     A component of the mask that edges cover whole stays one region.

@@ -1,0 +1,497 @@
+"""The dataset mapper: exact tensors by hand, and image and masks that stay together."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+pytest.importorskip("detectron2")
+import detectron2.data.transforms as T
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MapDataset
+from detectron2.structures import BitMasks
+
+from trace_d2.config import add_trace_config
+from trace_d2.data import augmentation, dataset_mapper
+from trace_d2.data.augmentation import ColorJitter, build_augmentations, jitter_color
+from trace_d2.data.dataset_mapper import (
+    TraceDatasetMapper,
+    bitmask_instances,
+    mask2former_instances,
+)
+from trace_d2.data.target_generator import (
+    BadRecordError,
+    OfflineTargetGenerator,
+    PanopticTarget,
+)
+from trace_d2.formats.coco_panoptic import id2rgb
+from trace_d2.reference.panoptic_mapper import PlainPanopticMapper
+
+pytestmark = pytest.mark.detectron2
+
+# Ids: 5 a thing of class 3, 70000 stuff of class 0, 9 a crowd of class 3, 0 void.
+IDS = np.array(
+    [
+        [5, 5, 5, 5, 9, 9, 0, 0],
+        [5, 5, 5, 5, 9, 9, 0, 0],
+        [5, 5, 5, 5, 9, 9, 0, 0],
+        *[[70000] * 8] * 4,
+        [0] * 8,
+    ],
+    np.int32,
+)
+SEGMENTS = [
+    {"id": 5, "category_id": 3, "isthing": True, "iscrowd": 0},
+    {"id": 70000, "category_id": 0, "isthing": False, "iscrowd": 0},
+    {"id": 9, "category_id": 3, "isthing": True, "iscrowd": 1},
+]
+IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+def write_record(folder: Path, ids: np.ndarray, image: np.ndarray, **more: Any) -> dict[str, Any]:
+    Image.fromarray(image).save(folder / "image.png")
+    Image.fromarray(id2rgb(ids)).save(folder / "panoptic.png")
+    return {
+        "file_name": str(folder / "image.png"),
+        "image_id": 7,
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "pan_seg_file_name": str(folder / "panoptic.png"),
+        **more,
+    }
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> dict[str, Any]:
+    return write_record(tmp_path, IDS, IMAGE, segments_info=SEGMENTS)
+
+
+def make_mapper(augmentations: list[Any], **options: Any) -> TraceDatasetMapper:
+    options = {"image_format": "RGB", **options}
+    return TraceDatasetMapper(
+        True,
+        augmentations=augmentations,
+        target_generator=OfflineTargetGenerator(),
+        **options,
+    )
+
+
+def config(*pairs: Any) -> CfgNode:
+    cfg = get_cfg()
+    add_trace_config(cfg)
+    cfg.INPUT.TRACE.IMAGE_SIZE = 16
+    cfg.merge_from_list(list(pairs))
+    return cfg
+
+
+def masks_of(ids: np.ndarray, *wanted: int) -> torch.Tensor:
+    return torch.from_numpy(np.stack([ids == number for number in wanted]))
+
+
+def semantic_of(ids: np.ndarray) -> torch.Tensor:
+    table = {0: 255, 5: 3, 70000: 0, 9: 3}
+    return torch.tensor([[table[number] for number in row] for row in ids.tolist()])
+
+
+def check(mapped: dict[str, Any], ids: np.ndarray, image: np.ndarray) -> None:
+    """``mapped`` shows segments 5 and 70000 as ``ids`` (H, W) has them."""
+    assert mapped["image"].dtype == torch.uint8
+    assert mapped["image"].is_contiguous()
+    torch.testing.assert_close(mapped["image"], torch.from_numpy(image.copy()).permute(2, 0, 1))
+    instances = mapped["instances"]
+    assert instances.image_size == ids.shape
+    assert instances.gt_classes.dtype == torch.int64
+    assert instances.gt_classes.tolist() == [3, 0]
+    assert instances.gt_masks.dtype == torch.bool
+    assert torch.equal(instances.gt_masks, masks_of(ids, 5, 70000))
+    assert torch.equal(
+        instances.gt_boxes.tensor, BitMasks(instances.gt_masks).get_bounding_boxes().tensor
+    )
+    assert mapped["sem_seg"].dtype == torch.int64
+    assert torch.equal(mapped["sem_seg"], semantic_of(ids))
+
+
+def test_as_it_is(record: dict[str, Any]) -> None:
+    before = pickle.dumps(record)
+    mapped = make_mapper([])(record)
+    check(mapped, IDS, IMAGE)
+    assert mapped["instances"].gt_boxes.tensor.tolist() == [[0, 0, 4, 3], [0, 3, 8, 7]]
+    assert pickle.dumps(record) == before
+    kept = {"file_name", "image_id", "height", "width", "pan_seg_file_name"}
+    assert mapped.keys() == kept | {"image", "sem_seg", "instances"}
+
+
+def test_flip(record: dict[str, Any]) -> None:
+    mapped = make_mapper([T.RandomFlip(1.0)])(record)
+    check(mapped, IDS[:, ::-1], IMAGE[:, ::-1])
+    assert mapped["instances"].gt_boxes.tensor.tolist() == [[4, 0, 8, 3], [0, 3, 8, 7]]
+
+
+def test_crop_drops_what_it_leaves_nothing_of(record: dict[str, Any]) -> None:
+    check(make_mapper([T.CropTransform(2, 1, 4, 5)])(record), IDS[1:6, 2:6], IMAGE[1:6, 2:6])
+    instances = make_mapper([T.CropTransform(0, 4, 8, 4)])(record)["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    assert torch.equal(instances.gt_masks, masks_of(IDS[4:], 70000))
+
+
+@pytest.mark.parametrize("seg_pad_value", [0, 255], ids=["v0.6", "main"])
+def test_padding_is_void(record: dict[str, Any], seg_pad_value: int) -> None:
+    pad = T.PadTransform(0, 0, 3, 2, 8, 8, 128, seg_pad_value)
+    padded = np.pad(IMAGE, ((0, 2), (0, 3), (0, 0)), constant_values=128)
+    check(make_mapper([pad])(record), np.pad(IDS, ((0, 2), (0, 3))), padded)
+
+
+def test_fixed_size_crop_of_the_installed_detectron2(record: dict[str, Any]) -> None:
+    padded = np.pad(IMAGE, ((0, 2), (0, 4), (0, 0)), constant_values=128)
+    mapped = make_mapper([T.FixedSizeCrop((10, 12))])(record)
+    check(mapped, np.pad(IDS, ((0, 2), (0, 4))), padded)
+
+
+def test_resize_doubles_pixels(record: dict[str, Any]) -> None:
+    mapped = make_mapper([T.Resize((16, 16))])(record)
+    doubled = IDS.repeat(2, axis=0).repeat(2, axis=1)
+    assert torch.equal(mapped["instances"].gt_masks, masks_of(doubled, 5, 70000))
+    assert torch.equal(mapped["sem_seg"], semantic_of(doubled))
+
+
+def test_bgr(record: dict[str, Any]) -> None:
+    mapped = make_mapper([], image_format="BGR")(record)
+    assert torch.equal(mapped["image"].flip(0), torch.from_numpy(IMAGE).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_bitmask(record: dict[str, Any], class_agnostic: bool) -> None:
+    mapper = make_mapper([], target_format="bitmask", class_agnostic=class_agnostic)
+    instances = mapper(record)["instances"]
+    assert isinstance(instances.gt_masks, BitMasks)
+    assert torch.equal(instances.gt_masks.tensor, masks_of(IDS, 5))
+    assert instances.gt_classes.tolist() == [0 if class_agnostic else 3]
+    assert instances.gt_classes.dtype == torch.int64
+    assert instances.gt_boxes.tensor.tolist() == [[0, 0, 4, 3]]
+
+
+@pytest.mark.parametrize("kind", ["mask2former", "bitmask"])
+def test_an_image_without_segments(tmp_path: Path, kind: str) -> None:
+    record = write_record(tmp_path, np.zeros_like(IDS), IMAGE, segments_info=[])
+    mapped = make_mapper([T.RandomFlip(1.0)], target_format=kind)(record)
+    masks = mapped["instances"].gt_masks
+    masks = masks.tensor if kind == "bitmask" else masks
+    assert masks.shape == (0, 8, 8)
+    assert mapped["instances"].gt_boxes.tensor.shape == (0, 4)
+    assert mapped["instances"].gt_classes.dtype == torch.int64
+    assert (mapped["sem_seg"] == 255).all()
+
+
+def test_semantic_map_of_a_file(tmp_path: Path, record: dict[str, Any]) -> None:
+    semantic = np.full((8, 8), 255, np.uint8)
+    semantic[:4] = 0
+    semantic[4:] = 253
+    semantic[0, 0] = 255
+    Image.fromarray(semantic).save(tmp_path / "sem.png")
+    record["sem_seg_file_name"] = str(tmp_path / "sem.png")
+    for value in (0, 255):
+        pad = T.PadTransform(0, 0, 0, 2, 8, 8, 128, value)
+        mapped = make_mapper([T.RandomFlip(1.0), pad], semantic="file")(record)
+        expected = np.pad(semantic[:, ::-1], ((0, 2), (0, 0)), constant_values=255)
+        assert mapped["sem_seg"].dtype == torch.int64
+        assert torch.equal(mapped["sem_seg"], torch.from_numpy(expected.astype(np.int64)))
+    assert torch.equal(make_mapper([])(record)["sem_seg"], semantic_of(IDS))
+    assert "sem_seg" not in make_mapper([], semantic="none")(record)
+
+
+def test_semantic_files_that_do_not_fit(tmp_path: Path, record: dict[str, Any]) -> None:
+    mapper = make_mapper([], semantic="file")
+    with pytest.raises(ValueError, match=r"INPUT\.TRACE\.SEMANTIC.*no\s+sem_seg_file_name"):
+        mapper(record)
+    record["sem_seg_file_name"] = str(tmp_path / "sem.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "sem.png")
+    assert mapper(record) is None
+    Image.fromarray(np.full((8, 8), 254, np.uint8)).save(tmp_path / "sem.png")
+    with pytest.raises(ValueError, match="more than 254"):
+        mapper(record)
+
+
+def test_a_semantic_map_has_no_room_for_class_255() -> None:
+    one = np.ones(1, bool)
+    target = PanopticTarget(np.ones((2, 2), np.uint8), np.array([255]), one, ~one)
+    with pytest.raises(ValueError, match=r"INPUT\.TRACE\.SEMANTIC to none"):
+        dataset_mapper.semantic_of(target.segment_map, target)
+
+
+def blocks(rows: int, columns: int, side: int) -> np.ndarray:
+    """Segments 1.. in squares of ``side`` pixels."""
+    ids = 1 + np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
+    return ids.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def colors_of(ids: np.ndarray) -> np.ndarray:
+    """An image whose colours, but for the blue of padding, are its segment numbers."""
+    return np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), count=st.sampled_from([(3, 4), (15, 17), (16, 17)]))
+def test_image_and_masks_stay_together(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: tuple[int, int]
+) -> None:
+    """Also for more than 254 segments, whose maps go through the transforms as colours."""
+    ids = blocks(*count, 4)
+    segments = [{"id": int(i), "category_id": int(i) % 5, "isthing": True} for i in np.unique(ids)]
+    folder = tmp_path_factory.mktemp("together")
+    record = write_record(folder, ids, colors_of(ids), segments_info=segments)
+    cfg = config("INPUT.TRACE.IMAGE_SIZE", 64, "INPUT.FORMAT", "RGB", "INPUT.TRACE.MIN_SCALE", 0.5)
+    mapper = TraceDatasetMapper(cfg)
+    mapper.augmentations.augs[1].interp = Image.NEAREST  # blends no colours
+    np.random.seed(seed)
+    mapped = mapper(record)
+    image = mapped["image"].numpy().astype(int)
+    assert image.shape == (3, 64, 64)
+    instances = mapped["instances"]
+    covered = instances.gt_masks.sum(0)
+    assert covered.max() == 1
+    padding = covered.numpy() == 0
+    assert (image[:, padding] == 128).all()
+    assert (image[2, ~padding] == 0).all()
+    assert (mapped["sem_seg"].numpy()[padding] == 255).all()
+    assert instances.gt_masks.any(-1).any(-1).all()
+    for mask, category in zip(instances.gt_masks.numpy(), instances.gt_classes, strict=True):
+        numbers = np.unique(image[0][mask] + 256 * image[1][mask])
+        assert len(numbers) == 1
+        assert numbers[0] % 5 == category
+        assert (mapped["sem_seg"].numpy()[mask] == int(category)).all()
+    assert torch.equal(
+        instances.gt_boxes.tensor, BitMasks(instances.gt_masks).get_bounding_boxes().tensor
+    )
+
+
+def test_the_plain_way_gives_the_same(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    ids = blocks(5, 6, 5)
+    ids[rng.random(ids.shape) < 0.2] = 0
+    image = rng.integers(0, 256, (*ids.shape, 3), np.uint8)
+    segments = [
+        {"id": int(i), "category_id": int(i) % 7, "isthing": True, "iscrowd": int(i == 11)}
+        for i in np.unique(ids)[1:]
+    ]
+    record = write_record(tmp_path, ids, image, segments_info=segments)
+    mapper = TraceDatasetMapper(config("INPUT.TRACE.IMAGE_SIZE", 32))
+    jitter = [T.RandomFlip(), T.ResizeScale(0.1, 2.0, 32, 32), T.FixedSizeCrop((32, 32), False)]
+    plain = PlainPanopticMapper(jitter, "BGR", (32, 32))
+    for seed in range(8):
+        np.random.seed(seed)
+        ours = mapper(record)
+        np.random.seed(seed)
+        expected = plain(record)
+        assert torch.equal(ours["image"], expected["image"])
+        for name in ("gt_classes", "gt_masks"):
+            assert torch.equal(ours["instances"].get(name), expected["instances"].get(name))
+        assert torch.equal(ours["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
+
+
+def test_evaluation_gives_the_image_alone(record: dict[str, Any]) -> None:
+    cfg = config("INPUT.MIN_SIZE_TEST", 16, "INPUT.TRACE.TARGETS", "online")
+    mapped = TraceDatasetMapper(cfg, False)({**record, "annotations": [1]})
+    assert mapped.pop("image").shape == (3, 16, 16)
+    assert mapped == {key: record[key] for key in record if key != "segments_info"}
+
+
+def test_short_edge_and_crop(record: dict[str, Any]) -> None:
+    pairs = ["INPUT.TRACE.AUGMENTATION", "resize", "INPUT.MIN_SIZE_TRAIN", (24,)]
+    mapped = TraceDatasetMapper(config(*pairs))(record)
+    assert mapped["image"].shape == (3, 24, 24)
+    pairs += ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [9, 7]]
+    mapped = TraceDatasetMapper(config(*pairs))(record)
+    assert mapped["image"].shape == (3, 9, 7)
+    assert mapped["instances"].gt_masks.shape[1:] == (9, 7)
+    assert mapped["sem_seg"].shape == (9, 7)
+
+
+@pytest.mark.parametrize("kind", ["lsj", "resize"])
+def test_thin_images(tmp_path: Path, kind: str) -> None:
+    ids = np.ones((1, 3000), np.int32)
+    image = np.zeros((1, 3000, 3), np.uint8)
+    record = write_record(tmp_path, ids, image, segments_info=SEGMENTS[:1])
+    record["segments_info"] = [{**SEGMENTS[0], "id": 1}]
+    cfg = config("INPUT.TRACE.AUGMENTATION", kind)
+    for is_train in (True, False):
+        for seed in range(5):
+            np.random.seed(seed)
+            assert TraceDatasetMapper(cfg, is_train)(record)["image"].shape[1] >= 1
+
+
+def bad_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Records of every kind that cannot be used, by what the message says."""
+    (folder / "cut.png").write_bytes(Path(record["file_name"]).read_bytes()[:-30])
+    (folder / "text.png").write_text("no image")
+    small = folder / "small.png"
+    Image.fromarray(id2rgb(np.full((4, 4), 5, np.int32))).save(small)
+    one = SEGMENTS[:1]
+    return {
+        "no image at": {**record, "file_name": str(folder / "absent.png")},
+        "repair or replace": {**record, "file_name": str(folder / "cut.png")},
+        "cannot be read": {**record, "file_name": str(folder / "text.png")},
+        "no panoptic PNG": {**record, "pan_seg_file_name": str(folder / "absent.png")},
+        "not a readable image": {**record, "pan_seg_file_name": str(folder / "text.png")},
+        "disagree": {**record, "segments_info": one},
+        "its label 4x4": {**record, "pan_seg_file_name": str(small), "segments_info": one},
+    }
+
+
+def test_bad_records_are_logged_once_and_left_out(
+    tmp_path: Path, record: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    for message, bad in bad_records(tmp_path, record).items():
+        mapper, strict = make_mapper([]), make_mapper([], strict=True)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, dataset_mapper.__name__):
+            assert mapper(bad) is None
+            assert mapper(bad) is None
+        assert len(caplog.records) == 1, message
+        assert bad["file_name"] in caplog.text
+        assert message in caplog.text
+        with pytest.raises(BadRecordError, match=message):
+            strict(bad)
+
+
+def test_bad_images_are_not_left_out_of_evaluation(record: dict[str, Any]) -> None:
+    mapper = TraceDatasetMapper(config(), False)
+    with pytest.raises(BadRecordError, match="no image at"):
+        mapper({**record, "file_name": "/absent.png"})
+    with pytest.raises(BadRecordError, match="Mismatched image shape"):
+        mapper({**record, "width": 9})
+
+
+def test_training_takes_the_size_of_the_image(tmp_path: Path) -> None:
+    """A photograph turned by EXIF, with a label in the frame people see."""
+    image, ids = IMAGE[:6], IDS[:6].T
+    record = write_record(tmp_path, ids, image, segments_info=SEGMENTS)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(image).save(record["file_name"], exif=exif)
+    mapped = make_mapper([])(record)
+    check(mapped, ids, np.rot90(image, -1))
+    assert (mapped["height"], mapped["width"]) == (8, 6)
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 11) and "sample(self._fallback" in inspect.getsource(MapDataset),
+    reason="Detectron2 v0.6 as released draws from a set, which Python 3.11 refuses",
+)
+def test_the_loader_draws_another_image(record: dict[str, Any]) -> None:
+    bad = {**record, "pan_seg_file_name": "/absent.png"}
+    drawn = MapDataset([bad, record, bad], make_mapper([]))
+    for index in range(3):
+        check(drawn[index], IDS, IMAGE)
+
+
+def test_other_errors_are_not_hidden(record: dict[str, Any]) -> None:
+    def broken(_: object) -> PanopticTarget:
+        raise ValueError("a bug")
+
+    mapper = TraceDatasetMapper(True, augmentations=[], image_format="RGB", target_generator=broken)
+    with pytest.raises(ValueError, match="a bug"):
+        mapper(record)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (("INPUT.TRACE.FORMAT", "polygon"), r"INPUT\.TRACE\.FORMAT is 'polygon'"),
+        (("INPUT.TRACE.FORMAT", "bitmask"), r"INPUT\.MASK_FORMAT 'polygon'"),
+        (("INPUT.TRACE.CLASS_AGNOSTIC", True), r"INPUT\.TRACE\.CLASS_AGNOSTIC is True"),
+        (("INPUT.TRACE.SEMANTIC", "both"), r"INPUT\.TRACE\.SEMANTIC is 'both'"),
+        (("INPUT.TRACE.AUGMENTATION", "crop"), r"INPUT\.TRACE\.AUGMENTATION is 'crop'"),
+        (("INPUT.TRACE.IMAGE_SIZE", 0), r"INPUT\.TRACE\.IMAGE_SIZE is 0"),
+        (("INPUT.TRACE.MIN_SCALE", 3.0), r"INPUT\.TRACE\.MIN_SCALE is 3\.0"),
+        (("INPUT.TRACE.MIN_SCALE", 0.0), r"INPUT\.TRACE\.MIN_SCALE is 0\.0"),
+        (("INPUT.TRACE.TARGETS", "later"), r"INPUT\.TRACE\.TARGETS is 'later'"),
+        (("INPUT.RANDOM_FLIP", "both"), r"INPUT\.RANDOM_FLIP is 'both'"),
+        (("INPUT.FORMAT", "L"), r"INPUT\.FORMAT is 'L'"),
+    ],
+)
+def test_wrong_keys_are_named(pairs: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TraceDatasetMapper(config(*pairs))
+
+
+def test_training_needs_targets() -> None:
+    with pytest.raises(ValueError, match="target_generator"):
+        TraceDatasetMapper(True, augmentations=[], image_format="RGB")
+
+
+def test_the_mapper_travels_to_workers(record: dict[str, Any]) -> None:
+    mapper = pickle.loads(
+        pickle.dumps(TraceDatasetMapper(config("INPUT.TRACE.COLOR_JITTER", True)))
+    )
+    assert mapper(record)["image"].shape == (3, 16, 16)
+
+
+def test_instances_of_a_map_by_hand() -> None:
+    shown = np.array([[0, 2, 2], [3, 2, 0]], np.uint8)
+    target = PanopticTarget(
+        shown, np.array([8, 6, 7]), np.array([1, 1, 0], bool), np.zeros(3, bool)
+    )
+    found = mask2former_instances(shown, target)
+    assert found.gt_classes.tolist() == [6, 7]
+    assert found.gt_boxes.tensor.tolist() == [[1, 0, 3, 2], [0, 1, 1, 2]]
+    assert bitmask_instances(shown, target).gt_classes.tolist() == [6]
+
+
+def test_color_jitter_by_hand() -> None:
+    neutral = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+    red = np.zeros((1, 2, 3), np.uint8)
+    red[..., 0] = 200
+    for pixels, image_format in ((red, "RGB"), (np.ascontiguousarray(red[..., ::-1]), "BGR")):
+
+        def jitter(
+            pixels: np.ndarray = pixels, image_format: str = image_format, **options: float
+        ) -> list[int]:
+            options = {**neutral, **options}
+            changed = jitter_color(pixels, image_format=image_format, **options)
+            assert changed.shape == pixels.shape
+            assert changed.dtype == np.uint8
+            color = changed[0, 0].tolist()
+            return color if image_format == "RGB" else color[::-1]
+
+        assert jitter() == [200, 0, 0]
+        assert jitter(brightness=30) == [230, 30, 30]
+        assert jitter(brightness=-30) == [170, 0, 0]
+        assert jitter(contrast=1.5) == [255, 0, 0]
+        assert jitter(hue=120) == [0, 200, 0]
+        assert jitter(hue=-120) == [0, 0, 200]
+        assert jitter(saturation=0.5)[0] == 200
+        assert jitter(saturation=0.5)[1] == pytest.approx(100, abs=1)
+
+
+def test_color_jitter_leaves_geometry_alone() -> None:
+    np.random.seed(0)
+    changed = set()
+    for _ in range(20):
+        transform = ColorJitter("RGB").get_transform(IMAGE)
+        changed.add(transform.apply_image(IMAGE).tobytes())
+        assert transform.apply_segmentation(IDS) is IDS
+    assert len(changed) > 10
+    names = [type(a) for a in build_augmentations(config("INPUT.TRACE.COLOR_JITTER", True), True)]
+    assert names == [ColorJitter, T.RandomFlip, augmentation.ResizeScale, T.FixedSizeCrop]
+
+
+def test_flip_keys() -> None:
+    for direction in ("horizontal", "vertical"):
+        flip = build_augmentations(config("INPUT.RANDOM_FLIP", direction), True)[0]
+        assert (flip.horizontal, flip.vertical) == (
+            direction == "horizontal",
+            direction == "vertical",
+        )
+    kinds = [type(a) for a in build_augmentations(config("INPUT.RANDOM_FLIP", "none"), True)]
+    assert T.RandomFlip not in kinds

@@ -1,0 +1,514 @@
+"""Registration with Detectron2's catalogues: dicts, metadata, and what is said of bad folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("detectron2")
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from filelock import FileLock
+from PIL import Image
+
+from trace_d2.config import get_trace_cfg
+from trace_d2.data.label_folder import UnfinishedLabelsError
+from trace_d2.data.registration import (
+    check_categories,
+    register_class_agnostic,
+    register_from_config,
+    register_trace_panoptic,
+    register_trace_semantic,
+)
+from trace_d2.data.semantic_dicts import png_size
+from trace_d2.formats.atomic import write_json, write_png
+from trace_d2.formats.categories import category_entries, parse_categories
+from trace_d2.formats.coco_panoptic import (
+    coco_dataset,
+    encode_mask,
+    image_entry,
+    panoptic_annotation,
+)
+from trace_d2.pseudo_labels.journal import JournalWriter, Record
+from trace_d2.pseudo_labels.listing import ImageEntry
+from trace_d2.pseudo_labels.store import FORMAT, LabelStore
+
+pytestmark = pytest.mark.detectron2
+
+CATEGORIES = parse_categories(
+    [
+        {"id": 7, "name": "dog", "isthing": 1},
+        {"id": 3, "name": "cat", "isthing": 1},
+        {"id": 0, "name": "ground", "isthing": 0},
+    ],
+    "the test's",
+)
+COUNT = 4
+
+
+@pytest.fixture(autouse=True)
+def _clean_catalogues() -> Iterator[None]:
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+def segments_of(number: int) -> list[dict[str, Any]]:
+    """A cat and ground; image 2 has no segment."""
+    if number == 2:
+        return []
+    return [
+        {"id": 5, "category_id": 3, "area": 4, "bbox": [0, 0, 2, 2], "iscrowd": 0},
+        {"id": 9, "category_id": 0, "area": 44, "bbox": [0, 0, 8, 6], "iscrowd": 0},
+    ]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(COUNT):
+        Image.new("RGB", (8, 6)).save(folder / f"photo_{number}.jpg")
+    return folder
+
+
+def write_folder(root: Path, count: int = COUNT, categories: Any = CATEGORIES) -> Path:
+    """panoptic.json and panoptic/."""
+    (root / "panoptic").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (root / f"panoptic/photo_{number}.png").touch()  # loading opens no PNG
+    content = coco_dataset(
+        [image_entry(n, f"photo_{n}.jpg", 6, 8) for n in range(count)],
+        [panoptic_annotation(n, f"photo_{n}.png", segments_of(n)) for n in range(count)],
+        categories,
+    )
+    write_json(root / "panoptic.json", content)
+    return root
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "truth")
+
+
+@pytest.fixture
+def labels(tmp_path: Path, images: Path) -> LabelStore:
+    """A finished folder of the label maker."""
+    store = LabelStore(tmp_path / "labels")
+    store.open({"format": FORMAT, "categories": category_entries(CATEGORIES)})
+    write_folder(store.root)
+    for number in range(COUNT):
+        (store.root / f"semantic/photo_{number}.png").touch()
+    entries = [ImageEntry(f"photo_{n}", f"photo_{n}.jpg", n) for n in range(COUNT)]
+    store.write_images(entries, COUNT)
+    journal(store, *(Record(f"photo_{n}", f"photo_{n}.jpg", "done") for n in range(COUNT)))
+    return store
+
+
+def journal(store: LabelStore, *records: Record) -> None:
+    store.journal_path.unlink(missing_ok=True)
+    with JournalWriter(store.journal_path) as writer:
+        for record in records:
+            writer.append(record)
+
+
+# Panoptic
+
+
+def test_panoptic_dicts_and_metadata(truth: Path, images: Path) -> None:
+    register_trace_panoptic("t_truth", truth, images)
+    records = DatasetCatalog.get("t_truth")
+    assert len(records) == COUNT
+    assert records[0] == {
+        "file_name": str(images / "photo_0.jpg"),
+        "image_id": 0,
+        "height": 6,
+        "width": 8,
+        "pan_seg_file_name": str(truth / "panoptic/photo_0.png"),
+        "segments_info": [
+            {"id": 5, "category_id": 1, "iscrowd": 0, "isthing": True, "area": 4,
+             "bbox": [0, 0, 2, 2]},
+            {"id": 9, "category_id": 2, "iscrowd": 0, "isthing": False, "area": 44,
+             "bbox": [0, 0, 8, 6]},
+        ],
+    }  # fmt: skip
+    assert records[2]["segments_info"] == []
+    metadata = MetadataCatalog.get("t_truth")
+    assert metadata.thing_classes == metadata.stuff_classes == ["dog", "cat", "ground"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {7: 0, 3: 1}
+    assert metadata.stuff_dataset_id_to_contiguous_id == {0: 2}
+    assert metadata.thing_colors == metadata.stuff_colors == [list(c.color) for c in CATEGORIES]
+    assert metadata.categories == CATEGORIES
+    assert metadata.evaluator_type == "coco_panoptic_seg"
+    assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
+    assert metadata.panoptic_json == str(truth / "panoptic.json")
+    assert metadata.panoptic_root == str(truth / "panoptic")
+    assert metadata.image_root == str(images)
+
+
+def test_label_folder_has_semantic_maps_and_truth_has_none(
+    labels: LabelStore, truth: Path, images: Path
+) -> None:
+    (truth / "semantic").mkdir()  # of scenes: category ids, not contiguous ones
+    register_trace_panoptic("t_truth", truth, images)
+    register_trace_panoptic("t_labels", labels.root, images)
+    assert "sem_seg_file_name" not in DatasetCatalog.get("t_truth")[0]
+    records = DatasetCatalog.get("t_labels")
+    assert records[1]["sem_seg_file_name"] == str(labels.root / "semantic/photo_1.png")
+    assert MetadataCatalog.get("t_labels").json_file == str(labels.root / "instances.json")
+    (labels.root / "semantic/photo_3.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no semantic map at .*photo_3\.png"):
+        DatasetCatalog.get("t_labels")
+
+
+def test_same_name_again(truth: Path, labels: LabelStore, images: Path) -> None:
+    register_trace_panoptic("t_one", truth, images)
+    register_trace_panoptic("t_one", str(truth), str(images))
+    with pytest.raises(ValueError, match="'t_one' is registered already, with other arguments"):
+        register_trace_panoptic("t_one", labels.root, images)
+    DatasetCatalog.register("t_theirs", list)
+    with pytest.raises(ValueError, match="'t_theirs' is registered already, by somebody else"):
+        register_trace_panoptic("t_theirs", truth, images)
+    with pytest.raises(ValueError, match="non-empty text"):
+        register_trace_panoptic("", truth, images)
+
+
+def test_removed_name_can_be_used_anew(truth: Path, labels: LabelStore, images: Path) -> None:
+    register_trace_panoptic("t_one", truth, images)
+    DatasetCatalog.remove("t_one")
+    register_trace_panoptic("t_one", labels.root, images)
+    assert MetadataCatalog.get("t_one").panoptic_root == str(labels.root / "panoptic")
+
+
+def test_folder_without_labels(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no panoptic\.json in .*make_pseudo_panoptic"):
+        register_trace_panoptic("t_none", tmp_path / "none", images)
+    assert "t_none" not in DatasetCatalog
+
+
+def test_folder_that_is_made_later(tmp_path: Path, images: Path) -> None:
+    folder = tmp_path / "later"
+    register_trace_panoptic("t_later", folder, images, categories=CATEGORIES)
+    assert MetadataCatalog.get("t_later").thing_classes == ["dog", "cat", "ground"]
+    with pytest.raises(FileNotFoundError, match="no panoptic JSON at"):
+        DatasetCatalog.get("t_later")
+    write_folder(folder)
+    assert len(DatasetCatalog.get("t_later")) == COUNT
+
+
+def test_categories_of_folder_and_argument_must_agree(truth: Path, images: Path) -> None:
+    with pytest.raises(ValueError, match=r"number 0 is 'dog' \(id 7, thing\) there and 'aerop"):
+        register_trace_panoptic("t_voc", truth, images, categories="voc")
+    register_trace_panoptic("t_truth", truth, images)
+    renamed = (*CATEGORIES[:2], replace(CATEGORIES[2], name="floor"))
+    write_folder(truth, categories=renamed)
+    with pytest.raises(ValueError, match=r"'floor' \(id 0, stuff\) there and 'ground'"):
+        DatasetCatalog.get("t_truth")
+
+
+def test_category_that_the_file_does_not_list(truth: Path, images: Path) -> None:
+    register_trace_panoptic("t_truth", truth, images)
+    content = json.loads((truth / "panoptic.json").read_text())
+    content["annotations"][1]["segments_info"][0]["category_id"] = 99
+    write_json(truth / "panoptic.json", content)
+    with pytest.raises(ValueError, match=r"image 1, segment 5 has category 99, which"):
+        DatasetCatalog.get("t_truth")
+
+
+def test_annotation_of_an_unlisted_image(truth: Path, images: Path) -> None:
+    register_trace_panoptic("t_truth", truth, images)
+    content = json.loads((truth / "panoptic.json").read_text())
+    del content["images"][3]
+    write_json(truth / "panoptic.json", content)
+    with pytest.raises(ValueError, match='"images" lacks image 3'):
+        DatasetCatalog.get("t_truth")
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [
+        ("images/photo_1.jpg", r"1 of 4 images are missing, such as .*photo_1\.jpg"),
+        ("truth/panoptic/photo_0.png", "1 of 4 panoptic PNG files are missing"),
+        ("images", "no folder of images at"),
+        ("truth/panoptic", "no folder of panoptic PNG files at"),
+    ],
+)
+def test_missing_files(tmp_path: Path, truth: Path, images: Path, lost: str, named: str) -> None:
+    register_trace_panoptic("t_truth", truth, images)
+    register_trace_panoptic("t_unchecked", truth, images, check=False)
+    (tmp_path / lost).rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=named):
+        DatasetCatalog.get("t_truth")
+    assert len(DatasetCatalog.get("t_unchecked")) == COUNT
+
+
+def test_under_one_per_cent_missing_is_a_warning(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(tmp_path / "many", count=101)
+    for number in range(100):
+        (images / f"photo_{number}.jpg").touch()
+    register_trace_panoptic("t_many", tmp_path / "many", images)
+    with caplog.at_level(logging.WARNING):
+        assert [r["image_id"] for r in DatasetCatalog.get("t_many")] == list(range(100))
+    assert "1 of 101 images are missing" in caplog.text
+
+
+# Label folders that are not ready
+
+
+def test_folder_that_a_job_holds(labels: LabelStore, images: Path) -> None:
+    register_trace_panoptic("t_labels", labels.root, images)
+    (labels.root / ".locks").mkdir()
+    lock = labels.root / ".locks/job-2-of-3.lock"
+    with FileLock(lock), pytest.raises(UnfinishedLabelsError, match="still being written"):
+        DatasetCatalog.get("t_labels")
+    assert len(DatasetCatalog.get("t_labels")) == COUNT
+
+
+def test_pending_images(labels: LabelStore, images: Path) -> None:
+    register_trace_panoptic("t_labels", labels.root, images)
+    register_trace_panoptic("t_unchecked", labels.root, images, check=False)
+    journal(labels, Record("photo_0", "photo_0.jpg", "done"))
+    with pytest.raises(UnfinishedLabelsError, match=r"3 of 4 images, such as photo_1\.jpg"):
+        DatasetCatalog.get("t_labels")
+    assert len(DatasetCatalog.get("t_unchecked")) == COUNT
+
+
+def test_shards_that_are_not_joined(labels: LabelStore, images: Path) -> None:
+    register_trace_panoptic("t_labels", labels.root, images)
+    labels.journal_path.rename(labels.root / "shards/journal-1-of-2.jsonl")
+    with pytest.raises(UnfinishedLabelsError, match=r"not joined yet: .* --merge"):
+        DatasetCatalog.get("t_labels")
+
+
+def test_failed_images_are_a_warning(
+    labels: LabelStore, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_folder(labels.root, count=3)
+    done = [Record(f"photo_{n}", f"photo_{n}.jpg", "done") for n in range(3)]
+    journal(labels, *done, Record("photo_3", "photo_3.jpg", "failed", "truncated"))
+    register_trace_panoptic("t_labels", labels.root, images)
+    with caplog.at_level(logging.WARNING):
+        assert len(DatasetCatalog.get("t_labels")) == 3
+    assert "the labels of 1 of 4 images failed (photo_3.jpg: truncated" in caplog.text
+
+
+# Semantic masks
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for number in (0, 1, 3):
+        write_png(folder / f"photo_{number}.png", np.zeros((6, 8), np.uint8))
+    return folder
+
+
+def test_semantic_dicts(tmp_path: Path, images: Path, masks: Path) -> None:
+    edges = tmp_path / "edges"
+    edges.mkdir()
+    for name in ("photo_0.png", "photo_1.npy", "photo_3.png"):
+        (edges / name).touch()
+    register_trace_semantic("t_tags", images, masks, CATEGORIES, edges)
+    records = DatasetCatalog.get("t_tags")
+    assert records[1] == {
+        "file_name": str(images / "photo_1.jpg"),
+        "image_id": 2,
+        "height": 6,
+        "width": 8,
+        "trace_semantic_file_name": str(masks / "photo_1.png"),
+        "trace_edges_file_name": str(edges / "photo_1.npy"),
+    }
+    assert [r["image_id"] for r in records] == [1, 2, 4]
+    metadata = MetadataCatalog.get("t_tags")
+    assert metadata.thing_classes == ["dog", "cat", "ground"]
+    assert metadata.get("evaluator_type") is None
+    register_trace_semantic("t_bare", images, masks, "voc")
+    assert "trace_edges_file_name" not in DatasetCatalog.get("t_bare")[0]
+    (edges / "photo_1.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 images with a mask have no edges in"):
+        DatasetCatalog.get("t_tags")
+    (edges / "photo_1.npy").touch()
+    (edges / "photo_1.png").touch()
+    with pytest.raises(ValueError, match=r"both photo_1\.npy and photo_1\.png"):
+        DatasetCatalog.get("t_tags")
+
+
+def test_masks_of_other_images(images: Path, masks: Path) -> None:
+    register_trace_semantic("t_tags", images, masks, CATEGORIES)
+    (masks / "photo_9.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"1 of 4 masks .* no image .* photo_9\.png"):
+        DatasetCatalog.get("t_tags")
+    for mask in masks.iterdir():
+        mask.unlink()
+    with pytest.raises(ValueError, match=r"no image of .* has a mask"):
+        DatasetCatalog.get("t_tags")
+
+
+def test_png_size(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((3, 500), np.uint8))
+    assert png_size(tmp_path / "a.png") == (3, 500)
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png", format="JPEG")
+    with pytest.raises(ValueError, match=r"b\.png is no PNG file"):
+        png_size(tmp_path / "b.png")
+
+
+# Class-agnostic instances
+
+
+MASK = np.zeros((6, 8), bool)
+MASK[1:3, 2:7] = True
+
+
+def instances_file(path: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
+    entry = {**image_entry(1, "photo_0.jpg", 6, 8), **image}
+    write_json(path, {"images": [entry], "annotations": annotations, "categories": []})
+    return path
+
+
+def test_class_agnostic_dicts(tmp_path: Path, images: Path) -> None:
+    polygon = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0]
+    counts = [13, 2, 4, 2, 4, 2, 4, 2, 4, 2, 9]  # MASK, down the columns
+    path = instances_file(
+        tmp_path / "instances.json",
+        [
+            {"id": 0, "image_id": 1, "category_id": 18, "bbox": [1, 1, 2, 2],
+             "segmentation": [polygon]},
+            {"id": 0, "image_id": 1, "category_id": 0, "iscrowd": 1,
+             "segmentation": {"size": [6, 8], "counts": counts}},
+            {"id": 3, "image_id": 77, "category_id": 1, "bbox": [0, 0, 1, 1]},
+        ],
+    )  # fmt: skip
+    register_class_agnostic("t_instances", path, images)
+    (record,) = DatasetCatalog.get("t_instances")
+    assert (record["height"], record["width"], record["image_id"]) == (6, 8, 1)
+    first, second = record["annotations"]
+    assert (first["category_id"], first["segmentation"]) == (0, [polygon])
+    assert (second["category_id"], second["iscrowd"]) == (0, 1)
+    assert second["bbox"] == [2, 1, 5, 2]
+    assert second["segmentation"]["counts"].decode() == encode_mask(MASK)["counts"]
+    metadata = MetadataCatalog.get("t_instances")
+    assert metadata.thing_classes == ["object"]
+    assert (metadata.evaluator_type, metadata.json_file) == ("class_agnostic", str(path))
+
+
+def test_swapped_sizes_of_maskcut_files(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encode_mask(MASK)}
+    path = instances_file(tmp_path / "maskcut.json", [mask], height=8, width=6)
+    register_class_agnostic("t_maskcut", path, images)
+    with caplog.at_level(logging.WARNING):
+        (record,) = DatasetCatalog.get("t_maskcut")
+    assert (record["height"], record["width"]) == (6, 8)
+    assert "width and height of its images are swapped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "named"),
+    [
+        ({"segmentation": {"size": [5, 8], "counts": "0"}}, r"size \[5, 8\] on an image of"),
+        ({"segmentation": {"size": [6, 8], "counts": [3, 4]}}, "do not fill the image"),
+        ({"segmentation": [[1, 2, 3]]}, "no list x, y of 3 points"),
+        ({"bbox": [1, 2]}, r"bbox \[1, 2\]"),
+        ({}, "bbox None"),
+    ],
+)
+def test_broken_annotations(
+    tmp_path: Path, images: Path, annotation: dict[str, Any], named: str
+) -> None:
+    path = instances_file(tmp_path / "a.json", [{"id": 4, "image_id": 1, **annotation}])
+    register_class_agnostic("t_broken", path, images)
+    with pytest.raises(ValueError, match=rf"image 1, annotation 4 has .*{named}"):
+        DatasetCatalog.get("t_broken")
+
+
+def test_files_that_are_no_instances(tmp_path: Path, truth: Path, images: Path) -> None:
+    register_class_agnostic("t_none", tmp_path / "none.json", images)
+    with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
+        DatasetCatalog.get("t_none")
+    (tmp_path / "torn.json").write_text('{"images": [')
+    register_class_agnostic("t_torn", tmp_path / "torn.json", images)
+    with pytest.raises(ValueError, match=r"torn\.json is not valid JSON"):
+        DatasetCatalog.get("t_torn")
+    path = instances_file(tmp_path / "lost.json", [], file_name="lost.jpg")
+    register_class_agnostic("t_lost", path, images)
+    with pytest.raises(FileNotFoundError, match="1 of 1 images are missing"):
+        DatasetCatalog.get("t_lost")
+
+
+# Config and agreement
+
+
+def test_from_config(
+    truth: Path,
+    images: Path,
+    masks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    instances_file(tmp_path / "instances.json", [])
+    cfg = get_trace_cfg()
+    cfg.merge_from_list(
+        [
+            "DATASETS.TRACE.PANOPTIC", [["t_p", "truth", "images"]],
+            "DATASETS.TRACE.SEMANTIC", [["t_s", "images", str(masks), "voc"]],
+            "DATASETS.TRACE.INSTANCES", "[['t_i', 'instances.json', 'images']]",
+        ]
+    )  # fmt: skip
+    register_from_config(cfg)
+    register_from_config(cfg)
+    assert [len(DatasetCatalog.get(name)) for name in ("t_p", "t_s", "t_i")] == [COUNT, 3, 1]
+    assert len(MetadataCatalog.get("t_s").thing_classes) == 21
+
+
+@pytest.mark.parametrize(
+    ("key", "entry"),
+    [
+        ("PANOPTIC", ["name", "folder"]),
+        ("SEMANTIC", "name"),
+        ("INSTANCES", ["name", "a.json", "images", "more"]),
+        ("INSTANCES", ["name", 3, "images"]),
+    ],
+)
+def test_config_entries_that_are_none(key: str, entry: Any) -> None:
+    cfg = get_trace_cfg()
+    cfg.DATASETS.TRACE[key] = [entry]
+    with pytest.raises(ValueError, match=rf"DATASETS\.TRACE\.{key} holds .*each entry is a list"):
+        register_from_config(cfg)
+
+
+def test_check_categories(truth: Path, images: Path, masks: Path, tmp_path: Path) -> None:
+    register_trace_panoptic("t_truth", truth, images)
+    register_trace_semantic("t_tags", images, masks, CATEGORIES)
+    swapped = (CATEGORIES[1], CATEGORIES[0], CATEGORIES[2])
+    register_trace_semantic("t_swapped", images, masks, swapped)
+    stuff = (CATEGORIES[0], replace(CATEGORIES[1], isthing=False), CATEGORIES[2])
+    register_trace_semantic("t_stuff", images, masks, stuff)
+    register_class_agnostic("t_one", tmp_path / "a.json", images)
+    DatasetCatalog.register("t_fg", list)
+    MetadataCatalog.get("t_fg").thing_classes = ["fg"]
+    DatasetCatalog.register("t_unknown", list)
+    check_categories(["t_truth", "t_tags", "t_unknown"], 3)
+    check_categories(["t_one", "t_fg"], 1)
+    with pytest.raises(ValueError, match=r"number 0 is \('dog', True\) there and \('cat', True\)"):
+        check_categories(["t_truth", "t_swapped"])
+    with pytest.raises(ValueError, match=r"number 1 is \('cat', True\) there and \('cat', False"):
+        check_categories(["t_truth", "t_stuff"])
+    with pytest.raises(ValueError, match="t_truth has 3 classes and t_one has 1"):
+        check_categories(["t_truth", "t_one"])
+    with pytest.raises(ValueError, match=r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 21, but t_truth"):
+        check_categories(["t_truth"], 21)
+    with pytest.raises(ValueError, match="no data set 't_missing' is registered"):
+        check_categories(["t_missing"])

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trace_d2.config import get_trace_cfg
+from trace_d2.edges import EdgeDetector, build_edge_source, check_edge_source
+from trace_d2.edges.files import write_edges
+
+IMAGE = np.zeros((6, 9, 3), np.uint8)
+
+
+def config(**keys):
+    cfg = get_trace_cfg()
+    for key, value in keys.items():
+        cfg.MODEL.TRACE.EDGES[key] = value
+    return cfg
+
+
+@pytest.mark.parametrize("suffix", ["png", "npy"])
+def test_files_are_found_by_stem(tmp_path, suffix):
+    edges = np.linspace(0, 1, 54).reshape(6, 9)
+    write_edges(tmp_path / f"dog.{suffix}", edges)
+    source = build_edge_source(config(SOURCE="files", DIR=str(tmp_path)))
+    found = source(IMAGE, "dog")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, edges, atol=1e-5)
+    with pytest.raises(FileNotFoundError, match=r"cat\.png"):
+        source(IMAGE, "cat")
+
+
+def test_a_file_of_another_size_is_named(tmp_path):
+    write_edges(tmp_path / "dog.png", np.zeros((6, 8)))
+    source = build_edge_source(config(SOURCE="files", DIR=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"dog.png is 6 x 8 .* 6 x 9"):
+        source(IMAGE, "dog")
+
+
+@pytest.mark.parametrize("build", [check_edge_source, build_edge_source])
+def test_wrong_keys_are_named_before_anything_is_loaded(build, tmp_path):
+    with pytest.raises(ValueError, match=r"MODEL.TRACE.EDGES.SOURCE is 'canny'.*teacher, files"):
+        build(config(SOURCE="canny"))
+    with pytest.raises(ValueError, match=r"MODEL.TRACE.EDGES.DIR is empty"):
+        build(config(SOURCE="files"))
+    with pytest.raises(FileNotFoundError, match=r"MODEL.TRACE.EDGES.DIR.*absent"):
+        build(config(SOURCE="files", DIR=str(tmp_path / "absent")))
+
+
+def tiny(device="auto"):
+    cfg = config()
+    cfg.MODEL.TRACE.BACKBONE.NAME = "trace-tiny"
+    cfg.MODEL.TRACE.EMERGENCE.FIXED_TIMESTEP = 300
+    cfg.MODEL.TRACE.DEVICE = device
+    return cfg
+
+
+def test_the_teacher_is_the_detector():
+    cfg = tiny("cpu")
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    found = build_edge_source(cfg)(image, "a")
+    assert found.shape == (64, 48)
+    np.testing.assert_array_equal(found, EdgeDetector.from_config(cfg)(image, "a").edges)
+
+
+def test_auto_follows_the_device_that_is_given_and_then_that_of_the_model():
+    cfg = tiny()
+    cfg.MODEL.DEVICE = "nowhere"
+    cfg.freeze()
+    build_edge_source(cfg, "cpu")
+    with pytest.raises(ValueError, match="nowhere"):
+        build_edge_source(cfg)
+    assert cfg.MODEL.TRACE.DEVICE == "auto"
+    cfg = tiny("cpu")
+    cfg.MODEL.DEVICE = "nowhere"
+    build_edge_source(cfg)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
+from trace_d2.evaluation.class_agnostic import METRICS
+from trace_d2.formats.atomic import write_json
+
+
+def rle(mask: np.ndarray) -> dict:
+    encoded = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
+
+
+def rectangle(y: int, x: int, height: int, width: int, size=(60, 80)) -> dict:
+    mask = np.zeros(size, bool)
+    mask[y : y + height, x : x + width] = True
+    return rle(mask)
+
+
+def dataset(annotations, images=1) -> dict:
+    return {
+        "images": [
+            {"id": key, "height": 60, "width": 80, "file_name": f"{key}.jpg"}
+            for key in range(1, images + 1)
+        ],
+        "annotations": [
+            {"id": number, "category_id": number % 3, "image_id": 1} | row
+            for number, row in enumerate(annotations)
+        ],
+        "categories": [{"id": key, "name": str(key)} for key in range(3)],
+    }
+
+
+@pytest.fixture
+def two_objects():
+    """Two objects of 20 x 20, of different categories; the annotation ids start at 0."""
+    masks = [rectangle(0, 0, 20, 20), rectangle(30, 30, 20, 20)]
+    return dataset([{"segmentation": mask} for mask in masks])
+
+
+def found(score, *corner, image_id=1) -> dict:
+    return {"image_id": image_id, "score": score, "segmentation": rectangle(*corner)}
+
+
+def test_by_hand(two_objects):
+    """Best: IoU 1. Then one in the wrong place, then one of IoU 16/20 = 0.8."""
+    predictions = [found(0.9, 0, 0, 20, 20), found(0.8, 0, 50, 9, 9), found(0.7, 30, 30, 20, 16)]
+    result = class_agnostic_ap(two_objects, predictions)
+    # Precision 1 up to recall 1/2 (51 of the 101 recall levels), then 2/3 where 0.8 suffices:
+    # thresholds .5 .. .8, so 7 of 10.
+    strict, loose = 51 / 101, (51 + 50 * 2 / 3) / 101
+    for scores in result.scores.values():
+        assert scores["AP50"] == pytest.approx(loose)
+        assert scores["AP75"] == pytest.approx(loose)
+        assert scores["AP"] == pytest.approx(0.7 * loose + 0.3 * strict)
+        assert scores["AR_1"] == pytest.approx(0.5)
+        assert scores["AR_100"] == pytest.approx(0.7 * 1 + 0.3 * 0.5)
+        assert scores["APs"] == scores["AP"]
+        assert math.isnan(scores["APl"])
+    assert (result.images, result.instances, result.predictions) == (1, 2, 3)
+    assert result.to_dict()["segm"]["APl"] is None
+
+
+def test_categories_do_not_matter_and_ids_of_zero_do_not_harm(two_objects):
+    predictions = [found(0.9, 0, 0, 20, 20), found(0.8, 30, 30, 20, 20)]
+    predictions[0]["category_id"] = 77
+    assert class_agnostic_ap(two_objects, predictions).scores["segm"]["AP"] == pytest.approx(1)
+
+
+def test_equals_cocoeval_on_random_data():
+    rng = np.random.default_rng(3)
+
+    def rows(images, count):
+        for image_id in range(1, images + 1):
+            for _ in range(int(rng.integers(0, count))):
+                corner = [int(value) for value in rng.integers(0, 30, 2)]
+                yield image_id, corner, [int(value) for value in rng.integers(8, 45, 2)]
+
+    truth = dataset([], images=12)
+    for number, (image_id, corner, size) in enumerate(rows(12, 7), 1):
+        mask = rectangle(*corner, *size)
+        truth["annotations"].append(
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": 1,
+                "iscrowd": int(rng.random() < 0.2),
+                "area": int(mask_api.area(mask)),
+                "bbox": mask_api.toBbox(mask).tolist(),
+                "segmentation": mask,
+            }
+        )
+    truth["categories"] = [{"id": 1, "name": "object"}]
+    predictions = [
+        found(float(rng.random()), *corner, *size, image_id=image_id) | {"category_id": 1}
+        for image_id, corner, size in rows(11, 12)
+    ]
+    predictions += [
+        found(float(rng.random()), 1, 1, 8, 8, image_id=row["image_id"])
+        | {"category_id": 1, "segmentation": row["segmentation"]}
+        for row in truth["annotations"][::2]
+    ]
+    result = class_agnostic_ap(truth, predictions)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        for kind, scores in result.scores.items():
+            boxes = [mask_api.toBbox(row["segmentation"]).tolist() for row in predictions]
+            rows = [
+                {key: value for key, value in row.items() if key != "segmentation"} | {"bbox": box}
+                for row, box in zip(predictions, boxes, strict=True)
+            ]
+            results = coco.loadRes(rows if kind == "bbox" else [dict(row) for row in predictions])
+            evaluation = COCOeval(coco, results, kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            expected = np.where(evaluation.stats < 0, np.nan, evaluation.stats)
+            np.testing.assert_array_equal([scores[name] for name in METRICS], expected)
+
+
+def test_a_prediction_in_a_crowd_counts_neither_way(two_objects):
+    predictions = [found(0.9, 0, 0, 20, 20), found(0.95, 30, 30, 10, 10)]
+    assert class_agnostic_ap(two_objects, predictions).scores["segm"]["AP"] < 0.3
+    two_objects["annotations"][1]["iscrowd"] = 1
+    result = class_agnostic_ap(two_objects, predictions)
+    assert result.scores["segm"]["AP"] == pytest.approx(1)
+    assert result.instances == 1
+
+
+def test_training_free_json_without_scores(two_objects, tmp_path):
+    """A COCO dictionary: polygons and uncompressed RLE, images[] with sides swapped."""
+    column = [0, *[20, 40] * 19, 20, 40 + 60 * 60]
+    predictions = {
+        "images": [{"id": 1, "height": 80, "width": 60, "file_name": "folder/1.png"}],
+        "annotations": [
+            {"image_id": 1, "segmentation": {"size": [60, 80], "counts": column}},
+            {"image_id": 1, "segmentation": [[30, 30, 50, 30, 50, 50, 30, 50]]},
+        ],
+        "categories": [{"id": 1, "name": "fg"}],
+    }
+    write_json(tmp_path / "masks.json", predictions)
+    write_json(tmp_path / "truth.json", two_objects)
+    result = class_agnostic_ap(tmp_path / "truth.json", tmp_path / "masks.json")
+    assert result.scores["segm"]["AP"] == pytest.approx(1)
+    assert result.scores["bbox"]["AP"] == pytest.approx(1)
+    table = class_agnostic_table(result).splitlines()
+    assert table[0].split() == list(METRICS)
+    assert table[2].split()[:5] == ["masks", "100.0", "100.0", "100.0", "100.0"]
+    assert table[2].split()[5:7] == ["-", "-"]
+
+
+def test_equal_scores_rank_as_in_the_file(two_objects):
+    right, wrong = found(1.0, 0, 0, 20, 20), found(1.0, 50, 0, 5, 5)
+    first = class_agnostic_ap(two_objects, [right, wrong]).scores["segm"]["AP"]
+    second = class_agnostic_ap(two_objects, [wrong, right]).scores["segm"]["AP"]
+    assert first == pytest.approx(51 / 101)
+    assert second == pytest.approx(51 / 101 / 2)
+
+
+def test_images_without_prediction_and_unknown_images(two_objects):
+    truth = dataset([row | {"image_id": row["id"] + 1} for row in two_objects["annotations"]], 2)
+    predictions = [found(0.9, 0, 0, 20, 20), found(0.9, 0, 0, 9, 9, image_id=5)]
+    with pytest.raises(ValueError, match=r"1 predictions of 1 images that .* lacks \(such as 5\)"):
+        class_agnostic_ap(truth, predictions)
+    result = class_agnostic_ap(truth, predictions, ignore_unknown=True)
+    assert result.scores["segm"]["AR_100"] == pytest.approx(0.5)
+    assert (result.missing, result.ignored, result.predictions) == ((2,), 1, 1)
+
+
+def test_no_prediction_at_all(two_objects):
+    scores = class_agnostic_ap(two_objects, []).scores["segm"]
+    assert scores["AP"] == scores["AR_100"] == 0
+
+
+def test_matching_by_file_name(two_objects):
+    row = {"image_id": 9, "segmentation": rectangle(0, 0, 20, 20)}
+    predictions = {"images": [{"id": 9, "file_name": "a/1.png"}], "annotations": [row]}
+    result = class_agnostic_ap(two_objects, predictions, match="file_name")
+    assert result.scores["segm"]["AR_100"] == pytest.approx(0.5)
+    predictions["images"] = [{"id": 1, "file_name": "2.png"}]
+    predictions["annotations"][0]["image_id"] = 1
+    with pytest.raises(ValueError, match="image 1 is '1' in the truth and '2' in the predictions"):
+        class_agnostic_ap(two_objects, predictions)
+    by_id = class_agnostic_ap(two_objects, predictions, match="id")
+    assert by_id.scores["segm"]["AR_100"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="lists no images"):
+        class_agnostic_ap(two_objects, [found(1.0, 0, 0, 5, 5)], match="file_name")
+
+
+def test_masks_of_another_size_are_named(two_objects):
+    mask = rectangle(0, 0, 5, 5, size=(80, 60))
+    with pytest.raises(ValueError, match=r"image 1 \(1.jpg\) is 80 x 60 .* is 60 x 80"):
+        class_agnostic_ap(two_objects, [{"image_id": 1, "score": 1, "segmentation": mask}])
+
+
+def test_unknown_options(two_objects):
+    with pytest.raises(ValueError, match="iou type 'keypoints'"):
+        class_agnostic_ap(two_objects, [], ["keypoints"])
+    with pytest.raises(ValueError, match="match='name'"):
+        class_agnostic_ap(two_objects, [], match="name")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trace_d2.formats.atomic import write_json
+
+SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]
+
+
+@pytest.fixture
+def job(tmp_path, load_tool):
+    """Run the tool on two images with an object each, of which the first one is found."""
+    images = [{"id": key, "height": 8, "width": 8, "file_name": f"{key}.jpg"} for key in (1, 2)]
+    truth = [{"id": key, "image_id": key, "segmentation": SQUARE} for key in (1, 2)]
+    write_json(tmp_path / "truth.json", {"images": images, "annotations": truth})
+    write_json(
+        tmp_path / "masks.json",
+        {"images": images[:1], "annotations": [{"image_id": 1, "segmentation": SQUARE}]},
+    )
+    arguments = ["--truth", str(tmp_path / "truth.json")]
+    arguments += ["--predictions", str(tmp_path / "masks.json")]
+    return lambda *extra: load_tool("evaluate_masks").main([*arguments, *extra])
+
+
+def test_table_and_json(job, tmp_path, capsys):
+    assert job("--output", str(tmp_path / "out.json")) == 0
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines()]
+    # Precision 1 up to recall 1/2: 51 of 101 levels.
+    assert rows[2][:5] == ["masks", "50.5", "50.5", "50.5", "50.5"]
+    assert rows[3][0] == "boxes"
+    assert rows[3][9] == "50.0"
+    assert "2 images, 2 true instances, 1 predictions; 1 images without prediction" in output
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["segm"]["AP"] == pytest.approx(51 / 101)
+    assert report["missing"] == [2]
+
+
+def test_one_kind_and_unknown_images(job, tmp_path, capsys):
+    rows = [{"image_id": 1, "bbox": [1, 1, 4, 4]}, {"image_id": 7, "bbox": [1, 1, 4, 4]}]
+    write_json(tmp_path / "masks.json", rows)
+    assert job() == 2
+    assert job("--iou", "bbox") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("has no segmentation; score boxes alone (--iou bbox)")
+    assert "1 predictions of 1 images that" in lines[1]
+    assert "--ignore-unknown" in lines[1]
+    assert job("--iou", "bbox", "--ignore-unknown") == 0
+    assert "1 predictions of other images left out" in capsys.readouterr().out
+
+
+def test_match_by_file_name(job, tmp_path, capsys):
+    images = [{"id": 5, "file_name": "folder/2.png"}]
+    rows = [{"image_id": 5, "segmentation": SQUARE}]
+    write_json(tmp_path / "masks.json", {"images": images, "annotations": rows})
+    assert job("--match", "file_name", "--output", str(tmp_path / "out.json")) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["missing"] == [1]

@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Class-agnostic AP and AR of instance masks and boxes against COCO truth.
+
+    python tools/evaluate_masks.py --truth instances.json --predictions masks.json
+
+The predictions are a list of results, as Detectron2's coco_instances_results.json, or a COCO
+dictionary without scores, as training-free methods write it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
+from trace_d2.evaluation.class_agnostic import IOU_TYPES, MATCHES, ClassAgnosticResult
+from trace_d2.formats.atomic import write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status: 0 done, 2 bad input."""
+    args = _parser().parse_args(arguments)
+    try:
+        result = class_agnostic_ap(
+            args.truth,
+            args.predictions,
+            args.iou,
+            ignore_unknown=args.ignore_unknown,
+            match=args.match,
+        )
+        if args.output:
+            write_json(args.output, result.to_dict(), indent=1)
+    except (ValueError, OSError) as error:
+        print(f"evaluate_masks: {error}", file=sys.stderr)
+        return 2
+    print(class_agnostic_table(result))
+    print(f"\n{_counts(result)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Class-agnostic AP and AR (in %) of masks and boxes: COCO's, with all "
+        "categories of the truth as one."
+    )
+    parser.add_argument("--truth", type=Path, required=True, help="COCO instances JSON")
+    parser.add_argument(
+        "--predictions", type=Path, required=True, help="list of results, or COCO JSON"
+    )
+    parser.add_argument("--output", type=Path, help="write the numbers (0..1) to this JSON file")
+    parser.add_argument(
+        "--iou", nargs="+", choices=IOU_TYPES, default=list(IOU_TYPES), help="masks, boxes or both"
+    )
+    parser.add_argument(
+        "--ignore-unknown",
+        action="store_true",
+        help="leave out predictions of images that the truth lacks, instead of refusing them",
+    )
+    parser.add_argument(
+        "--match",
+        choices=MATCHES,
+        default="auto",
+        help="find the image of a prediction by its id (auto refuses if the file names disagree) "
+        "or by file name without folder and extension",
+    )
+    return parser
+
+
+def _counts(result: ClassAgnosticResult) -> str:
+    text = (
+        f"{result.images} images, {result.instances} true instances, "
+        f"{result.predictions} predictions"
+    )
+    if result.missing:
+        text += f"; {len(result.missing)} images without prediction, all their instances missed"
+    if result.ignored:
+        text += f"; {result.ignored} predictions of other images left out"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

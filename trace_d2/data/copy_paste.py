@@ -1,0 +1,222 @@
+"""Copy-paste augmentation (Ghiasi et al., CVPR 2021) of a batch, resized as CutLER does.
+
+The instances of one image of the batch are pasted into another, at a random size, place and side.
+Pseudo masks cover part of the objects; pasting shows those that they do cover more often, and in
+front of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import BitMasks, Instances
+from torch.nn import functional as F
+
+_FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
+
+
+class _Pasted(NamedTuple):
+    """What to paste, on the canvas of the target.
+
+    Attributes:
+        image: (C, H, W), the image's dtype; arbitrary outside the masks.
+        masks: (K, H, W) bool.
+        classes: (K,) int64.
+    """
+
+    image: torch.Tensor
+    masks: torch.Tensor
+    classes: torch.Tensor
+
+
+class CopyPaste:
+    """Pastes instances between the images of a batch; the batch itself is left as it was.
+
+    What is pasted comes from the images as they were given, never from one with pastes. It hides
+    what lies below: hidden pixels leave the masks, and boxes follow. Random numbers are torch's.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        probability: float,
+        max_instances: int,
+        min_scale: float,
+        max_scale: float,
+        min_visible: float,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """
+        Args:
+            probability: share of the images that get instances pasted, 0..1.
+            max_instances: paste 1 to this many at random; 0: 1 to all of the other image.
+            min_scale, max_scale: range of the factor by which they are resized.
+            min_visible: instances that keep a smaller share of their pixels are dropped, 0..1.
+            generator: of the random numbers, on the CPU; None: torch's global one.
+        """
+        self.probability = probability
+        self.max_instances = max_instances
+        self.scales = (min_scale, max_scale)
+        self.min_visible = min_visible
+        self.generator = generator
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read ``INPUT.TRACE.COPY_PASTE``.
+
+        Raises:
+            ValueError: a value out of range, or a config whose masks are not bit masks.
+        """
+        node, prefix = cfg.INPUT.TRACE.COPY_PASTE, "INPUT.TRACE.COPY_PASTE"
+        for key in ("PROBABILITY", "MIN_VISIBLE"):
+            if not 0 <= node[key] <= 1:
+                raise ValueError(f"{prefix}.{key} is {node[key]}; it must lie in 0..1")
+        if node.MAX_INSTANCES < 0:
+            raise ValueError(f"{prefix}.MAX_INSTANCES is {node.MAX_INSTANCES}; it must be >= 0")
+        if not 0 < node.MIN_SCALE <= node.MAX_SCALE:
+            raise ValueError(
+                f"{prefix}.MIN_SCALE and MAX_SCALE are {node.MIN_SCALE} and {node.MAX_SCALE}; "
+                "they must be above 0 and in this order"
+            )
+        if cfg.INPUT.MASK_FORMAT != "bitmask":
+            raise ValueError(
+                f"INPUT.MASK_FORMAT is {cfg.INPUT.MASK_FORMAT!r}; {prefix} needs 'bitmask'"
+            )
+        return {
+            "probability": node.PROBABILITY,
+            "max_instances": node.MAX_INSTANCES,
+            "min_scale": node.MIN_SCALE,
+            "max_scale": node.MAX_SCALE,
+            "min_visible": node.MIN_VISIBLE,
+        }
+
+    def __call__(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """
+        Args:
+            batch: records with ``image`` (C, H, W) uint8, and ``instances`` with ``gt_boxes``,
+                ``gt_classes`` and ``gt_masks`` (``BitMasks``). Sizes may differ.
+
+        Returns:
+            as many records; those of the images that got nothing are the given ones' copies, with
+            the same tensors in them.
+
+        Raises:
+            ValueError: an image with other targets, which pasting would make wrong.
+        """
+        for record in batch:
+            _check(record)
+        return [self._paste_into(record, number, batch) for number, record in enumerate(batch)]
+
+    def _paste_into(
+        self, record: Mapping[str, Any], number: int, batch: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        if self._uniform() >= self.probability:
+            return dict(record)
+        others = [i for i in range(len(batch)) if i != number and len(batch[i]["instances"])]
+        if not others:
+            return dict(record)
+        source = batch[others[self._below(len(others))]]
+        pasted = self._choose(source, record["image"].shape[-2:])
+        if not len(pasted.classes):
+            return dict(record)
+        return self._compose(record, pasted)
+
+    def _choose(self, source: Mapping[str, Any], size: Sequence[int]) -> _Pasted:
+        """Some instances of ``source``, flipped, resized and placed on a canvas of ``size``."""
+        instances: Instances = source["instances"]
+        limit = min(self.max_instances or len(instances), len(instances))
+        order = torch.randperm(len(instances), generator=self.generator)
+        chosen = order[: 1 + self._below(limit)]
+        image, masks = source["image"], instances.gt_masks.tensor[chosen]
+        if self._below(2):
+            image, masks = image.flip(-1), masks.flip(-1)
+        low, high = self.scales
+        image, masks = _resize(image, masks, low + (high - low) * self._uniform())
+        shift = [self._shift(to, of) for to, of in zip(size, image.shape[-2:], strict=True)]
+        areas = masks.sum((1, 2))
+        image, masks = _place(image, size, shift), _place(masks, size, shift)
+        kept = _visible(masks, areas, self.min_visible)
+        return _Pasted(image, masks[kept], instances.gt_classes[chosen][kept])
+
+    def _compose(self, record: Mapping[str, Any], pasted: _Pasted) -> dict[str, Any]:
+        """``record`` with ``pasted`` in front."""
+        front = pasted.masks.any(0)
+        own: Instances = record["instances"]
+        masks = own.gt_masks.tensor & ~front
+        areas = own.gt_masks.tensor.sum((1, 2))
+        hidden = masks.sum((1, 2)) < areas
+        # Labels that nothing covers stay as they are, degenerate ones too.
+        kept = ~hidden | _visible(masks, areas, self.min_visible)
+        boxes = own.gt_boxes.clone()
+        boxes.tensor[hidden] = _boxes(masks[hidden], boxes.tensor)
+        boxes.tensor = torch.cat([boxes.tensor[kept], _boxes(pasted.masks, boxes.tensor)])
+        result = Instances(own.image_size)
+        result.gt_boxes = boxes
+        result.gt_classes = torch.cat([own.gt_classes[kept], pasted.classes])
+        result.gt_masks = BitMasks(torch.cat([masks[kept], pasted.masks]))
+        image = torch.where(front, pasted.image, record["image"])
+        return {**record, "image": image, "instances": result}
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self.generator))
+
+    def _below(self, limit: int) -> int:
+        return int(torch.randint(limit, (), generator=self.generator))
+
+    def _shift(self, canvas: int, side: int) -> int:
+        """Where a side goes on a canvas: within it or, if it is longer, all over it."""
+        return min(0, canvas - side) + self._below(abs(canvas - side) + 1)
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    name = record.get("file_name", "an image")
+    instances = record["instances"]
+    fields = set(instances.get_fields())
+    if fields != _FIELDS or not isinstance(instances.gt_masks, BitMasks):
+        raise ValueError(
+            f"{name}: INPUT.TRACE.COPY_PASTE needs gt_boxes, gt_classes and gt_masks (BitMasks, "
+            f"INPUT.MASK_FORMAT bitmask) and no other target; found {', '.join(sorted(fields))}"
+        )
+    if "sem_seg" in record:
+        raise ValueError(
+            f"{name}: INPUT.TRACE.COPY_PASTE would leave sem_seg wrong; set it to ENABLED False"
+        )
+
+
+def _resize(
+    image: torch.Tensor, masks: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(C, H, W) smoothed and (K, H, W) bool by the nearest pixel, both by ``scale``."""
+    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    if size == list(image.shape[-2:]):
+        return image, masks
+    smooth = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    smooth = smooth.round().clamp(0, 255).to(image.dtype)
+    return smooth, F.interpolate(masks[None].float(), size, mode="nearest-exact")[0] > 0.5
+
+
+def _place(pixels: torch.Tensor, size: Sequence[int], shift: Sequence[int]) -> torch.Tensor:
+    """(..., h, w) on a canvas of zeros (..., H, W), its corner at ``shift``, which may be < 0."""
+    canvas = pixels.new_zeros((*pixels.shape[:-2], *size))
+    to, of = [], []
+    for start, side, limit in zip(shift, pixels.shape[-2:], size, strict=True):
+        begin, end = max(start, 0), min(start + side, limit)
+        to.append(slice(begin, end))
+        of.append(slice(begin - start, end - start))
+    canvas[..., to[0], to[1]] = pixels[..., of[0], of[1]]
+    return canvas
+
+
+def _visible(masks: torch.Tensor, areas: torch.Tensor, share: float) -> torch.Tensor:
+    """(K,) bool: masks that have pixels, and at least ``share`` of ``areas``."""
+    left = masks.sum((1, 2))
+    return (left > 0) & (left >= share * areas)
+
+
+def _boxes(masks: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(K, 4) boxes of (K, H, W) masks; zeros for an empty one."""
+    return BitMasks(masks).get_bounding_boxes().tensor.to(like)

@@ -1,0 +1,323 @@
+"""From a record of a data set to what a Detectron2 model takes: image, segments, semantic map."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.file_io import PathManager
+
+from trace_d2.data.augmentation import build_augmentations
+from trace_d2.data.target_generator import (
+    BadRecordError,
+    PanopticTarget,
+    TargetGenerator,
+    blame,
+    build_target_generator,
+)
+from trace_d2.formats.categories import UNKNOWN
+from trace_d2.formats.coco_panoptic import VOID, id2rgb, rgb2id
+from trace_d2.formats.regions import region_statistics
+from trace_d2.pseudo_labels.inputs import read_image, read_semantic
+
+logger = logging.getLogger(__name__)
+
+IMAGE_FORMATS = ("BGR", "RGB")
+"""What ``INPUT.FORMAT`` may be."""
+
+SEMANTIC_SOURCES = ("segments", "file", "none")
+"""What ``INPUT.TRACE.SEMANTIC`` may be."""
+
+# What records hold for each segment, which models do not read and workers need not send.
+_ANNOTATIONS = ("segments_info", "annotations")
+_MOST_FILE_CLASSES = 254
+
+
+class TraceDatasetMapper:
+    """Maps a record to the input of a model, for training and for evaluation.
+
+    Image, segments and semantic map go through the same augmentations. A crop that leaves nothing
+    of a segment drops it; crowd regions are no segments.
+
+    A record whose files cannot be used, once training runs, is logged once and maps to None, so
+    that Detectron2's loader draws another image. In evaluation it raises.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        target_generator: TargetGenerator | None = None,
+        target_format: str = "mask2former",
+        class_agnostic: bool = False,
+        semantic: str = "segments",
+        strict: bool = False,
+    ) -> None:
+        """
+        Args:
+            is_train: make targets; else only the image.
+            augmentations: what to do to images uint8 (H, W, 3) in ``image_format``.
+            image_format: ``BGR`` or ``RGB``.
+            target_generator: from a record to its segments; needed for training only.
+            target_format: a key of ``TARGET_FORMATS``.
+            class_agnostic: class 0 for each instance of ``bitmask``.
+            semantic: where ``sem_seg`` comes from, one of ``SEMANTIC_SOURCES``.
+            strict: raise on records that cannot be used, in training as well.
+
+        Raises:
+            ValueError: an unknown name, or training without a target generator.
+        """
+        _choose("INPUT.FORMAT", image_format, IMAGE_FORMATS)
+        _choose("INPUT.TRACE.FORMAT", target_format, tuple(TARGET_FORMATS))
+        _choose("INPUT.TRACE.SEMANTIC", semantic, SEMANTIC_SOURCES)
+        if is_train and target_generator is None:
+            raise ValueError("training needs a target_generator; pass one, or is_train=False")
+        if class_agnostic and target_format != "bitmask":
+            raise ValueError(
+                f"INPUT.TRACE.CLASS_AGNOSTIC is True, but INPUT.TRACE.FORMAT {target_format!r}: "
+                "it is for bitmask"
+            )
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.target_generator = target_generator
+        self.target_format = target_format
+        self.class_agnostic = class_agnostic
+        self.semantic = semantic
+        self.strict = strict
+        self._reported: set[str] = set()
+        mode = "training" if is_train else "evaluation"
+        logger.info("Augmentations in %s: %s", mode, self.augmentations)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Arguments of ``__init__``, from ``INPUT``, ``INPUT.TRACE`` and ``MODEL.TRACE``.
+
+        Raises:
+            ValueError: a key that is wrong, or does not fit the others; the message names it.
+        """
+        node = cfg.INPUT.TRACE
+        if is_train and node.FORMAT == "bitmask" and cfg.INPUT.MASK_FORMAT != "bitmask":
+            raise ValueError(
+                f"INPUT.TRACE.FORMAT is 'bitmask', but INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r}:"
+                " set both to bitmask"
+            )
+        _choose("INPUT.FORMAT", cfg.INPUT.FORMAT, IMAGE_FORMATS)
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "target_generator": build_target_generator(cfg) if is_train else None,
+            "target_format": node.FORMAT,
+            "class_agnostic": node.CLASS_AGNOSTIC,
+            "semantic": node.SEMANTIC,
+            "strict": node.STRICT,
+        }
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Map one record, which stays as it is.
+
+        Args:
+            record: ``file_name``, ``height`` and ``width`` (pixels) for evaluation, and what the
+                target generator reads.
+
+        Returns:
+            The record without annotations, and ``image`` uint8 (3, H, W). In training also
+            ``instances`` with ``gt_classes`` int64 (N,), ``gt_boxes`` and ``gt_masks``, bool
+            (N, H, W) for ``mask2former``, ``BitMasks`` of things for ``bitmask``; and ``sem_seg``
+            int64 (H, W) contiguous ids, 255 = void, unless ``semantic`` is ``none``. Or None, in
+            training, for a record that cannot be used.
+
+        Raises:
+            BadRecordError: such a record, if ``strict`` or in evaluation.
+            ValueError: records of another kind of data set than ``target_generator`` reads.
+        """
+        try:
+            return self._map(record)
+        except BadRecordError as error:
+            if self.strict or not self.is_train:
+                raise
+            self._report(record["file_name"], error)
+            return None
+
+    def _map(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        mapped = {key: value for key, value in record.items() if key not in _ANNOTATIONS}
+        with blame(record):
+            image = self._read_image(record)
+            if not self.is_train:  # predictions are resized to what the record says
+                detection_utils.check_image_size(mapped, image)
+        if not self.is_train or self.target_generator is None:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+            mapped["image"] = _to_tensor(augmented.image)
+            return mapped
+        # Records made from masks may have the size of a photograph before it is turned.
+        mapped["height"], mapped["width"] = image.shape[:2]
+        target = self.target_generator(record)
+        _check_size(record, target.segment_map, image)
+        augmented = T.AugInput(image, sem_seg=_pack(target.segment_map))
+        semantic = self._read_semantic(record, image) if self.semantic == "file" else None
+        transforms = self.augmentations(augmented)
+        mapped["image"] = _to_tensor(augmented.image)
+        segment_map = _unpack(augmented.sem_seg, len(target.category_ids))
+        if semantic is not None:
+            mapped["sem_seg"] = _semantic_tensor(transforms.apply_segmentation(semantic))
+        elif self.semantic == "segments":
+            mapped["sem_seg"] = semantic_of(segment_map, target)
+        make = TARGET_FORMATS[self.target_format]
+        mapped["instances"] = make(segment_map, target)
+        if self.class_agnostic:
+            mapped["instances"].gt_classes.zero_()
+        return mapped
+
+    def _read_image(self, record: Mapping[str, Any]) -> np.ndarray:
+        """uint8 (H, W, 3) in ``image_format``, turned as EXIF says."""
+        image = read_image(PathManager.get_local_path(record["file_name"])).pixels
+        if self.image_format == "BGR":
+            return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return image
+
+    def _read_semantic(self, record: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
+        """The record's own semantic map, uint8 (H, W): contiguous id + 1, 0 = void."""
+        if "sem_seg_file_name" not in record:
+            raise ValueError(
+                f"INPUT.TRACE.SEMANTIC is 'file', but the record of {record['file_name']} has no "
+                "sem_seg_file_name: set it to segments"
+            )
+        with blame(record):
+            path = PathManager.get_local_path(record["sem_seg_file_name"])
+            semantic = read_semantic(path)
+        _check_size(record, semantic, image)
+        if (semantic == _MOST_FILE_CLASSES).any():
+            raise ValueError(
+                f"{path} has class {_MOST_FILE_CLASSES}: with more than {_MOST_FILE_CLASSES} "
+                "classes INPUT.TRACE.SEMANTIC must be segments"
+            )
+        return semantic + np.uint8(1)  # 255 becomes 0
+
+    def _report(self, file_name: str, error: BadRecordError) -> None:
+        """Log what is wrong with a record, once for each."""
+        if file_name not in self._reported:
+            self._reported.add(file_name)
+            logger.warning("left out of training: %s", error)
+
+
+def mask2former_instances(segment_map: np.ndarray, target: PanopticTarget) -> Instances:
+    """Segments of things and stuff as Mask2Former and MaskFormer take them.
+
+    Args:
+        segment_map: integers (H, W) after augmentation, ``i + 1`` where segment i is, 0 = void.
+        target: the segments that the numbers stand for.
+
+    Returns:
+        ``gt_classes`` int64 (N,), ``gt_masks`` bool (N, H, W), ``gt_boxes``; N may be 0.
+    """
+    instances, masks = _instances(segment_map, target, ~target.iscrowd)
+    instances.gt_masks = masks
+    return instances
+
+
+def bitmask_instances(segment_map: np.ndarray, target: PanopticTarget) -> Instances:
+    """Things as Mask R-CNN takes them with ``INPUT.MASK_FORMAT bitmask``.
+
+    Args and returns as ``mask2former_instances``, with ``gt_masks`` as ``BitMasks``.
+    """
+    instances, masks = _instances(segment_map, target, target.isthing & ~target.iscrowd)
+    instances.gt_masks = BitMasks(masks)
+    return instances
+
+
+TARGET_FORMATS: dict[str, Callable[[np.ndarray, PanopticTarget], Instances]] = {
+    "mask2former": mask2former_instances,
+    "bitmask": bitmask_instances,
+}
+"""What ``INPUT.TRACE.FORMAT`` may be."""
+
+
+def _instances(
+    segment_map: np.ndarray, target: PanopticTarget, wanted: np.ndarray
+) -> tuple[Instances, torch.Tensor]:
+    """Classes and boxes of the ``wanted`` segments that the map shows, and masks (N, H, W)."""
+    regions = region_statistics(segment_map)
+    kept = regions.labels != VOID
+    kept[kept] = wanted[regions.labels[kept] - 1]
+    numbers, boxes = regions.labels[kept], regions.boxes[kept]
+    instances = Instances(segment_map.shape)
+    instances.gt_classes = torch.from_numpy(target.category_ids[numbers - 1])
+    corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
+    instances.gt_boxes = Boxes(torch.from_numpy(corners.astype(np.float32)))
+    # numpy compares bytes twenty times as fast as torch does.
+    masks = segment_map == numbers.astype(segment_map.dtype)[:, None, None]
+    return instances, torch.from_numpy(masks)
+
+
+def semantic_of(segment_map: np.ndarray, target: PanopticTarget) -> torch.Tensor:
+    """int64 (H, W): the contiguous category of each pixel, crowd regions included, 255 = void.
+
+    Args:
+        segment_map: integers (H, W), ``i + 1`` where segment i is, 0 = void.
+        target: the segments that the numbers stand for.
+
+    Raises:
+        ValueError: a category that 255 cannot be told from.
+    """
+    if target.category_ids.size and target.category_ids.max() >= UNKNOWN:
+        raise ValueError(
+            f"category {target.category_ids.max()} and {UNKNOWN} for void do not fit one semantic "
+            "map: set INPUT.TRACE.SEMANTIC to none"
+        )
+    table = np.concatenate(([UNKNOWN], target.category_ids))
+    return torch.from_numpy(np.take(table, segment_map))
+
+
+def _semantic_tensor(shifted: np.ndarray) -> torch.Tensor:
+    """int64 (H, W) contiguous ids, 255 = void, of ids + 1 and what Detectron2 padded with."""
+    table = np.arange(-1, 255)
+    table[[0, 255]] = UNKNOWN  # v0.6 pads with 0, later versions with 255
+    return torch.from_numpy(np.take(table, shifted))
+
+
+def _pack(segment_map: np.ndarray) -> np.ndarray:
+    """A map that every transform of Detectron2 takes: uint8, (H, W) or (H, W, 3)."""
+    return segment_map if segment_map.dtype == np.uint8 else id2rgb(segment_map)
+
+
+def _unpack(packed: np.ndarray, count: int) -> np.ndarray:
+    """The map of ``count`` segments from ``_pack`` after transforms, uint8 or int32 (H, W).
+
+    Padding is 0 in Detectron2 v0.6 and 255 in later versions, in each channel: void, both.
+    """
+    segment_map = packed if packed.ndim == 2 else rgb2id(packed)
+    return np.where(segment_map > count, segment_map.dtype.type(VOID), segment_map)
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    """uint8 (3, H, W) of an image (H, W, 3)."""
+    # A copy, as images from files cannot be written to.
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def _check_size(record: Mapping[str, Any], array: np.ndarray, image: np.ndarray) -> None:
+    """Raise a BadRecordError unless ``array`` (H, W) has the size of the image."""
+    if array.shape != image.shape[:2]:
+        raise BadRecordError(
+            f"image {record['file_name']} is {image.shape[1]}x{image.shape[0]} pixels, but its "
+            f"label {array.shape[1]}x{array.shape[0]}: make the label again"
+        )
+
+
+def _choose(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError that names ``key`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(choices)}")

@@ -1,0 +1,273 @@
+"""PASCAL VOC 2012 and SBD as COCO panoptic: 20 things, and background as the one stuff class.
+
+VOC draws class and object of every pixel as palette PNG, with 255 on the borders; SBD keeps both
+in .mat files, without borders. As in the field, "train_aug" is all of VOC's train and SBD but VOC's
+val: 10,582 images. Those of VOC's train keep VOC's own, finer annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat
+from tqdm import tqdm
+
+from trace_d2.data.dataset_files import folder_names
+from trace_d2.data.prepare.class_agnostic import ONE_CLASS
+from trace_d2.formats.atomic import write_json
+from trace_d2.formats.categories import category_entries, load_categories
+from trace_d2.formats.coco_panoptic import (
+    coco_dataset,
+    image_entry,
+    instance_annotations,
+    panoptic_annotation,
+    segments_info,
+    write_panoptic_png,
+)
+
+SPLITS = ("train_aug", "val")
+_VOID = 255
+_BACKGROUND = 0  # its category id, and its value in VOC's and SBD's masks
+_THINGS = range(1, 21)
+
+
+def prepare_voc(
+    voc: str | Path,
+    sbd: str | Path | None,
+    split: str,
+    output: str | Path,
+    workers: int = 1,
+    progress: bool = True,
+) -> int:
+    """Write ``panoptic.json``, ``panoptic/``, ``instances.json`` and ``class_agnostic.json``.
+
+    Image ids are the digits of the stems, as 2007000027 of 2007_000027. Files that were there are
+    written anew; each is whole or not there at all.
+
+    Args:
+        voc: VOC2012, with ImageSets/, SegmentationClass/, SegmentationObject/ and JPEGImages/.
+        sbd: SBD's folder, with inst/ and train.txt (or dataset/ of its archive above them); only
+            for ``"train_aug"``.
+        split: ``"train_aug"`` or ``"val"``.
+        output: folder to write to.
+        workers: processes.
+        progress: show a progress bar.
+
+    Returns:
+        how many images were written.
+
+    Raises:
+        FileNotFoundError: a folder, list or annotation is missing; the message says which.
+        ValueError: ``split`` is neither, or an annotation contradicts itself.
+    """
+    voc, output = Path(voc), Path(output)
+    sources = list_sources(voc, sbd, split)
+    jpegs = folder_names(voc / "JPEGImages", "images", f"put VOC2012 at {voc}")
+    absent = [stem for stem in sources if f"{stem}.jpg" not in jpegs]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent)} images of {split} are not in {voc / 'JPEGImages'}, such as "
+            f"{absent[0]}.jpg: unpack VOCtrainval_11-May-2012.tar there"
+        )
+    (output / "panoptic").mkdir(parents=True, exist_ok=True)
+    write = partial(_write_image, output)
+    bar = partial(tqdm, total=len(sources), desc=split, unit="image", disable=not progress)
+    if workers > 1:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            written = list(bar(pool.map(write, sources.items(), chunksize=16)))
+    else:
+        written = list(bar(map(write, sources.items())))
+    _write_json_files(output, split, written)
+    return len(written)
+
+
+def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Path]:
+    """The annotation of every image of a split: a PNG of SegmentationObject/ or an SBD .mat.
+
+    Args:
+        voc: VOC2012.
+        sbd: SBD's folder; not looked at for ``"val"``.
+        split: ``"train_aug"`` or ``"val"``.
+
+    Returns:
+        stem to file, in order of stems.
+
+    Raises:
+        FileNotFoundError: a list is missing.
+        ValueError: ``split`` is neither, or ``sbd`` is None where it is needed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    own = read_stems(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
+    sources = {stem: voc / "SegmentationObject" / f"{stem}.png" for stem in own}
+    if split == "val":
+        return dict(sorted(sources.items()))
+    if sbd is None:
+        raise ValueError("train_aug takes in SBD: give its folder")
+    folder = _sbd_folder(Path(sbd))
+    held_out = set(read_stems(voc / "ImageSets/Segmentation/val.txt"))
+    for name in ("train.txt", "val.txt"):
+        for stem in read_stems(folder / name):
+            if stem not in held_out:
+                sources.setdefault(stem, folder / "inst" / f"{stem}.mat")
+    return dict(sorted(sources.items()))
+
+
+def read_stems(path: Path) -> list[str]:
+    """The image names of a list, one a line. Raises FileNotFoundError or, if empty, ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no list of images at {path}: datasets/README.md says what to put")
+    stems = path.read_text(encoding="utf-8").split()
+    if not stems:
+        raise ValueError(f"{path} is empty: unpack it again")
+    return stems
+
+
+def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+    """Segments of VOC's two masks.
+
+    Args:
+        classes: uint8 (H, W), 0 = background, 1..20, 255 = border.
+        objects: uint8 (H, W), 0 = background, 1.. = object, 255 = border.
+
+    Returns:
+        segment ids (H, W) int32, 0 = void (borders, and things without object), and the category
+        id of every segment; objects count from 1 and have the class of most of their pixels,
+        background is last.
+
+    Raises:
+        ValueError: shapes differ, or an object has no class.
+    """
+    if classes.shape != objects.shape:
+        raise ValueError(f"class and object masks differ in shape: {classes.shape, objects.shape}")
+    labels = [label for label in np.unique(objects).tolist() if label not in (0, _VOID)]
+    categories = []
+    for label in labels:
+        counts = np.bincount(classes[objects == label], minlength=256)[: _THINGS.stop]
+        counts[_BACKGROUND] = 0
+        if not counts.any():
+            raise ValueError(f"object {label} has no pixel of a class in 1..20")
+        categories.append(int(counts.argmax()))
+    border = (classes == _VOID) | (objects == _VOID)
+    background = (classes == _BACKGROUND) & (objects == 0)
+    table = np.zeros(256, np.int32)
+    table[labels] = np.arange(1, len(labels) + 1)
+    return _with_background(np.where(border, 0, table[objects]), categories, background)
+
+
+def sbd_segments(
+    instances: np.ndarray, categories: np.ndarray
+) -> tuple[np.ndarray, dict[int, int]]:
+    """Segments of SBD's ``GTinst``.
+
+    Args:
+        instances: (H, W) integers, 0 = background, k = object k.
+        categories: class 1..20 of objects 1, 2, ...
+
+    Returns:
+        as ``voc_segments``.
+
+    Raises:
+        ValueError: an object has no class, or one that is not in 1..20.
+    """
+    labels = [label for label in np.unique(instances).tolist() if label != 0]
+    classes = [int(categories[k - 1]) if k <= len(categories) else None for k in labels]
+    if any(value not in _THINGS for value in classes):
+        raise ValueError(f"objects {labels} have the classes {classes}: they must be in 1..20")
+    table = np.zeros(int(instances.max()) + 1, np.int32)
+    table[labels] = np.arange(1, len(labels) + 1)
+    return _with_background(table[instances], classes, instances == 0)
+
+
+def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
+    """Segments of an annotation file as ``list_sources`` names it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it contradicts itself; the message names it.
+    """
+    files = [path]
+    if path.suffix == ".png":
+        files.insert(0, path.parent.parent / "SegmentationClass" / path.name)
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no annotation at {file}: unpack the data set again")
+    try:
+        if path.suffix == ".png":
+            return voc_segments(*(_read_palette_png(file) for file in files))
+        truth = loadmat(path, squeeze_me=True, struct_as_record=False)["GTinst"]
+        return sbd_segments(truth.Segmentation.astype(np.int64), np.atleast_1d(truth.Categories))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _with_background(
+    segment_ids: np.ndarray, categories: Iterable[Any], background: np.ndarray
+) -> tuple[np.ndarray, dict[int, int]]:
+    """Add the background, if there is any, as the last segment."""
+    category_of = dict(enumerate(categories, start=1))
+    if background.any():
+        last = len(category_of) + 1
+        segment_ids = np.where(background, last, segment_ids)
+        category_of[last] = _BACKGROUND
+    # An object that lies in the border only has no pixel.
+    present = set(np.unique(segment_ids).tolist())
+    return segment_ids.astype(np.int32), {k: c for k, c in category_of.items() if k in present}
+
+
+def _sbd_folder(sbd: Path) -> Path:
+    """The folder of SBD that holds inst/ and the lists, also within its archive's folders."""
+    choices = (sbd, sbd / "dataset", sbd / "benchmark_RELEASE/dataset")
+    for folder in choices:
+        if (folder / "inst").is_dir():
+            return folder
+    raise FileNotFoundError(f"no inst/ in {sbd}: unpack SBD's benchmark.tgz there")
+
+
+def _read_palette_png(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        if image.mode not in ("P", "L"):
+            raise ValueError(f"mode {image.mode}; VOC's masks have a palette")
+        return np.asarray(image)
+
+
+def _write_image(
+    output: Path, source: tuple[str, Path]
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Write the PNG of one image; returns its entries of the JSON files."""
+    stem, path = source
+    segment_ids, category_of = read_segments(path)
+    write_panoptic_png(output / "panoptic" / f"{stem}.png", segment_ids)
+    image_id = int(stem.replace("_", ""))
+    segments = segments_info(segment_ids, category_of)
+    return (
+        image_entry(image_id, f"{stem}.jpg", *segment_ids.shape),
+        panoptic_annotation(image_id, f"{stem}.png", segments),
+        instance_annotations(segment_ids, segments, load_categories("voc"), image_id),
+    )
+
+
+def _write_json_files(output: Path, split: str, written: list[Any]) -> None:
+    categories = load_categories("voc")
+    description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
+    images = [image for image, _, _ in written]
+    instances = [one for _, _, several in written for one in several]
+    for number, annotation in enumerate(instances, start=1):
+        annotation["id"] = number
+    one_class = [{**annotation, "category_id": ONE_CLASS[0].id} for annotation in instances]
+    things = [category for category in categories if category.isthing]
+    for name, entries, classes in (
+        ("instances.json", instances, things),
+        ("class_agnostic.json", one_class, ONE_CLASS),
+        # Last: with it the data set counts as prepared.
+        ("panoptic.json", [annotation for _, annotation, _ in written], categories),
+    ):
+        write_json(output / name, coco_dataset(images, entries, classes, description))
+    write_json(output / "categories.json", category_entries(categories), indent=1)

@@ -1,0 +1,1 @@
+"""Training: the trainer, its hooks, loaders, evaluators and checks. Needs Detectron2."""

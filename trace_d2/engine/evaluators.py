@@ -1,0 +1,44 @@
+"""Which evaluators a data set gets, by the ``evaluator_type`` of its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+)
+
+from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
+from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
+
+EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
+    "class_agnostic": (lambda name, folder: ClassAgnosticEvaluator(name, folder),),
+    "coco": (lambda name, folder: COCOEvaluator(name, output_dir=folder),),
+    "coco_panoptic_seg": (lambda name, folder: PanopticQualityEvaluator(name, folder),),
+    "lvis": (lambda name, folder: LVISEvaluator(name, output_dir=folder),),
+    "pascal_voc": (lambda name, _: PascalVOCDetectionEvaluator(name),),
+}
+"""The evaluators of each ``evaluator_type``, from the data set's name and a folder for results."""
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """All evaluators of a registered data set; results go to ``OUTPUT_DIR/inference/<name>``.
+
+    Raises:
+        ValueError: nothing evaluates data sets of this type.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise ValueError(
+            f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
+            f"{', '.join(EVALUATORS)}. A data set without truth cannot be evaluated"
+        )
+    folder = str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
+    return DatasetEvaluators([build(dataset_name, folder) for build in EVALUATORS[kind]])

@@ -1,0 +1,228 @@
+"""Class-agnostic average precision and recall of masks and boxes, with COCO's own numbers.
+
+All categories of the truth count as one, which is how unsupervised instance segmentation is
+scored (AP^mk and AR^mk_100 of the paper). pycocotools' COCOeval does the matching.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from trace_d2.formats.coco_instances import (
+    InstanceFile,
+    check_sizes,
+    read_predictions,
+    read_truth,
+    to_rle,
+)
+
+IOU_TYPES = ("segm", "bbox")
+MATCHES = ("auto", "id", "file_name")
+"""How predictions find their image: by id (refused where file names disagree), by id alone, or by
+file name without folder and extension."""
+
+METRICS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APs",
+    "APm",
+    "APl",
+    "AR_1",
+    "AR_10",
+    "AR_100",
+    "ARs",
+    "ARm",
+    "ARl",
+)
+"""In the order of ``COCOeval.stats``. s, m and l: truth below 32^2, below 96^2 and from 96^2
+pixels. AR_k allows k predictions an image; all others allow 100."""
+
+
+@dataclass(frozen=True)
+class ClassAgnosticResult:
+    """Scores over a data set.
+
+    Attributes:
+        scores: by "segm" and "bbox", then by the names in ``METRICS``: 0..1, or NaN where the
+            truth has no such object.
+        images: how many images the truth has.
+        instances: how many objects the truth has, crowds left out.
+        predictions: how many predictions were scored.
+        missing: ids of the images of the truth without a prediction; their objects are missed.
+        ignored: predictions that were left out because the truth lacks their image.
+    """
+
+    scores: dict[str, dict[str, float]]
+    images: int
+    instances: int
+    predictions: int
+    missing: tuple[Any, ...]
+    ignored: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: scores 0..1 by kind and name, None for NaN, and the counts besides."""
+        result: dict[str, Any] = {
+            kind: {name: None if math.isnan(value) else value for name, value in scores.items()}
+            for kind, scores in self.scores.items()
+        }
+        return result | {
+            "images": self.images,
+            "instances": self.instances,
+            "predictions": self.predictions,
+            "missing": list(self.missing),
+            "ignored": self.ignored,
+        }
+
+
+def class_agnostic_ap(
+    truth: str | Path | Mapping[str, Any],
+    predictions: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    iou_types: Sequence[str] = IOU_TYPES,
+    *,
+    ignore_unknown: bool = False,
+    match: str = "auto",
+) -> ClassAgnosticResult:
+    """Score instance predictions against a COCO truth, all categories as one.
+
+    Crowds are handled as COCO does: a prediction that lies in one counts neither way. The area
+    that sorts objects into s, m and l is the truth's ``area``, and that of the mask ("segm") or
+    the box ("bbox") of a prediction. Predictions without any ``score`` all get 1; equal scores
+    rank in the order of the file within an image, and by image id between images.
+
+    Args:
+        truth: COCO instances JSON, or its content.
+        predictions: a list of results ``{image_id, score, segmentation and/or bbox}``, or a COCO
+            dictionary with ``annotations``, or the path of either. Masks are polygons, RLE or
+            uncompressed RLE; a missing ``bbox`` is that of the mask.
+        iou_types: "segm", "bbox" or both.
+        ignore_unknown: leave out predictions of images that the truth lacks.
+        match: one of ``MATCHES``.
+
+    Raises:
+        ValueError: a file, annotation or image that does not fit, named.
+        OSError: a file that cannot be read.
+    """
+    for kind in iou_types:
+        if kind not in IOU_TYPES:
+            raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
+    if match not in MATCHES:
+        raise ValueError(f"match={match!r}; choose one of {', '.join(MATCHES)}")
+    true = read_truth(truth, masks="segm" in iou_types)
+    found = read_predictions(predictions, masks="segm" in iou_types)
+    image_ids = _image_ids(true, found, match)
+    known = [row for row in found.annotations if row["image_id"] in image_ids]
+    ignored = len(found.annotations) - len(known)
+    if ignored and not ignore_unknown:
+        absent = {row["image_id"] for row in found.annotations} - set(image_ids)
+        raise ValueError(
+            f"{found.name}: {ignored} predictions of {len(absent)} images that {true.name} lacks "
+            f"(such as {min(map(str, absent))}); leave them out with ignore_unknown "
+            "(--ignore-unknown)"
+        )
+    rows = [row | {"image_id": image_ids[row["image_id"]]} for row in known]
+    check_sizes(true, true.name, true.annotations)
+    check_sizes(true, found.name, rows)
+    predicted = {row["image_id"] for row in rows}
+    return ClassAgnosticResult(
+        scores={kind: _evaluate(true, rows, kind) for kind in iou_types},
+        images=len(true.images),
+        instances=sum(not row["iscrowd"] for row in true.annotations),
+        predictions=len(rows),
+        missing=tuple(key for key in true.images if key not in predicted),
+        ignored=ignored,
+    )
+
+
+def _image_ids(true: InstanceFile, found: InstanceFile, match: str) -> dict[Any, Any]:
+    """The truth's image id of each image id of the predictions, where there is one."""
+    if match == "file_name":
+        return _ids_by_name(true, found)
+    if match == "auto":
+        for key, image in found.images.items():
+            names = [_stem(record) for record in (image, true.images.get(key, {}))]
+            if all(names) and names[0] != names[1]:
+                raise ValueError(
+                    f"image {key} is {names[1]!r} in {true.name} and {names[0]!r} in {found.name}; "
+                    "match by file_name, or by id if these are the same image (--match)"
+                )
+    return {key: key for key in true.images}
+
+
+def _ids_by_name(true: InstanceFile, found: InstanceFile) -> dict[Any, Any]:
+    by_name: dict[str, Any] = {}
+    for key, image in true.images.items():
+        name = _stem(image)
+        if not name or name in by_name:
+            raise ValueError(
+                f"{true.name}: image {key} has no file_name of its own ({name!r}); match by id"
+            )
+        by_name[name] = key
+    if found.annotations and not found.images:
+        raise ValueError(f"{found.name} lists no images, so it has no file names; match by id")
+    names = {key: _stem(image) for key, image in found.images.items()}
+    return {key: by_name[name] for key, name in names.items() if name in by_name}
+
+
+def _stem(image: Mapping[str, Any]) -> str:
+    # MaskCut writes folder/name, and label makers may change the extension.
+    return PurePath(str(image.get("file_name", ""))).stem
+
+
+def _evaluate(true: InstanceFile, rows: list[dict[str, Any]], kind: str) -> dict[str, float]:
+    """COCOeval's statistics by name, 0..1 or NaN."""
+    truth = [_entry(true, row, number, kind) for number, row in enumerate(true.annotations, 1)]
+    found = [_entry(true, row, number, kind) for number, row in enumerate(rows, 1)]
+    # COCOeval and COCO report their progress by print.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_index(true, truth), _index(true, found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    # COCO writes -1 where there is nothing to find.
+    stats = [float(value) if value >= 0 else math.nan for value in evaluation.stats]
+    return dict(zip(METRICS, stats, strict=True))
+
+
+def _entry(true: InstanceFile, row: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
+    """An annotation as COCOeval wants it. Numbers start at 1, as it takes 0 for "no match"."""
+    entry = {
+        "id": number,
+        "image_id": row["image_id"],
+        "category_id": 1,
+        "iscrowd": row.get("iscrowd", 0),
+    }
+    if kind == "bbox" and "bbox" in row:
+        entry["bbox"] = list(row["bbox"])
+    else:
+        entry["segmentation"] = to_rle(row["segmentation"], true.images[row["image_id"]])
+        entry["bbox"] = mask_api.toBbox(entry["segmentation"]).tolist()
+    if "score" in row:
+        entry["score"] = row["score"]
+    elif "area" in row:
+        return entry | {"area": row["area"]}
+    boxes = kind == "bbox"
+    area = np.prod(entry["bbox"][2:]) if boxes else mask_api.area(entry["segmentation"])
+    return entry | {"area": float(area)}
+
+
+def _index(true: InstanceFile, annotations: list[dict[str, Any]]) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": [image | {"id": key} for key, image in true.images.items()],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    coco.createIndex()
+    return coco

@@ -1,0 +1,145 @@
+"""Segmentations of COCO files: run lengths, compressed or as a list, and polygons.
+
+pycocotools trusts what it decodes: some broken run lengths give masks of chance content. So they
+are checked here first, number by number, and decoded by pycocotools after.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+_LONGEST_NUMBER = 7  # characters of five bits
+_CONTINUES, _NEGATIVE, _BITS = 0x20, 0x10, 0x1F
+
+
+class SegmentationError(ValueError):
+    """A segmentation cannot be read.
+
+    Attributes:
+        kind: ``"missing"``, ``"broken RLE"`` or ``"broken polygon"``.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def run_lengths(counts: Any) -> np.ndarray:
+    """The run lengths of an RLE, (N,) int64: zeros first, then ones, and so on, by columns.
+
+    Args:
+        counts: COCO's compressed text (str or bytes) or a list of numbers.
+
+    Raises:
+        SegmentationError: they are neither, or hold a number that is no run length.
+    """
+    if isinstance(counts, (str, bytes)):
+        lengths = _decompress(counts)
+    elif isinstance(counts, list) and all(type(count) is int for count in counts):
+        lengths = np.array(counts, np.int64)
+    else:
+        raise _broken(f"counts are {type(counts).__name__}, neither text nor a list of integers")
+    if not len(lengths):
+        raise _broken("counts are empty")
+    if lengths.min() < 0:
+        raise _broken("a run length is negative")
+    return lengths
+
+
+def check_segmentation(segmentation: Any) -> tuple[tuple[int, int] | None, int | None]:
+    """Size (H, W) and area in pixels of a segmentation; None where it is a polygon.
+
+    Raises:
+        SegmentationError: it is missing or broken.
+    """
+    if isinstance(segmentation, dict):
+        size = _size(segmentation)
+        lengths = run_lengths(segmentation.get("counts"))
+        total = int(lengths.sum())
+        if total != size[0] * size[1]:
+            raise _broken(f"its runs cover {total} pixels, its size is {size[0]}x{size[1]} (HxW)")
+        return size, int(lengths[1::2].sum())
+    if isinstance(segmentation, list) and segmentation:
+        for polygon in segmentation:
+            _check_polygon(polygon)
+        return None, None
+    raise SegmentationError("missing", "it has no mask (segmentation)")
+
+
+def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The mask bool (H, W) of a segmentation that ``check_segmentation`` has passed.
+
+    Args:
+        segmentation: an RLE of the size height x width, or polygons (united) in pixels.
+        height, width: size of the image.
+
+    Raises:
+        SegmentationError: a polygon lies far outside the image.
+    """
+    if isinstance(segmentation, list):
+        reach = 4 * max(height, width)
+        if any(abs(number) > reach for polygon in segmentation for number in polygon):
+            raise SegmentationError("broken polygon", "a polygon lies far outside the image")
+        encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        encoded = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        encoded = segmentation
+    mask: np.ndarray = coco_mask.decode([encoded])[..., 0]
+    return np.ascontiguousarray(mask).view(bool)
+
+
+def _decompress(counts: str | bytes) -> np.ndarray:
+    """COCO's text to numbers: five bits a character, a flag that more follow, and a sign.
+
+    From the fourth number on each is the difference to the one before the last.
+    """
+    try:
+        data = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError as error:
+        raise _broken("counts hold characters that no RLE has") from error
+    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return codes
+    if codes.min() < 0 or codes.max() > 63:
+        raise _broken("counts hold characters that no RLE has")
+    ends = np.flatnonzero(codes & _CONTINUES == 0)
+    if not len(ends) or ends[-1] != len(codes) - 1:
+        raise _broken("counts end within a number")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST_NUMBER:
+        raise _broken("a run length is beyond all sizes")
+    places = np.arange(len(codes)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & _BITS) << 5 * places, starts)
+    numbers -= np.where(codes[ends] & _NEGATIVE, 1 << 5 * lengths, 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _size(segmentation: dict[str, Any]) -> tuple[int, int]:
+    size = segmentation.get("size")
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 2
+        or any(type(side) is not int or side < 1 for side in size)
+    ):
+        raise _broken(f"its size is {size!r}, not [height, width]")
+    return size[0], size[1]
+
+
+def _check_polygon(polygon: Any) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise SegmentationError("broken polygon", "a polygon is [x, y, x, y, x, y, ...]")
+    for number in polygon:
+        if type(number) not in (int, float) or not math.isfinite(number):
+            raise SegmentationError("broken polygon", f"a polygon holds {number!r}")
+
+
+def _broken(reason: str) -> SegmentationError:
+    return SegmentationError("broken RLE", reason)

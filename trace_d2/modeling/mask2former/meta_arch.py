@@ -1,0 +1,260 @@
+"""Mask2Former as a Detectron2 meta-architecture, with no compiled operator."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import nn
+
+from .criterion import Mask2FormerCriterion
+from .head import KEY, Mask2FormerHead, mask2former_config
+from .inference import instance_inference, panoptic_inference, semantic_inference
+from .targets import prepare_targets, thing_ids_of
+
+
+@META_ARCH_REGISTRY.register()
+class TraceMask2Former(nn.Module):
+    """``transformers``' Mask2Former on any Detectron2 backbone.
+
+    Inputs and results are those of the official ``MaskFormer`` meta-architecture; loss names too.
+    """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: Mask2FormerHead,
+        criterion: Mask2FormerCriterion,
+        in_features: Sequence[str],
+        num_classes: int,
+        thing_ids: Collection[int],
+        size_divisibility: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        semantic_on: bool = True,
+        panoptic_on: bool = True,
+        instance_on: bool = True,
+        object_mask_threshold: float = 0.8,
+        overlap_threshold: float = 0.8,
+        top_k: int = 100,
+    ) -> None:
+        """Assemble the model; :meth:`from_config` reads the arguments from a config.
+
+        Args:
+            backbone: gives the feature maps.
+            sem_seg_head: from feature maps to logits.
+            criterion: the loss.
+            in_features: names of the feature maps, finest first.
+            num_classes: classes without "no object".
+            thing_ids: contiguous ids of the thing classes.
+            size_divisibility: batches are padded to a multiple; 0: as the backbone asks.
+            pixel_mean: a channel, in the units of the images.
+            pixel_std: a channel, in the units of the images.
+            semantic_on: whether results have ``sem_seg``.
+            panoptic_on: whether results have ``panoptic_seg``.
+            instance_on: whether results have ``instances``.
+            object_mask_threshold: 0..1, see :func:`panoptic_inference`.
+            overlap_threshold: 0..1, see :func:`panoptic_inference`.
+            top_k: see :func:`instance_inference`.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.criterion = criterion
+        self.in_features = tuple(in_features)
+        self.num_classes = num_classes
+        self.thing_ids = frozenset(thing_ids)
+        self.size_divisibility = size_divisibility or backbone.size_divisibility
+        self.semantic_on = semantic_on
+        self.panoptic_on = panoptic_on
+        self.instance_on = instance_on
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.top_k = top_k
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments from ``MODEL.TRACE.MASK2FORMER``, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` and
+        ``DATASETS.TRAIN``.
+
+        Raises:
+            ValueError: a value out of range, features that the backbone does not have, or another
+                number of classes than the data set's; it names the key.
+        """
+        node = cfg.MODEL.TRACE.MASK2FORMER
+        test = node.TEST
+        _check_range(f"{KEY}.TEST.OBJECT_MASK_THRESHOLD", test.OBJECT_MASK_THRESHOLD)
+        _check_range(f"{KEY}.TEST.OVERLAP_THRESHOLD", test.OVERLAP_THRESHOLD)
+        if not (test.SEMANTIC_ON or test.PANOPTIC_ON or test.INSTANCE_ON):
+            raise ValueError(f"{KEY}.TEST: SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON are all False")
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        thing_ids = thing_ids_of(
+            cfg.DATASETS.TRAIN[0] if len(cfg.DATASETS.TRAIN) else "",
+            num_classes=num_classes,
+            panoptic=test.PANOPTIC_ON,
+        )
+        backbone = build_backbone(cfg)
+        shapes = _feature_shapes(backbone, node.IN_FEATURES)
+        config = _config_from(node, num_classes, [shape.stride for shape in shapes])
+        return {
+            "backbone": backbone,
+            "sem_seg_head": Mask2FormerHead(config, [shape.channels for shape in shapes]),
+            "criterion": Mask2FormerCriterion(config, deep_supervision=node.DEEP_SUPERVISION),
+            "in_features": node.IN_FEATURES,
+            "num_classes": num_classes,
+            "thing_ids": thing_ids,
+            "size_divisibility": node.SIZE_DIVISIBILITY,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "semantic_on": test.SEMANTIC_ON,
+            "panoptic_on": test.PANOPTIC_ON,
+            "instance_on": test.INSTANCE_ON,
+            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "top_k": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are moved to."""
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: Sequence[dict[str, Any]]
+    ) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
+        """Losses in training, results otherwise.
+
+        Args:
+            batched_inputs: Detectron2's input dicts: ``image`` (C, H, W) in the units of
+                ``MODEL.PIXEL_MEAN``; in training ``instances``, see :func:`prepare_targets`;
+                otherwise ``height`` and ``width`` of the result (default: the image's).
+
+        Returns:
+            In training the weighted losses, see :class:`Mask2FormerCriterion`. Otherwise for each
+            input a dict of those results that are switched on: ``sem_seg`` (C, H, W) float;
+            ``panoptic_seg``: (H, W) int32 and the list of its segments; ``instances``:
+            ``Instances``. See :mod:`trace_d2.modeling.mask2former.inference`.
+        """
+        images = self.preprocess_images(batched_inputs)
+        features = self.backbone(images.tensor)
+        class_logits, mask_logits = self.sem_seg_head([features[name] for name in self.in_features])
+        if self.training:
+            classes, masks = prepare_targets(
+                batched_inputs,
+                size=tuple(images.tensor.shape[-2:]),
+                num_classes=self.num_classes,
+                device=self.device,
+            )
+            return self.criterion(class_logits, mask_logits, classes, masks)
+        upsampled = F.interpolate(
+            mask_logits[-1].float(),
+            size=images.tensor.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
+        return [
+            self.results_of(
+                logits.float(),
+                sem_seg_postprocess(
+                    masks, size, record.get("height", size[0]), record.get("width", size[1])
+                ),
+            )
+            for logits, masks, size, record in zip(
+                class_logits[-1], upsampled, images.image_sizes, batched_inputs, strict=True
+            )
+        ]
+
+    def preprocess_images(self, batched_inputs: Sequence[dict[str, Any]]) -> ImageList:
+        """Normalise the images and pad them to one size: (B, C, H, W) float with their sizes."""
+        images = [
+            (record["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            for record in batched_inputs
+        ]
+        return ImageList.from_tensors(images, size_divisibility=self.size_divisibility)
+
+    def results_of(self, class_logits: torch.Tensor, mask_logits: torch.Tensor) -> dict[str, Any]:
+        """The results of one image from its logits (Q, C + 1) and (Q, H, W) at its own size."""
+        results: dict[str, Any] = {}
+        if self.semantic_on:
+            results["sem_seg"] = semantic_inference(class_logits, mask_logits)
+        if self.panoptic_on:
+            results["panoptic_seg"] = panoptic_inference(
+                class_logits,
+                mask_logits,
+                thing_ids=self.thing_ids,
+                object_mask_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            results["instances"] = instance_inference(
+                class_logits, mask_logits, thing_ids=self.thing_ids, top_k=self.top_k
+            )
+        return results
+
+
+def _config_from(node: CfgNode, num_classes: int, strides: list[int]) -> Any:
+    """The ``transformers`` config of a ``MODEL.TRACE.MASK2FORMER`` node."""
+    _check_range(f"{KEY}.IMPORTANCE_SAMPLE_RATIO", node.IMPORTANCE_SAMPLE_RATIO)
+    if node.OVERSAMPLE_RATIO < 1 or node.TRAIN_NUM_POINTS < 1:
+        raise ValueError(f"{KEY}: OVERSAMPLE_RATIO and TRAIN_NUM_POINTS must be at least 1")
+    return mask2former_config(
+        num_classes=num_classes,
+        hidden_dim=node.HIDDEN_DIM,
+        num_queries=node.NUM_QUERIES,
+        enc_layers=node.ENC_LAYERS,
+        dec_layers=node.DEC_LAYERS,
+        num_heads=node.NHEADS,
+        enc_dim_feedforward=node.ENC_DIM_FEEDFORWARD,
+        dec_dim_feedforward=node.DIM_FEEDFORWARD,
+        feature_strides=strides,
+        class_weight=node.CLASS_WEIGHT,
+        mask_weight=node.MASK_WEIGHT,
+        dice_weight=node.DICE_WEIGHT,
+        no_object_weight=node.NO_OBJECT_WEIGHT,
+        train_num_points=node.TRAIN_NUM_POINTS,
+        oversample_ratio=node.OVERSAMPLE_RATIO,
+        importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+    )
+
+
+def _feature_shapes(backbone: Backbone, in_features: Sequence[str]) -> list[Any]:
+    """``ShapeSpec`` of each feature; three go through deformable attention, a finer one does not.
+
+    Raises:
+        ValueError: the backbone lacks one, or the strides are not s, 2s, 4s, 8s.
+    """
+    shapes = backbone.output_shape()
+    missing = [name for name in in_features if name not in shapes]
+    if missing:
+        raise ValueError(
+            f"{KEY}.IN_FEATURES has {', '.join(missing)}, but the backbone gives "
+            f"{', '.join(shapes)} (MODEL.RESNETS.OUT_FEATURES for a ResNet)"
+        )
+    chosen = [shapes[name] for name in in_features]
+    strides = [shape.stride for shape in chosen]
+    if len(strides) != 4 or strides != [strides[0] * 2**level for level in range(4)]:
+        raise ValueError(
+            f"{KEY}.IN_FEATURES must be four features, finest first, each of twice the stride of "
+            f"the one before; {list(in_features)} have the strides {strides}"
+        )
+    return chosen
+
+
+def _check_range(key: str, value: float) -> None:
+    """Raise a ``ValueError`` if ``value`` is not in 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key} is {value}: it must be in 0..1")

@@ -1,0 +1,187 @@
+"""What the runner runs: one image after the other, from its files to the files of its result.
+
+``ImageJob`` holds what labels (`trace_d2.pseudo_labels.labeling`) and refined masks
+(`trace_d2.pseudo_labels.refining`) share: reading, detection of edges, failures and records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from trace_d2.edges.files import check_edges
+from trace_d2.pseudo_labels.inputs import Inputs
+from trace_d2.pseudo_labels.journal import DONE, FAILED, SKIPPED, Record
+from trace_d2.pseudo_labels.listing import ImageEntry
+from trace_d2.pseudo_labels.settings import Settings, fingerprint
+from trace_d2.pseudo_labels.store import JobStore, MergeResult, writing_to
+
+
+class DetectedEdges(Protocol):
+    """What an edge detector returns."""
+
+    @property
+    def edges(self) -> np.ndarray:
+        """float32 (H, W) in 0..1 at the size of the image."""
+
+    @property
+    def timestep(self) -> int:
+        """The instance emergence point the edges were read at."""
+
+
+EdgeDetection = Callable[[np.ndarray, str], DetectedEdges]
+"""From an image uint8 (H, W, 3) RGB and its stem to its edges."""
+
+EntryT = TypeVar("EntryT", bound=ImageEntry)
+InputsT = TypeVar("InputsT", bound=Inputs)
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[InputsT]):
+    """Inputs that were read ahead, so that a backbone could look at the image.
+
+    Attributes:
+        inputs: the inputs, with the backbone's edges.
+        timestep: their instance emergence point.
+        seconds: what reading and detection took.
+    """
+
+    inputs: InputsT
+    timestep: int
+    seconds: float
+
+
+class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
+    """Makes the results of images one by one. Cheap to pickle before its first use.
+
+    Args:
+        settings: what decides the results.
+        store: the folder they are written to.
+        save_edges: keep the edges as well.
+    """
+
+    def __init__(self, settings: Settings, store: JobStore, save_edges: bool) -> None:
+        self.settings = settings
+        self.store = store
+        self.save_edges = save_edges
+        self.settings_print = fingerprint(settings.to_json())
+
+    @abstractmethod
+    def inputs_print(self, entry: EntryT) -> str:
+        """A text that changes when an input of ``entry`` does."""
+
+    @abstractmethod
+    def skip_reason(self, entry: EntryT) -> str:
+        """Why there is nothing to make a result from; empty if there is."""
+
+    @abstractmethod
+    def load(self, entry: EntryT) -> InputsT:
+        """All inputs of ``entry`` but detected edges.
+
+        Raises:
+            OSError, ValueError: a file is missing, damaged or does not fit.
+        """
+
+    @abstractmethod
+    def make(self, entry: EntryT, inputs: InputsT) -> ResultT:
+        """The result of ``entry``. Raises ValueError if the inputs are not fit for one."""
+
+    @abstractmethod
+    def write(self, entry: EntryT, inputs: InputsT, result: ResultT) -> None:
+        """Write the files of the result. Raises OSError if the disk takes them not."""
+
+    @abstractmethod
+    def describe(self, record: Record, result: ResultT) -> Record:
+        """``record`` with what the journal tells of ``result``."""
+
+    @abstractmethod
+    def merge(self) -> MergeResult:
+        """Join the results of all images; the caller holds the folder."""
+
+    def is_current(self, record: Record | None, entry: EntryT) -> bool:
+        """Whether ``entry`` has a finished result of these settings and of the inputs now."""
+        return (
+            record is not None
+            and self.store.is_finished(record, entry, self.save_edges)
+            and record.settings == self.settings_print
+            and record.inputs == self.inputs_print(entry)
+        )
+
+    def edge_key(self, entry: EntryT) -> str:
+        """What fixes the noise of the detector: the stem without folders."""
+        return Path(entry.file_name).stem
+
+    def detect(self, entry: EntryT, detection: EdgeDetection) -> Loaded[InputsT] | Record:
+        """Read the inputs and let the backbone find the edges, or the record of a failure."""
+        start = time.perf_counter()
+        try:
+            inputs = self.load(entry)
+            found = detection(inputs.photograph.pixels, self.edge_key(entry))
+            edges = check_edges(found.edges, f"the edges detected in {entry.file_name}")
+        except Exception as error:  # recorded with its cause; the other images go on
+            return self.failure(entry, error, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Loaded(inputs.with_edges(edges), int(found.timestep), seconds)
+
+    def __call__(self, entry: EntryT, loaded: Loaded[InputsT] | None = None) -> Record:
+        """Make and write the result of ``entry``; what cannot be made becomes a failed record.
+
+        Raises:
+            OutputError: the output folder takes no more files, which is no fault of the image.
+        """
+        start = time.perf_counter() - (loaded.seconds if loaded else 0.0)
+        reason = self.skip_reason(entry)
+        if reason:
+            return replace(self._record(entry), status=SKIPPED, reason=reason)
+        try:
+            inputs = loaded.inputs if loaded else self.load(entry)
+            result = self.make(entry, inputs)
+        except Exception as error:  # recorded with its cause; the other images go on
+            return self.failure(entry, error, time.perf_counter() - start)
+        with writing_to(self.store.root):
+            if self.save_edges and inputs.edges is not None:
+                self.store.write_edges(entry.stem, inputs.edges)
+            self.write(entry, inputs, result)
+        record = replace(
+            self._record(entry),
+            status=DONE,
+            notes=inputs.notes,
+            seconds=round(time.perf_counter() - start, 4),
+            timestep=loaded.timestep if loaded else None,
+        )
+        return self.describe(record, result)
+
+    def failure(self, entry: EntryT, error: Exception, seconds: float) -> Record:
+        """The record of an image that has no result because of ``error``."""
+        reason = str(error)
+        if not isinstance(error, (ValueError, OSError)):  # not foreseen: say where it came from
+            reason = "".join(traceback.format_exception(error)).strip()
+        return replace(self._record(entry), status=FAILED, reason=reason, seconds=round(seconds, 4))
+
+    def _record(self, entry: EntryT) -> Record:
+        return Record(
+            entry.stem,
+            entry.file_name,
+            FAILED,
+            settings=self.settings_print,
+            inputs=self.inputs_print(entry),
+            finished=round(time.time(), 3),
+        )
+
+
+def files_print(paths: Iterable[Path], *others: Any) -> str:
+    """A text that changes when the size or time of a file does, or one of ``others``."""
+    stamps: list[Any] = []
+    for path in paths:
+        status = path.stat() if path.exists() else None
+        stamps.append((status.st_size, status.st_mtime_ns) if status else None)
+    return hashlib.sha256(repr([*stamps, *others]).encode()).hexdigest()[:16]
