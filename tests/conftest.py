@@ -89,3 +89,56 @@ def load_tool() -> Iterator[Callable[[str], ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(REPOSITORY / "tools")
         yield importlib.import_module
+
+
+# Nothing but sizes, the machine, and the data.
+SMALL = """
+MODEL.DEVICE cpu  MODEL.WEIGHTS ''  SOLVER.AMP.ENABLED False  SOLVER.MAX_ITER 2  SOLVER.STEPS ()
+SOLVER.IMS_PER_BATCH 2  DATALOADER.NUM_WORKERS 0  TEST.PRECISE_BN.NUM_ITER 1
+INPUT.TRACE.IMAGE_SIZE 64  INPUT.MIN_SIZE_TRAIN (64,)  INPUT.MIN_SIZE_TEST 64
+MODEL.RESNETS.STEM_OUT_CHANNELS 8  MODEL.FPN.OUT_CHANNELS 16
+MODEL.RPN.POST_NMS_TOPK_TRAIN 50  MODEL.RPN.POST_NMS_TOPK_TEST 20
+MODEL.ROI_BOX_HEAD.FC_DIM 16  MODEL.ROI_MASK_HEAD.CONV_DIM 16
+MODEL.TRACE.MASK2FORMER.HIDDEN_DIM 32  MODEL.TRACE.MASK2FORMER.NHEADS 2
+MODEL.TRACE.MASK2FORMER.NUM_QUERIES 8  MODEL.TRACE.MASK2FORMER.DIM_FEEDFORWARD 32
+MODEL.TRACE.MASK2FORMER.ENC_DIM_FEEDFORWARD 32  MODEL.TRACE.MASK2FORMER.TRAIN_NUM_POINTS 64
+MODEL.TRACE.SWIN.EMBED_DIM 12  MODEL.TRACE.SWIN.DEPTHS (1,1,1,1)
+MODEL.TRACE.SWIN.NUM_HEADS (1,2,2,4)  MODEL.TRACE.SWIN.WINDOW_SIZE 4  MODEL.TRACE.SWIN.WEIGHTS ''
+MODEL.TRACE.SOLVER.SAMPLES_PERIOD 1
+"""
+
+
+@pytest.fixture(scope="session")
+def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of 64 x 64 with truth."""
+    from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+
+    folder = tmp_path_factory.mktemp("small_scenes")
+    write_scenes(folder, 2, SceneSettings(size=(64, 64)), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_options(small_scenes: Path) -> Callable[[Path, Path], list[str]]:
+    """``small_options(config, output)``: keys that make a training of two iterations small."""
+
+    def make(config: Path, output: Path) -> list[str]:
+        # Two blanks, or the end of a line, part the pairs.
+        pairs = [p.split(" ") for line in SMALL.split("\n") for p in line.split("  ") if p]
+        keys = [part.replace("''", "") for pair in pairs for part in pair]
+        if "scenes" not in config.stem:  # Detectron2 has ResNet-18 in one width only
+            keys += ["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"]
+        images, truth = str(small_scenes / "images"), str(small_scenes / "instances.json")
+        if config.parent.name == "panoptic":
+            name, kind = "small_panoptic", "PANOPTIC"
+            entry = [name, str(small_scenes), images]
+            keys += ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "6"]
+        else:
+            name, kind = "small_instances", "INSTANCES"
+            entry = [name, truth, images]
+        keys += [f"DATASETS.TRACE.{kind}", str([entry]), "DATASETS.TRAIN", str((name,))]
+        if config.stem != "scenes_backbone":
+            keys += ["DATASETS.TEST", str((name,))]
+        return [*keys, "OUTPUT_DIR", str(output)]
+
+    return make

@@ -5,7 +5,8 @@
     python tools/compare_training.py instance --output DIR    # Mask R-CNN: merged, TRACE, truth
 
 Labels come from the commands that users run; the edges are trace-tiny's. Everything but the labels
-is the same: config, seed, iterations, held-out scenes. A second run continues the first.
+is the same: config, seed, iterations, held-out scenes, and for Mask2Former a backbone that learned
+the scenes' textures from the semantic masks. A second run continues the first.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class Task:
         origins: names of the three kinds of labels, from the least to the most that can be had.
         metric: path into ``results.json``.
         title: of the metric.
+        backbone: config of what the backbone learns first, from the least labels; or None.
     """
 
     config: Path
     origins: tuple[str, str, str]
     metric: tuple[str, str]
     title: str
+    backbone: Path | None = None
 
 
 TASKS = {
@@ -54,6 +57,7 @@ TASKS = {
         ("no edges", "TRACE", "truth"),
         ("panoptic_seg", "PQ_th"),
         "PQ^th",
+        ROOT / "configs" / "panoptic" / "scenes_backbone.yaml",
     ),
     "instance": Task(
         ROOT / "configs" / "instance" / "scenes_mask_rcnn.yaml",
@@ -69,10 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     task = TASKS[args.task]
     make_scenes(args)
-    labels = MAKERS[args.task](args.output)
+    labels = MAKERS[args.task](args)
     chosen = args.only or task.origins
+    common = list(args.set)
+    if task.backbone is not None:
+        common = ["MODEL.WEIGHTS", train_backbone(args, task, labels), *common]
     for origin in chosen:
-        train(args, task, origin, labels[origin])
+        train(args, task, origin, [*labels[origin], *common])
     rows = [read_result(args.output, args.task, task, origin) for origin in task.origins]
     known = [row for row in rows if row]
     print(tabulate(known, headers="keys", floatfmt=".1f"))
@@ -95,6 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("comparison"))
     parser.add_argument("--train-count", type=int, default=600, help="scenes to train on")
     parser.add_argument("--val-count", type=int, default=150, help="held-out scenes")
+    parser.add_argument(
+        "--edges", type=Path, metavar="DIR", help="edges made before; default: trace-tiny's"
+    )
     parser.add_argument("--only", nargs="+", metavar="ORIGIN", help="train on these labels only")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY VALUE", help="config keys, for all trainings"
@@ -135,17 +145,35 @@ def make_scenes(args: argparse.Namespace) -> None:
             run("make_scenes.py", "--output", folder, "--count", count, "--series", series)
 
 
-def make_panoptic_labels(output: Path) -> dict[str, list[object]]:
-    """Folders of labels by origin, as config keys."""
-    scenes = output / "train"
-    inputs = ["--images", scenes / "images", "--semantic", scenes / "semantic"]
-    inputs += ["--categories", scenes / "categories.json"]
-    none, trace = output / "labels_no_edges", output / "labels_trace"
-    run("make_pseudo_panoptic.py", *inputs, "--output", none, "--no-edges")
+def find_edges(args: argparse.Namespace) -> Path:
+    """The folder of edges for the training scenes; trace-tiny's come with its panoptic labels."""
+    if args.edges is not None:
+        return args.edges
+    output = args.output / "labels_trace"
     run(
-        "make_pseudo_panoptic.py", "--config-file", EDGES, *inputs, "--output", trace,
-        "--save-edges", "--workers", 1,
+        "make_pseudo_panoptic.py", "--config-file", EDGES, *_label_inputs(args.output / "train"),
+        "--output", output, "--save-edges", "--workers", 1,
     )  # fmt: skip
+    return output / "edges"
+
+
+def _label_inputs(scenes: Path) -> list[object]:
+    inputs = [
+        ("--images", "images"),
+        ("--semantic", "semantic"),
+        ("--categories", "categories.json"),
+    ]
+    return [part for option, name in inputs for part in (option, scenes / name)]
+
+
+def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
+    """Folders of labels by origin, as config keys."""
+    output, scenes = args.output, args.output / "train"
+    none, trace = output / "labels_no_edges", output / "labels_trace"
+    edges = find_edges(args)
+    if args.edges is not None:
+        run("make_pseudo_panoptic.py", *_label_inputs(scenes), "--output", trace, "--edges", edges)
+    run("make_pseudo_panoptic.py", *_label_inputs(scenes), "--output", none, "--no-edges")
     folders = {"no edges": none, "TRACE": trace, "truth": scenes}
     images, val = scenes / "images", output / "val"
     return {
@@ -154,14 +182,15 @@ def make_panoptic_labels(output: Path) -> dict[str, list[object]]:
     }
 
 
-def make_instance_labels(output: Path) -> dict[str, list[object]]:
+def make_instance_labels(args: argparse.Namespace) -> dict[str, list[object]]:
     """COCO files by origin, as config keys."""
-    scenes, merged, refined = output / "train", output / "merged.json", output / "refined.json"
+    output, scenes = args.output, args.output / "train"
+    merged, refined = output / "merged.json", output / "refined.json"
     if not merged.is_file():
         write_merged_masks(scenes / "panoptic.json", scenes / "panoptic", merged)
     run(
-        "refine_masks.py", "--config-file", EDGES, "--images", scenes / "images",
-        "--masks", merged, "--output", refined, "--workers", 1,
+        "refine_masks.py", "--images", scenes / "images", "--masks", merged,
+        "--edges", find_edges(args), "--output", refined,
     )  # fmt: skip
     files = {"merged masks": merged, "TRACE": refined, "truth": scenes / "instances.json"}
     images, val = scenes / "images", output / "val"
@@ -186,17 +215,26 @@ def _run_folder(output: Path, task_name: str, origin: str) -> Path:
     return output / f"{task_name}_{origin.replace(' ', '_').lower()}"
 
 
-def train(args: argparse.Namespace, task: Task, origin: str, labels: list[object]) -> None:
-    """Train on labels of one origin, unless that is done."""
-    folder = _run_folder(args.output, args.task, origin)
+def train_backbone(args: argparse.Namespace, task: Task, labels: dict[str, list[object]]) -> Path:
+    """Weights that all trainings start from."""
+    folder = args.output / f"{args.task}_backbone"
+    _train(folder, task.backbone, labels[task.origins[0]])
+    return folder / "model_final.pth"
+
+
+def train(args: argparse.Namespace, task: Task, origin: str, keys: list[object]) -> None:
+    """Train on labels of one origin."""
+    _train(_run_folder(args.output, args.task, origin), task.config, keys)
+
+
+def _train(folder: Path, config: Path | None, keys: list[object]) -> None:
+    """Run ``tools/train_net.py``, unless that is done."""
     if (folder / "seconds.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    run(
-        "train_net.py", "--config-file", task.config, "--resume", *labels,
-        "OUTPUT_DIR", folder, *args.set, log=folder / "console.txt",
-    )  # fmt: skip
+    options = ["--config-file", config, "--resume", *keys, "OUTPUT_DIR", folder]
+    run("train_net.py", *options, log=folder / "console.txt")
     write_json(folder / "seconds.json", time.perf_counter() - start)
 
 

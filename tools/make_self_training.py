@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Labels for the next round of self-training: confident predictions and earlier labels.
 
-    python tools/make_self_training.py --predictions OUTPUT/inference/coco_instances_results.json \
-        --labels round1.json --output round2.json
+    python tools/make_self_training.py --labels round1.json --output round2.json \
+        --predictions OUTPUT_DIR/inference/DATASET/coco_instances_results.json
 
 The predictions are those of the trained detector on its own training images, as
-``tools/train_net.py --eval-only`` writes them with DATASETS.TEST set to the training set.
+``tools/train_net.py --eval-only`` writes them with DATASETS.TEST set to the training set, DATASET.
 """
 
 from __future__ import annotations

@@ -12,20 +12,30 @@ events, sample sheets, checkpoints, predictions and results.json.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 import trace_d2
+from trace_d2.data.bad_records import NoUsableRecordError
 from trace_d2.data.label_folder import UnfinishedLabelsError
 from trace_d2.data.registration import register_from_config
 from trace_d2.engine.checkpointer import TraceCheckpointer, UnfitCheckpointError
-from trace_d2.engine.checks import check_config
+from trace_d2.engine.checks import check_config, check_test_data
 from trace_d2.engine.trainer import TraceTrainer
-from trace_d2.modeling.mask2former.official import add_official_mask2former_config
+from trace_d2.modeling.mask2former.official import (
+    add_official_mask2former_config,
+    adopt_official_input,
+)
+
+logger = logging.getLogger("trace_d2.train_net")
 
 
 class ConfigError(ValueError):
@@ -33,13 +43,14 @@ class ConfigError(ValueError):
 
 
 # What the user can mend; the message says how. Any other error keeps its traceback.
-USER_ERRORS = (ConfigError, UnfitCheckpointError)
+USER_ERRORS = (ConfigError, UnfitCheckpointError, NoUsableRecordError)
 
 
 EPILOG = """examples:
   one GPU, or the CPU:  tools/train_net.py --config-file FILE [MODEL.DEVICE cpu]
   8 GPUs:               tools/train_net.py --config-file FILE --num-gpus 8
-  2 machines:           tools/train_net.py ... --num-machines 2 --machine-rank 0|1 --dist-url tcp://HOST:PORT
+  2 machines:           tools/train_net.py ... --num-machines 2 --machine-rank 0 (or 1) \\
+                            --dist-url tcp://HOST:PORT
   go on:                tools/train_net.py ... --resume
   evaluate:             tools/train_net.py ... --eval-only MODEL.WEIGHTS FILE
 """
@@ -78,29 +89,45 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: the config cannot be used, and why.
     """
-    try:
+    with blamed_on_user(KeyError, AssertionError, ImportError):
         cfg = load_cfg(args.config_file, args.opts)
-        register_from_config(cfg)
-        check_config(cfg, train=not args.eval_only)
-    except (ValueError, AssertionError, KeyError, OSError, ImportError) as error:
-        raise ConfigError(error.args[0] if isinstance(error, KeyError) else str(error)) from error
+        register_from_config(cfg, cfg.DATASETS.TEST if args.eval_only else None)
+        check_config(cfg, train=not args.eval_only, resume=args.resume)
     return cfg
 
 
+@contextmanager
+def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn what bad configs and data raise into a ConfigError; the log keeps the traceback.
+
+    Args:
+        kinds: what to take for the user's besides ValueError, OSError and UnfinishedLabelsError.
+    """
+    foreseen: tuple[type[Exception], ...] = (ValueError, OSError, UnfinishedLabelsError, *kinds)
+    try:
+        yield
+    except foreseen as error:
+        logger.debug("where it came from", exc_info=True)
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise ConfigError(str(message)) from error
+
+
 def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """Detectron2's defaults, ours, the official Mask2Former's where it is installed, then the file.
+    """Detectron2's defaults, ours, the official Mask2Former's where they are needed, then the file.
 
     Raises:
-        KeyError, ValueError: a key does not exist, or a value has the wrong type.
+        KeyError, AssertionError, ValueError: a key does not exist, or a value has the wrong type.
         FileNotFoundError: there is no such file.
         ImportError: the config is of the official Mask2Former, which is not installed.
     """
     cfg = get_cfg()
     trace_d2.add_trace_config(cfg)
+    official = bool(config_file) and add_official_mask2former_config(cfg, config_file)
     if config_file:
-        add_official_mask2former_config(cfg, config_file)
         cfg.merge_from_file(config_file)
     cfg.merge_from_list(list(opts))
+    if official:
+        adopt_official_input(cfg)
     cfg.freeze()
     return cfg
 
@@ -113,17 +140,19 @@ def run(args: argparse.Namespace) -> Any:
     """
     cfg = prepare(args)
     default_setup(cfg, args)
-    if args.eval_only:
-        model = TraceTrainer.build_model(cfg)
-        checkpointer = TraceCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return TraceTrainer.test(cfg, model)
-    try:  # all data sets are read here
-        trainer = TraceTrainer(cfg)
-    except (ValueError, OSError, UnfinishedLabelsError) as error:
-        raise ConfigError(str(error)) from error
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="trace_d2")
+    with blamed_on_user():  # all data sets are read here
+        check_test_data(cfg)
+        if args.eval_only:
+            model = TraceTrainer.build_model(cfg)
+        else:
+            trainer = TraceTrainer(cfg)
+    if not args.eval_only:
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    checkpointer = TraceCheckpointer(model, save_dir=cfg.OUTPUT_DIR, whole=True)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    return TraceTrainer.test(cfg, model)
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ def _add_solver(trace: CfgNode) -> None:
 
 def _add_input(node: CfgNode) -> None:
     # What turns a training record into input: "trace" (TraceDatasetMapper) or "detectron2" (its
-    # DatasetMapper, for data sets of plain instances).
+    # DatasetMapper, made to bear bad records, for data sets of plain instances).
     node.MAPPER = "trace"
     # What the dataset mapper's targets come from: "offline" (labels that were made before) or
     # "online" (semantic masks and edges, labelled in the mapper).

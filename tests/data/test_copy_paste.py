@@ -93,6 +93,19 @@ def test_empty_images_give_nothing_and_take_all():
     assert len(build()([full])[0]["instances"]) == 1
 
 
+def test_images_to_which_the_mapper_gave_no_targets():
+    """Detectron2's mapper sets no masks where an image has no object."""
+    bare, full = record(grey=1), record((0, 0, 3, 3), grey=2)
+    bare["instances"] = Instances((6, 8), gt_boxes=Boxes(torch.zeros(0, 4)))
+    into_bare, into_full = build()([bare, full])
+    assert torch.equal(into_bare["image"][0] == 2, into_bare["instances"].gt_masks.tensor[0])
+    assert torch.equal(into_full["image"], full["image"])
+    bare["instances"] = Instances((6, 8))
+    untouched = build(probability=0.0)([bare, full])[0]["instances"]
+    assert untouched.gt_masks.tensor.shape == (0, 6, 8)
+    assert len(untouched.gt_boxes) == len(untouched.gt_classes) == 0
+
+
 def test_probability_and_number():
     many = record(*[(0, x, 2, x + 1) for x in range(8)], grey=2)
     batch = [record(grey=1), many]
@@ -132,11 +145,11 @@ def test_a_seed_fixes_the_result():
 
 
 def test_other_targets_are_refused():
-    with pytest.raises(ValueError, match=r"1\.jpg: .* would leave sem_seg wrong"):
+    with pytest.raises(ValueError, match=r"1\.jpg: .*set INPUT\.TRACE\.SEMANTIC to none"):
         build()([record(grey=1, sem_seg=torch.zeros(6, 8))])
     extra = record((0, 0, 3, 3), grey=1)
     extra["instances"].gt_keypoints = torch.zeros(1, 17, 3)
-    with pytest.raises(ValueError, match=r"no other target; found .*gt_keypoints"):
+    with pytest.raises(ValueError, match=r"no other target; found .*gt_keypoints.*: turn"):
         build()([extra])
     plain = record((0, 0, 3, 3), grey=1)
     plain["instances"].gt_masks = plain["instances"].gt_masks.tensor

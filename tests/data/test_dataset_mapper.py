@@ -6,14 +6,13 @@ import inspect
 import logging
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 pytest.importorskip("detectron2")
@@ -23,22 +22,22 @@ from detectron2.data import MapDataset
 from detectron2.structures import BitMasks
 
 from trace_d2.config import add_trace_config
-from trace_d2.data import augmentation, dataset_mapper
-from trace_d2.data.augmentation import ColorJitter, build_augmentations, jitter_color
+from trace_d2.data import bad_records, dataset_mapper
+from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.dataset_mapper import (
     TraceDatasetMapper,
     bitmask_instances,
     mask2former_instances,
 )
 from trace_d2.data.target_generator import (
-    BadRecordError,
     OfflineTargetGenerator,
     PanopticTarget,
 )
 from trace_d2.formats.coco_panoptic import id2rgb
-from trace_d2.reference.panoptic_mapper import PlainPanopticMapper
 
 pytestmark = pytest.mark.detectron2
+
+WriteRecord = Callable[..., dict[str, Any]]
 
 # Ids: 5 a thing of class 3, 70000 stuff of class 0, 9 a crowd of class 3, 0 void.
 IDS = np.array(
@@ -59,21 +58,8 @@ SEGMENTS = [
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
 
-def write_record(folder: Path, ids: np.ndarray, image: np.ndarray, **more: Any) -> dict[str, Any]:
-    Image.fromarray(image).save(folder / "image.png")
-    Image.fromarray(id2rgb(ids)).save(folder / "panoptic.png")
-    return {
-        "file_name": str(folder / "image.png"),
-        "image_id": 7,
-        "height": image.shape[0],
-        "width": image.shape[1],
-        "pan_seg_file_name": str(folder / "panoptic.png"),
-        **more,
-    }
-
-
 @pytest.fixture
-def record(tmp_path: Path) -> dict[str, Any]:
+def record(tmp_path: Path, write_record: WriteRecord) -> dict[str, Any]:
     return write_record(tmp_path, IDS, IMAGE, segments_info=SEGMENTS)
 
 
@@ -182,7 +168,7 @@ def test_bitmask(record: dict[str, Any], class_agnostic: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mask2former", "bitmask"])
-def test_an_image_without_segments(tmp_path: Path, kind: str) -> None:
+def test_an_image_without_segments(tmp_path: Path, write_record: WriteRecord, kind: str) -> None:
     record = write_record(tmp_path, np.zeros_like(IDS), IMAGE, segments_info=[])
     mapped = make_mapper([T.RandomFlip(1.0)], target_format=kind)(record)
     masks = mapped["instances"].gt_masks
@@ -229,76 +215,6 @@ def test_a_semantic_map_has_no_room_for_class_255() -> None:
         dataset_mapper.semantic_of(target.segment_map, target)
 
 
-def blocks(rows: int, columns: int, side: int) -> np.ndarray:
-    """Segments 1.. in squares of ``side`` pixels."""
-    ids = 1 + np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-    return ids.repeat(side, axis=0).repeat(side, axis=1)
-
-
-def colors_of(ids: np.ndarray) -> np.ndarray:
-    """An image whose colours, but for the blue of padding, are its segment numbers."""
-    return np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**16), count=st.sampled_from([(3, 4), (15, 17), (16, 17)]))
-def test_image_and_masks_stay_together(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, count: tuple[int, int]
-) -> None:
-    """Also for more than 254 segments, whose maps go through the transforms as colours."""
-    ids = blocks(*count, 4)
-    segments = [{"id": int(i), "category_id": int(i) % 5, "isthing": True} for i in np.unique(ids)]
-    folder = tmp_path_factory.mktemp("together")
-    record = write_record(folder, ids, colors_of(ids), segments_info=segments)
-    cfg = config("INPUT.TRACE.IMAGE_SIZE", 64, "INPUT.FORMAT", "RGB", "INPUT.TRACE.MIN_SCALE", 0.5)
-    mapper = TraceDatasetMapper(cfg)
-    mapper.augmentations.augs[1].interp = Image.NEAREST  # blends no colours
-    np.random.seed(seed)
-    mapped = mapper(record)
-    image = mapped["image"].numpy().astype(int)
-    assert image.shape == (3, 64, 64)
-    instances = mapped["instances"]
-    covered = instances.gt_masks.sum(0)
-    assert covered.max() == 1
-    padding = covered.numpy() == 0
-    assert (image[:, padding] == 128).all()
-    assert (image[2, ~padding] == 0).all()
-    assert (mapped["sem_seg"].numpy()[padding] == 255).all()
-    assert instances.gt_masks.any(-1).any(-1).all()
-    for mask, category in zip(instances.gt_masks.numpy(), instances.gt_classes, strict=True):
-        numbers = np.unique(image[0][mask] + 256 * image[1][mask])
-        assert len(numbers) == 1
-        assert numbers[0] % 5 == category
-        assert (mapped["sem_seg"].numpy()[mask] == int(category)).all()
-    assert torch.equal(
-        instances.gt_boxes.tensor, BitMasks(instances.gt_masks).get_bounding_boxes().tensor
-    )
-
-
-def test_the_plain_way_gives_the_same(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    ids = blocks(5, 6, 5)
-    ids[rng.random(ids.shape) < 0.2] = 0
-    image = rng.integers(0, 256, (*ids.shape, 3), np.uint8)
-    segments = [
-        {"id": int(i), "category_id": int(i) % 7, "isthing": True, "iscrowd": int(i == 11)}
-        for i in np.unique(ids)[1:]
-    ]
-    record = write_record(tmp_path, ids, image, segments_info=segments)
-    mapper = TraceDatasetMapper(config("INPUT.TRACE.IMAGE_SIZE", 32))
-    jitter = [T.RandomFlip(), T.ResizeScale(0.1, 2.0, 32, 32), T.FixedSizeCrop((32, 32), False)]
-    plain = PlainPanopticMapper(jitter, "BGR", (32, 32))
-    for seed in range(8):
-        np.random.seed(seed)
-        ours = mapper(record)
-        np.random.seed(seed)
-        expected = plain(record)
-        assert torch.equal(ours["image"], expected["image"])
-        for name in ("gt_classes", "gt_masks"):
-            assert torch.equal(ours["instances"].get(name), expected["instances"].get(name))
-        assert torch.equal(ours["instances"].gt_boxes.tensor, expected["instances"].gt_boxes.tensor)
-
-
 def test_evaluation_gives_the_image_alone(record: dict[str, Any]) -> None:
     cfg = config("INPUT.MIN_SIZE_TEST", 16, "INPUT.TRACE.TARGETS", "online")
     mapped = TraceDatasetMapper(cfg, False)({**record, "annotations": [1]})
@@ -318,7 +234,7 @@ def test_short_edge_and_crop(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lsj", "resize"])
-def test_thin_images(tmp_path: Path, kind: str) -> None:
+def test_thin_images(tmp_path: Path, write_record: WriteRecord, kind: str) -> None:
     ids = np.ones((1, 3000), np.int32)
     image = np.zeros((1, 3000, 3), np.uint8)
     record = write_record(tmp_path, ids, image, segments_info=SEGMENTS[:1])
@@ -330,7 +246,7 @@ def test_thin_images(tmp_path: Path, kind: str) -> None:
             assert TraceDatasetMapper(cfg, is_train)(record)["image"].shape[1] >= 1
 
 
-def bad_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def damaged_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Records of every kind that cannot be used, by what the message says."""
     (folder / "cut.png").write_bytes(Path(record["file_name"]).read_bytes()[:-30])
     (folder / "text.png").write_text("no image")
@@ -351,10 +267,10 @@ def bad_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str, Any
 def test_bad_records_are_logged_once_and_left_out(
     tmp_path: Path, record: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for message, bad in bad_records(tmp_path, record).items():
+    for message, bad in damaged_records(tmp_path, record).items():
         mapper, strict = make_mapper([]), make_mapper([], strict=True)
         caplog.clear()
-        with caplog.at_level(logging.WARNING, dataset_mapper.__name__):
+        with caplog.at_level(logging.WARNING, bad_records.__name__):
             assert mapper(bad) is None
             assert mapper(bad) is None
         assert len(caplog.records) == 1, message
@@ -372,7 +288,7 @@ def test_bad_images_are_not_left_out_of_evaluation(record: dict[str, Any]) -> No
         mapper({**record, "width": 9})
 
 
-def test_training_takes_the_size_of_the_image(tmp_path: Path) -> None:
+def test_training_takes_the_size_of_the_image(tmp_path: Path, write_record: WriteRecord) -> None:
     """A photograph turned by EXIF, with a label in the frame people see."""
     image, ids = IMAGE[:6], IDS[:6].T
     record = write_record(tmp_path, ids, image, segments_info=SEGMENTS)
@@ -446,52 +362,3 @@ def test_instances_of_a_map_by_hand() -> None:
     assert found.gt_classes.tolist() == [6, 7]
     assert found.gt_boxes.tensor.tolist() == [[1, 0, 3, 2], [0, 1, 1, 2]]
     assert bitmask_instances(shown, target).gt_classes.tolist() == [6]
-
-
-def test_color_jitter_by_hand() -> None:
-    neutral = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
-    red = np.zeros((1, 2, 3), np.uint8)
-    red[..., 0] = 200
-    for pixels, image_format in ((red, "RGB"), (np.ascontiguousarray(red[..., ::-1]), "BGR")):
-
-        def jitter(
-            pixels: np.ndarray = pixels, image_format: str = image_format, **options: float
-        ) -> list[int]:
-            options = {**neutral, **options}
-            changed = jitter_color(pixels, image_format=image_format, **options)
-            assert changed.shape == pixels.shape
-            assert changed.dtype == np.uint8
-            color = changed[0, 0].tolist()
-            return color if image_format == "RGB" else color[::-1]
-
-        assert jitter() == [200, 0, 0]
-        assert jitter(brightness=30) == [230, 30, 30]
-        assert jitter(brightness=-30) == [170, 0, 0]
-        assert jitter(contrast=1.5) == [255, 0, 0]
-        assert jitter(hue=120) == [0, 200, 0]
-        assert jitter(hue=-120) == [0, 0, 200]
-        assert jitter(saturation=0.5)[0] == 200
-        assert jitter(saturation=0.5)[1] == pytest.approx(100, abs=1)
-
-
-def test_color_jitter_leaves_geometry_alone() -> None:
-    np.random.seed(0)
-    changed = set()
-    for _ in range(20):
-        transform = ColorJitter("RGB").get_transform(IMAGE)
-        changed.add(transform.apply_image(IMAGE).tobytes())
-        assert transform.apply_segmentation(IDS) is IDS
-    assert len(changed) > 10
-    names = [type(a) for a in build_augmentations(config("INPUT.TRACE.COLOR_JITTER", True), True)]
-    assert names == [ColorJitter, T.RandomFlip, augmentation.ResizeScale, T.FixedSizeCrop]
-
-
-def test_flip_keys() -> None:
-    for direction in ("horizontal", "vertical"):
-        flip = build_augmentations(config("INPUT.RANDOM_FLIP", direction), True)[0]
-        assert (flip.horizontal, flip.vertical) == (
-            direction == "horizontal",
-            direction == "vertical",
-        )
-    kinds = [type(a) for a in build_augmentations(config("INPUT.RANDOM_FLIP", "none"), True)]
-    assert T.RandomFlip not in kinds

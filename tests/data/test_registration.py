@@ -26,12 +26,10 @@ from trace_d2.data.registration import (
     register_trace_panoptic,
     register_trace_semantic,
 )
-from trace_d2.data.semantic_dicts import png_size
 from trace_d2.formats.atomic import write_json, write_png
 from trace_d2.formats.categories import category_entries, parse_categories
 from trace_d2.formats.coco_panoptic import (
     coco_dataset,
-    encode_mask,
     image_entry,
     panoptic_annotation,
 )
@@ -302,9 +300,6 @@ def test_failed_images_are_a_warning(
     assert "the labels of 1 of 4 images failed (photo_3.jpg: truncated" in caplog.text
 
 
-# Semantic masks
-
-
 @pytest.fixture
 def masks(tmp_path: Path) -> Path:
     folder = tmp_path / "masks"
@@ -314,137 +309,21 @@ def masks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_semantic_dicts(tmp_path: Path, images: Path, masks: Path) -> None:
-    edges = tmp_path / "edges"
-    edges.mkdir()
-    for name in ("photo_0.png", "photo_1.npy", "photo_3.png"):
-        (edges / name).touch()
-    register_trace_semantic("t_tags", images, masks, CATEGORIES, edges)
-    records = DatasetCatalog.get("t_tags")
-    assert records[1] == {
-        "file_name": str(images / "photo_1.jpg"),
-        "image_id": 2,
-        "height": 6,
-        "width": 8,
-        "trace_semantic_file_name": str(masks / "photo_1.png"),
-        "trace_edges_file_name": str(edges / "photo_1.npy"),
-    }
-    assert [r["image_id"] for r in records] == [1, 2, 4]
+def test_metadata_of_semantic_and_class_agnostic_data_sets(
+    tmp_path: Path, images: Path, masks: Path
+) -> None:
+    register_trace_semantic("t_tags", images, masks, CATEGORIES)
+    assert [record["image_id"] for record in DatasetCatalog.get("t_tags")] == [1, 2, 4]
     metadata = MetadataCatalog.get("t_tags")
     assert metadata.thing_classes == ["dog", "cat", "ground"]
     assert metadata.get("evaluator_type") is None
-    register_trace_semantic("t_bare", images, masks, "voc")
-    assert "trace_edges_file_name" not in DatasetCatalog.get("t_bare")[0]
-    (edges / "photo_1.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 3 images with a mask have no edges in"):
-        DatasetCatalog.get("t_tags")
-    (edges / "photo_1.npy").touch()
-    (edges / "photo_1.png").touch()
-    with pytest.raises(ValueError, match=r"both photo_1\.npy and photo_1\.png"):
-        DatasetCatalog.get("t_tags")
-
-
-def test_masks_of_other_images(images: Path, masks: Path) -> None:
-    register_trace_semantic("t_tags", images, masks, CATEGORIES)
-    (masks / "photo_9.png").touch()
-    with pytest.raises(FileNotFoundError, match=r"1 of 4 masks .* no image .* photo_9\.png"):
-        DatasetCatalog.get("t_tags")
-    for mask in masks.iterdir():
-        mask.unlink()
-    with pytest.raises(ValueError, match=r"no image of .* has a mask"):
-        DatasetCatalog.get("t_tags")
-
-
-def test_png_size(tmp_path: Path) -> None:
-    write_png(tmp_path / "a.png", np.zeros((3, 500), np.uint8))
-    assert png_size(tmp_path / "a.png") == (3, 500)
-    Image.new("RGB", (4, 4)).save(tmp_path / "b.png", format="JPEG")
-    with pytest.raises(ValueError, match=r"b\.png is no PNG file"):
-        png_size(tmp_path / "b.png")
-
-
-# Class-agnostic instances
-
-
-MASK = np.zeros((6, 8), bool)
-MASK[1:3, 2:7] = True
-
-
-def instances_file(path: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
-    entry = {**image_entry(1, "photo_0.jpg", 6, 8), **image}
-    write_json(path, {"images": [entry], "annotations": annotations, "categories": []})
-    return path
-
-
-def test_class_agnostic_dicts(tmp_path: Path, images: Path) -> None:
-    polygon = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0]
-    counts = [13, 2, 4, 2, 4, 2, 4, 2, 4, 2, 9]  # MASK, down the columns
-    path = instances_file(
-        tmp_path / "instances.json",
-        [
-            {"id": 0, "image_id": 1, "category_id": 18, "bbox": [1, 1, 2, 2],
-             "segmentation": [polygon]},
-            {"id": 0, "image_id": 1, "category_id": 0, "iscrowd": 1,
-             "segmentation": {"size": [6, 8], "counts": counts}},
-            {"id": 3, "image_id": 77, "category_id": 1, "bbox": [0, 0, 1, 1]},
-        ],
-    )  # fmt: skip
+    path = tmp_path / "instances.json"
+    write_json(path, {"images": [image_entry(1, "photo_0.jpg", 6, 8)], "annotations": []})
     register_class_agnostic("t_instances", path, images)
-    (record,) = DatasetCatalog.get("t_instances")
-    assert (record["height"], record["width"], record["image_id"]) == (6, 8, 1)
-    first, second = record["annotations"]
-    assert (first["category_id"], first["segmentation"]) == (0, [polygon])
-    assert (second["category_id"], second["iscrowd"]) == (0, 1)
-    assert second["bbox"] == [2, 1, 5, 2]
-    assert second["segmentation"]["counts"].decode() == encode_mask(MASK)["counts"]
+    assert [record["image_id"] for record in DatasetCatalog.get("t_instances")] == [1]
     metadata = MetadataCatalog.get("t_instances")
     assert metadata.thing_classes == ["object"]
     assert (metadata.evaluator_type, metadata.json_file) == ("class_agnostic", str(path))
-
-
-def test_swapped_sizes_of_maskcut_files(
-    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    mask = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encode_mask(MASK)}
-    path = instances_file(tmp_path / "maskcut.json", [mask], height=8, width=6)
-    register_class_agnostic("t_maskcut", path, images)
-    with caplog.at_level(logging.WARNING):
-        (record,) = DatasetCatalog.get("t_maskcut")
-    assert (record["height"], record["width"]) == (6, 8)
-    assert "width and height of its images are swapped" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("annotation", "named"),
-    [
-        ({"segmentation": {"size": [5, 8], "counts": "0"}}, r"size \[5, 8\] on an image of"),
-        ({"segmentation": {"size": [6, 8], "counts": [3, 4]}}, "do not fill the image"),
-        ({"segmentation": [[1, 2, 3]]}, "no list x, y of 3 points"),
-        ({"bbox": [1, 2]}, r"bbox \[1, 2\]"),
-        ({}, "bbox None"),
-    ],
-)
-def test_broken_annotations(
-    tmp_path: Path, images: Path, annotation: dict[str, Any], named: str
-) -> None:
-    path = instances_file(tmp_path / "a.json", [{"id": 4, "image_id": 1, **annotation}])
-    register_class_agnostic("t_broken", path, images)
-    with pytest.raises(ValueError, match=rf"image 1, annotation 4 has .*{named}"):
-        DatasetCatalog.get("t_broken")
-
-
-def test_files_that_are_no_instances(tmp_path: Path, truth: Path, images: Path) -> None:
-    register_class_agnostic("t_none", tmp_path / "none.json", images)
-    with pytest.raises(FileNotFoundError, match=r"no file at .*none\.json"):
-        DatasetCatalog.get("t_none")
-    (tmp_path / "torn.json").write_text('{"images": [')
-    register_class_agnostic("t_torn", tmp_path / "torn.json", images)
-    with pytest.raises(ValueError, match=r"torn\.json is not valid JSON"):
-        DatasetCatalog.get("t_torn")
-    path = instances_file(tmp_path / "lost.json", [], file_name="lost.jpg")
-    register_class_agnostic("t_lost", path, images)
-    with pytest.raises(FileNotFoundError, match="1 of 1 images are missing"):
-        DatasetCatalog.get("t_lost")
 
 
 # Config and agreement
@@ -458,7 +337,8 @@ def test_from_config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    instances_file(tmp_path / "instances.json", [])
+    entry = image_entry(1, "photo_0.jpg", 6, 8)
+    write_json(tmp_path / "instances.json", {"images": [entry], "annotations": []})
     cfg = get_trace_cfg()
     cfg.merge_from_list(
         [

@@ -16,8 +16,8 @@ from detectron2.data import MetadataCatalog
 
 from trace_d2.config import add_trace_config
 from trace_d2.data import target_generator as module
+from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.target_generator import (
-    BadRecordError,
     OfflineTargetGenerator,
     OnlineTargetGenerator,
     PanopticTarget,

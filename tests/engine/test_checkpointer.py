@@ -66,3 +66,12 @@ def test_a_checkpoint_without_heads_is_welcome(tmp_path):
 
     name = "backbone.res4.0.conv1.weight"
     assert torch.equal(model.state_dict()[name], source.state_dict()[name])
+
+
+def test_evaluation_wants_the_heads_as_well(tmp_path):
+    torch.save({"model": build_model(18).state_dict()}, tmp_path / "r18.pth")
+    model = build_model(18)
+    model.head = nn.Linear(100, 100)
+
+    with pytest.raises(UnfitCheckpointError, match=r"0 of the 2 tensors of the heads"):
+        TraceCheckpointer(model, whole=True).load(str(tmp_path / "r18.pth"))

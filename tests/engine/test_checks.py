@@ -9,8 +9,9 @@ pytest.importorskip("detectron2")
 from detectron2.config import get_cfg
 
 from trace_d2.config import add_trace_config
-from trace_d2.data.registration import register_class_agnostic
+from trace_d2.data.registration import register_class_agnostic, register_trace_panoptic
 from trace_d2.engine.checks import check_config
+from trace_d2.formats.categories import Category
 
 pytestmark = pytest.mark.detectron2
 
@@ -18,11 +19,16 @@ pytestmark = pytest.mark.detectron2
 @pytest.fixture
 def cfg(tmp_path):
     register_class_agnostic("checks_agnostic", "/nowhere/checks.json", "/nowhere/images")
+    objects = (Category(1, "object", True, (255, 0, 0)),)
+    register_trace_panoptic(
+        "checks_panoptic", "/nowhere/labels", "/nowhere/images", categories=objects
+    )
     cfg = get_cfg()
     add_trace_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.INPUT.TRACE.MAPPER = "detectron2"
     cfg.DATASETS.TRAIN = ("checks_agnostic",)
     cfg.DATASETS.TEST = ("checks_agnostic",)
     return cfg
@@ -41,7 +47,10 @@ def test_a_good_config_passes(cfg):
         ("DATASETS.TRAIN", (), ValueError, r"DATASETS\.TRAIN is empty"),
         ("DATASETS.TEST", ("nobody",), ValueError, r"no data set 'nobody'"),
         ("MODEL.ROI_HEADS.NUM_CLASSES", 80, ValueError, r"NUM_CLASSES is 80, but .* has 1"),
-        ("INPUT.TRACE.MAPPER", "none", ValueError, r"INPUT\.TRACE\.MAPPER"),
+        ("INPUT.TRACE.MAPPER", "none", ValueError, r"INPUT\.TRACE\.MAPPER is one of"),
+        ("INPUT.TRACE.MAPPER", "trace", ValueError, r"INPUT\.TRACE\.MAPPER must be detectron2"),
+        ("INPUT.TRACE.CLASS_AGNOSTIC", True, ValueError, r"is for INPUT\.TRACE\.MAPPER trace"),
+        ("DATASETS.TEST", ("checks_panoptic",), ValueError, r"GeneralizedRCNN predicts instances"),
     ],
 )
 def test_mistakes_are_named(cfg, key, value, error, message):
@@ -49,6 +58,47 @@ def test_mistakes_are_named(cfg, key, value, error, message):
 
     with pytest.raises(error, match=message):
         check_config(cfg, train=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("checks_panoptic", "PANOPTIC_ON"), ("checks_agnostic", "INSTANCE_ON")]
+)
+def test_mask2former_gives_what_is_evaluated(cfg, name, key):
+    cfg.MODEL.META_ARCHITECTURE = "TraceMask2Former"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
+    cfg.DATASETS.TEST = (name,)
+    check_config(cfg, train=False)
+
+    cfg.MODEL.TRACE.MASK2FORMER.TEST[key] = False
+    with pytest.raises(ValueError, match=rf"MASK2FORMER\.TEST\.{key} is False"):
+        check_config(cfg, train=False)
+
+
+def test_copy_paste_takes_no_semantic_map(cfg):
+    cfg.DATASETS.TRAIN = ("checks_panoptic",)
+    cfg.INPUT.TRACE.MAPPER = "trace"
+    cfg.INPUT.TRACE.COPY_PASTE.ENABLED = True
+
+    with pytest.raises(ValueError, match=r"set INPUT\.TRACE\.SEMANTIC none"):
+        check_config(cfg, train=True)
+
+
+def test_weights_are_not_looked_for_when_a_checkpoint_is_there(cfg, tmp_path):
+    cfg.MODEL.WEIGHTS = "absent.pth"
+    cfg.OUTPUT_DIR = str(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        check_config(cfg, train=True, resume=True)
+
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    check_config(cfg, train=True, resume=True)
+
+
+def test_nothing_to_evaluate_on(cfg):
+    cfg.DATASETS.TEST = ()
+    check_config(cfg, train=True)
+
+    with pytest.raises(ValueError, match=r"DATASETS\.TEST is empty"):
+        check_config(cfg, train=False)
 
 
 def test_cuda_without_a_device_says_what_to_add(cfg, monkeypatch):

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("detectron2")
 
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper
 
 from trace_d2.config import add_trace_config
+from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
 from trace_d2.engine.loaders import BatchLoader, build_train_mapper
 
 pytestmark = pytest.mark.detectron2
@@ -32,4 +32,4 @@ def test_mapper_by_name():
     cfg = get_cfg()
     add_trace_config(cfg)
     cfg.INPUT.TRACE.MAPPER = "detectron2"
-    assert isinstance(build_train_mapper(cfg), DatasetMapper)
+    assert isinstance(build_train_mapper(cfg), TolerantDatasetMapper)

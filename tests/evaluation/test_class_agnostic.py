@@ -200,7 +200,7 @@ def test_matching_by_file_name(two_objects):
 
 def test_masks_of_another_size_are_named(two_objects):
     mask = rectangle(0, 0, 5, 5, size=(80, 60))
-    with pytest.raises(ValueError, match=r"image 1 \(1.jpg\) is 80 x 60 .* is 60 x 80"):
+    with pytest.raises(ValueError, match=r"image 1 \(1.jpg\) does .* 80 x 60 .* 60 x 80"):
         class_agnostic_ap(two_objects, [{"image_id": 1, "score": 1, "segmentation": mask}])
 
 

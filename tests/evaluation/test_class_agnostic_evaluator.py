@@ -71,6 +71,56 @@ def test_a_model_without_masks_gets_boxes_only(dataset):
     assert list(evaluator.evaluate()) == ["bbox"]
 
 
+def rewrite(dataset: str, change) -> None:
+    """Change the content of the truth."""
+    path = MetadataCatalog.get(dataset).json_file
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    change(content)
+    write_json(path, content)
+
+
+def test_the_truth_is_read_and_checked_at_once(dataset):
+    evaluator = ClassAgnosticEvaluator(dataset)
+    rewrite(dataset, lambda content: content["annotations"][1].update(image_id=7))
+    with pytest.raises(ValueError, match="annotation 1 is of image 7, which is not listed"):
+        ClassAgnosticEvaluator(dataset)
+    evaluator.process([{"image_id": 1}, {"image_id": 2}], [output(0.9), output(0.9)])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+
+
+def test_swapped_sizes_of_the_truth(dataset, caplog):
+    mask = {"size": [40, 50], "counts": [2000]}
+
+    def swap(content: dict) -> None:
+        for image in content["images"]:
+            image.update(height=50, width=40)
+        content["annotations"].append({"image_id": 1, "segmentation": mask})
+
+    rewrite(dataset, swap)
+    evaluator = ClassAgnosticEvaluator(dataset)
+    assert "width and height of its images are swapped" in caplog.text
+    evaluator.process([{"image_id": 1}], [output(0.9)])
+    assert evaluator.evaluate()["segm"]["AP50"] > 0
+
+
+def test_a_truth_without_masks_gets_boxes_only(dataset):
+    def unmask(content: dict) -> None:
+        row = content["annotations"][0]
+        row.update(bbox=[10, 10, 20, 20])
+        del row["segmentation"]
+
+    rewrite(dataset, unmask)
+    with pytest.raises(ValueError, match=r"1 of 2 annotations have no mask, .* of image 1"):
+        ClassAgnosticEvaluator(dataset)
+    rewrite(dataset, lambda content: content["annotations"].pop())
+    with pytest.raises(ValueError, match="1 of 1 annotations have no mask"):
+        ClassAgnosticEvaluator(dataset, iou_types=["segm"])
+    evaluator = ClassAgnosticEvaluator(dataset)
+    evaluator.process([{"image_id": 1}], [output(0.9)])
+    assert list(evaluator.evaluate()) == ["bbox"]
+
+
 def test_processes_are_joined_and_padded_images_count_once(dataset, monkeypatch):
     parts = []
     for image_ids in ((1, 2), (1,)):

@@ -8,6 +8,7 @@ from trace_d2.formats.coco_instances import (
     check_sizes,
     read_predictions,
     read_truth,
+    sizes_are_swapped,
     to_rle,
 )
 
@@ -34,11 +35,41 @@ def test_sizes():
     check_sizes(truth, "file", [{"image_id": 1, "segmentation": {"size": [6, 8], "counts": [48]}}])
     check_sizes(truth, "file", [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
     turned = {"image_id": 1, "segmentation": {"size": [8, 6], "counts": [48]}}
-    with pytest.raises(ValueError, match=r"file: a mask of image 1 \(a\.jpg\) is 8 x 6 .* 6 x 8;"):
+    with pytest.raises(ValueError, match=r"file: a mask of image 1 \(a\.jpg\) .* 8 x 6 .* 6 x 8;"):
         check_sizes(truth, "file", [turned])
+
+    outside = {"image_id": 1, "segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}
+    with pytest.raises(ValueError, match=r"file: a mask of image 1 \(a\.jpg\) .* far outside"):
+        check_sizes(truth, "file", [outside])
 
 
 RLE = {"size": [6, 8], "counts": [48]}
+
+
+def test_swapped_sizes_are_swapped_back(caplog):
+    """By the majority of the masks of images that are not square; one wrong mask changes little."""
+    square = {"id": 3, "height": 5, "width": 5}
+    content = {
+        "images": [{"id": 1, "height": 8, "width": 6}, {"id": 2, "height": 8, "width": 6}, square],
+        "annotations": [
+            {"image_id": 3, "segmentation": {"size": [5, 5], "counts": [25]}},
+            {"image_id": 1, "segmentation": RLE},
+            {"image_id": 2, "segmentation": RLE},
+        ],
+    }
+    images = read_truth(content, masks=True).images
+    assert [(image["height"], image["width"]) for image in images.values()] == [(6, 8)] * 2 + [
+        (5, 5)
+    ]
+    assert "the truth: width and height of its images are swapped" in caplog.text
+    assert content["images"][0]["height"] == 8
+    wrong = {"image_id": 1, "segmentation": {"size": [8, 6], "counts": [48]}}
+    by_id = {image["id"]: image for image in content["images"]}
+    assert sizes_are_swapped(by_id, [*content["annotations"], wrong])
+    assert not sizes_are_swapped(by_id, [*content["annotations"], wrong, wrong])
+    assert not sizes_are_swapped(by_id, [None, {"image_id": 9}, {"image_id": 1}])
+    with pytest.raises(ValueError, match=r"a mask of image 1 .* 8 x 6 .* 6 x 8"):
+        read_truth(content | {"annotations": [*content["annotations"], wrong]}, masks=True)
 
 
 @pytest.mark.parametrize(

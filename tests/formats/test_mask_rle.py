@@ -119,3 +119,11 @@ def test_polygons_are_united() -> None:
 def test_polygons_far_outside_are_not_painted() -> None:
     with pytest.raises(SegmentationError, match="far outside"):
         decode_segmentation([[0, 0, 1e12, 0, 1e12, 1e12]], 6, 10)
+
+
+def test_masks_of_another_size_are_not_decoded() -> None:
+    with pytest.raises(
+        SegmentationError, match=r"61 x 81 \(height x width\), .* 81 x 61"
+    ) as caught:
+        decode_segmentation(encode(DISC), 81, 61)
+    assert caught.value.kind == "size"

@@ -89,5 +89,15 @@ def test_bad_input():
     with pytest.raises(ValueError, match="1 of 1 predictions have no score"):
         merge_predictions(earlier, [{"image_id": 4, "segmentation": rle(0, 0, 5, 5)}])
     other = {"image_id": 4, "score": 0.9, "segmentation": rle(0, 0, 5, 5, size=(30, 20))}
-    with pytest.raises(ValueError, match=r"mask of image 4 \(4\.jpg\) is 30 x 20"):
+    with pytest.raises(ValueError, match=r"mask of image 4 \(4\.jpg\) .* 30 x 20"):
         merge_predictions(earlier, [other])
+
+
+def test_swapped_sizes_of_the_labels_are_repaired(caplog):
+    earlier = labels((4, rle(0, 0, 10, 10)))
+    for image in earlier["images"]:
+        image["height"], image["width"] = image["width"], image["height"]
+    content, summary = merge_predictions(earlier, [found(2, 0.9, 0, 0, 5, 5)])
+    assert (summary.new, summary.kept) == (1, 1)
+    assert [(image["height"], image["width"]) for image in content["images"]] == [(20, 30)] * 3
+    assert "are swapped" in caplog.text

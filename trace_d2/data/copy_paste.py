@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
 
 _FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
@@ -98,7 +98,8 @@ class CopyPaste:
         """
         Args:
             batch: records with ``image`` (C, H, W) uint8, and ``instances`` with ``gt_boxes``,
-                ``gt_classes`` and ``gt_masks`` (``BitMasks``). Sizes may differ.
+                ``gt_classes`` and ``gt_masks`` (``BitMasks``). Sizes may differ. Images without
+                instances may lack these.
 
         Returns:
             as many records; those of the images that got nothing are the given ones' copies, with
@@ -107,6 +108,7 @@ class CopyPaste:
         Raises:
             ValueError: an image with other targets, which pasting would make wrong.
         """
+        batch = [_with_masks(record) for record in batch]
         for record in batch:
             _check(record)
         return [self._paste_into(record, number, batch) for number, record in enumerate(batch)]
@@ -172,6 +174,19 @@ class CopyPaste:
         return min(0, canvas - side) + self._below(abs(canvas - side) + 1)
 
 
+def _with_masks(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``record``, with empty targets where Detectron2's mapper gives an image none."""
+    instances: Instances = record["instances"]
+    if instances.has("gt_masks") or (instances.get_fields() and len(instances)):
+        return record
+    size = instances.image_size
+    empty = Instances(size)
+    empty.gt_boxes = Boxes(torch.zeros(0, 4))
+    empty.gt_classes = torch.zeros(0, dtype=torch.int64)
+    empty.gt_masks = BitMasks(torch.zeros(0, *size, dtype=torch.bool))
+    return {**record, "instances": empty}
+
+
 def _check(record: Mapping[str, Any]) -> None:
     name = record.get("file_name", "an image")
     instances = record["instances"]
@@ -179,11 +194,13 @@ def _check(record: Mapping[str, Any]) -> None:
     if fields != _FIELDS or not isinstance(instances.gt_masks, BitMasks):
         raise ValueError(
             f"{name}: INPUT.TRACE.COPY_PASTE needs gt_boxes, gt_classes and gt_masks (BitMasks, "
-            f"INPUT.MASK_FORMAT bitmask) and no other target; found {', '.join(sorted(fields))}"
+            f"INPUT.MASK_FORMAT bitmask) and no other target; found {', '.join(sorted(fields))}: "
+            "turn the others off, or set INPUT.TRACE.COPY_PASTE.ENABLED False"
         )
     if "sem_seg" in record:
         raise ValueError(
-            f"{name}: INPUT.TRACE.COPY_PASTE would leave sem_seg wrong; set it to ENABLED False"
+            f"{name}: INPUT.TRACE.COPY_PASTE would leave sem_seg wrong: set INPUT.TRACE.SEMANTIC "
+            "to none"
         )
 
 

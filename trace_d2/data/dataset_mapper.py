@@ -16,11 +16,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.augmentation import build_augmentations
+from trace_d2.data.bad_records import BadRecordError, BadRecordLog, blame
 from trace_d2.data.target_generator import (
-    BadRecordError,
     PanopticTarget,
     TargetGenerator,
-    blame,
     build_target_generator,
 )
 from trace_d2.formats.categories import UNKNOWN
@@ -96,7 +95,7 @@ class TraceDatasetMapper:
         self.class_agnostic = class_agnostic
         self.semantic = semantic
         self.strict = strict
-        self._reported: set[str] = set()
+        self._bad_records = BadRecordLog()
         mode = "training" if is_train else "evaluation"
         logger.info("Augmentations in %s: %s", mode, self.augmentations)
 
@@ -141,15 +140,12 @@ class TraceDatasetMapper:
 
         Raises:
             BadRecordError: such a record, if ``strict`` or in evaluation.
+            NoUsableRecordError: in training, too many such records and no others.
             ValueError: records of another kind of data set than ``target_generator`` reads.
         """
-        try:
+        if self.strict or not self.is_train:
             return self._map(record)
-        except BadRecordError as error:
-            if self.strict or not self.is_train:
-                raise
-            self._report(record["file_name"], error)
-            return None
+        return self._bad_records.map(self._map, record)
 
     def _map(self, record: Mapping[str, Any]) -> dict[str, Any]:
         mapped = {key: value for key, value in record.items() if key not in _ANNOTATIONS}
@@ -205,12 +201,6 @@ class TraceDatasetMapper:
                 "classes INPUT.TRACE.SEMANTIC must be segments"
             )
         return semantic + np.uint8(1)  # 255 becomes 0
-
-    def _report(self, file_name: str, error: BadRecordError) -> None:
-        """Log what is wrong with a record, once for each."""
-        if file_name not in self._reported:
-            self._reported.add(file_name)
-            logger.warning("left out of training: %s", error)
 
 
 def mask2former_instances(segment_map: np.ndarray, target: PanopticTarget) -> Instances:

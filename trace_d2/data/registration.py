@@ -8,7 +8,7 @@ count things and stuff in one range, in the order of the categories, as Mask2For
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,25 +146,50 @@ def register_class_agnostic_files(
     register_once(name, ("instances", _absolute(json_file), _absolute(image_root)), load, metadata)
 
 
-def register_from_config(cfg: CfgNode) -> None:
+def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> None:
     """Register the data sets of ``DATASETS.TRACE``; relative paths start at ``datasets_root()``.
+
+    Args:
+        cfg: a Detectron2 config.
+        names: register these only; None: all.
 
     Raises:
         ValueError: an entry has too few or too many parts, or its name is taken.
         FileNotFoundError: a folder of labels does not exist.
     """
-    node = cfg.DATASETS.TRACE
-    for name, folder, images, *rest in _entries(node, "PANOPTIC", "NAME, OUTPUT, IMAGES", 3, 4):
-        expected = _categories_argument(rest[0]) if rest else None
-        register_trace_panoptic(name, _rooted(folder), _rooted(images), categories=expected)
-    parts = "NAME, IMAGES, SEMANTIC, CATEGORIES"
-    for name, images, semantic, source, *rest in _entries(node, "SEMANTIC", parts, 4, 5):
-        edges = _rooted(rest[0]) if rest else None
-        register_trace_semantic(
-            name, _rooted(images), _rooted(semantic), _categories_argument(source), edges
-        )
-    for name, json_file, images in _entries(node, "INSTANCES", "NAME, JSON, IMAGES", 3, 3):
-        register_class_agnostic(name, _rooted(json_file), _rooted(images))
+    parts = {
+        "PANOPTIC": ("NAME, OUTPUT, IMAGES", 3, 4),
+        "SEMANTIC": ("NAME, IMAGES, SEMANTIC, CATEGORIES", 4, 5),
+        "INSTANCES": ("NAME, JSON, IMAGES", 3, 3),
+    }
+    for key, form in parts.items():
+        for name, *values in _entries(cfg.DATASETS.TRACE, key, *form):
+            if names is None or name in names:
+                _REGISTER[key](name, *values)
+
+
+def _register_panoptic(name: str, folder: str, images: str, categories: str | None = None) -> None:
+    expected = _categories_argument(categories) if categories else None
+    register_trace_panoptic(name, _rooted(folder), _rooted(images), categories=expected)
+
+
+def _register_semantic(
+    name: str, images: str, semantic: str, categories: str, edges: str | None = None
+) -> None:
+    known = _categories_argument(categories)
+    edges_root = _rooted(edges) if edges else None
+    register_trace_semantic(name, _rooted(images), _rooted(semantic), known, edges_root)
+
+
+def _register_instances(name: str, json_file: str, images: str) -> None:
+    register_class_agnostic(name, _rooted(json_file), _rooted(images))
+
+
+_REGISTER: dict[str, Callable[..., None]] = {
+    "PANOPTIC": _register_panoptic,
+    "SEMANTIC": _register_semantic,
+    "INSTANCES": _register_instances,
+}
 
 
 def register_once(

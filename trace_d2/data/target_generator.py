@@ -7,8 +7,7 @@ masks and edges, differ in nothing else.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 import trace_d2
+from trace_d2.data.bad_records import Record, blame
 from trace_d2.data.label_cache import LabelCache
 from trace_d2.edges.files import check_edges, find_edges
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
@@ -37,18 +37,11 @@ from trace_d2.pseudo_labels.settings import flatten
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-Record = Mapping[str, Any]
-"""One image of a data set, as ``DatasetCatalog`` has it."""
-
 MOST_8_BIT_SEGMENTS = 254
 """255 is what newer Detectron2 pads label maps with."""
 
 # Keys of MODEL.TRACE that no edge depends on.
 _NOT_OF_EDGES = ("DEVICE", "POSTPROCESSOR", "MASK2FORMER", "ROI_HEADS", "SOLVER", "BGP")
-
-
-class BadRecordError(ValueError):
-    """A record whose files cannot be used; the message names file and remedy."""
 
 
 @dataclass(frozen=True)
@@ -288,15 +281,6 @@ def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
     if shared is None:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
     return shared
-
-
-@contextlib.contextmanager
-def blame(record: Record) -> Iterator[None]:
-    """Turn errors about the files of ``record`` into a ``BadRecordError`` that names the image."""
-    try:
-        yield
-    except (ValueError, FileNotFoundError, PermissionError) as error:
-        raise BadRecordError(f"image {record.get('file_name')}: {error}") from error
 
 
 def recorded_edges(record: Record) -> Path:

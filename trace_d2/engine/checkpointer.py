@@ -30,7 +30,17 @@ class TraceCheckpointer(DetectionCheckpointer):
     Detectron2 only warns where names or shapes disagree, and then trains from random weights.
     This one raises an UnfitCheckpointError if a checkpoint leaves more than half of the backbone's
     tensors (or of all tensors, for a model without a ``backbone``) as they were.
+
+    Args:
+        model, save_dir, options: as Detectron2's.
+        whole: the checkpoint is to fill the whole model, not only its backbone: for evaluation.
     """
+
+    def __init__(
+        self, model: torch.nn.Module, save_dir: str = "", *, whole: bool = False, **options: Any
+    ) -> None:
+        super().__init__(model, save_dir, **options)
+        self.whole = whole
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         loaded = super()._load_file(filename)
@@ -43,23 +53,33 @@ class TraceCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
-        check_fit(self.model, unfilled, self._path)
+        check_fit(self.model, unfilled, self._path, whole=self.whole)
         return incompatible
 
 
-def check_fit(model: torch.nn.Module, unfilled: set[str], path: str) -> None:
-    """Raise an UnfitCheckpointError if ``unfilled`` holds most of the backbone's tensors."""
+def check_fit(model: torch.nn.Module, unfilled: set[str], path: str, *, whole: bool) -> None:
+    """Raise an UnfitCheckpointError if ``unfilled`` holds most tensors of what is to be filled.
+
+    Args:
+        model: bare, or wrapped for distributed training.
+        unfilled: names of the tensors that the checkpoint lacks, or has in another shape.
+        path: of the checkpoint.
+        whole: look at the model without its backbone as well.
+    """
     if isinstance(model, DistributedDataParallel):
         model = model.module
     names = [name for name in model.state_dict() if not name.startswith("pixel_")]
     backbone = [name for name in names if name.startswith("backbone.")] or names
-    left = [name for name in backbone if name in unfilled]
-    if backbone and len(left) > (1 - _LEAST_SHARE) * len(backbone):
-        raise UnfitCheckpointError(
-            f"{path} fits {len(backbone) - len(left)} of the {len(backbone)} tensors of the "
-            f"backbone (not {left[0]}, for one): it belongs to another model. Correct "
-            "MODEL.WEIGHTS, or MODEL.BACKBONE and the keys of its kind (MODEL.RESNETS.DEPTH, ...)"
-        )
+    rest = [name for name in names if not name.startswith("backbone.")]
+    for part, wanted in (("backbone", backbone), ("heads", rest if whole else [])):
+        left = [name for name in wanted if name in unfilled]
+        if len(left) > (1 - _LEAST_SHARE) * len(wanted):
+            raise UnfitCheckpointError(
+                f"{path} fits {len(wanted) - len(left)} of the {len(wanted)} tensors of the "
+                f"{part} (not {left[0]}, for one): it belongs to another model. Correct "
+                "MODEL.WEIGHTS, or MODEL.BACKBONE and the keys of its kind (MODEL.RESNETS.DEPTH, "
+                "...)"
+            )
 
 
 def is_torchvision_resnet(state: dict[str, Any]) -> bool:

@@ -28,11 +28,19 @@ EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
 """The evaluators of each ``evaluator_type``, from the data set's name and a folder for results."""
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-    """All evaluators of a registered data set; results go to ``OUTPUT_DIR/inference/<name>``.
+# What evaluators need that a config may switch off: evaluator_type -> (its key, the output).
+_MASK2FORMER_SWITCHES = {
+    "class_agnostic": ("INSTANCE_ON", "instances"),
+    "coco": ("INSTANCE_ON", "instances"),
+    "coco_panoptic_seg": ("PANOPTIC_ON", "panoptic segments"),
+}
+
+
+def check_outputs(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise unless the model of ``cfg`` gives what the data set's evaluators look at.
 
     Raises:
-        ValueError: nothing evaluates data sets of this type.
+        ValueError: nothing evaluates data sets of this type, or a key must be another.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
@@ -40,5 +48,26 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
             f"{', '.join(EVALUATORS)}. A data set without truth cannot be evaluated"
         )
+    if kind == "coco_panoptic_seg" and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        raise ValueError(
+            f"DATASETS.TEST has the panoptic {dataset_name!r}, but MODEL.META_ARCHITECTURE "
+            "GeneralizedRCNN predicts instances: test on its instances.json by "
+            "DATASETS.TRACE.INSTANCES"
+        )
+    if kind in _MASK2FORMER_SWITCHES and cfg.MODEL.META_ARCHITECTURE == "TraceMask2Former":
+        key, output = _MASK2FORMER_SWITCHES[kind]
+        if not cfg.MODEL.TRACE.MASK2FORMER.TEST[key]:
+            raise ValueError(
+                f"MODEL.TRACE.MASK2FORMER.TEST.{key} is False, but {dataset_name!r} of "
+                f"DATASETS.TEST is evaluated by {output}: switch it on"
+            )
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """All evaluators of a registered data set; results go to ``OUTPUT_DIR/inference/<name>``.
+
+    The config must have passed ``check_outputs``.
+    """
+    kind = MetadataCatalog.get(dataset_name).evaluator_type
     folder = str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
     return DatasetEvaluators([build(dataset_name, folder) for build in EVALUATORS[kind]])

@@ -11,15 +11,18 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.engine import HookBase
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.visualizer import Visualizer
+from torch.nn.parallel import DistributedDataParallel
 
 from trace_d2.engine.loaders import Batch, BatchLoader
 from trace_d2.formats.atomic import write_png
+from trace_d2.modeling.postprocessor import without_postprocessor
 
 _SHOWN = 4  # images of a sheet
 _LEAST_SCORE = 0.5  # of the predictions that are drawn
+_LEAST_SIDE = 256  # pixels; smaller images are drawn larger, so that names fit
 
 
 class SampleSheets(HookBase):
@@ -51,14 +54,13 @@ class SampleSheets(HookBase):
         self._period = period
 
     def after_step(self) -> None:
-        """Write a sheet if one is due; every process predicts, as the model may synchronise."""
+        """Write a sheet if one is due, on the main process."""
         done = self.trainer.iter + 1
         if done % self._period and done not in (1, self.trainer.max_iter):
             return
-        batch = self._batches.last[:_SHOWN]
-        predictions = _predict(self._model, batch)
         if comm.is_main_process():
-            sheet = self.draw(batch, predictions)
+            batch = self._batches.last[:_SHOWN]
+            sheet = self.draw(batch, _predict(self._model, batch))
             self._folder.mkdir(parents=True, exist_ok=True)
             write_png(self._folder / f"{done:07d}.png", sheet)
             self.trainer.storage.put_image("targets and predictions", sheet.transpose(2, 0, 1))
@@ -77,47 +79,63 @@ class SampleSheets(HookBase):
 
     def _targets(self, image: np.ndarray, record: dict[str, Any]) -> np.ndarray:
         instances = record.get("instances")
-        if instances is None:
-            return image
+        if instances is None or not instances.has("gt_masks"):
+            return _enlarge(image)
         return self._overlay(image, instances.gt_masks, instances.gt_classes)
 
     def _prediction(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         if "panoptic_seg" in prediction:
             segments, info = prediction["panoptic_seg"]
-            drawn = Visualizer(image, self._metadata).draw_panoptic_seg(segments.cpu(), info)
+            drawn = self._visualizer(image).draw_panoptic_seg(segments.cpu(), info)
             return _fit(drawn.get_image(), image)
         instances: Instances | None = prediction.get("instances")
         if instances is None or not instances.has("pred_masks"):
-            return image
+            return _enlarge(image)
         instances = instances[instances.scores > _LEAST_SCORE].to("cpu")
         return self._overlay(image, instances.pred_masks, instances.pred_classes)
 
     def _overlay(self, image: np.ndarray, masks: Any, classes: torch.Tensor) -> np.ndarray:
-        tensor = masks.tensor if isinstance(masks, BitMasks) else masks
         names = list(self._metadata.get("thing_classes", []))
         labels = [names[i] if i < len(names) else str(i) for i in classes.tolist()]
-        drawn = Visualizer(image, self._metadata).overlay_instances(
-            masks=tensor.cpu().numpy().astype(bool), labels=labels
+        drawn = self._visualizer(image).overlay_instances(
+            masks=masks, labels=None if len(names) == 1 else labels
         )
         return _fit(drawn.get_image(), image)
 
+    def _visualizer(self, image: np.ndarray) -> Visualizer:
+        return Visualizer(image, self._metadata, scale=_enlargement(image))
+
 
 def _predict(model: torch.nn.Module, batch: Batch) -> list[dict[str, Any]]:
-    """Predictions at the size of the batch's images; the model trains on afterwards."""
+    """Predictions at the size of the batch's images; the model trains on afterwards.
+
+    The post-processor rests: it would search edges of augmented images, or read those of others.
+    """
     records = [
         {"image": r["image"], "file_name": r.get("file_name", ""),
          "height": r["image"].shape[1], "width": r["image"].shape[2]}
         for r in batch
     ]  # fmt: skip
-    model.eval()
+    bare = model.module if isinstance(model, DistributedDataParallel) else model
+    bare.eval()
     try:
-        with torch.no_grad():
-            return model(records)
+        with torch.no_grad(), without_postprocessor(bare):
+            return bare(records)
     finally:
-        model.train()
+        bare.train()
+
+
+def _enlargement(image: np.ndarray) -> int:
+    return max(1, round(_LEAST_SIDE / min(image.shape[:2])))
+
+
+def _enlarge(image: np.ndarray) -> np.ndarray:
+    factor = _enlargement(image)
+    return image.repeat(factor, 0).repeat(factor, 1)
 
 
 def _fit(drawn: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """matplotlib may be a pixel off."""
-    height, width = image.shape[:2]
-    return cv2.resize(np.ascontiguousarray(drawn), (width, height))
+    """``drawn`` as ``_enlarge(image)`` is large; matplotlib may be a pixel off."""
+    factor = _enlargement(image)
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return cv2.resize(np.ascontiguousarray(drawn), size)

@@ -79,7 +79,9 @@ class TraceTrainer(DefaultTrainer):
 
     def evaluate(self) -> OrderedDict[str, Any]:
         """Evaluate the averaged weights, or else those that are trained."""
-        return self.test(self.cfg, self.averaging.model if self.averaging else self.model)
+        model = self.averaging.model if self.averaging else self.model
+        self._last_eval_results = self.test(self.cfg, model)  # where Detectron2 looks for them
+        return self._last_eval_results
 
     @classmethod
     def test(

@@ -87,7 +87,7 @@ class ClassAgnosticResult:
 
 
 def class_agnostic_ap(
-    truth: str | Path | Mapping[str, Any],
+    truth: str | Path | Mapping[str, Any] | InstanceFile,
     predictions: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     iou_types: Sequence[str] = IOU_TYPES,
     *,
@@ -102,7 +102,8 @@ def class_agnostic_ap(
     rank in the order of the file within an image, and by image id between images.
 
     Args:
-        truth: COCO instances JSON, or its content.
+        truth: COCO instances JSON, its content, or what ``read_truth`` returned for it, with
+            masks where "segm" is scored.
         predictions: a list of results ``{image_id, score, segmentation and/or bbox}``, or a COCO
             dictionary with ``annotations``, or the path of either. Masks are polygons, RLE or
             uncompressed RLE; a missing ``bbox`` is that of the mask.
@@ -119,7 +120,10 @@ def class_agnostic_ap(
             raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
     if match not in MATCHES:
         raise ValueError(f"match={match!r}; choose one of {', '.join(MATCHES)}")
-    true = read_truth(truth, masks="segm" in iou_types)
+    if isinstance(truth, InstanceFile):
+        true = truth
+    else:
+        true = read_truth(truth, masks="segm" in iou_types)
     found = read_predictions(predictions, masks="segm" in iou_types)
     image_ids = _image_ids(true, found, match)
     known = [row for row in found.annotations if row["image_id"] in image_ids]
@@ -132,7 +136,6 @@ def class_agnostic_ap(
             "(--ignore-unknown)"
         )
     rows = [row | {"image_id": image_ids[row["image_id"]]} for row in known]
-    check_sizes(true, true.name, true.annotations)
     check_sizes(true, found.name, rows)
     predicted = {row["image_id"] for row in rows}
     return ClassAgnosticResult(

@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from trace_d2.formats.atomic import write_json
+from trace_d2.formats.coco_instances import InstanceFile, read_truth
 
 from .class_agnostic import IOU_TYPES, class_agnostic_ap
 from .tables import class_agnostic_table
@@ -51,10 +52,12 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
             output_dir: where to write ``coco_instances_results.json`` (the list of results that
                 ``tools/make_self_training.py`` reads, category 1) and
                 ``class_agnostic_results.json``; None writes nothing.
-            iou_types: "segm", "bbox" or both. Models that predict no masks get boxes only.
+            iou_types: "segm", "bbox" or both. Models that predict no masks, and data sets
+                without any, get boxes only.
 
         Raises:
-            ValueError: the metadata has no ``json_file``.
+            ValueError: the metadata has no ``json_file``, or the file is faulty.
+            OSError: the file cannot be read.
         """
         metadata = MetadataCatalog.get(dataset_name)
         if not hasattr(metadata, "json_file"):
@@ -62,10 +65,27 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
                 f"the metadata of {dataset_name!r} has no json_file; register it as a COCO "
                 "instance data set"
             )
-        self._truth = PathManager.get_local_path(metadata.json_file)
         self._iou_types = tuple(iou_types)
+        self._truth: InstanceFile | None = None
+        if comm.is_main_process():  # which alone scores; read now, so that faults are found early
+            self._truth = self._read_truth(PathManager.get_local_path(metadata.json_file))
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self.reset()
+
+    def _read_truth(self, path: str) -> InstanceFile:
+        """The truth; leaves "segm" out if it has no masks."""
+        truth = read_truth(path, masks=False)
+        unmasked = [row for row in truth.annotations if "segmentation" not in row]
+        if unmasked and "segm" in self._iou_types:
+            if len(unmasked) < len(truth.annotations) or "bbox" not in self._iou_types:
+                raise ValueError(
+                    f"{path}: {len(unmasked)} of {len(truth.annotations)} annotations have no "
+                    f"mask, such as one of image {unmasked[0]['image_id']}: give all of them one, "
+                    "or none"
+                )
+            logger.warning("%s has no masks: boxes alone are scored", path)
+            self._iou_types = tuple(kind for kind in self._iou_types if kind != "segm")
+        return truth
 
     def reset(self) -> None:
         """Forget all predictions."""
@@ -107,7 +127,7 @@ class ClassAgnosticEvaluator(DatasetEvaluator):
         """
         comm.synchronize()
         gathered = comm.gather((self._predictions, self._masks))
-        if not comm.is_main_process():
+        if self._truth is None or not comm.is_main_process():
             return None
         # By image id, so that an image that a sampler padded a batch with counts once.
         by_image = {key: rows for part, _ in gathered for key, rows in part.items()}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as mask_api
+from .mask_rle import SegmentationError, check_fit, check_segmentation, encode_segmentation
 
-from .mask_rle import SegmentationError, check_segmentation
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,27 +34,27 @@ class InstanceFile:
 def read_truth(source: str | Path | Mapping[str, Any], masks: bool) -> InstanceFile:
     """COCO instances; ``masks`` demands a segmentation of each.
 
+    Where width and height of the images are swapped, as in files of MaskCut, they are swapped back.
+
     Raises:
-        ValueError: no COCO content, an annotation of no image, or one without what is scored.
+        ValueError: no COCO content, an annotation of no image, one without what is scored, or a
+            mask that does not fit its image.
         OSError: the file cannot be read.
     """
     name, content = _load(source, "the truth")
-    if not isinstance(content, Mapping) or not {"images", "annotations"} <= set(content):
-        raise ValueError(f"{name} is no COCO instances file: it needs images and annotations")
-    images = _images(content["images"], name)
-    for key, image in images.items():
-        if not all(isinstance(image.get(side), int) for side in ("height", "width")):
-            raise ValueError(f"{name}: image {key} has no height and width in pixels")
+    images, annotations = read_images(content, name)
     rows = []
-    for number, row in enumerate(content["annotations"]):
-        row = _checked(row, number, name, masks)
+    for number, row in enumerate(annotations):
+        row = check_annotation(row, f"{name}: annotation {number}", masks)
         if row["image_id"] not in images:
             raise ValueError(
                 f"{name}: annotation {number} is of image {row['image_id']}, which is not listed"
             )
         row = {key: value for key, value in row.items() if key != "score"}
         rows.append(row | {"iscrowd": int(row.get("iscrowd", 0))})
-    return InstanceFile(name, images, rows)
+    truth = InstanceFile(name, images, rows)
+    check_sizes(truth, name, rows)
+    return truth
 
 
 def read_predictions(
@@ -81,7 +82,10 @@ def read_predictions(
         listed, content = content.get("images", []), content["annotations"]
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise ValueError(f"{name} is neither a list of results nor a COCO dictionary")
-    rows = [_checked(row, number, name, masks) for number, row in enumerate(content)]
+    rows = [
+        check_annotation(row, f"{name}: annotation {number}", masks)
+        for number, row in enumerate(content)
+    ]
     scored = sum("score" in row for row in rows)
     if scored < len(rows) and (scored or need_scores):
         raise ValueError(
@@ -95,10 +99,55 @@ def read_predictions(
     return InstanceFile(name, _images(listed, name), rows)
 
 
-def check_sizes(truth: InstanceFile, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse RLE of another size than its image.
+def read_images(content: Any, name: str) -> tuple[dict[Any, dict[str, Any]], list[Any]]:
+    """Images by id, their sizes the right way round, and annotations, which are not checked.
 
-    The size in the RLE alone counts: some tools swap the sides in ``images``.
+    Args:
+        content: of a COCO instances file.
+        name: of the file, for messages.
+
+    Raises:
+        ValueError: it is no such content, or an image has no size or the id of another one.
+    """
+    if not isinstance(content, Mapping) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
+        raise ValueError(f"{name} is no COCO instances file: it needs images and annotations")
+    images, annotations = _images(content["images"], name), content["annotations"]
+    for key, image in images.items():
+        sides = (image.get("height"), image.get("width"))
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"{name}: image {key} has no height and width in pixels")
+    if sizes_are_swapped(images, annotations):
+        logger.warning("%s: width and height of its images are swapped; read the right way", name)
+        for image in images.values():
+            image["height"], image["width"] = image["width"], image["height"]
+    return images, annotations
+
+
+def sizes_are_swapped(images: Mapping[Any, Mapping[str, Any]], annotations: Iterable[Any]) -> bool:
+    """Whether width and height of ``images`` are swapped, as the RLE masks of the file show.
+
+    RLE carries its own (height, width). Files of MaskCut have them swapped in all images or in
+    none, so the majority of the masks tells; those of square images say nothing.
+
+    Args:
+        images: COCO ``images`` by id.
+        annotations: COCO ``annotations``, which may be faulty.
+    """
+    swapped = 0
+    for row in annotations:
+        mask = row.get("segmentation") if isinstance(row, Mapping) else None
+        size = mask.get("size") if isinstance(mask, Mapping) else None
+        image = images.get(row["image_id"]) if size and "image_id" in row else None
+        if image is not None and image["height"] != image["width"]:
+            swapped += size == [image["width"], image["height"]]
+            swapped -= size == [image["height"], image["width"]]
+    return swapped > 0
+
+
+def check_sizes(truth: InstanceFile, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse masks that do not fit their image: RLE of another size, polygons far outside.
 
     Args:
         truth: lists the images, with their sizes.
@@ -109,33 +158,58 @@ def check_sizes(truth: InstanceFile, name: str, rows: Iterable[Mapping[str, Any]
         ValueError: the first such mask, with its image.
     """
     for row in rows:
-        mask = row.get("segmentation")
-        if not isinstance(mask, Mapping):
+        if "segmentation" not in row:
             continue
         image = truth.images[row["image_id"]]
-        (height, width), size = mask["size"], (image["height"], image["width"])
-        if (height, width) != size:
+        try:
+            check_fit(row["segmentation"], image["height"], image["width"])
+        except SegmentationError as error:
             raise ValueError(
-                f"{name}: a mask of image {row['image_id']} ({image.get('file_name', '')}) "
-                f"is {height} x {width} (height x width), but {truth.name} says that the "
-                f"image is {size[0]} x {size[1]}; resize the masks to the image"
-            )
+                f"{name}: a mask of image {row['image_id']} ({image.get('file_name', '')}) does "
+                f"not fit the image in {truth.name}: {error}; make it again for that image"
+            ) from error
 
 
 def to_rle(mask: Any, image: Mapping[str, Any]) -> dict[str, Any]:
     """Compressed RLE of a COCO segmentation in an image of ``height`` and ``width``.
 
     Raises:
-        ValueError: a polygon lies far outside the image (pycocotools would run out of memory).
+        ValueError: the mask does not fit the image.
     """
-    height, width = image["height"], image["width"]
-    if isinstance(mask, list):
-        if any(abs(number) > 4 * max(height, width) for part in mask for number in part):
-            raise ValueError(f"image {image.get('id')}: a polygon lies far outside the image")
-        return mask_api.merge(mask_api.frPyObjects(mask, height, width))
-    if isinstance(mask["counts"], list):
-        return mask_api.frPyObjects(mask, height, width)
-    return dict(mask)
+    try:
+        return encode_segmentation(mask, image["height"], image["width"])
+    except SegmentationError as error:
+        raise ValueError(f"image {image.get('id')}: {error}") from error
+
+
+def check_annotation(row: Any, where: str, masks: bool = False) -> dict[str, Any]:
+    """An annotation or a result, without its empty keys.
+
+    Args:
+        row: the entry of the file.
+        where: what to call it, for messages.
+        masks: demand a segmentation; else a box will do.
+
+    Raises:
+        ValueError: it names no image, has neither mask nor box, or one that is broken.
+    """
+    if not isinstance(row, Mapping) or "image_id" not in row:
+        raise ValueError(f"{where} has no image_id")
+    where += f" (image {row['image_id']})"
+    row = {key: value for key, value in row.items() if value is not None and value != []}
+    if masks and "segmentation" not in row:
+        raise ValueError(f"{where} has no segmentation; score boxes alone (--iou bbox)")
+    if not {"segmentation", "bbox"} & set(row):
+        raise ValueError(f"{where} has neither segmentation nor bbox")
+    if "segmentation" in row:
+        try:
+            check_segmentation(row["segmentation"])
+        except SegmentationError as error:
+            raise ValueError(f"{where}: {error}") from error
+    box = row.get("bbox", [0, 0, 0, 0])
+    if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
+        raise ValueError(f"{where} has bbox {box!r}; it must be x, y, width and height")
+    return row
 
 
 def _load(source: Any, name: str) -> tuple[str, Any]:
@@ -159,28 +233,6 @@ def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
             raise ValueError(f"{name} lists image {image['id']} twice")
         images[image["id"]] = dict(image)
     return images
-
-
-def _checked(row: Any, number: int, name: str, masks: bool) -> dict[str, Any]:
-    """The annotation without empty keys; refused if it has no image or nothing to score."""
-    where = f"{name}: annotation {number}"
-    if not isinstance(row, Mapping) or "image_id" not in row:
-        raise ValueError(f"{where} has no image_id")
-    where += f" (image {row['image_id']})"
-    row = {key: value for key, value in row.items() if value is not None and value != []}
-    if masks and "segmentation" not in row:
-        raise ValueError(f"{where} has no segmentation; score boxes alone (--iou bbox)")
-    if not {"segmentation", "bbox"} & set(row):
-        raise ValueError(f"{where} has neither segmentation nor bbox")
-    if "segmentation" in row:
-        try:
-            check_segmentation(row["segmentation"])
-        except SegmentationError as error:
-            raise ValueError(f"{where}: {error}") from error
-    box = row.get("bbox", [0, 0, 0, 0])
-    if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{where} has bbox {box!r}; it must be x, y, width and height")
-    return row
 
 
 def _is_number(value: Any) -> bool:

@@ -20,7 +20,7 @@ class SegmentationError(ValueError):
     """A segmentation cannot be read.
 
     Attributes:
-        kind: ``"missing"``, ``"broken RLE"`` or ``"broken polygon"``.
+        kind: ``"missing"``, ``"broken RLE"``, ``"broken polygon"`` or ``"size"``.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -70,6 +70,50 @@ def check_segmentation(segmentation: Any) -> tuple[tuple[int, int] | None, int |
     raise SegmentationError("missing", "it has no mask (segmentation)")
 
 
+def check_fit(segmentation: Any, height: int, width: int) -> None:
+    """Whether a segmentation that ``check_segmentation`` has passed belongs on an image.
+
+    Args:
+        segmentation: RLE or polygons.
+        height, width: size of the image in pixels.
+
+    Raises:
+        SegmentationError: RLE of another size, or a polygon that lies far outside, which
+            pycocotools would run out of memory on.
+    """
+    if isinstance(segmentation, list):
+        reach = 4 * max(height, width)
+        if any(max(polygon) > reach or min(polygon) < -reach for polygon in segmentation):
+            raise SegmentationError("broken polygon", "a polygon lies far outside the image")
+        return
+    rows, columns = segmentation["size"]
+    if (rows, columns) != (height, width):
+        raise SegmentationError(
+            "size",
+            f"its size is {rows} x {columns} (height x width), its image's {height} x {width}",
+        )
+
+
+def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Compressed RLE of a segmentation that ``check_segmentation`` has passed.
+
+    Args:
+        segmentation: RLE of the size height x width, compressed or not, or polygons (united).
+        height, width: size of the image in pixels.
+
+    Raises:
+        SegmentationError: see ``check_fit``.
+    """
+    check_fit(segmentation, height, width)
+    if isinstance(segmentation, list):
+        united: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        return united
+    if isinstance(segmentation["counts"], list):
+        compressed: dict[str, Any] = coco_mask.frPyObjects(segmentation, height, width)
+        return compressed
+    return dict(segmentation)
+
+
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
     """The mask bool (H, W) of a segmentation that ``check_segmentation`` has passed.
 
@@ -78,17 +122,9 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         height, width: size of the image.
 
     Raises:
-        SegmentationError: a polygon lies far outside the image.
+        SegmentationError: see ``check_fit``.
     """
-    if isinstance(segmentation, list):
-        reach = 4 * max(height, width)
-        if any(abs(number) > reach for polygon in segmentation for number in polygon):
-            raise SegmentationError("broken polygon", "a polygon lies far outside the image")
-        encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        encoded = segmentation
+    encoded = encode_segmentation(segmentation, height, width)
     mask: np.ndarray = coco_mask.decode([encoded])[..., 0]
     return np.ascontiguousarray(mask).view(bool)
 

@@ -8,7 +8,8 @@ test-time augmentation does, goes past it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -84,6 +85,7 @@ class PostProcessor:
         self.max_instances = max_instances
         self.share_power = share_power
         self.dataset_name = dataset_name
+        self.resting = False
 
     @classmethod
     def from_config(cls, cfg: Any, *, edge_source: EdgeSource | None = None) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class PostProcessor:
         Raises:
             ValueError: the model predicts no masks.
         """
-        if model.training:
+        if model.training or self.resting:
             return output
         inputs = args[0] if args else next(iter(kwargs.values()))
         if not _holds_masks(output):
@@ -229,6 +231,19 @@ def with_postprocessor(
         )
     model.register_forward_hook(PostProcessor(cfg, edge_source=edge_source), with_kwargs=True)
     return model
+
+
+@contextmanager
+def without_postprocessor(model: nn.Module) -> Iterator[None]:
+    """Let ``model`` predict as it would without a post-processor, inside the ``with`` block."""
+    hooks = [hook for hook in model._forward_hooks.values() if isinstance(hook, PostProcessor)]
+    for hook in hooks:
+        hook.resting = True
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.resting = False
 
 
 def has_postprocessor(model: nn.Module) -> bool:

@@ -65,7 +65,8 @@ def merge_predictions(
     """Join confident predictions and the earlier labels that they do not cover.
 
     Args:
-        labels: COCO instances that the detector was trained on, or the path.
+        labels: COCO instances that the detector was trained on, or the path. Where width and
+            height of the images are swapped, they are swapped back.
         predictions: its results on the same images: ``{image_id, score, segmentation}`` each.
         threshold: predictions of this score (0..1) or more become labels.
         overlap: an earlier label goes if its mask IoU (0..1) with one of them is above this.
@@ -85,7 +86,6 @@ def merge_predictions(
     earlier = read_truth(labels, masks=True)
     found = read_predictions(predictions, masks=True, need_scores=True)
     _check_images(earlier, found)
-    check_sizes(earlier, earlier.name, earlier.annotations)
     check_sizes(earlier, found.name, found.annotations)
     confident = [row for row in found.annotations if row["score"] >= threshold]
     new, old = _by_image(confident, earlier), _by_image(earlier.annotations, earlier)

@@ -14,7 +14,9 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances, PolygonMasks
 
+from trace_d2.config import add_trace_config
 from trace_d2.modeling import add_official_mask2former_config
+from trace_d2.modeling.mask2former.official import adopt_official_input
 
 pytestmark = pytest.mark.detectron2
 
@@ -121,3 +123,17 @@ def test_official_config_without_the_package(official_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "mask2former", None)
     with pytest.raises(ImportError, match=r"official\.yaml is a config of the official"):
         add_official_mask2former_config(get_cfg(), official_config)
+
+
+def test_official_image_size_reaches_our_mapper_unless_it_is_set():
+    cfg = get_cfg()
+    add_trace_config(cfg)
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 512, 0.5, 1.5
+    cfg.INPUT.COLOR_AUG_SSD = True
+    cfg.INPUT.TRACE.MAX_SCALE = 1.0
+
+    adopt_official_input(cfg)
+
+    node = cfg.INPUT.TRACE
+    assert (node.IMAGE_SIZE, node.MIN_SCALE, node.MAX_SCALE) == (512, 0.5, 1.0)
+    assert node.COLOR_JITTER

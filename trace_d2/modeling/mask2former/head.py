@@ -117,7 +117,13 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
             Class logits (B, Q, classes + 1), the last one "no object", and mask logits
             (B, Q, H_0, W_0), each for the learned queries first and the last layer last.
         """
-        pixels = self.pixel_decoder(list(features), output_hidden_states=False, return_dict=True)
+        # In full precision as published: sampling points do not bear half precision.
+        with torch.autocast(device_type=features[0].device.type, enabled=False):
+            pixels = self.pixel_decoder(
+                [feature.float() for feature in features],
+                output_hidden_states=False,
+                return_dict=True,
+            )
         decoded = self.transformer(
             multi_scale_features=pixels.multi_scale_features,
             mask_features=pixels.mask_features,

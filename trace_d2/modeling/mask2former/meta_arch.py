@@ -17,7 +17,7 @@ from torch import nn
 from .criterion import Mask2FormerCriterion
 from .head import KEY, Mask2FormerHead, mask2former_config
 from .inference import instance_inference, panoptic_inference, semantic_inference
-from .targets import prepare_targets, thing_ids_of
+from .targets import dataset_with_things, prepare_targets, thing_ids_of
 
 
 @META_ARCH_REGISTRY.register()
@@ -89,7 +89,7 @@ class TraceMask2Former(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.TRACE.MASK2FORMER``, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` and
-        ``DATASETS.TRAIN``.
+        the first data set of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` that knows its things.
 
         Raises:
             ValueError: a value out of range, features that the backbone does not have, or another
@@ -103,7 +103,7 @@ class TraceMask2Former(nn.Module):
             raise ValueError(f"{KEY}.TEST: SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON are all False")
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         thing_ids = thing_ids_of(
-            cfg.DATASETS.TRAIN[0] if len(cfg.DATASETS.TRAIN) else "",
+            dataset_with_things([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]),
             num_classes=num_classes,
             panoptic=test.PANOPTIC_ON,
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from trace_d2.config import get_trace_cfg
+
 # Meta-architectures that the official package registers.
 OFFICIAL_META_ARCHITECTURES = frozenset({"MaskFormer"})
 
@@ -48,3 +50,25 @@ def add_official_mask2former_config(cfg: CfgNode, config_file: str | Path) -> bo
     deeplab.add_deeplab_config(cfg)
     package.add_maskformer2_config(cfg)
     return True
+
+
+def adopt_official_input(cfg: CfgNode) -> None:
+    """Give our mapper what an official config says of its training images.
+
+    ``INPUT.IMAGE_SIZE``, ``MIN_SCALE``, ``MAX_SCALE`` and ``COLOR_AUG_SSD`` take the place of the
+    keys of ``INPUT.TRACE`` that are at their defaults. The mapper is ours, whatever
+    ``INPUT.DATASET_MAPPER_NAME`` says.
+
+    Args:
+        cfg: a merged config with the official keys, changed in place.
+    """
+    node, defaults = cfg.INPUT.TRACE, get_trace_cfg().INPUT.TRACE
+    official = {
+        "IMAGE_SIZE": cfg.INPUT.IMAGE_SIZE,
+        "MIN_SCALE": cfg.INPUT.MIN_SCALE,
+        "MAX_SCALE": cfg.INPUT.MAX_SCALE,
+        "COLOR_JITTER": cfg.INPUT.COLOR_AUG_SSD,
+    }
+    for key, value in official.items():
+        if node[key] == defaults[key]:
+            node[key] = value

@@ -72,6 +72,19 @@ def _mask_tensor(instances: Instances, name: str) -> torch.Tensor:
     )
 
 
+def dataset_with_things(names: Sequence[str]) -> str:
+    """The first data set whose thing classes are known; else the first one, or "".
+
+    For evaluation the training set need not be there.
+    """
+    for name in names:
+        if name in MetadataCatalog:
+            things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", None)
+            if things is not None:
+                return name
+    return names[0] if names else ""
+
+
 def thing_ids_of(dataset: str, *, num_classes: int, panoptic: bool) -> frozenset[int]:
     """Contiguous ids of the thing classes of a registered data set.
 

@@ -1,0 +1,32 @@
+"""Records of panoptic data sets, written on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_d2.formats.coco_panoptic import id2rgb
+
+
+@pytest.fixture(scope="session")
+def write_record() -> Callable[..., dict[str, Any]]:
+    """``write_record(folder, ids, image, **more)``: the record of an image and its segment ids."""
+
+    def write(folder: Path, ids: np.ndarray, image: np.ndarray, **more: Any) -> dict[str, Any]:
+        Image.fromarray(image).save(folder / "image.png")
+        Image.fromarray(id2rgb(ids)).save(folder / "panoptic.png")
+        return {
+            "file_name": str(folder / "image.png"),
+            "image_id": 7,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "pan_seg_file_name": str(folder / "panoptic.png"),
+            **more,
+        }
+
+    return write

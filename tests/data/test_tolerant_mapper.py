@@ -1,0 +1,166 @@
+"""Detectron2's mapper with records that cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetMapper
+from detectron2.structures import BitMasks, BoxMode, PolygonMasks
+from PIL import Image
+
+from trace_d2.config import add_trace_config
+from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
+from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
+from trace_d2.formats.coco_panoptic import encode_mask
+
+pytestmark = pytest.mark.detectron2
+
+MASK = np.zeros((12, 16), bool)
+MASK[2:8, 3:9] = True
+POLYGON = [3.0, 2.0, 9.0, 2.0, 9.0, 8.0, 3.0, 8.0]
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_trace_config(cfg)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.MODEL.MASK_ON = True
+    cfg.INPUT.MIN_SIZE_TRAIN = (12,)
+    return cfg
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {
+        "bbox": [3, 2, 6, 6],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": 0,
+        "iscrowd": 0,
+        "segmentation": encode_mask(MASK),
+    } | changes
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    rows = [annotation(), annotation(segmentation=[POLYGON])]
+    return {
+        "file_name": str(path), "image_id": 1, "height": 12, "width": 16, "annotations": rows
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_good_records_come_out_as_from_detectron2(
+    cfg: CfgNode, record: dict[str, Any], is_train: bool
+) -> None:
+    cfg.INPUT.RANDOM_FLIP = "none"
+    ours = TolerantDatasetMapper(cfg, is_train)(record)
+    theirs = DatasetMapper(cfg, is_train)(record)
+    assert ours is not None
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(ours["image"], theirs["image"])
+    if is_train:
+        masks = [mapped["instances"].gt_masks.tensor for mapped in (ours, theirs)]
+        assert torch.equal(*masks)
+        assert masks[0].sum((1, 2)).tolist() == [36, 36]
+    assert len(record["annotations"]) == 2
+
+
+def bad_records(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is said of a record, and the record."""
+    folder = Path(record["file_name"]).parent
+    (folder / "text.png").write_text("not an image")
+    (folder / "cut.png").write_bytes(Path(record["file_name"]).read_bytes()[:200])
+    masks: dict[str, Any] = {
+        "counts end within a number": {"size": [12, 16], "counts": "P"},
+        "its size is 16 x 12": {"size": [16, 12], "counts": [192]},
+        "not compressed": {"size": [12, 16], "counts": [192]},
+        "has no mask": None,
+        "far outside": [[0, 0, 1e9, 0, 1e9, 1e9]],
+        "a polygon is": [[1, 2, 3]],
+    }
+    found = {
+        "No such file": {**record, "file_name": str(folder / "absent.png")},
+        "cannot identify": {**record, "file_name": str(folder / "text.png")},
+        "repair or replace": {**record, "file_name": str(folder / "cut.png")},
+        "Mismatched image shape": {**record, "width": 17, "annotations": []},
+        "bbox None": {**record, "annotations": [annotation(bbox=None)]},
+        "is no box": {**record, "annotations": [annotation(bbox=[1, 2, float("nan"), 4])]},
+    }
+    for reason, mask in masks.items():
+        rows = [annotation(), annotation(segmentation=mask)]
+        found[reason] = {**record, "annotations": rows}
+    return found
+
+
+def test_bad_records_are_logged_once_and_left_out(
+    cfg: CfgNode, record: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    strict_cfg = cfg.clone()
+    strict_cfg.INPUT.TRACE.STRICT = True
+    strict = TolerantDatasetMapper(strict_cfg, True)
+    for reason, bad in bad_records(record).items():
+        mapper = TolerantDatasetMapper(cfg, True)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert mapper(bad) is None
+            assert mapper(bad) is None
+        (entry,) = caplog.records
+        assert bad["file_name"] in entry.getMessage()
+        assert reason in entry.getMessage()
+        with pytest.raises(BadRecordError, match=reason):
+            strict(bad)
+
+
+def test_evaluation_raises(cfg: CfgNode, record: dict[str, Any]) -> None:
+    with pytest.raises(BadRecordError, match="No such file"):
+        TolerantDatasetMapper(cfg, False)({**record, "file_name": "/absent.png"})
+
+
+def test_a_config_that_no_record_fits_ends_with_the_reason(
+    cfg: CfgNode, record: dict[str, Any]
+) -> None:
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    mapper = pickle.loads(pickle.dumps(TolerantDatasetMapper(cfg, True)))
+    assert [mapper(record) for _ in range(9)] == [None] * 9
+    with pytest.raises(NoUsableRecordError, match="mask_format=='polygon'"):
+        mapper(record)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("rows", [[], [annotation(iscrowd=1)]])
+def test_images_without_objects_have_empty_masks(
+    cfg: CfgNode, record: dict[str, Any], rows: list[Any], crop: bool
+) -> None:
+    cfg.INPUT.CROP.ENABLED = crop
+    mapped = TolerantDatasetMapper(cfg, True)({**record, "annotations": rows})
+    assert mapped is not None
+    instances = mapped["instances"]
+    assert isinstance(instances.gt_masks, BitMasks)
+    assert instances.gt_masks.tensor.shape == (0, *mapped["image"].shape[1:])
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+    assert instances.gt_classes.dtype == torch.int64
+    assert "annotations" not in mapped
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    mapped = TolerantDatasetMapper(cfg, True)({**record, "annotations": rows})
+    assert isinstance(mapped["instances"].gt_masks, PolygonMasks)
+
+
+def test_models_without_masks_do_not_look_at_them(cfg: CfgNode, record: dict[str, Any]) -> None:
+    cfg.MODEL.MASK_ON = False
+    rows = [annotation(segmentation=None)]
+    mapped = TolerantDatasetMapper(cfg, True)({**record, "annotations": rows})
+    assert mapped is not None
+    assert mapped["instances"].gt_boxes.tensor.shape == (1, 4)
+    assert not mapped["instances"].has("gt_masks")

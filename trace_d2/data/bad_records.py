@@ -1,0 +1,99 @@
+"""Records whose files cannot be used: named once, left out, and the end if there are no others."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+Record = Mapping[str, Any]
+"""One image of a data set, as ``DatasetCatalog`` has it."""
+
+_Mapped = TypeVar("_Mapped")
+
+MOST_AT_FIRST = 10
+"""So many bad records before the first good one end the training: the data set is at fault."""
+
+MOST_IN_A_ROW = 1000
+"""So many bad records with no good one between them end the training."""
+
+
+class BadRecordError(ValueError):
+    """A record whose files cannot be used; the message names file and remedy."""
+
+
+class NoUsableRecordError(RuntimeError):
+    """Record after record cannot be used; the message has the first reason."""
+
+
+@contextlib.contextmanager
+def blame(record: Record, remedy: str = "") -> Iterator[None]:
+    """Turn errors about the files of ``record`` into a ``BadRecordError`` that names the image.
+
+    Args:
+        record: names the image by ``file_name``.
+        remedy: what to do, if the errors do not say it.
+    """
+    try:
+        yield
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow's own errors about images have no errno; those of a failing disk have one.
+        absent = isinstance(error, (FileNotFoundError, PermissionError))
+        if isinstance(error, OSError) and error.errno is not None and not absent:
+            raise
+        ending = f": {remedy}" if remedy else ""
+        raise BadRecordError(f"image {record.get('file_name')}: {error}{ending}") from error
+
+
+class BadRecordLog:
+    """Leaves bad records out of training, with a word about each, unless there are no others.
+
+    Each worker of a loader has its own.
+    """
+
+    def __init__(
+        self, most_at_first: int = MOST_AT_FIRST, most_in_a_row: int = MOST_IN_A_ROW
+    ) -> None:
+        """
+        Args:
+            most_at_first: end at this many bad records if no good one came before.
+            most_in_a_row: end at this many bad records in a row.
+        """
+        self._limit = most_at_first
+        self._most_in_a_row = most_in_a_row
+        self._in_a_row = 0
+        self._first = ""
+        self._reported: set[str] = set()
+
+    def map(self, function: Callable[[Record], _Mapped], record: Record) -> _Mapped | None:
+        """``function(record)``, or None if the record is bad, which is logged once for its file.
+
+        Raises:
+            NoUsableRecordError: too many bad records in a row.
+        """
+        try:
+            mapped = function(record)
+        except BadRecordError as error:
+            self._leave_out(str(record.get("file_name")), error)
+            return None
+        self._in_a_row = 0
+        self._limit = self._most_in_a_row
+        return mapped
+
+    def _leave_out(self, file_name: str, error: BadRecordError) -> None:
+        if file_name not in self._reported:
+            self._reported.add(file_name)
+            logger.warning("left out of training: %s", error)
+        if not self._in_a_row:
+            self._first = str(error)
+        self._in_a_row += 1
+        if self._in_a_row >= self._limit:
+            raise NoUsableRecordError(
+                f"{self._in_a_row} records in a row could not be used for training: mend the data "
+                f"set, or what the config says of it. The first: {self._first}"
+            ) from error
