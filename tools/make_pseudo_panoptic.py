@@ -25,6 +25,7 @@ from trace_d2.pseudo_labels.command_line import (
     edges_of,
     existing_folder,
     exit_status,
+    job_parser,
     load_cfg,
     need_options,
     show_merge,
@@ -109,12 +110,7 @@ def build_plan(args: argparse.Namespace) -> JobPlan:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = job_parser(__doc__, EXIT_STATUS)
     parser.add_argument("--images", metavar="DIR", help="photographs")
     parser.add_argument(
         "--semantic",

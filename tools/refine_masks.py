@@ -27,6 +27,7 @@ from trace_d2.pseudo_labels.command_line import (
     detection_builder,
     edges_of,
     exit_status,
+    job_parser,
     load_cfg,
     need_options,
     show_merge,
@@ -102,12 +103,7 @@ def build_plan(args: argparse.Namespace) -> JobPlan:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = job_parser(__doc__, EXIT_STATUS)
     parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
     parser.add_argument(
         "--masks",

@@ -55,6 +55,16 @@ def exit_status(command: Callable[[], int]) -> int:
         return 130
 
 
+def job_parser(description: str | None, exit_statuses: str) -> argparse.ArgumentParser:
+    """A parser whose help shows a tool's docstring and exit statuses as they are written."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=exit_statuses,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """The options of every job: edges, workers, shards, limit, overwrite, report, config keys."""
     parser.add_argument("--config-file", metavar="FILE", help="YAML; default: all keys' defaults")
