@@ -13,8 +13,15 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from trace_d2.formats.atomic import write_json
-from trace_d2.formats.coco_panoptic import encode_mask, load_panoptic_json, read_panoptic_png
-from trace_d2.formats.regions import region_statistics
+from trace_d2.formats.categories import Category
+from trace_d2.formats.coco_panoptic import (
+    instance_annotations,
+    load_panoptic_json,
+    read_panoptic_png,
+    segments_info,
+)
+
+_OBJECT = Category(1, "object", True, (255, 255, 255))
 
 
 def write_merged_masks(
@@ -37,20 +44,11 @@ def write_merged_masks(
         wanted = [s["id"] for s in segments if s["category_id"] in things and not s["iscrowd"]]
         ids = read_panoptic_png(truth_dir / annotation["file_name"])
         labels, count = ndimage.label(np.isin(ids, wanted))
-        statistics = region_statistics(labels)
-        annotations += [
-            {
-                "id": len(annotations) + label,
-                "image_id": image_id,
-                "category_id": 1,
-                "iscrowd": 0,
-                "area": int(statistics.areas[-count + label - 1]),
-                "bbox": statistics.boxes[-count + label - 1].tolist(),
-                "segmentation": encode_mask(labels == label),
-            }
-            for label in range(1, count + 1)
-        ]
-    categories = [{"id": 1, "name": "object"}]
+        masks = segments_info(labels, dict.fromkeys(range(1, count + 1), _OBJECT.id))
+        annotations += instance_annotations(
+            labels, masks, [_OBJECT], image_id, first_id=len(annotations) + 1
+        )
+    categories = [{"id": _OBJECT.id, "name": _OBJECT.name}]
     write_json(
         output,
         {"images": list(truth.images), "annotations": annotations, "categories": categories},

@@ -6,7 +6,6 @@ from typing import Any
 
 from detectron2.engine import HookBase
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
@@ -14,7 +13,7 @@ class ExponentialMovingAverage(HookBase):
     """Keeps the average of a model's parameters and buffers; resumes with the trainer.
 
     Args:
-        model: the model that is trained, bare or wrapped for distributed training.
+        model: the model that is trained, not wrapped for distributed training.
         decay: share of the old average kept at each step, in (0, 1).
 
     Raises:
@@ -24,7 +23,7 @@ class ExponentialMovingAverage(HookBase):
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"MODEL.TRACE.SOLVER.EMA_DECAY lies in (0, 1), or 0 for off: {decay}")
-        self._model = model.module if isinstance(model, DistributedDataParallel) else model
+        self._model = model
         self._average = AveragedModel(
             self._model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
         )

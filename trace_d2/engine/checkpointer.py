@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 _TORCHVISION_NAMES = (
     (re.compile(r"^(conv1|bn1)\."), r"stem.\1."),
@@ -61,13 +60,11 @@ def check_fit(model: torch.nn.Module, unfilled: set[str], path: str, *, whole: b
     """Raise an UnfitCheckpointError if ``unfilled`` holds most tensors of what is to be filled.
 
     Args:
-        model: bare, or wrapped for distributed training.
+        model: not wrapped for distributed training, as checkpointers hold it.
         unfilled: names of the tensors that the checkpoint lacks, or has in another shape.
         path: of the checkpoint.
         whole: look at the model without its backbone as well.
     """
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
     names = [name for name in model.state_dict() if not name.startswith("pixel_")]
     backbone = [name for name in names if name.startswith("backbone.")] or names
     rest = [name for name in names if not name.startswith("backbone.")]

@@ -14,7 +14,6 @@ from detectron2.engine import HookBase
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.visualizer import Visualizer
-from torch.nn.parallel import DistributedDataParallel
 
 from trace_d2.engine.loaders import Batch, BatchLoader
 from trace_d2.formats.atomic import write_png
@@ -29,7 +28,7 @@ class SampleSheets(HookBase):
     """Writes ``samples/<iteration>.png``: for a few images of the batch, targets and predictions.
 
     Args:
-        model: what is trained.
+        model: what is trained, not wrapped for distributed training.
         batches: gives the last batch.
         folder: where the sheets go.
         dataset_name: whose metadata names the classes.
@@ -116,13 +115,12 @@ def _predict(model: torch.nn.Module, batch: Batch) -> list[dict[str, Any]]:
          "height": r["image"].shape[1], "width": r["image"].shape[2]}
         for r in batch
     ]  # fmt: skip
-    bare = model.module if isinstance(model, DistributedDataParallel) else model
-    bare.eval()
+    model.eval()
     try:
-        with torch.no_grad(), without_postprocessor(bare):
-            return bare(records)
+        with torch.no_grad(), without_postprocessor(model):
+            return model(records)
     finally:
-        bare.train()
+        model.train()
 
 
 def _enlargement(image: np.ndarray) -> int:

@@ -43,7 +43,7 @@ class TraceTrainer(DefaultTrainer):
             self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         decay = self.cfg.MODEL.TRACE.SOLVER.EMA_DECAY
-        self.averaging = ExponentialMovingAverage(self.model, decay) if decay else None
+        self.averaging = ExponentialMovingAverage(self.checkpointer.model, decay) if decay else None
         evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)
         others = [
             evaluation if isinstance(hook, hooks.EvalHook) else hook
@@ -59,7 +59,7 @@ class TraceTrainer(DefaultTrainer):
         if not period:
             return None
         return SampleSheets(
-            self.model,
+            self.checkpointer.model,
             self._trainer.data_loader,
             Path(self.cfg.OUTPUT_DIR) / "samples",
             self.cfg.DATASETS.TRAIN[0],
