@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import plain_labels
 import torch
+from peak_memory import PeakMemory
 from tabulate import tabulate
 
 from trace_d2.attention.divergences import mean_divergence
@@ -133,23 +134,15 @@ def _seconds(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _peak_memory() -> int:
-    """Peak resident memory of this process in bytes (Linux; getrusage counts the parent's too)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM: memory is measured on Linux only")
-
-
 def _peak_of(way: str, tokens: int, heads: int, send: Any) -> None:
     """In a process of its own: the growth of peak memory while one way runs, in bytes."""
     query, key = attention_inputs(tokens, heads)
     small = attention_inputs(64, 2)
     run = accumulate if way == "ours" else mean_softmax_attention
     run(*small)  # what libraries allocate once is not the method's
-    before = _peak_memory()
+    memory = PeakMemory()
     run(query, key)
-    send.send(_peak_memory() - before)
+    send.send(memory.growth())
 
 
 def memory_row(tokens: int, heads: int) -> list[str]:
@@ -195,6 +188,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--mapper", action="store_true", help="time the dataset mapper as well (needs Detectron2)"
     )
+    parser.add_argument(
+        "--distillation",
+        type=int,
+        nargs="?",
+        const=38,
+        metavar="HEADS",
+        help="time and peak memory of a distillation step as well: 12 GiB with the 38 heads of "
+        "Stable Diffusion 3.5 Large (default), less with fewer",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="of the distillation step; default %(default)s"
+    )
     parser.add_argument("--json", type=Path, help="write the table to this file as well")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -209,6 +214,13 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmark_mapper import mapper_rows  # imports Detectron2
 
         rows += mapper_rows(*((2, 32) if args.small else (64, 256)), repeats=args.repeats)
+    if args.distillation:
+        from benchmark_distillation import StepSize, distillation_rows
+
+        dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
+        side = 8 if args.small else 64
+        step = StepSize(side, args.distillation, dtype=dtype, device=args.device)
+        rows += distillation_rows(step, 1 if args.device == "cpu" else args.repeats)
     headers = ["", "ours", "plain", "plain / ours", "apart"]
     print(tabulate(rows, headers, disable_numparse=True))
     if args.json:

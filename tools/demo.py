@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The main job on procedural scenes, with four kinds of edges, measured against the truth.
+"""The main job on procedural scenes, with five kinds of edges, measured against the truth.
 
 Makes scenes, labels them by the command that users run, and prints PQ for: no edges, colour
-gradients, TRACE (the embedded backbone) and oracle edges. A second run continues the first.
+gradients, the teacher of TRACE (emergence point and ABDiv of the embedded backbone), TRACE (its
+distilled student, one pass) and oracle edges. A second run continues the first.
 """
 
 from __future__ import annotations
@@ -80,13 +81,17 @@ def main(arguments: list[str] | None = None) -> int:
     write_gradient_edges(scenes / "images", scenes / "edges_gradient")
     one = ["--workers", "1"]
     trace = ["--config-file", str(args.config_file), "--save-edges", *one, *args.opts]
+    source = "MODEL.TRACE.EDGES.SOURCE"
     runs = {
         "no edges": ["--no-edges", *one],
         "colour gradients": ["--edges", f"{scenes}/edges_gradient", *one],
-        "TRACE": trace,
+        "TRACE, teacher": [*trace, source, "teacher"],
+        "TRACE": [*trace, source, "student"],
         "oracle edges": ["--edges", f"{scenes}/edges_oracle", *one],
     }
-    labels = {name: scenes / "labels" / name.replace(" ", "_").lower() for name in runs}
+    labels = {
+        name: scenes / "labels" / name.replace(",", "").replace(" ", "_").lower() for name in runs
+    }
     results = {name: label(scenes, labels[name], runs[name]) for name in runs}
     write_json(scenes / "results.json", {n: r.to_dict() for n, r in results.items()}, indent=1)
     print(f"\n{args.count} scenes of {args.size} x {args.size}, {args.config_file.stem}:")

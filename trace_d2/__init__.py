@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from trace_d2.attention import AttentionLayout, SelfAttentionReader
     from trace_d2.config import add_trace_config
     from trace_d2.data.dataset_mapper import TraceDatasetMapper
+    from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
     from trace_d2.data.registration import (
         register_class_agnostic,
         register_from_config,
+        register_trace_edges,
         register_trace_panoptic,
         register_trace_semantic,
     )
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
     from trace_d2.edges import (
         EdgeDetector,
         EdgeOutput,
+        StudentDetector,
         attention_boundary_divergence,
         build_edge_source,
         instance_emergence_point,
     )
-    from trace_d2.evaluation import panoptic_quality
+    from trace_d2.evaluation import evaluate_edges, panoptic_quality
     from trace_d2.evaluation.class_agnostic import class_agnostic_ap
     from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
+    from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
     from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
     from trace_d2.formats.categories import Category, load_categories
     from trace_d2.modeling.postprocessor import with_postprocessor
@@ -47,12 +51,15 @@ __all__ = [
     "ClassAgnosticEvaluator",
     "DiffusionBackbone",
     "EdgeDetector",
+    "EdgeEvaluator",
     "EdgeOutput",
     "PanopticLabel",
     "PanopticLabeler",
     "PanopticQualityEvaluator",
     "SelfAttentionReader",
+    "StudentDetector",
     "TraceDatasetMapper",
+    "TraceEdgeDatasetMapper",
     "__version__",
     "add_trace_config",
     "attention_boundary_divergence",
@@ -60,11 +67,13 @@ __all__ = [
     "build_backbone",
     "build_edge_source",
     "class_agnostic_ap",
+    "evaluate_edges",
     "instance_emergence_point",
     "load_categories",
     "panoptic_quality",
     "register_class_agnostic",
     "register_from_config",
+    "register_trace_edges",
     "register_trace_panoptic",
     "register_trace_semantic",
     "with_postprocessor",
@@ -73,10 +82,13 @@ __all__ = [
 NEEDS_DETECTRON2 = frozenset(
     {
         "ClassAgnosticEvaluator",
+        "EdgeEvaluator",
         "PanopticQualityEvaluator",
         "TraceDatasetMapper",
+        "TraceEdgeDatasetMapper",
         "register_class_agnostic",
         "register_from_config",
+        "register_trace_edges",
         "register_trace_panoptic",
         "register_trace_semantic",
         "with_postprocessor",
@@ -91,23 +103,28 @@ _MODULES = {
     "ClassAgnosticEvaluator": "trace_d2.evaluation.class_agnostic_evaluator",
     "DiffusionBackbone": "trace_d2.diffusion",
     "EdgeDetector": "trace_d2.edges",
+    "EdgeEvaluator": "trace_d2.evaluation.edge_evaluator",
     "EdgeOutput": "trace_d2.edges",
     "PanopticLabel": "trace_d2.pseudo_labels",
     "PanopticLabeler": "trace_d2.pseudo_labels",
     "PanopticQualityEvaluator": "trace_d2.evaluation.panoptic_evaluator",
     "SelfAttentionReader": "trace_d2.attention",
+    "StudentDetector": "trace_d2.edges",
     "TraceDatasetMapper": "trace_d2.data.dataset_mapper",
+    "TraceEdgeDatasetMapper": "trace_d2.data.edge_mapper",
     "add_trace_config": "trace_d2.config",
     "attention_boundary_divergence": "trace_d2.edges",
     "boundary_guided_propagation": "trace_d2.propagation",
     "build_backbone": "trace_d2.diffusion",
     "build_edge_source": "trace_d2.edges",
     "class_agnostic_ap": "trace_d2.evaluation.class_agnostic",
+    "evaluate_edges": "trace_d2.evaluation",
     "instance_emergence_point": "trace_d2.edges",
     "load_categories": "trace_d2.formats.categories",
     "panoptic_quality": "trace_d2.evaluation",
     "register_class_agnostic": "trace_d2.data.registration",
     "register_from_config": "trace_d2.data.registration",
+    "register_trace_edges": "trace_d2.data.registration",
     "register_trace_panoptic": "trace_d2.data.registration",
     "register_trace_semantic": "trace_d2.data.registration",
     "with_postprocessor": "trace_d2.modeling.postprocessor",

@@ -87,7 +87,7 @@ def test_pseudo_edges_by_hand() -> None:
     assert pseudo_edges(abdiv).tolist() == [[0, -1], [-1, 1]]
     assert pseudo_edges(abdiv, "mean").tolist() == [[0, 0], [1, 1]]
     assert pseudo_edges(abdiv).dtype == torch.int8
-    with pytest.raises(ValueError, match="mean_std or mean"):
+    with pytest.raises(ValueError, match="one of mean_std, upper_band, mean"):
         pseudo_edges(abdiv, "median")
 
 
@@ -98,7 +98,7 @@ def test_edge_strength_by_hand() -> None:
     torch.testing.assert_close(normalise_edges(abdiv), expected)
     assert normalise_edges(abdiv.double()).dtype == torch.float32
     torch.testing.assert_close(normalise_edges(abdiv, "mean"), abdiv.div(6).clamp(max=1))
-    with pytest.raises(ValueError, match="mean_std or mean"):
+    with pytest.raises(ValueError, match="one of mean_std, upper_band, mean"):
         normalise_edges(abdiv, "median")
 
 

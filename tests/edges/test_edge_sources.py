@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -73,3 +76,23 @@ def test_auto_follows_the_device_that_is_given_and_then_that_of_the_model():
     cfg = tiny("cpu")
     cfg.MODEL.DEVICE = "nowhere"
     build_edge_source(cfg)
+
+
+def test_the_student_is_checked_before_it_is_loaded(monkeypatch):
+    def absent(cfg):
+        raise FileNotFoundError("no student.json in nowhere")
+
+    files = ModuleType("trace_d2.edges.student_files")
+    files.student_folder = absent
+    monkeypatch.setitem(sys.modules, files.__name__, files)
+    for build in (check_edge_source, build_edge_source):
+        with pytest.raises(FileNotFoundError, match=r"no student\.json"):
+            build(config(SOURCE="student"))
+    files.student_folder = lambda cfg: None
+    student = ModuleType("trace_d2.edges.student")
+    edges = np.full((6, 9), 0.25, np.float32)
+    student.StudentDetector = SimpleNamespace(
+        from_config=lambda cfg: lambda image, key: SimpleNamespace(edges=edges)
+    )
+    monkeypatch.setitem(sys.modules, student.__name__, student)
+    np.testing.assert_array_equal(build_edge_source(config(SOURCE="student"))(IMAGE, "a"), edges)

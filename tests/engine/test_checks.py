@@ -9,7 +9,11 @@ pytest.importorskip("detectron2")
 from detectron2.config import get_cfg
 
 from trace_d2.config import add_trace_config
-from trace_d2.data.registration import register_class_agnostic, register_trace_panoptic
+from trace_d2.data.registration import (
+    register_class_agnostic,
+    register_trace_edges,
+    register_trace_panoptic,
+)
 from trace_d2.engine.checks import check_config
 from trace_d2.formats.categories import Category
 
@@ -51,6 +55,8 @@ def test_a_good_config_passes(cfg):
         ("INPUT.TRACE.MAPPER", "trace", ValueError, r"INPUT\.TRACE\.MAPPER must be detectron2"),
         ("INPUT.TRACE.CLASS_AGNOSTIC", True, ValueError, r"is for INPUT\.TRACE\.MAPPER trace"),
         ("DATASETS.TEST", ("checks_panoptic",), ValueError, r"GeneralizedRCNN predicts instances"),
+        ("MODEL.TRACE.SOLVER.ACCUMULATION_STEPS", 0, ValueError, r"ACCUMULATION_STEPS is 0"),
+        ("MODEL.TRACE.SOLVER.ACCUMULATION_STEPS", 17, ValueError, r"at most 16, which is SOLVER"),
     ],
 )
 def test_mistakes_are_named(cfg, key, value, error, message):
@@ -107,3 +113,52 @@ def test_cuda_without_a_device_says_what_to_add(cfg, monkeypatch):
 
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE cpu"):
         check_config(cfg, train=False)
+
+
+@pytest.fixture
+def edges_cfg(cfg):
+    """A config that trains an edge predictor."""
+    register_trace_edges("checks_edges", "/nowhere/images", "/nowhere/edges")
+    cfg.MODEL.META_ARCHITECTURE = "TraceEdgePredictor"
+    cfg.MODEL.TRACE.EDGES.SOURCE = "student"
+    cfg.MODEL.TRACE.STUDENT.TRAIN = True
+    cfg.INPUT.TRACE.MAPPER = "trace_edges"
+    cfg.INPUT.TRACE.PSEUDO_EDGES.SIZE = 64
+    cfg.DATASETS.TRAIN = ("checks_edges",)
+    cfg.DATASETS.TEST = ("checks_panoptic",)
+    return cfg
+
+
+def test_an_edge_predictor_is_trained_on_pseudo_edges_and_tested_on_panoptic_truth(edges_cfg):
+    check_config(edges_cfg, train=True)
+    check_config(edges_cfg, train=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["INPUT.TRACE.MAPPER", "trace"], r"MAPPER must be trace_edges for the data set"),
+        (["DATASETS.TRAIN", ("checks_agnostic",)], r"MAPPER must be detectron2 for the data set"),
+        (["DATASETS.TRAIN", ("checks_panoptic",)], r"MAPPER must be trace for the data set"),
+        (
+            ["DATASETS.TRAIN", ("checks_panoptic",), "INPUT.TRACE.MAPPER", "trace"],
+            r"TraceEdgePredictor is trained on data sets of DATASETS\.TRACE\.EDGES",
+        ),
+        (
+            ["MODEL.META_ARCHITECTURE", "TraceMask2Former", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1],
+            r"trace_edges.* is for MODEL\.META_ARCHITECTURE TraceEdgePredictor, not TraceMask2F",
+        ),
+        (["MODEL.TRACE.EDGES.SOURCE", "teacher"], r"EDGES\.SOURCE is 'teacher'.* to student"),
+        (["MODEL.TRACE.STUDENT.TRAIN", False], r"STUDENT\.TRAIN is False"),
+        (["INPUT.TRACE.COPY_PASTE.ENABLED", True], r"COPY_PASTE\.ENABLED pastes instances"),
+        (["INPUT.TRACE.CLASS_AGNOSTIC", True], r"is for INPUT\.TRACE\.MAPPER trace;"),
+        (["INPUT.TRACE.PSEUDO_EDGES.CROP", -1], r"PSEUDO_EDGES\.CROP is -1"),
+        (["DATASETS.TEST", ("checks_agnostic",)], r"are evaluated on panoptic truth"),
+        (["DATASETS.TEST", ("checks_edges",)], r"are evaluated on panoptic truth"),
+    ],
+)
+def test_mistakes_with_edges_are_named(edges_cfg, options, message):
+    edges_cfg.merge_from_list(options)
+
+    with pytest.raises(ValueError, match=message):
+        check_config(edges_cfg, train=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from trace_d2.engine.loaders import BatchLoader
-from trace_d2.engine.samples import SampleSheets
+from trace_d2.engine.samples import SampleSheets, draw_edges, draw_ternary
 
 pytestmark = pytest.mark.detectron2
 
@@ -89,3 +89,40 @@ def test_nothing_between_periods(tmp_path):
     sheets.after_step()
 
     assert not list(tmp_path.iterdir())
+
+
+class TopEdges(nn.Module):
+    """Predicts an edge of full strength in the upper half of every image."""
+
+    def forward(self, batched_inputs):
+        results = []
+        for record in batched_inputs:
+            edges = torch.zeros(record["height"], record["width"])
+            edges[: record["height"] // 2] = 1
+            results.append({"edges": edges})
+        return results
+
+
+def test_edge_targets_above_predicted_edges(tmp_path):
+    labels = torch.zeros(32, 48, dtype=torch.int8)
+    labels[:, :16], labels[:, 16:32] = 1, -1
+    image = torch.full((3, 32, 48), 100, dtype=torch.uint8)
+    batch = [{"image": image, "pseudo_edges": labels}]
+    sheets = SampleSheets(TopEdges(), BatchLoader([]), tmp_path, "samples_one", "RGB", period=10)
+
+    sheet = sheets.draw(batch, TopEdges()([{"height": 32, "width": 48}]))
+
+    yellow, grey, dark = [255, 230, 0], [90, 90, 90], [35, 35, 35]
+    assert sheet.shape == (2 * 256, 384, 3)
+    assert [sheet[128, x].tolist() for x in (64, 192, 320)] == [yellow, grey, dark]
+    assert [sheet[256 + y, 192].tolist() for y in (64, 192)] == [yellow, dark]
+
+
+def test_colours_of_edges():
+    image = np.full((1, 3, 3), 200, np.uint8)
+
+    labels = draw_ternary(image, np.array([[1, 0, -1]], np.int8))
+    assert labels[0].tolist() == [[255, 230, 0], [70, 70, 70], [90, 90, 90]]
+    # Half way between 70 and (255, 230, 0).
+    edges = draw_edges(image, np.array([[1.0, 0.5, 0.0]], np.float32))
+    assert edges[0].tolist() == [[255, 230, 0], [162, 150, 35], [70, 70, 70]]

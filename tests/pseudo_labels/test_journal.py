@@ -11,7 +11,7 @@ import pytest
 from trace_d2.pseudo_labels.journal import DONE, FAILED, JournalWriter, Record, read_journals
 
 FIRST = Record("a", "a.jpg", DONE, notes=("x",), seconds=0.5, segments=3, finished=1.0)
-SECOND = Record("b", "b\udcff.jpg", FAILED, reason="why\nso", timestep=300, finished=2.0)
+SECOND = Record("b", "b\udcff.jpg", FAILED, "why\nso", timestep=300, finished=2.0, shares=(0.5, 0))
 
 
 def write(path: Path, *records: Record) -> Path:
@@ -58,9 +58,9 @@ def test_strange_lines_are_passed_over(tmp_path: Path, line: bytes) -> None:
     assert read_journals([path]) == {"a": FIRST}
 
 
-def test_lines_written_before_masks_were_counted_still_count(tmp_path: Path) -> None:
+def test_lines_written_before_a_field_was_added_still_count(tmp_path: Path) -> None:
     path = write(tmp_path / "j", FIRST)
     content = json.loads(path.read_text())
-    del content["given"]
+    del content["given"], content["shares"]
     path.write_text(json.dumps(content) + "\n")
     assert read_journals([path]) == {"a": FIRST}

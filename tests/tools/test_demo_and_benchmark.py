@@ -18,7 +18,13 @@ def test_demo_compares_four_kinds_of_edges(
     out = capsys.readouterr().out
     folder = tmp_path / "scenes_2_64_0.2"
     results = json.loads((folder / "results.json").read_text())
-    assert list(results) == ["no edges", "colour gradients", "TRACE", "oracle edges"]
+    assert list(results) == [
+        "no edges",
+        "colour gradients",
+        "TRACE, teacher",
+        "TRACE",
+        "oracle edges",
+    ]
     for name, result in results.items():
         assert name in out
         assert 0 < result["All"]["pq"] <= 1

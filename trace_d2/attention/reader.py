@@ -23,6 +23,10 @@ from .resample import key_multiplicity, nearest_tokens, normalise_for_grid, resa
 _ATTENTION_FUNCTION = torch.nn.functional.scaled_dot_product_attention
 
 
+class _AllReadError(Exception):
+    """Ends a forward pass of which nothing more is needed."""
+
+
 class SelfAttentionReader(TorchFunctionMode):
     """Accumulates softmax(Q K^T / sqrt(d)) of every self-attention call of a forward pass.
 
@@ -43,7 +47,11 @@ class SelfAttentionReader(TorchFunctionMode):
         blocks: which self-attention calls to average, counted from 0 in the order they run; empty
             for all.
         scratch_mb: scratch memory in MiB beside the accumulated map.
-        differentiable: keep the graph from query and key to the map (first derivatives).
+        differentiable: keep the graph from query and key to the map (first derivatives). Queries
+            and keys are kept during the forward pass, and ``attention`` makes the map of them
+            outside of it, so that the denoiser may recompute its blocks (gradient checkpointing).
+        stop_early: leave the context, without an error, once the last of ``blocks`` was read: the
+            rest of the forward pass is not computed. Without ``blocks`` it has no effect.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class SelfAttentionReader(TorchFunctionMode):
         blocks: Sequence[int] = (),
         scratch_mb: float = 16,
         differentiable: bool = False,
+        stop_early: bool = False,
     ) -> None:
         super().__init__()
         if any(block < 0 for block in blocks):
@@ -63,12 +72,15 @@ class SelfAttentionReader(TorchFunctionMode):
         self.blocks = frozenset(blocks)
         self.scratch_bytes = int(scratch_mb * 2**20)
         self.differentiable = differentiable
+        self.stop_early = stop_early
         self._reset()
 
     def _reset(self) -> None:
         self.calls = 0  # self-attention calls seen
         self._read = 0  # of them, those averaged
+        self._batch = 0  # maps of the forward pass; 0 before the first one
         self._maps: dict[tuple[int, int], Tensor] = {}
+        self._kept: list[tuple[tuple[int, int], tuple[Any, ...]]] = []
         self._others: Counter[tuple[int, int]] = Counter()
         self._cross_attention: list[bool] = []
         self._result: Tensor | None = None
@@ -93,10 +105,11 @@ class SelfAttentionReader(TorchFunctionMode):
         )
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
         for hook in self._hooks:
             hook.remove()
-        super().__exit__(*error)
+        super().__exit__(kind, error, traceback)
+        return isinstance(error, _AllReadError)
 
     def __torch_function__(
         self,
@@ -108,6 +121,8 @@ class SelfAttentionReader(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is _ATTENTION_FUNCTION:
             self._watch(*args, **kwargs)
+            if self.stop_early and self.blocks and self._read == len(self.blocks):
+                raise _AllReadError
         return func(*args, **kwargs)
 
     def _watch(
@@ -132,45 +147,61 @@ class SelfAttentionReader(TorchFunctionMode):
         if self.blocks and index not in self.blocks:
             return
         grid, start = place
-        _check_call(query, key, is_causal, self._maps, grid)
+        _check_call(query, key, is_causal, self._batch)
+        self._batch = query.shape[0]
         image = slice(start, start + grid[0] * grid[1])
         if attn_mask is not None:
             attn_mask = attn_mask.expand(*query.shape[:2], *lengths)[..., image, image]
         if key.shape[1] != query.shape[1]:
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        self._accumulate(grid, query[:, :, image], key[:, :, image], scale, attn_mask)
+        call = query[:, :, image], key[:, :, image], scale, attn_mask
+        if self.differentiable:
+            self._kept.append((grid, call))
+        else:
+            self._accumulate(grid, *call)
         self._read += 1
+
+    def _column_weights(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+        if grid == self.layout.largest:
+            return None
+        return key_multiplicity(grid, self.layout.largest).to(device)
 
     def _accumulate(
         self, grid: tuple[int, int], query: Tensor, key: Tensor, scale: float, mask: Tensor | None
     ) -> None:
-        weights = None
-        if grid != self.layout.largest:
-            weights = key_multiplicity(grid, self.layout.largest).to(query.device)
-        with torch.autocast(query.device.type, enabled=False):
-            if self.differentiable:
+        weights = self._column_weights(grid, query.device)
+        dtype = accumulation_dtype(query.dtype)
+        # A map made in inference mode could not be divided in place outside it.
+        with (
+            torch.autocast(query.device.type, enabled=False),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            if grid not in self._maps:
+                shape = (query.shape[0], query.shape[2], query.shape[2])
+                self._maps[grid] = torch.zeros(shape, dtype=dtype, device=query.device)
+            accumulate_mean_softmax(
+                query,
+                key,
+                self._maps[grid],
+                scale=scale,
+                mask=mask,
+                scratch_bytes=self.scratch_bytes,
+                column_weights=None if weights is None else weights.to(dtype),
+            )
+
+    def _make_kept_maps(self) -> None:
+        """The maps of the calls kept, with their graph."""
+        for grid, (query, key, scale, mask) in self._kept:
+            with torch.autocast(query.device.type, enabled=False):
                 attention = MeanSoftmax.apply(query, key, scale, mask, self.scratch_bytes)
+                weights = self._column_weights(grid, query.device)
                 if weights is not None:
                     attention = normalise_for_grid(attention, weights)
                 previous = self._maps.get(grid)
                 self._maps[grid] = attention if previous is None else previous + attention
-                return
-            # A map made in inference mode could not be divided in place outside it.
-            with torch.inference_mode(False), torch.no_grad():
-                dtype = accumulation_dtype(query.dtype)
-                if grid not in self._maps:
-                    shape = (query.shape[0], query.shape[2], query.shape[2])
-                    self._maps[grid] = torch.zeros(shape, dtype=dtype, device=query.device)
-                accumulate_mean_softmax(
-                    query,
-                    key,
-                    self._maps[grid],
-                    scale=scale,
-                    mask=mask,
-                    scratch_bytes=self.scratch_bytes,
-                    column_weights=None if weights is None else weights.to(dtype),
-                )
+        self._kept.clear()
 
     def attention(self) -> Tensor:
         """The accumulated map (B, N, N) of the last forward pass, after leaving the context.
@@ -184,6 +215,7 @@ class SelfAttentionReader(TorchFunctionMode):
         """
         if self._result is None:
             self._check_read()
+            self._make_kept_maps()
             self._result = self._merge()
             self._maps.clear()
         return self._result
@@ -220,23 +252,18 @@ class SelfAttentionReader(TorchFunctionMode):
             )
 
 
-def _check_call(
-    query: Tensor,
-    key: Tensor,
-    is_causal: bool,
-    maps: dict[tuple[int, int], Tensor],
-    grid: tuple[int, int],
-) -> None:
+def _check_call(query: Tensor, key: Tensor, is_causal: bool, batch: int) -> None:
+    """Raise a ValueError unless the call can be read, after others of ``batch`` maps (0: none)."""
     if query.ndim != 4:
         raise ValueError(f"attention is read of (B, heads, N, d) queries, not {tuple(query.shape)}")
     if is_causal:
         raise ValueError("causal attention holds no image map: rows see only earlier tokens")
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"{query.shape[1]} query heads cannot share {key.shape[1]} key heads")
-    if grid in maps and maps[grid].shape[0] != query.shape[0]:
+    if batch and query.shape[0] != batch:
         raise ValueError(
-            f"a batch of {query.shape[0]} after one of {maps[grid].shape[0]}: enter the reader "
-            "around one forward pass"
+            f"a batch of {query.shape[0]} after one of {batch}: enter the reader around one "
+            "forward pass"
         )
 
 

@@ -118,7 +118,7 @@ def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
         )
     side = node.IMAGE_SIZE
     return [
-        *_random_flip(cfg),
+        *random_flip(cfg),
         ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
         T.FixedSizeCrop((side, side)),
     ]
@@ -131,7 +131,7 @@ def resize_and_crop(cfg: CfgNode) -> list[T.Augmentation]:
     )
     crop = cfg.INPUT.CROP
     crops = [T.RandomCrop(crop.TYPE, crop.SIZE)] if crop.ENABLED else []
-    return [resize, *crops, *_random_flip(cfg)]
+    return [resize, *crops, *random_flip(cfg)]
 
 
 AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
@@ -159,7 +159,12 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return [*jitter, *AUGMENTATIONS[name](cfg)]
 
 
-def _random_flip(cfg: CfgNode) -> list[T.Augmentation]:
+def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
+    """A flip half of the time as ``INPUT.RANDOM_FLIP`` says, or none.
+
+    Raises:
+        ValueError: the key has another value than none, horizontal and vertical.
+    """
     direction = cfg.INPUT.RANDOM_FLIP
     if direction not in ("none", "horizontal", "vertical"):
         raise ValueError(

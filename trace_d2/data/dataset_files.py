@@ -75,19 +75,37 @@ def keep_present(
     """
     present: dict[str, frozenset[str]] = {}
     kept: list[dict[str, Any]] = []
-    absent: list[dict[str, Any]] = []
+    absent: list[str] = []
     for record in records:
         folder, _, name = record[key].rpartition("/")
         if folder not in present:
             present[folder] = folder_names(folder or ".", what, remedy)
-        (kept if name in present[folder] else absent).append(record)
+        if name in present[folder]:
+            kept.append(record)
+        else:
+            absent.append(record[key])
+    tolerate_absent(absent, len(records), f"{what} are missing", remedy)
+    return kept
+
+
+def tolerate_absent(absent: Sequence[str], total: int, message: str, remedy: str) -> None:
+    """Warn of few ``absent`` files; raise for many.
+
+    Args:
+        absent: names of what is missing.
+        total: how many there should be.
+        message: what is the matter with them, such as "images are missing".
+        remedy: what the user is to do about it.
+
+    Raises:
+        FileNotFoundError: 1 % of ``total`` or more are absent.
+    """
     if not absent:
-        return kept
-    message = f"{len(absent)} of {len(records)} {what} are missing, such as {absent[0][key]}"
-    if len(absent) >= TOLERATED_SHARE * len(records):
+        return
+    message = f"{len(absent)} of {total} {message}, such as {absent[0]}"
+    if len(absent) >= TOLERATED_SHARE * total:
         raise FileNotFoundError(f"{message}: {remedy}")
     logger.warning("%s: they are left out", message)
-    return kept
 
 
 def read_json(path: str | Path, remedy: str) -> object:

@@ -18,6 +18,7 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.data.class_agnostic_dicts import load_class_agnostic_dicts
 from trace_d2.data.dataset_files import datasets_root
+from trace_d2.data.edge_dicts import edges_folder, load_edge_dicts
 from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.panoptic_dicts import (
     PanopticFiles,
@@ -116,6 +117,28 @@ def register_trace_semantic(
     register_once(name, ("semantic", *folders, known), load, metadata)
 
 
+def register_trace_edges(name: str, image_root: str | Path, edges_root: str | Path) -> None:
+    """Register images with pseudo edges, which an edge predictor is trained on.
+
+    Args:
+        name: name in the catalogues.
+        image_root: folder of the images; those without a map of edges are left out.
+        edges_root: output folder of ``tools/make_pseudo_edges.py``, or a folder of 8-bit
+            ``<stem>.png``: 0 no edge, 255 edge, 128 ignored. It may be made later.
+
+    Raises:
+        ValueError: another data set has this name. Loading raises as ``load_edge_dicts`` does.
+    """
+    remedy = "correct the folders given to register_trace_edges, or make the pseudo edges again"
+    load = partial(load_edge_dicts, image_root, edges_root, remedy)
+    metadata = {
+        "image_root": str(image_root),
+        "pseudo_edges_root": str(edges_folder(edges_root)),
+    }
+    arguments = ("edges", _absolute(image_root), _absolute(edges_root))
+    register_once(name, arguments, load, metadata)
+
+
 def register_class_agnostic(name: str, json_file: str | Path, image_root: str | Path) -> None:
     """Register a COCO instances file as a data set of the one class "object".
 
@@ -161,6 +184,7 @@ def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> 
         "PANOPTIC": ("NAME, OUTPUT, IMAGES", 3, 4),
         "SEMANTIC": ("NAME, IMAGES, SEMANTIC, CATEGORIES", 4, 5),
         "INSTANCES": ("NAME, JSON, IMAGES", 3, 3),
+        "EDGES": ("NAME, IMAGES, PSEUDO_EDGES", 3, 3),
     }
     for key, form in parts.items():
         for name, *values in _entries(cfg.DATASETS.TRACE, key, *form):
@@ -185,10 +209,15 @@ def _register_instances(name: str, json_file: str, images: str) -> None:
     register_class_agnostic(name, _rooted(json_file), _rooted(images))
 
 
+def _register_edges(name: str, images: str, pseudo_edges: str) -> None:
+    register_trace_edges(name, _rooted(images), _rooted(pseudo_edges))
+
+
 _REGISTER: dict[str, Callable[..., None]] = {
     "PANOPTIC": _register_panoptic,
     "SEMANTIC": _register_semantic,
     "INSTANCES": _register_instances,
+    "EDGES": _register_edges,
 }
 
 

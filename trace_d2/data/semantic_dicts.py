@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from trace_d2.data.dataset_files import TOLERATED_SHARE, folder_names, paused_collector
+from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
 from trace_d2.pseudo_labels.listing import build_entries, list_images
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ def load_semantic_dicts(
         )  # fmt: skip
     known = {f"{entry.stem}.png" for entry in masked}
     strays = sorted(name for name in masks - known if name.endswith(".png"))
-    _tolerate(strays, len(masks), f"masks of {semantic_root} have no image in {image_root}", remedy)
+    tolerate_absent(
+        strays, len(masks), f"masks of {semantic_root} have no image in {image_root}", remedy
+    )
     edges = _edge_files(edges_root, remedy) if edges_root is not None else None
     records, bare = [], []
     for entry in masked:
@@ -71,7 +73,7 @@ def load_semantic_dicts(
                 continue
             record["trace_edges_file_name"] = f"{edges_root}/{edges[entry.stem]}"
         records.append(record)
-    _tolerate(bare, len(masked), f"images with a mask have no edges in {edges_root}", remedy)
+    tolerate_absent(bare, len(masked), f"images with a mask have no edges in {edges_root}", remedy)
     return records
 
 
@@ -101,13 +103,3 @@ def _edge_files(folder: str | Path, remedy: str) -> dict[str, str]:
             raise ValueError(f"both {files[stem]} and {name} are in {folder}: remove one of them")
         files[stem] = name
     return files
-
-
-def _tolerate(absent: list[str], total: int, message: str, remedy: str) -> None:
-    """Warn of few ``absent`` files; raise for 1 % of ``total`` or more."""
-    if not absent:
-        return
-    message = f"{len(absent)} of {total} {message}, such as {absent[0]}"
-    if len(absent) >= TOLERATED_SHARE * total:
-        raise FileNotFoundError(f"{message}: {remedy}")
-    logger.warning("%s: they are left out", message)

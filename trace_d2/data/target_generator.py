@@ -32,7 +32,7 @@ from trace_d2.pseudo_labels.inputs import (
     read_image,
     read_semantic,
 )
-from trace_d2.pseudo_labels.settings import flatten
+from trace_d2.pseudo_labels.settings import flatten, student_print
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -340,6 +340,8 @@ def _build_cache(
     if edges_by_network:
         nodes = {k: v for k, v in cfg.MODEL.TRACE.items() if k not in _NOT_OF_EDGES}
         settings["TRACE"] = flatten(nodes)
+        if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
+            settings["student"] = student_print(cfg)
     try:
         return LabelCache(folder, settings)
     except OSError as error:

@@ -41,6 +41,43 @@ def signal_and_noise_levels(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, 
     return kept.sqrt(), (1.0 - kept).sqrt()
 
 
+def clean_estimate(scheduler: Any, noised: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+    """X_0 as a denoiser's raw prediction has it.
+
+    Diffusion: (X_t - sigma_t eps) / alpha_t, or alpha_t X_t - sigma_t v for v-prediction. Flow
+    matching, v = eps - X_0: X_t - sigma_t v says nothing about v where sigma_t is 0, and there the
+    best v is E[eps] - X_0 = -X_0. So -v is returned, the estimate for a noise of 0, which is
+    right at the clean end alone.
+
+    Args:
+        scheduler: as in ``signal_and_noise_levels``.
+        noised: X_t, (B, c, h, w).
+        prediction: of the denoiser, (B, c, h, w); further channels (a predicted variance) are
+            left out.
+        timesteps: (B,); for flow matching all 0.
+
+    Raises:
+        ValueError: flow matching at another timestep, or an unknown prediction type.
+    """
+    prediction = prediction[:, : noised.shape[1]].to(noised.dtype)
+    if is_flow_matching(scheduler):
+        if bool(timesteps.any()):
+            raise ValueError("the clean estimate of flow matching is for timestep 0")
+        return -prediction
+    signal, spread = (
+        level.to(noised).view(-1, 1, 1, 1)
+        for level in signal_and_noise_levels(scheduler, timesteps)
+    )
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind == "epsilon":
+        return (noised - spread * prediction) / signal
+    if kind == "v_prediction":
+        return signal * noised - spread * prediction
+    if kind == "sample":
+        return prediction
+    raise ValueError(f"a scheduler that predicts {kind!r} is not known here")
+
+
 def is_flow_matching(scheduler: Any) -> bool:
     """Whether the scheduler moves along X_t = (1 - sigma) X_0 + sigma eps."""
     return (

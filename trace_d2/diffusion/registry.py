@@ -55,6 +55,17 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
 }
 
 
+def canonical_name(name: str) -> str:
+    """The registered name of a model that is called by it, by its hub id or by a folder named so.
+
+    Of another folder the name without its path: the same model may lie elsewhere on another
+    machine.
+    """
+    short = Path(name).name
+    same = (key for key, model in REGISTERED_MODELS.items() if Path(model.weights).name == short)
+    return short if short in REGISTERED_MODELS else next(same, short)
+
+
 def build_backbone(cfg: CfgNode) -> DiffusionBackbone:
     """Build the backbone that ``cfg.MODEL.TRACE.BACKBONE`` and ``cfg.MODEL.TRACE.DEVICE`` name.
 

@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from .detector import EdgeDetector, EdgeOutput
     from .emergence import Emergence, instance_emergence_point
     from .sources import EdgeSource, build_edge_source, check_edge_source
+    from .student import EdgeStudent, StudentDetector
 
 __all__ = [
     "EdgeDetector",
     "EdgeOutput",
     "EdgeSource",
+    "EdgeStudent",
     "Emergence",
+    "StudentDetector",
     "attention_boundary_divergence",
     "build_edge_source",
     "check_edge_source",
@@ -32,7 +35,9 @@ _MODULES = {
     "EdgeDetector": "trace_d2.edges.detector",
     "EdgeOutput": "trace_d2.edges.detector",
     "EdgeSource": "trace_d2.edges.sources",
+    "EdgeStudent": "trace_d2.edges.student",
     "Emergence": "trace_d2.edges.emergence",
+    "StudentDetector": "trace_d2.edges.student",
     "attention_boundary_divergence": "trace_d2.edges.abdiv",
     "build_edge_source": "trace_d2.edges.sources",
     "check_edge_source": "trace_d2.edges.sources",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trace_d2.attention.divergences import EPSILON
 
@@ -87,39 +88,91 @@ def _add_row(
         result[start:stop] += torch.bmm(p_part.unsqueeze(1), difference.unsqueeze(2)).flatten()
 
 
-def pseudo_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
+def batched_boundary_divergence(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``attention_boundary_divergence`` of several maps, 4-neighbourhood, with gradient.
+
+    KL(p | q) = sum p log p - sum p log q: the graph holds the maps and their logarithms, and
+    nothing else of their size.
+
+    Args:
+        attention: (B, N, N) as there.
+        grid: (h, w).
+
+    Returns:
+        (B, h, w) in nats; at least 0.
+    """
+    # Mixed precision would round what the difference of two large sums is made of.
+    with torch.autocast(attention.device.type, enabled=False):
+        return _batched_divergence(attention.unflatten(1, grid), grid)
+
+
+def _batched_divergence(rows: Tensor, grid: tuple[int, int]) -> Tensor:
+    logs = rows.clamp_min(EPSILON).log()
+    negentropy = torch.einsum("bhwn,bhwn->bhw", rows, logs)
+    total = torch.zeros_like(negentropy)
+    for axis in (1, 2):
+        last = grid[axis - 1] - 1
+        if last == 0:
+            continue
+        # (first token of p, of q, how many): one-sided at the two ends.
+        spans = ((1, 0, 1), (2, 0, last - 1), (last, last - 1, 1))
+        parts = [
+            negentropy.narrow(axis, p, count)
+            - torch.einsum(
+                "bhwn,bhwn->bhw", rows.narrow(axis, p, count), logs.narrow(axis, q, count)
+            )
+            for p, q, count in spans
+        ]
+        total = total + torch.cat(parts, dim=axis)
+    return total.clamp_min(0)
+
+
+THRESHOLDS = ("mean_std", "upper_band", "mean")
+"""Values of ``MODEL.TRACE.ABDIV.THRESHOLD``, see ``pseudo_edges``."""
+
+
+def pseudo_edges(
+    abdiv: Tensor, mode: str = "mean_std", size: tuple[int, int] | None = None
+) -> Tensor:
     """Ternary pseudo edges: 1 edge, 0 none, -1 ignored.
+
+    mu and sigma are the mean and the (population) standard deviation over the map:
+
+    - "mean_std", the paper's: edge above mu + sigma, none below mu - sigma, ignored between.
+    - "upper_band": edge above mu + sigma, none below mu, ignored between. For a heavy-tailed ABDiv,
+      of which next to nothing lies below mu - sigma: a student without negatives answers "edge"
+      everywhere.
+    - "mean": edge above mu, else none.
 
     Args:
         abdiv: (h, w) float.
-        mode: "mean_std": edge where ABDiv > mu + sigma, none where ABDiv < mu - sigma, ignored
-            between. "mean": edge where ABDiv > mu, else none. mu and sigma are the mean and the
-            (population) standard deviation over the image.
+        mode: one of ``THRESHOLDS``.
+        size: (H, W) to which the map is upsampled before the thresholds of the map as it was are
+            applied; None keeps (h, w).
 
     Returns:
-        (h, w) int8. A constant map has no edge: all ignored ("mean_std") or none ("mean").
+        (H, W) int8. A constant map has no edge: all none ("mean") or ignored.
 
     Raises:
         ValueError: the mode is unknown.
     """
     _check_mode(mode)
     mean, deviation = _mean_and_deviation(abdiv)
-    if mode == "mean":
-        return ((abdiv > mean) & (deviation > 0)).to(torch.int8)
-    labels = torch.full_like(abdiv, -1, dtype=torch.int8)
+    fine = abdiv if size is None else upsample_edges(abdiv, size)
     if deviation == 0:
-        return labels
-    labels[abdiv > mean + deviation] = 1
-    labels[abdiv < mean - deviation] = 0
+        return torch.full_like(fine, 0 if mode == "mean" else -1, dtype=torch.int8)
+    low = mean - deviation if mode == "mean_std" else mean
+    labels = torch.full_like(fine, -1, dtype=torch.int8)
+    labels[fine <= low if mode == "mean" else fine < low] = 0
+    labels[fine > _edge_threshold(mean, deviation, mode)] = 1
     return labels
 
 
 def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
-    """Edge strength in 0..1 on which the threshold of ``pseudo_edges`` falls on 0.5.
+    """Edge strength in 0..1 on which the edge threshold of ``pseudo_edges`` falls on 0.5.
 
-    clip(ABDiv / (2 threshold), 0, 1), over the last two axes of (h, w); float32. The threshold is
-    mu + sigma ("mean_std") or mu ("mean"). A map that is constant (up to rounding), of one token
-    say, holds no edge and gives zeros.
+    clip(ABDiv / (2 threshold), 0, 1), over the last two axes of (h, w); float32. A map that is
+    constant (up to rounding), of one token say, holds no edge and gives zeros.
 
     Raises:
         ValueError: the mode is unknown.
@@ -128,13 +181,24 @@ def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
     mean, deviation = _mean_and_deviation(abdiv)
     if deviation == 0:
         return torch.zeros_like(abdiv, dtype=torch.float32)
-    threshold = mean + deviation if mode == "mean_std" else mean
-    return (abdiv / (2 * threshold)).clamp(0, 1).float()
+    return (abdiv / (2 * _edge_threshold(mean, deviation, mode))).clamp(0, 1).float()
+
+
+def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
+    """Edges (h, w) at ``size`` (H, W), bilinear between cell centres; averaged where H < h."""
+    shrinks = size[0] < edges.shape[0] or size[1] < edges.shape[1]
+    return functional.interpolate(
+        edges[None, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks
+    )[0, 0]
+
+
+def _edge_threshold(mean: float, deviation: float, mode: str) -> float:
+    return mean if mode == "mean" else mean + deviation
 
 
 def _check_mode(mode: str) -> None:
-    if mode not in ("mean_std", "mean"):
-        raise ValueError(f"the threshold is mean_std or mean, not {mode!r}")
+    if mode not in THRESHOLDS:
+        raise ValueError(f"the threshold is one of {', '.join(THRESHOLDS)}, not {mode!r}")
 
 
 def _mean_and_deviation(abdiv: Tensor) -> tuple[float, float]:

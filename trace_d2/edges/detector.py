@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
 from trace_d2.attention.divergences import DIVERGENCES
 
-from .abdiv import attention_boundary_divergence, normalise_edges
+from .abdiv import (
+    THRESHOLDS,
+    attention_boundary_divergence,
+    normalise_edges,
+    upsample_edges,
+)
 from .emergence import instance_emergence_point
 
 if TYPE_CHECKING:
@@ -28,13 +32,13 @@ class EdgeOutput:
     Attributes:
         edges: (H, W) float32 in 0..1 of the image's own size; above 0.5 is an edge (ABDiv above
             the threshold).
-        abdiv: (h, w) float32 of the attention grid, in nats.
-        timestep: where the attention was read, t* or the fixed one.
+        abdiv: (h, w) float32 of the attention grid, in nats; None from the student.
+        timestep: where the attention was read: t*, the fixed one, or 0 (the student).
         curve: timestep -> divergence from the one before; empty for a fixed timestep.
     """
 
     edges: np.ndarray
-    abdiv: np.ndarray
+    abdiv: np.ndarray | None
     timestep: int
     curve: dict[int, float]
 
@@ -82,8 +86,8 @@ class EdgeDetector:
             raise ValueError(f"EMERGENCE.BATCH is 0 or more, not {batch}")
         if neighbourhood not in (4, 8):
             raise ValueError(f"ABDIV.NEIGHBOURHOOD is 4 or 8, not {neighbourhood}")
-        if threshold not in ("mean_std", "mean"):
-            raise ValueError(f"ABDIV.THRESHOLD is mean_std or mean, not {threshold}")
+        if threshold not in THRESHOLDS:
+            raise ValueError(f"ABDIV.THRESHOLD is one of {', '.join(THRESHOLDS)}, not {threshold}")
         self.backbone = backbone
         self.seed = seed
         self.timesteps = tuple(range(0, 1000, stride))
@@ -97,13 +101,13 @@ class EdgeDetector:
         self.scratch_mb = scratch_mb
 
     @classmethod
-    def from_config(cls, cfg: Any) -> EdgeDetector:
-        """Builds the backbone and the detector of ``cfg.MODEL.TRACE``."""
+    def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> EdgeDetector:
+        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
         from trace_d2.diffusion import build_backbone
 
         trace = cfg.MODEL.TRACE
         return cls(
-            build_backbone(cfg),
+            build_backbone(cfg) if backbone is None else backbone,
             seed=trace.SEED,
             stride=trace.EMERGENCE.STRIDE,
             metric=trace.EMERGENCE.METRIC,
@@ -155,11 +159,3 @@ class EdgeDetector:
 def timesteps_per_pass(tokens: int, memory_mb: float) -> int:
     """How many float32 maps of ``tokens`` x ``tokens`` fit in ``memory_mb`` MiB; at least 1."""
     return max(1, int(memory_mb * 2**20 // (4 * tokens**2)))
-
-
-def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
-    """Edges (h, w) at ``size`` (H, W), bilinear between cell centres; averaged where H < h."""
-    shrinks = size[0] < edges.shape[0] or size[1] < edges.shape[1]
-    return functional.interpolate(
-        edges[None, None], size=size, mode="bilinear", align_corners=False, antialias=shrinks
-    )[0, 0]

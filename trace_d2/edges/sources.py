@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from .detector import EdgeDetector
+    from .student import StudentDetector
 
 EdgeSource = Callable[[np.ndarray, str], np.ndarray]
 """(image (H, W, 3) uint8 RGB, stem of its file) -> edge strength (H, W) float32 in 0..1, where an
@@ -39,6 +40,28 @@ class TeacherEdges:
 
     def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
         """Edges (H, W) of ``image`` (H, W, 3) uint8 RGB; ``stem`` fixes its noise."""
+        return self.detector(image, stem).edges
+
+
+class StudentEdges:
+    """Edges by the distilled student: one forward pass at t = 0.
+
+    Args:
+        detector: image, key -> edges and more.
+    """
+
+    def __init__(self, detector: StudentDetector) -> None:
+        self.detector = detector
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> StudentEdges:
+        """Builds the backbone and the student of ``cfg.MODEL.TRACE``."""
+        from .student import StudentDetector
+
+        return cls(StudentDetector.from_config(cfg))
+
+    def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
+        """Edges (H, W) of ``image`` (H, W, 3) uint8 RGB."""
         return self.detector(image, stem).edges
 
 
@@ -88,7 +111,11 @@ class FileEdges:
         return edges
 
 
-EDGE_SOURCES: dict[str, Any] = {"teacher": TeacherEdges, "files": FileEdges}
+EDGE_SOURCES: dict[str, Any] = {
+    "teacher": TeacherEdges,
+    "files": FileEdges,
+    "student": StudentEdges,
+}
 """Values of ``MODEL.TRACE.EDGES.SOURCE``: classes with a ``from_config(cfg)`` that gives an
 ``EdgeSource``."""
 
@@ -97,8 +124,9 @@ def check_edge_source(cfg: CfgNode) -> None:
     """Raise what ``build_edge_source`` would for wrong ``MODEL.TRACE.EDGES`` keys; loads nothing.
 
     Raises:
-        ValueError: an unknown ``SOURCE``, or "files" without a folder.
-        FileNotFoundError: the folder of the files does not exist.
+        ValueError: an unknown ``SOURCE``, "files" without a folder, or a student that does not go
+            with the backbone.
+        FileNotFoundError: the folder of the files, or of the student, does not exist.
     """
     source = cfg.MODEL.TRACE.EDGES.SOURCE
     if source not in EDGE_SOURCES:
@@ -107,6 +135,10 @@ def check_edge_source(cfg: CfgNode) -> None:
         )
     if source == "files":
         FileEdges.from_config(cfg)
+    if source == "student":
+        from .student_files import student_folder
+
+        student_folder(cfg)
 
 
 def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
@@ -119,14 +151,21 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
 
     Raises:
         ValueError: a wrong key, named; see also ``build_backbone``.
-        FileNotFoundError: the folder of the files, or a part of the backbone, does not exist.
+        FileNotFoundError: the folder of the files, or a part of the backbone or the student, does
+            not exist.
     """
     check_edge_source(cfg)
+    cfg = on_device(cfg, device)
+    source: EdgeSource = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE].from_config(cfg)
+    return source
+
+
+def on_device(cfg: CfgNode, device: str | None = None) -> CfgNode:
+    """``cfg`` with ``MODEL.TRACE.DEVICE`` "auto" replaced by what it means, see above."""
     if device is None and "DEVICE" in cfg.MODEL:
         device = cfg.MODEL.DEVICE
     if device is not None and cfg.MODEL.TRACE.DEVICE == "auto":
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.TRACE.DEVICE = device
-    source: EdgeSource = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE].from_config(cfg)
-    return source
+    return cfg

@@ -34,8 +34,11 @@ class ExponentialMovingAverage(HookBase):
         return self._average.module
 
     def after_step(self) -> None:
-        """Take the weights of this step in."""
+        """Take the weights of this step in; what is no number in between, as tags, is copied."""
         self._average.update_parameters(self._model)
+        for averaged, buffer in zip(self.model.buffers(), self._model.buffers(), strict=True):
+            if not buffer.is_floating_point():
+                averaged.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """What the trainer's checkpoint keeps."""

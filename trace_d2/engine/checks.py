@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.registration import check_categories
+from trace_d2.engine.accumulation import check_accumulation
 from trace_d2.engine.evaluators import build_evaluator, check_outputs
 from trace_d2.engine.loaders import check_mapper
 
@@ -43,6 +44,7 @@ def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
         check_categories(list(names), number if mask2former else None)
     if train:
         check_mapper(cfg)
+        check_accumulation(cfg)
         _check_rcnn_classes(cfg, cfg.DATASETS.TRAIN[0])
     for name in cfg.DATASETS.TEST:
         check_outputs(cfg, name)

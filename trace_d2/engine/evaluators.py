@@ -15,7 +15,9 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
 )
 
+from trace_d2.engine.loaders import EDGE_PREDICTOR
 from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
+from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
 from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
 
 EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
@@ -26,6 +28,11 @@ EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
     "pascal_voc": (lambda name, _: PascalVOCDetectionEvaluator(name),),
 }
 """The evaluators of each ``evaluator_type``, from the data set's name and a folder for results."""
+
+EDGE_EVALUATORS: dict[str, tuple[Callable[[str, str], DatasetEvaluator], ...]] = {
+    "coco_panoptic_seg": (lambda name, folder: EdgeEvaluator(name, folder),),
+}
+"""The same for models that predict edges, which are held against borders between segments."""
 
 
 # What evaluators need that a config may switch off: evaluator_type -> (its key, the output).
@@ -43,6 +50,12 @@ def check_outputs(cfg: CfgNode, dataset_name: str) -> None:
         ValueError: nothing evaluates data sets of this type, or a key must be another.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR and kind not in EDGE_EVALUATORS:
+        raise ValueError(
+            f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}, but the edges of "
+            f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR} are evaluated on panoptic truth: name a "
+            "data set of DATASETS.TRACE.PANOPTIC or a built-in panoptic one"
+        )
     if kind not in EVALUATORS:
         raise ValueError(
             f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
@@ -68,6 +81,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 
     The config must have passed ``check_outputs``.
     """
-    kind = MetadataCatalog.get(dataset_name).evaluator_type
+    known = EDGE_EVALUATORS if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR else EVALUATORS
+    builders = known[MetadataCatalog.get(dataset_name).evaluator_type]
     folder = str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name)
-    return DatasetEvaluators([build(dataset_name, folder) for build in EVALUATORS[kind]])
+    return DatasetEvaluators([build(dataset_name, folder) for build in builders])

@@ -9,13 +9,18 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
+from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper, build_edge_augmentations
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
 
 Batch = list[dict[str, Any]]
 
+EDGE_PREDICTOR = "TraceEdgePredictor"
+"""The ``MODEL.META_ARCHITECTURE`` that learns and predicts edges."""
+
 MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any] | None]]] = {
     "trace": TraceDatasetMapper,
     "detectron2": TolerantDatasetMapper,
+    "trace_edges": TraceEdgeDatasetMapper,
 }
 """Values of ``INPUT.TRACE.MAPPER``: what turns a training record into the input of a model."""
 
@@ -35,22 +40,67 @@ def check_mapper(cfg: CfgNode) -> None:
     if node.MAPPER not in MAPPERS:
         raise ValueError(f"INPUT.TRACE.MAPPER is one of {', '.join(MAPPERS)}, not {node.MAPPER!r}")
     for name in cfg.DATASETS.TRAIN:
-        metadata = MetadataCatalog.get(name)
-        wanted = "trace" if metadata.get("categories") else node.MAPPER
-        if metadata.get("evaluator_type") == "class_agnostic":
-            wanted = "detectron2"
+        wanted = _mapper_of(name, node.MAPPER)
         if wanted != node.MAPPER:
             raise ValueError(f"INPUT.TRACE.MAPPER must be {wanted} for the data set {name!r}")
-    if node.MAPPER == "detectron2" and node.CLASS_AGNOSTIC:
+    _check_edge_training(cfg)
+    if node.MAPPER != "trace" and node.CLASS_AGNOSTIC:
         raise ValueError(
             "INPUT.TRACE.CLASS_AGNOSTIC is for INPUT.TRACE.MAPPER trace; data sets of "
-            "DATASETS.TRACE.INSTANCES have a single class already"
+            "DATASETS.TRACE.INSTANCES have a single class already, and those of "
+            "DATASETS.TRACE.EDGES none"
         )
     if node.MAPPER == "trace" and node.COPY_PASTE.ENABLED and node.SEMANTIC != "none":
         raise ValueError(
             "INPUT.TRACE.COPY_PASTE.ENABLED pastes instances only: set INPUT.TRACE.SEMANTIC none "
             "and INPUT.TRACE.FORMAT bitmask with it"
         )
+
+
+def _mapper_of(name: str, asked: str) -> str:
+    """The mapper that the data set ``name`` needs: ``asked`` if that will do."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("pseudo_edges_root"):
+        return "trace_edges"
+    if metadata.get("evaluator_type") == "class_agnostic":
+        return "detectron2"
+    if metadata.get("categories"):
+        return "trace"
+    return "detectron2" if asked == "trace_edges" else asked
+
+
+def _check_edge_training(cfg: CfgNode) -> None:
+    """Raise unless mapper and model both learn edges, or neither."""
+    node, model = cfg.INPUT.TRACE, cfg.MODEL.META_ARCHITECTURE
+    edges, predictor = node.MAPPER == "trace_edges", model == EDGE_PREDICTOR
+    if predictor and not edges:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR} is trained on data sets of "
+            f"DATASETS.TRACE.EDGES by INPUT.TRACE.MAPPER trace_edges, not {node.MAPPER}"
+        )
+    if edges and not predictor:
+        raise ValueError(
+            "INPUT.TRACE.MAPPER trace_edges, for data sets of DATASETS.TRACE.EDGES, is for "
+            f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR}, not {model}"
+        )
+    if not edges:
+        return
+    source = cfg.MODEL.TRACE.EDGES.SOURCE
+    if source != "student":
+        raise ValueError(
+            f"MODEL.TRACE.EDGES.SOURCE is {source!r}, which has nothing to train: set it to student"
+        )
+    if not cfg.MODEL.TRACE.STUDENT.TRAIN:
+        raise ValueError(
+            "MODEL.TRACE.STUDENT.TRAIN is False, so that the student would be built for use: set "
+            "it to True to train one"
+        )
+    if node.COPY_PASTE.ENABLED:
+        raise ValueError(
+            "INPUT.TRACE.COPY_PASTE.ENABLED pastes instances, and INPUT.TRACE.MAPPER trace_edges "
+            "gives none: set it to False"
+        )
+    build_edge_augmentations(cfg, True)  # wrong sizes are named here
 
 
 class BatchLoader:

@@ -126,7 +126,7 @@ def adamw_groups(
                 decay = weight_decay_norm
             elif isinstance(module, nn.Embedding) or name in _POSITIONS:
                 decay = weight_decay_embed
-            in_backbone = f"{module_name}.{name}".startswith("backbone.")
+            in_backbone = "backbone" in module_name.split(".")
             groups[lr * (backbone_multiplier if in_backbone else 1.0), decay].append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": decay}

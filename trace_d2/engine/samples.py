@@ -21,6 +21,8 @@ from trace_d2.modeling.postprocessor import without_postprocessor
 
 _SHOWN = 4  # images of a sheet
 _LEAST_SCORE = 0.5  # of the predictions that are drawn
+_EDGE_COLOR, _IGNORED_COLOR = (255, 230, 0), (90, 90, 90)  # RGB
+_SHADE = 0.35  # of the image behind edges
 _LEAST_SIDE = 256  # pixels; smaller images are drawn larger, so that names fit
 
 
@@ -77,12 +79,16 @@ class SampleSheets(HookBase):
         )
 
     def _targets(self, image: np.ndarray, record: dict[str, Any]) -> np.ndarray:
+        if "pseudo_edges" in record:
+            return _enlarge(draw_ternary(image, record["pseudo_edges"].numpy()))
         instances = record.get("instances")
         if instances is None or not instances.has("gt_masks"):
             return _enlarge(image)
         return self._overlay(image, instances.gt_masks, instances.gt_classes)
 
     def _prediction(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        if "edges" in prediction:
+            return _enlarge(draw_edges(image, prediction["edges"].float().cpu().numpy()))
         if "panoptic_seg" in prediction:
             segments, info = prediction["panoptic_seg"]
             drawn = self._visualizer(image).draw_panoptic_seg(segments.cpu(), info)
@@ -103,6 +109,29 @@ class SampleSheets(HookBase):
 
     def _visualizer(self, image: np.ndarray) -> Visualizer:
         return Visualizer(image, self._metadata, scale=_enlargement(image))
+
+
+def draw_ternary(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """``image`` (H, W, 3) uint8 RGB, darkened, with edges (1) yellow and ignored pixels (-1) grey.
+
+    Args:
+        image: the image.
+        labels: int8 (H, W) of 1, 0 and -1.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    drawn = (image * _SHADE).astype(np.uint8)
+    drawn[labels == 1] = _EDGE_COLOR
+    drawn[labels == -1] = _IGNORED_COLOR
+    return drawn
+
+
+def draw_edges(image: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """``image`` (H, W, 3) uint8 RGB, darkened, with yellow as strong as ``edges`` (H, W) 0..1."""
+    strength = edges[..., None]
+    drawn = image * _SHADE * (1 - strength) + np.array(_EDGE_COLOR) * strength
+    return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
 
 
 def _predict(model: torch.nn.Module, batch: Batch) -> list[dict[str, Any]]:

@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from trace_d2.data.copy_paste import CopyPaste
+from trace_d2.engine.accumulation import accumulating
 from trace_d2.engine.averaging import ExponentialMovingAverage
 from trace_d2.engine.checkpointer import TraceCheckpointer
 from trace_d2.engine.evaluators import build_evaluator
 from trace_d2.engine.loaders import BatchLoader, build_train_mapper
 from trace_d2.engine.optimizer import build_optimizer
 from trace_d2.engine.samples import SampleSheets
+from trace_d2.engine.student_export import SavesStudent, StudentFiles
 from trace_d2.formats.atomic import atomic_file, write_json
 
 logger = logging.getLogger(__name__)
@@ -34,11 +36,18 @@ class TraceTrainer(DefaultTrainer):
 
     Mixed precision, checkpoints, logs and distributed training are Detectron2's. After each
     evaluation, ``OUTPUT_DIR/results.json`` holds the figures of every data set in
-    ``DATASETS.TEST``.
+    ``DATASETS.TEST``. A model with a student writes it to ``OUTPUT_DIR/student`` with each
+    checkpoint.
     """
 
+    _trainer: SimpleTrainer
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self._trainer = accumulating(self._trainer, cfg.MODEL.TRACE.SOLVER.ACCUMULATION_STEPS)
+
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, with averaging and sample sheets where the config asks for them."""
+        """Detectron2's hooks, with averaging, sample sheets and the student where they are due."""
         self.checkpointer = TraceCheckpointer(
             self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
@@ -52,7 +61,15 @@ class TraceTrainer(DefaultTrainer):
         # The average comes first: checkpoints and evaluations of a step hold that step. Detectron2
         # wants the writers, which are last on the main process, after what they write.
         end = len(others) - 1 if comm.is_main_process() else len(others)
-        return [self.averaging, *others[:end], self._sample_sheets(), *others[end:]]
+        own = [self._student_files(), self._sample_sheets()]
+        return [self.averaging, *others[:end], *own, *others[end:]]
+
+    def _student_files(self) -> StudentFiles | None:
+        model = self.averaging.model if self.averaging else self.checkpointer.model
+        if not isinstance(model, SavesStudent):
+            return None
+        folder = Path(self.cfg.OUTPUT_DIR) / "student"
+        return StudentFiles(model, folder, self.cfg.SOLVER.CHECKPOINT_PERIOD)
 
     def _sample_sheets(self) -> SampleSheets | None:
         period = self.cfg.MODEL.TRACE.SOLVER.SAMPLES_PERIOD

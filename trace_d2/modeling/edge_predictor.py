@@ -10,7 +10,11 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from trace_d2.edges.sources import EdgeSource, build_edge_source
+from trace_d2.diffusion.registry import canonical_name
+from trace_d2.edges.distillation import dice_loss, reconstruction_loss
+from trace_d2.edges.sources import EdgeSource, StudentEdges, build_edge_source, on_device
+from trace_d2.edges.student import EdgeStudent, StudentDetector
+from trace_d2.edges.student_files import save_student, student_to_train
 
 from .input_images import find_image_edges, output_size
 
@@ -21,24 +25,39 @@ _TAG_BYTES = 256
 class TraceEdgePredictor(nn.Module):
     """Images to instance edges, through the interface of Detectron2's models.
 
-    The frozen diffusion model of the teacher is no part of the state dict: its weights come from
+    With ``MODEL.TRACE.STUDENT.TRAIN`` it is a student in training: called in training mode on
+    images with pseudo edges, it gives the losses of distillation.
+
+    The frozen diffusion model is no part of the state dict: its weights come from
     ``MODEL.TRACE.BACKBONE``, and it stays on ``MODEL.TRACE.DEVICE`` ("auto": ``MODEL.DEVICE``).
-    What a checkpoint holds is the trainable weights of the source, of which the teacher has none,
-    and the source's name, so that loading another model's checkpoint is an error.
+    What a checkpoint holds is adapters and decoder of a student in training, nothing for other
+    sources, and the source's name, so that loading another model's checkpoint is an error.
 
     Args:
-        edge_source: finds the edges of an image; an ``nn.Module`` becomes a submodule.
+        edge_source: finds the edges of an image.
         source_name: of the source, for checkpoints.
         input_format: of the images, as ``cfg.INPUT.FORMAT`` names it.
+        student: what is trained, and what ``edge_source`` runs; None: nothing is.
+        dice_weight, reconstruction_weight: of the two losses.
     """
 
     edge_source_tag: Tensor
 
     @configurable
     def __init__(
-        self, *, edge_source: EdgeSource, source_name: str, input_format: str = "BGR"
+        self,
+        *,
+        edge_source: EdgeSource,
+        source_name: str,
+        input_format: str = "BGR",
+        student: EdgeStudent | None = None,
+        dice_weight: float = 1.0,
+        reconstruction_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        self.student = student
+        self.dice_weight = dice_weight
+        self.reconstruction_weight = reconstruction_weight
         self.edge_source = edge_source
         self.source_name = source_name
         self.input_format = input_format
@@ -48,16 +67,24 @@ class TraceEdgePredictor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from ``MODEL.TRACE.EDGES``, ``MODEL.TRACE.BACKBONE`` and ``INPUT.FORMAT``."""
+        """Arguments from ``MODEL.TRACE`` and ``INPUT.FORMAT``.
+
+        Raises:
+            ValueError, FileNotFoundError: see ``build_edge_source`` and ``student_to_train``.
+        """
         trace = cfg.MODEL.TRACE
         name = trace.EDGES.SOURCE
-        if name == "teacher":
-            # Of a folder its own name: the same model may lie elsewhere on another machine.
-            name = f"{name} {Path(trace.BACKBONE.NAME).name}"
-        return {
-            "edge_source": build_edge_source(cfg),
-            "source_name": name,
-            "input_format": cfg.INPUT.FORMAT,
+        if name in ("teacher", "student"):
+            name = f"{name} {canonical_name(trace.BACKBONE.NAME)}"
+        arguments = {"source_name": name, "input_format": cfg.INPUT.FORMAT}
+        if trace.EDGES.SOURCE != "student" or not trace.STUDENT.TRAIN:
+            return arguments | {"edge_source": build_edge_source(cfg)}
+        student = student_to_train(on_device(cfg))
+        return arguments | {
+            "edge_source": StudentEdges(StudentDetector(student, trace.SEED)),
+            "student": student,
+            "dice_weight": trace.STUDENT.LOSS.DICE,
+            "reconstruction_weight": trace.STUDENT.LOSS.RECONSTRUCTION,
         }
 
     @property
@@ -65,28 +92,80 @@ class TraceEdgePredictor(nn.Module):
         """Where the edges are returned."""
         return self.edge_source_tag.device
 
-    @torch.no_grad()
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """Edges of each image.
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Edges of each image, or the losses of a batch where a student is trained.
 
         Args:
-            batched_inputs: dicts with ``image`` (C, h, w), uint8 or float in 0..255; ``height``
-                and ``width`` of the output where they differ from it; ``file_name``, whose stem
-                fixes the noise (a hash of the pixels does without it).
+            batched_inputs: dicts with ``image`` (C, h, w), uint8 or float in 0..255.
+
+                To find edges: ``height`` and ``width`` of the output where they differ from it;
+                ``file_name``, whose stem fixes the noise (a hash of the pixels does without it).
+
+                To train: images of one size, and ``pseudo_edges`` (h, w): 1 edge, 0 none, -1
+                ignored.
 
         Returns:
             One dict an image: ``edges`` (height, width) float32 in 0..1 on the model's device; an
-            edge is above 0.5.
+            edge is above 0.5. Or, in training, ``loss_dice`` and ``loss_reconstruction``, scalars.
 
         Raises:
-            ValueError: edges are read from files and ``file_name`` is missing.
+            ValueError: edges are read from files and ``file_name`` is missing; in training, the
+                model has nothing to train, or images are of another size than the backbone takes.
         """
+        return self._losses(batched_inputs) if self.training else self._edges(batched_inputs)
+
+    @torch.no_grad()
+    def _edges(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
         results = []
         for record in batched_inputs:
             size = output_size(record)
             edges = find_image_edges(record, self.edge_source, self.input_format, size)
             results.append({"edges": torch.from_numpy(edges).to(self.device)})
         return results
+
+    def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if self.student is None:
+            raise ValueError(
+                "there is nothing to train: set MODEL.TRACE.EDGES.SOURCE student and "
+                "MODEL.TRACE.STUDENT.TRAIN True"
+            )
+        device = self.student.backbone.device
+        pixels = self._pixels(batched_inputs).to(device)
+        pseudo = torch.stack([record["pseudo_edges"] for record in batched_inputs]).to(device)
+        output = self.student(pixels)
+        # A weight of 0 keeps its term: without it the last layers would have no gradient at all,
+        # which distributed training takes for an error.
+        return {
+            "loss_dice": self.dice_weight * dice_loss(output.logits, pseudo),
+            "loss_reconstruction": self.reconstruction_weight
+            * reconstruction_loss(output.latent, output.reconstruction),
+        }
+
+    def _pixels(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """The images (B, 3, H, W) as float32 RGB in -1..1."""
+        assert self.student is not None
+        sizes = {tuple(record["image"].shape[-2:]) for record in batched_inputs}
+        multiple = self.student.backbone.size_multiple
+        if len(sizes) > 1 or any(side % multiple for side in next(iter(sizes))):
+            raise ValueError(
+                f"images of a batch must be of one size, a multiple of {multiple} pixels for "
+                f"{self.student.backbone.name}, not {sorted(sizes)}: see "
+                "INPUT.TRACE.PSEUDO_EDGES.SIZE"
+            )
+        images = torch.stack([record["image"] for record in batched_inputs]).float()
+        if self.input_format == "BGR":
+            images = images.flip(1)
+        return images / 127.5 - 1
+
+    def save_student(self, folder: Path) -> None:
+        """Write what is trained as a folder for ``MODEL.TRACE.STUDENT.WEIGHTS``.
+
+        Raises:
+            ValueError: nothing is trained.
+        """
+        if self.student is None:
+            raise ValueError("this model has no student in training to save")
+        save_student(self.student, folder)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any

@@ -7,15 +7,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from trace_d2.config import get_trace_cfg, load_trace_cfg
+from trace_d2.edges.sources import check_edge_source
 from trace_d2.pseudo_labels.image_job import EdgeDetection
 from trace_d2.pseudo_labels.journal import Record
 from trace_d2.pseudo_labels.locks import FolderInUseError
 from trace_d2.pseudo_labels.runner import JobPlan, JobResult, WorkerDiedError
-from trace_d2.pseudo_labels.settings import BACKBONE, NO_EDGES
+from trace_d2.pseudo_labels.settings import BACKBONE, NO_EDGES, STUDENT
 from trace_d2.pseudo_labels.store import (
     ForeignFolderError,
     JobStore,
@@ -66,8 +68,7 @@ def job_parser(description: str | None, exit_statuses: str) -> argparse.Argument
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every job: edges, workers, shards, limit, overwrite, report, config keys."""
-    parser.add_argument("--config-file", metavar="FILE", help="YAML; default: all keys' defaults")
+    """The options of jobs that use edges: where those are from, and ``add_run_options``."""
     edges = parser.add_mutually_exclusive_group()
     edges.add_argument(
         "--edges",
@@ -75,10 +76,14 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="given edges: <stem>.png (grey, 8 or 16 bit, scaled to 0..1) or <stem>.npy (float)",
     )
     edges.add_argument("--no-edges", action="store_true", help="cut nothing by edges")
-    edges.add_argument("--save-edges", action="store_true", help="keep the backbone's edges")
-    parser.add_argument(
-        "--workers", type=count, default=_cpus(), metavar="N", help="processes (default: CPUs)"
-    )
+    edges.add_argument("--save-edges", action="store_true", help="keep the detected edges")
+    add_run_options(parser, _cpus(), "processes (default: CPUs)")
+
+
+def add_run_options(parser: argparse.ArgumentParser, workers: int, workers_help: str) -> None:
+    """The options of every job: config, workers, shards, limit, overwrite, report, config keys."""
+    parser.add_argument("--config-file", metavar="FILE", help="YAML; default: all keys' defaults")
+    parser.add_argument("--workers", type=count, default=workers, metavar="N", help=workers_help)
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="do part I of N (from 1); then --merge"
     )
@@ -104,13 +109,20 @@ def need_options(args: argparse.Namespace, names: Sequence[str]) -> None:
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
-    """The config of a command line, frozen; raises UsageError for keys that do not exist."""
+    """The config of a command line, frozen; of a training config only the ``TRACE`` nodes count.
+
+    Raises:
+        UsageError: a key does not exist.
+        FileNotFoundError: there is no such file.
+    """
     if len(opts) % 2:
         raise UsageError(f"config keys come as KEY VALUE pairs, but these are {len(opts)}: {opts}")
     try:
-        if config_file is not None:
+        if config_file is not None and not _is_training_config(config_file):
             return load_trace_cfg(config_file, list(opts))
         cfg = get_trace_cfg()
+        if config_file is not None:
+            cfg.merge_from_other_cfg(_trace_nodes(config_file))
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError) as error:  # what yacs raises for a key that does not exist
         raise UsageError(f"{error.args[0]}: see trace_d2/config.py for the keys") from error
@@ -118,13 +130,30 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
     return cfg
 
 
+def _is_training_config(path: str) -> bool:
+    """Whether a config is one of Detectron2's, whose other keys only training knows."""
+    return Path(path).is_file() and "META_ARCHITECTURE" in _read_yaml(path).get("MODEL", {})
+
+
+def _trace_nodes(path: str) -> CfgNode:
+    """The ``TRACE`` nodes of a training config, with its ``_BASE_``."""
+    nodes = {name: node for name, node in _read_yaml(path).items() if isinstance(node, dict)}
+    return CfgNode(
+        {name: {"TRACE": node["TRACE"]} for name, node in nodes.items() if "TRACE" in node}
+    )
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    return dict(CfgNode.load_yaml_with_base(path) or {})
+
+
 def edges_of(args: argparse.Namespace, cfg: CfgNode) -> Path | str:
-    """Where edges come from: a folder, ``BACKBONE`` or ``NO_EDGES``.
+    """Where edges come from: a folder, ``BACKBONE``, ``STUDENT`` or ``NO_EDGES``.
 
     ``--edges`` and ``--no-edges`` go before ``MODEL.TRACE.EDGES``.
 
     Raises:
-        UsageError: there is no such folder, or no such source.
+        UsageError: there is no such folder, student or source.
     """
     if args.no_edges:
         return NO_EDGES
@@ -133,9 +162,27 @@ def edges_of(args: argparse.Namespace, cfg: CfgNode) -> Path | str:
     source = cfg.MODEL.TRACE.EDGES.SOURCE
     if source == "files":
         return existing_folder(cfg.MODEL.TRACE.EDGES.DIR, "MODEL.TRACE.EDGES.DIR")
-    if source != "teacher":
-        raise UsageError(f'MODEL.TRACE.EDGES.SOURCE is {source!r}; choose "teacher" or "files"')
-    return BACKBONE
+    return detected_edges(cfg)
+
+
+def detected_edges(cfg: CfgNode) -> str:
+    """``BACKBONE`` or ``STUDENT``, as ``MODEL.TRACE.EDGES.SOURCE`` says.
+
+    Raises:
+        UsageError: there is no such source, or no such student.
+    """
+    source = cfg.MODEL.TRACE.EDGES.SOURCE
+    if source == "teacher":
+        return BACKBONE
+    if source != "student":
+        raise UsageError(
+            f'MODEL.TRACE.EDGES.SOURCE is {source!r}; choose "teacher", "student" or "files"'
+        )
+    try:
+        check_edge_source(cfg)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{_the_student(cfg)} cannot be loaded: {error}") from error
+    return STUDENT
 
 
 def existing_folder(path: str, option: str) -> Path:
@@ -149,17 +196,28 @@ def detection_builder(cfg: CfgNode) -> Callable[[], EdgeDetection]:
     """What makes the edge detector of ``cfg``, once an image needs it."""
 
     def build() -> EdgeDetection:
-        # Imported here, as given edges need no diffusion model.
-        from trace_d2.edges import EdgeDetector
-
+        name = f"the backbone {cfg.MODEL.TRACE.BACKBONE.NAME}"
         try:
+            # Imported here, as given edges need no diffusion model.
+            if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
+                from trace_d2.edges.student import StudentDetector
+
+                name = _the_student(cfg)
+                student: EdgeDetection = StudentDetector.from_config(cfg)
+                return student
+            from trace_d2.edges import EdgeDetector
+
             return EdgeDetector.from_config(cfg)
         except (ValueError, KeyError, OSError, ImportError) as error:
-            raise UsageError(
-                f"the backbone {cfg.MODEL.TRACE.BACKBONE.NAME} cannot be loaded: {error}"
-            ) from error
+            raise UsageError(f"{name} cannot be loaded: {error}") from error
 
     return build
+
+
+def _the_student(cfg: CfgNode) -> str:
+    """Which student, for messages."""
+    trace = cfg.MODEL.TRACE
+    return f"the student {trace.STUDENT.WEIGHTS or f'of {trace.BACKBONE.NAME}'}"
 
 
 def show_result(result: JobResult, plan: JobPlan, done: str, files: str, output: str) -> int:

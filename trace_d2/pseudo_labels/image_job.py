@@ -21,7 +21,7 @@ from trace_d2.edges.files import check_edges
 from trace_d2.pseudo_labels.inputs import Inputs
 from trace_d2.pseudo_labels.journal import DONE, FAILED, SKIPPED, Record
 from trace_d2.pseudo_labels.listing import ImageEntry
-from trace_d2.pseudo_labels.settings import Settings, fingerprint
+from trace_d2.pseudo_labels.settings import BACKBONE, Settings, fingerprint
 from trace_d2.pseudo_labels.store import JobStore, MergeResult, writing_to
 
 
@@ -34,7 +34,12 @@ class DetectedEdges(Protocol):
 
     @property
     def timestep(self) -> int:
-        """The instance emergence point the edges were read at."""
+        """The instance emergence point the edges were read at; 0 from the student."""
+
+    @property
+    def abdiv(self) -> np.ndarray | None:
+        """float (h, w), ABDiv of the attention grid; None from the student. Only pseudo edges
+        are made of it."""
 
 
 EdgeDetection = Callable[[np.ndarray, str], DetectedEdges]
@@ -50,13 +55,13 @@ class Loaded(Generic[InputsT]):
     """Inputs that were read ahead, so that a backbone could look at the image.
 
     Attributes:
-        inputs: the inputs, with the backbone's edges.
-        timestep: their instance emergence point.
+        inputs: the inputs, with the detected edges.
+        timestep: their instance emergence point; None from the student.
         seconds: what reading and detection took.
     """
 
     inputs: InputsT
-    timestep: int
+    timestep: int | None
     seconds: float
 
 
@@ -120,17 +125,30 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
         """What fixes the noise of the detector: the stem without folders."""
         return Path(entry.file_name).stem
 
-    def detect(self, entry: EntryT, detection: EdgeDetection) -> Loaded[InputsT] | Record:
-        """Read the inputs and let the backbone find the edges, or the record of a failure."""
+    def with_detected(self, entry: EntryT, inputs: InputsT, found: DetectedEdges) -> InputsT:
+        """``inputs`` with what was detected. Raises ValueError if that is no map of edges."""
+        edges = check_edges(found.edges, f"the edges detected in {entry.file_name}")
+        return inputs.with_edges(edges)
+
+    def detect(
+        self, entry: EntryT, detection: EdgeDetection, read: Callable[[], InputsT]
+    ) -> Loaded[InputsT] | Record:
+        """Let the detector find the edges of ``read()``, or the record of a failure.
+
+        Args:
+            entry: the image.
+            detection: finds edges.
+            read: gives what ``load`` gives, or raises what it raises.
+        """
         start = time.perf_counter()
         try:
-            inputs = self.load(entry)
+            inputs = read()
             found = detection(inputs.photograph.pixels, self.edge_key(entry))
-            edges = check_edges(found.edges, f"the edges detected in {entry.file_name}")
+            inputs = self.with_detected(entry, inputs, found)
         except Exception as error:  # recorded with its cause; the other images go on
             return self.failure(entry, error, time.perf_counter() - start)
-        seconds = time.perf_counter() - start
-        return Loaded(inputs.with_edges(edges), int(found.timestep), seconds)
+        timestep = int(found.timestep) if self.settings.edges == BACKBONE else None
+        return Loaded(inputs, timestep, time.perf_counter() - start)
 
     def __call__(self, entry: EntryT, loaded: Loaded[InputsT] | None = None) -> Record:
         """Make and write the result of ``entry``; what cannot be made becomes a failed record.

@@ -26,11 +26,13 @@ class Record:
         status: ``"done"``, ``"skipped"`` (nothing to make a label from) or ``"failed"``.
         reason: why it was skipped or failed; empty if done.
         notes: remarks that users should know of, such as constant edges.
-        seconds: time from reading to writing.
-        timestep: instance emergence point of the backbone's edges; None for given edges or none.
+        seconds: time from reading to writing; without what was read ahead, beside the detection
+            of another image.
+        timestep: instance emergence point of the teacher's edges; None for others, or none.
         segments: segments of the label, or refined masks.
         things: those of them that are things.
         given: masks that the refined ones were made from.
+        shares: of pseudo edges, the shares (0..1) of edge, none and ignored pixels; else empty.
         settings: fingerprint of the job's settings.
         inputs: fingerprint of the input files' sizes and times.
         finished: when it ended, seconds since 1970.
@@ -49,6 +51,7 @@ class Record:
     inputs: str = ""
     finished: float = 0.0
     given: int = 0
+    shares: tuple[float, ...] = ()
 
 
 class JournalWriter:
@@ -103,8 +106,9 @@ def read_journals(paths: Iterable[str | Path]) -> dict[str, Record]:
 def _decode(line: bytes) -> Record | None:
     try:
         content = json.loads(line)
-        content["notes"] = tuple(content["notes"])
-        content.setdefault("given", 0)  # journals of labels lacked it once
+        content = {"given": 0, "shares": (), **content}  # journals lacked them once
+        for name in ("notes", "shares"):
+            content[name] = tuple(content[name])
         return Record(**{field.name: content[field.name] for field in fields(Record)})
     except (ValueError, KeyError, TypeError):  # a torn line: its image is done again
         return None

@@ -13,6 +13,7 @@ from trace_d2.formats.atomic import write_bytes
 from trace_d2.formats.categories import Category
 from trace_d2.pseudo_labels.journal import FAILED, SKIPPED, Record
 from trace_d2.pseudo_labels.listing import ImageEntry
+from trace_d2.pseudo_labels.settings import BACKBONE, STUDENT
 from trace_d2.pseudo_labels.store import JobStore, LabelStore
 
 MOST_LINES = 300
@@ -127,7 +128,9 @@ def edges_row(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Where the edges are from."""
     edges = settings["edges"]
     backbone = settings.get("MODEL.TRACE.BACKBONE.NAME")
-    return "Edges", f"{edges} {backbone}" if edges == "backbone" else edges
+    if edges == STUDENT:
+        return "Edges", f"student of {backbone}"
+    return "Edges", f"{edges} {backbone}" if edges == BACKBONE else edges
 
 
 def cards(

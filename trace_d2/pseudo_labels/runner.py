@@ -9,7 +9,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +27,6 @@ from trace_d2.pseudo_labels.image_job import EdgeDetection, ImageJob, Loaded
 from trace_d2.pseudo_labels.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
 from trace_d2.pseudo_labels.listing import ImageEntry, Shard
 from trace_d2.pseudo_labels.locks import folder_lock
-from trace_d2.pseudo_labels.settings import BACKBONE
 from trace_d2.pseudo_labels.store import JobStore, SettingsChangedError, writing_to
 
 _AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
@@ -189,18 +194,43 @@ def _outcomes(plan: JobPlan, entries: Sequence[ImageEntry]) -> Generator[Record,
 def _tasks(
     plan: JobPlan, entries: Sequence[ImageEntry]
 ) -> Iterator[tuple[ImageEntry, Loaded[Any] | None] | Record]:
-    """What to do, with the backbone's edges where it is the one to find them."""
+    """What to do, with the edges where they are to be detected."""
+    if not plan.job.settings.detects:
+        yield from ((entry, None) for entry in entries)
+        return
     detection: EdgeDetection | None = None
-    for entry in entries:
-        if plan.job.settings.edges != BACKBONE or plan.job.skip_reason(entry):
-            yield entry, None
-            continue
-        if detection is None:
-            if plan.build_detection is None:
-                raise ValueError("edges of the backbone need build_detection")
-            detection = plan.build_detection()
-        loaded = plan.job.detect(entry, detection)
-        yield loaded if isinstance(loaded, Record) else (entry, loaded)
+    with contextlib.closing(_read_ahead(plan.job, entries)) as reading:
+        for entry, read in reading:
+            if read is None:
+                yield entry, None
+                continue
+            if detection is None:
+                if plan.build_detection is None:
+                    raise ValueError("detected edges need build_detection")
+                detection = plan.build_detection()
+            loaded = plan.job.detect(entry, detection, read)
+            yield loaded if isinstance(loaded, Record) else (entry, loaded)
+
+
+def _read_ahead(
+    job: ImageJob[Any, Any, Any], entries: Sequence[ImageEntry]
+) -> Generator[tuple[ImageEntry, Callable[[], Any] | None], None, None]:
+    """Entries with what gives their inputs: a thread reads the next image meanwhile.
+
+    None goes with an entry that is skipped.
+    """
+    with ThreadPoolExecutor(1) as reader:
+
+        def start(entry: ImageEntry) -> tuple[ImageEntry, Callable[[], Any] | None]:
+            if job.skip_reason(entry):
+                return entry, None
+            return entry, reader.submit(job.load, entry).result
+
+        waiting = start(entries[0])
+        for entry in entries[1:]:
+            current, waiting = waiting, start(entry)
+            yield current
+        yield waiting
 
 
 def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:

@@ -14,8 +14,9 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.formats.categories import Category, category_entries
 
-BACKBONE, NO_EDGES = "backbone", "none"
-"""Values of the setting ``edges`` besides a folder."""
+BACKBONE, STUDENT, NO_EDGES = "backbone", "student", "none"
+"""Values of the setting ``edges`` besides a folder: the teacher of the backbone, its distilled
+student, or no edges."""
 
 # How the work is done, which leaves labels as they are (up to rounding).
 _RESOURCE_KEYS = frozenset(
@@ -28,8 +29,14 @@ _RESOURCE_KEYS = frozenset(
         "BGP.THREADS",
     }
 )
-# What the backbone's edges depend on, which given edges do not.
-_DETECTOR_NODES = ("SEED", "BACKBONE", "ATTENTION", "EMERGENCE", "ABDIV", "DISTILL")
+# What detected edges depend on, which given edges do not. A student looks for no timestep and no
+# threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys.
+_DETECTOR_KEYS = {
+    BACKBONE: ("SEED", "BACKBONE", "ATTENTION", "EMERGENCE", "ABDIV"),
+    STUDENT: ("SEED", "BACKBONE", "STUDENT.MERGE_LORA"),
+}
+_HASHED_ENDINGS = (".json", ".safetensors")
+_CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Settings(ABC):
 
     Attributes:
         images: folder of the photographs.
-        edges: folder of edge files, ``BACKBONE`` or ``NO_EDGES``.
+        edges: folder of edge files, ``BACKBONE``, ``STUDENT`` or ``NO_EDGES``.
         cfg: the config, with the ``MODEL.TRACE`` node.
     """
 
@@ -55,20 +62,34 @@ class Settings(ABC):
         """The folder of given edges, if they are given."""
         return self.edges if isinstance(self.edges, Path) else None
 
+    @property
+    def detects(self) -> bool:
+        """Whether edges are found in the images, by the teacher or by the student."""
+        return self.edges in (BACKBONE, STUDENT)
+
     @abstractmethod
     def own_json(self) -> dict[str, Any]:
         """What this kind of job has besides images, edges and config."""
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as ``settings.json`` holds them: one flat dict."""
+        """The settings as ``settings.json`` holds them: one flat dict.
+
+        Raises:
+            FileNotFoundError, ValueError: the edges are the student's, and there is none.
+        """
         content: dict[str, Any] = {
             "images": str(self.images.resolve()),
             "edges": self.edges if isinstance(self.edges, str) else str(self.edges.resolve()),
             **self.own_json(),
         }
-        nodes = self.nodes + (_DETECTOR_NODES if self.edges == BACKBONE else ())
+        deciding = self.nodes
+        if isinstance(self.edges, str):
+            deciding += _DETECTOR_KEYS.get(self.edges, ())
+        if self.edges == STUDENT:
+            content["student"] = student_print(self.cfg)
         for key, value in flatten(self.cfg.MODEL.TRACE).items():
-            if key.split(".")[0] in nodes and key not in _RESOURCE_KEYS:
+            decides = any(key == name or key.startswith(f"{name}.") for name in deciding)
+            if decides and key not in _RESOURCE_KEYS:
                 content[f"MODEL.TRACE.{key}"] = value
         return content
 
@@ -95,6 +116,26 @@ class JobSettings(Settings):
             "semantic": str(self.semantic.resolve()),
             "categories": category_entries(self.categories),
         }
+
+
+def student_print(cfg: CfgNode) -> str:
+    """A short text that is equal for equal files of the student that ``cfg`` names.
+
+    Where another student is put into the same folder, it changes.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no student, see ``student_folder``.
+    """
+    from trace_d2.edges.student_files import student_folder
+
+    folder = Path(student_folder(cfg))
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in _HASHED_ENDINGS):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

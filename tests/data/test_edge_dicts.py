@@ -1,0 +1,149 @@
+"""Data sets of pseudo edges: which images they hold, and what is said of bad folders."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("detectron2")
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from trace_d2.config import get_trace_cfg
+from trace_d2.data.edge_dicts import load_edge_dicts
+from trace_d2.data.label_folder import UnfinishedLabelsError
+from trace_d2.data.registration import register_from_config, register_trace_edges
+from trace_d2.edges.pseudo import write_ternary
+from trace_d2.formats.atomic import write_json
+from trace_d2.pseudo_labels.edge_store import PseudoEdgeStore
+from trace_d2.pseudo_labels.journal import DONE, FAILED, JournalWriter, Record
+from trace_d2.pseudo_labels.listing import ImageEntry
+from trace_d2.pseudo_labels.store import FORMAT
+
+pytestmark = pytest.mark.detectron2
+
+STEMS = ("0007", "0012", "0031")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for stem in STEMS:
+        Image.new("RGB", (8, 6)).save(folder / f"{stem}.jpg")
+    return folder
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """An output folder with the maps of all images."""
+    root = tmp_path / "output"
+    (root / "pseudo_edges").mkdir(parents=True)
+    for stem in STEMS:
+        write_ternary(root / "pseudo_edges" / f"{stem}.png", np.zeros((6, 8), np.int8))
+    return root
+
+
+def as_job(root: Path, statuses: dict[str, str]) -> None:
+    """Make ``root`` the folder of a job that came to the images of ``statuses``."""
+    write_json(root / "settings.json", {"format": FORMAT})
+    store = PseudoEdgeStore(root)
+    store.write_images([ImageEntry(s, f"{s}.jpg", int(s)) for s in STEMS], len(STEMS))
+    with JournalWriter(store.journal_path) as journal:
+        for stem, status in statuses.items():
+            journal.append(Record(stem, f"{stem}.jpg", status, reason="a reason"))
+
+
+def test_records_name_image_and_map(images, maps):
+    record = load_edge_dicts(images, maps, "")[1]
+
+    assert record == {
+        "file_name": f"{images}/0012.jpg",
+        "image_id": 12,
+        "height": 6,
+        "width": 8,
+        "trace_pseudo_edges_file_name": f"{maps}/pseudo_edges/0012.png",
+    }
+    assert load_edge_dicts(images, maps / "pseudo_edges", "")[1] == record
+
+
+def test_images_without_a_map_are_left_out_with_a_word(images, maps, caplog):
+    (maps / "pseudo_edges" / "0012.png").unlink()
+
+    with caplog.at_level(logging.WARNING):
+        assert [r["image_id"] for r in load_edge_dicts(images, maps, "")] == [7, 31]
+
+    assert "1 of 3 images" in caplog.text
+
+
+def test_images_that_failed_are_left_out_with_the_reason(images, maps, caplog):
+    as_job(maps, {"0007": DONE, "0012": FAILED, "0031": DONE})
+
+    with caplog.at_level(logging.WARNING):
+        assert [r["image_id"] for r in load_edge_dicts(images, maps, "")] == [7, 31]
+
+    assert "0012.jpg: a reason" in caplog.text
+
+
+def test_a_folder_that_is_still_made_is_refused(images, maps):
+    as_job(maps, {"0007": DONE, "0012": DONE})
+
+    for folder in (maps, maps / "pseudo_edges"):
+        with pytest.raises(UnfinishedLabelsError, match=r"1 of 3 images, such as 0031\.jpg"):
+            load_edge_dicts(images, folder, "")
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("output/pseudo_edges/0007.png", r"1 of 3 maps of .* are missing, such as 0007: mend it"),
+        ("images/0007.jpg", r"1 of 3 maps of .* have no image in .*images, such as 0007: mend it"),
+    ],
+)
+def test_lost_files_are_named(lost, message, images, maps, tmp_path):
+    as_job(maps, dict.fromkeys(STEMS, DONE))
+    (tmp_path / lost).unlink()
+
+    with pytest.raises(FileNotFoundError, match=message):
+        load_edge_dicts(images, maps, "mend it")
+
+
+def test_folders_that_are_not_there_are_named(images, maps, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder of pseudo edges at .*absent: mend it"):
+        load_edge_dicts(images, tmp_path / "absent", "mend it")
+    with pytest.raises(FileNotFoundError, match=r"no folder of images at .*absent: mend it"):
+        load_edge_dicts(tmp_path / "absent", maps, "mend it")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match=r"no image of .* has pseudo edges .*empty: mend it"):
+        load_edge_dicts(images, empty, "mend it")
+
+
+def test_registration_from_the_config(images, maps, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(images.parent))
+    cfg = get_trace_cfg()
+    cfg.DATASETS.TRACE.EDGES = [["dicts_edges", "images", "output"]]
+    try:
+        register_from_config(cfg)
+        register_from_config(cfg)  # the same again
+
+        assert len(DatasetCatalog.get("dicts_edges")) == 3
+        metadata = MetadataCatalog.get("dicts_edges")
+        assert metadata.pseudo_edges_root == str(maps / "pseudo_edges")
+        assert metadata.get("evaluator_type") is None
+        with pytest.raises(ValueError, match="'dicts_edges' is registered already"):
+            register_trace_edges("dicts_edges", images, images)
+    finally:
+        DatasetCatalog.remove("dicts_edges")
+        MetadataCatalog.pop("dicts_edges")
+
+
+def test_entries_have_three_parts():
+    cfg = get_trace_cfg()
+    cfg.DATASETS.TRACE.EDGES = [["name", "images"]]
+
+    with pytest.raises(ValueError, match=r"DATASETS\.TRACE\.EDGES holds .*NAME, IMAGES, PSEUDO"):
+        register_from_config(cfg)

@@ -1,0 +1,72 @@
+"""Canny and Sobel edges."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from trace_d2.data.scenes import make_scene
+from trace_d2.edges.baselines import BASELINES, canny_edges, sobel_edges
+from trace_d2.evaluation.edge_sources import BASELINE_NAMES
+
+
+def step(contrast: int) -> np.ndarray:
+    """Grey, and brighter by ``contrast`` from column 20 on."""
+    image = np.full((24, 40, 3), 100, np.uint8)
+    image[:, 20:] += np.uint8(contrast)
+    return image
+
+
+def test_the_names_are_known_without_importing_them() -> None:
+    assert tuple(BASELINES) == BASELINE_NAMES
+
+
+@pytest.mark.parametrize("name", BASELINE_NAMES)
+def test_a_step_is_an_edge_and_plain_areas_have_none(name) -> None:
+    edges = BASELINES[name](step(120))
+    assert edges.shape == (24, 40)
+    assert edges.dtype == np.float32
+    assert 0 <= edges.min() < edges.max() <= 1
+    assert (edges[:, 18:22].max(axis=1) > 0.5).all()
+    assert not edges[:, :14].any()
+    assert not edges[:, 26:].any()
+    assert not BASELINES[name](step(0)).any()
+
+
+def test_canny_strength_says_how_high_the_threshold_may_be() -> None:
+    weak, strong = (canny_edges(step(contrast)).max() for contrast in (10, 100))
+    assert 0 < weak < strong < 1
+    # Without blur the Sobel response to a step is four times its height: thresholds below
+    # 4 * 100 of 4 * 255 are passed, (i / 51)^2 < 100 / 255, which is i up to 31 of 50.
+    assert canny_edges(step(100), sigma=0).max() == np.float32(31 / 50)
+
+
+def test_a_threshold_on_the_map_is_one_of_canny() -> None:
+    image = make_scene(2, 0, (64, 64)).image
+    edges = canny_edges(image, sigma=0, thresholds=9)
+    for i in (2, 4, 6):
+        high = (i / 10) ** 2 * 4 * 255
+        expected = cv2.Canny(image, 0.4 * high, high, L2gradient=True) > 0
+        # OpenCV pads its own gradients in another way than Sobel's default does.
+        inner = np.s_[2:-2, 2:-2]
+        differ = (edges > (i - 0.5) / 9)[inner] != expected[inner]
+        assert differ.mean() < 0.01
+        assert expected.any()
+
+
+def test_sobel_grows_with_the_contrast_within_an_image() -> None:
+    image = step(30)
+    image[:, 30:] += 90
+    edges = sobel_edges(image)
+    assert 0 < edges[12, 18:22].max() < edges[12, 28:32].max()
+
+
+@pytest.mark.parametrize("edges", [canny_edges, sobel_edges])
+def test_bad_input(edges) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        edges(np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        edges(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(ValueError, match="0 or more"):
+        edges(step(3), sigma=-1)

@@ -1,0 +1,191 @@
+"""The scores of edge files against panoptic truth, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+from trace_d2.edges.files import read_edges, write_edges
+from trace_d2.evaluation import edge_dataset, evaluate_edges
+from trace_d2.evaluation.edge_sources import BaselineEdges, EdgeFolder
+from trace_d2.formats.coco_panoptic import read_panoptic_png, write_panoptic_png
+
+STEMS = [f"scene_{index:06d}" for index in range(4)]
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool):
+    return load_tool("evaluate_edges")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, len(STEMS), SceneSettings(series=7, size=(64, 80)), progress=False)
+    return folder
+
+
+@pytest.fixture
+def edges(scenes, tmp_path) -> Path:
+    """Oracle edges at varied strengths, which .npy files hold as well."""
+    (tmp_path / "edges").mkdir()
+    for rank, stem in enumerate(STEMS):
+        strength = np.float32(0.9 - 0.1 * rank)
+        oracle = read_edges(scenes / "edges_oracle" / f"{stem}.png") * strength
+        write_edges(tmp_path / "edges" / f"{stem}{'.npy' if rank == 2 else '.png'}", oracle)
+    return tmp_path / "edges"
+
+
+def truth(scenes: Path) -> list[str]:
+    files = [str(scenes / "panoptic.json"), str(scenes / "panoptic")]
+    return ["--truth-json", files[0], "--truth-dir", files[1]]
+
+
+def row(output: str) -> list[str]:
+    """The cells of the only row of the table."""
+    return output.splitlines()[2].split()
+
+
+def test_oracle_edges_are_perfect(tool, scenes, edges, tmp_path, capsys) -> None:
+    files = {name: str(tmp_path / "out" / name) for name in ("r.json", "c.png")}
+    (tmp_path / "out").mkdir()
+    extra = ["--output", files["r.json"], "--curve", files["c.png"]]
+    assert tool.main(["--edges", str(edges), *truth(scenes), *extra]) == 0
+    output = capsys.readouterr().out
+    # The weakest of the four has strength 0.6.
+    assert row(output)[:4] == ["edges", "100.0", "0.60", "100.0"]
+    assert row(output)[5:] == ["100.0", "0.60", "100.0"]
+    assert output.endswith("\n4 images\n")
+    report = json.loads(Path(files["r.json"]).read_text())
+    assert report["scores"]["ods"] == report["scores"]["ois"] == 1
+    assert list(report["images"]) == STEMS
+    assert report["settings"]["max_distance"] == 0.0075
+    last = report["images"][STEMS[3]]
+    assert (last["best_f"], last["best_threshold"]) == (1, pytest.approx(0.6))
+    assert last["matched"] == last["predictions"] == [last["truth"]] * 60 + [0] * 39
+    with Image.open(files["c.png"]) as picture:
+        assert picture.size == (600, 600)
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 5
+
+
+@pytest.mark.parametrize("name", ["canny", "sobel", "gradient"])
+def test_baselines_find_some_of_it(tool, scenes, name, capsys) -> None:
+    extra = ["--baseline", name, "--images", str(scenes / "images"), "--thresholds", "19"]
+    assert tool.main([*truth(scenes), *extra]) == 0
+    cells = row(capsys.readouterr().out)
+    assert cells[0] == name
+    assert 10 < float(cells[1]) < 95
+    assert float(cells[3]) >= float(cells[1])
+
+
+def test_workers_do_not_change_the_result(scenes, edges, monkeypatch) -> None:
+    monkeypatch.setattr(edge_dataset, "_IMAGES_A_WORKER", 2)
+    files = (scenes / "panoptic.json", scenes / "panoptic")
+    alone, shared = (evaluate_edges(EdgeFolder(edges), *files, workers=n) for n in (1, 2))
+    assert alone.to_dict() == shared.to_dict()
+
+
+def test_missing_edges(tool, scenes, edges, capsys) -> None:
+    arguments = ["--edges", str(edges), *truth(scenes)]
+    (edges / f"{STEMS[1]}.png").unlink()
+    assert tool.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"evaluate_edges: there are no edges of 1 of 4 images ({STEMS[1]});")
+    assert "--allow-missing" in message
+    assert tool.main([*arguments, "--allow-missing"]) == 0
+    assert capsys.readouterr().out.endswith("\n3 images; 1 more without edges left out\n")
+    for path in edges.iterdir():
+        path.rename(path.with_name(f"other_{path.name}"))
+    assert tool.main([*arguments, "--allow-missing"]) == 2
+    assert "no edges of any of the 4 images" in capsys.readouterr().err
+
+
+def test_edges_of_another_size(tool, scenes, edges, capsys) -> None:
+    write_edges(edges / f"{STEMS[0]}.png", np.zeros((32, 40), np.float32))
+    assert tool.main(["--edges", str(edges), *truth(scenes)]) == 2
+    message = capsys.readouterr().err
+    assert f"{STEMS[0]}.png gives edges of 40 x 32 pixels, the truth has 80 x 64" in message
+    assert "resize" in message
+
+
+def test_distances_reach_the_scores(tool, scenes, edges, capsys) -> None:
+    """Edges two pixels off are right only where they may be that far off."""
+    for path in edges.iterdir():
+        write_edges(path, np.roll(read_edges(path), 2, axis=1))
+
+    def scores(*extra: str) -> tuple[float, float]:
+        assert tool.main(["--edges", str(edges), *truth(scenes), *extra]) == 0
+        cells = row(capsys.readouterr().out)
+        return float(cells[1]), float(cells[5])
+
+    strict, lenient = scores(), scores("--max-distance", "0.03")
+    plain = scores("--max-distance", "0.03", "--cldice-distance", "0")
+    assert max(strict) < 60 < 95 < min(lenient)
+    assert plain[0] == lenient[0]
+    assert plain[1] < 60
+
+
+def test_void_reaches_the_scores(tool, scenes, edges, tmp_path, capsys) -> None:
+    """With a segment made void, the edges around it are false under "ignore"."""
+    for stem in STEMS:
+        ids = read_panoptic_png(scenes / "panoptic" / f"{stem}.png").copy()
+        ids[ids == ids[0, 0]] = 0
+        (tmp_path / "void").mkdir(exist_ok=True)
+        write_panoptic_png(tmp_path / "void" / f"{stem}.png", ids)
+    arguments = ["--edges", str(edges), *truth(scenes), "--truth-dir", str(tmp_path / "void")]
+    ods = []
+    for void in ("count", "ignore"):
+        assert tool.main([*arguments, "--void", void]) == 0
+        ods.append(float(row(capsys.readouterr().out)[1]))
+    assert ods[0] == 100 > ods[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--edges", "nowhere"], "no folder of edges at nowhere"),
+        (["--edges", ".", "--thresholds", "0"], "one threshold at least"),
+        (["--edges", ".", "--truth-json", "nowhere.json"], "no panoptic JSON at nowhere.json"),
+        (["--edges", ".", "--truth-dir", "nowhere"], "no folder of panoptic PNGs at nowhere"),
+        (["--baseline", "canny", "--images", "nowhere"], "no folder of images at nowhere"),
+    ],
+)
+def test_bad_input_is_named(tool, scenes, arguments, message, capsys) -> None:
+    assert tool.main([*truth(scenes), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--baseline", "canny"],
+        ["--edges", "a", "--images", "b"],
+        ["--edges", "a", "--baseline", "canny", "--images", "b"],
+        ["--edges", "a", "--workers", "-1"],
+    ],
+)
+def test_usage(tool, scenes, arguments, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        tool.main([*truth(scenes), *arguments])
+    assert caught.value.code == 2
+
+
+def test_an_unknown_baseline(scenes) -> None:
+    with pytest.raises(ValueError, match="choose one of canny, sobel, gradient"):
+        BaselineEdges("hed", scenes / "images")
+
+
+def test_two_truths_of_one_stem(tool, scenes, edges, tmp_path, capsys) -> None:
+    content = json.loads((scenes / "panoptic.json").read_text())
+    again = content["annotations"][0] | {"image_id": 99, "file_name": f"b/{STEMS[0]}.png"}
+    content["annotations"].append(again)
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    extra = ["--truth-json", str(tmp_path / "two.json"), "--truth-dir", str(scenes / "panoptic")]
+    assert tool.main(["--edges", str(edges), *extra]) == 2
+    assert "share a stem" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""tools/show_trajectory.py with the embedded backbone on a small scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+KEYS = ["MODEL.TRACE.EMERGENCE.STRIDE", "300", "MODEL.TRACE.BACKBONE.RESOLUTION", "64"]
+
+
+def test_sheet_with_truth_and_student(
+    load_tool, small_scenes: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = load_tool("show_trajectory")
+    panels: list[str] = []
+    plain = tool.draw_sheet
+
+    def draw_sheet(image, shown, *rest):
+        panels.extend(title for title, _, _ in shown)
+        return plain(image, shown, *rest)
+
+    monkeypatch.setattr(tool, "draw_sheet", draw_sheet)
+    student = ("student's edges", np.zeros((64, 64), np.float32), {"cmap": "gray"})
+    monkeypatch.setattr(tool, "student_panel", lambda *_: student)
+    image = next((small_scenes / "images").iterdir())
+    output = tmp_path / "sheet.png"
+    command = [str(image), "--truth", str(small_scenes / "panoptic" / image.name), "--quiet"]
+    assert tool.main([*command, "--output", str(output), *KEYS]) == 0
+    with Image.open(output) as sheet:
+        assert sheet.width > 800
+        assert np.asarray(sheet.convert("RGB")).std() > 20
+    assert [title.split(",")[0].split(" at")[0].split(":")[0] for title in panels] == [
+        "image", "true segments", "teacher's edges", "pseudo edges", "student's edges",
+    ]  # fmt: skip
+    assert "t* = " in capsys.readouterr().out
+
+
+def test_without_a_student_the_sheet_says_so(
+    load_tool, small_scenes: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = load_tool("show_trajectory")
+    image = next((small_scenes / "images").iterdir())
+    monkeypatch.chdir(tmp_path)
+    named = ["MODEL.TRACE.STUDENT.WEIGHTS", str(tmp_path / "none")]
+    assert tool.main([str(image), "--quiet", *KEYS, *named]) == 0
+    assert "no student: " in capsys.readouterr().out
+    assert (tmp_path / f"{image.stem}_trajectory.png").is_file()
+
+
+def test_many_steps_take_several_rows(load_tool) -> None:
+    from trace_d2.edges.trajectory import Trajectory, TrajectoryStep
+
+    tool = load_tool("show_trajectory")
+    blank = np.zeros((4, 4), np.float32)
+    steps = tuple(
+        TrajectoryStep(40 * n, np.zeros((4, 4, 3), np.float32), blank, blank) for n in range(25)
+    )
+    curve = {step.timestep: 0.1 for step in steps[1:]} | {480: 0.3}
+    trajectory = Trajectory(steps, curve, 480, steps[12], np.zeros((8, 16), np.float32))
+    figure = tool.draw_sheet(np.zeros((8, 16, 3), np.uint8), [], trajectory, "kl")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles.count("t* = 480") == 1
+    assert sum(title.startswith("t = ") for title in titles) == 24
+    assert len(figure.axes) == 1 + 2 * 25
+
+
+def test_wrong_commands_are_explained(load_tool, small_scenes: Path, tmp_path: Path, capsys):
+    tool = load_tool("show_trajectory")
+    image = str(next((small_scenes / "images").iterdir()))
+    truth = tmp_path / "truth.png"
+    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(truth)
+    for command, message in (
+        (["none.png"], "none.png"),
+        ([image, "MODEL.TRACE.EMERGENCE.STRIDE", "5"], "take 10 or more"),
+        ([image, "--truth", str(truth)], "but the image is"),
+        ([image, "MODEL.TRACE.NO_KEY", "5"], "NO_KEY"),
+    ):
+        assert tool.main(command) == 2
+        assert message in capsys.readouterr().err

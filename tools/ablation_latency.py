@@ -1,0 +1,89 @@
+"""Processor time an image, one thread: from pixels in memory to edges at the image's size."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ablation_jobs import Settings, find_detector, find_student, key_of
+from ablation_rows import TEACHERS, Teacher
+from ablation_scoring import HeldOut, held_out
+from ablation_teacher import Trajectory, divergence_seconds, seconds, teacher_edges
+from tqdm import tqdm
+
+from trace_d2.edges.baselines import BASELINES
+
+_REPEATS = 3  # of what takes milliseconds
+
+
+def measure_latency(settings: Settings, seed: int, images: int) -> dict[str, dict[str, float]]:
+    """Medians over the first ``images`` scenes of ``seed``, in turn, so that drift is shared.
+
+    Returns:
+        Row -> ``ms``; where divergences are compared, ``iep_ms`` and ``abdiv_ms`` of these alone.
+    """
+    scenes = _scenes(settings, seed, images)
+    detector = find_detector(settings, seed)
+    costs = {row: _cost(teacher) for row, teacher in TEACHERS.items()}
+    alike: dict[Teacher, list[float]] = {c: [] for c in costs.values() if c is not None}
+    teacher_edges(detector, TEACHERS["t 0"], scenes[0].scene.image, "warm-up")
+    for truth in scenes:
+        image, key = truth.scene.image, key_of(truth)
+        for cost, taken in tqdm(alike.items(), desc=f"latency, seed {seed}"):
+            taken.append(seconds(teacher_edges, detector, cost, image, key))
+    rows = {row: _ms(alike[cost]) for row, cost in costs.items() if cost is not None}
+    for row, parts in _divergences(settings, seed, scenes[0]).items():
+        rows[row] |= parts
+    for name, detect in BASELINES.items():
+        rows[name] = _ms(_repeated(detect, scenes))
+    return rows
+
+
+def measure_students(
+    settings: Settings, seed: int, images: int, weights: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """The same of students; ``weights``: row -> folder."""
+    scenes = _scenes(settings, seed, images)
+    rows = {}
+    for row, folder in weights.items():
+        detect = find_student(settings, seed, folder)
+        rows[row] = _ms(_repeated(detect, scenes, "timed"))
+    return rows
+
+
+def _scenes(settings: Settings, seed: int, images: int) -> list[HeldOut]:
+    return [held_out(index, settings.side) for index in settings.indices(seed)[:images]]
+
+
+def _repeated(detect: Callable[..., Any], scenes: list[HeldOut], *more: str) -> list[float]:
+    detect(scenes[0].scene.image, *more)
+    images = [truth.scene.image for truth in scenes for _ in range(_REPEATS)]
+    return [seconds(detect, image, *more) for image in images]
+
+
+def _ms(taken: list[float]) -> dict[str, float]:
+    return {"ms": 1000 * statistics.median(taken)}
+
+
+def _cost(teacher: Teacher) -> Teacher | None:
+    """A variant that costs the same, one for all of them; None where the study has no time."""
+    if teacher.blocks and teacher.timestep < 0:
+        return None
+    # Where an image is read, and where the threshold lies, cost nothing.
+    blocks = tuple(range(len(teacher.blocks)))
+    timestep = min(teacher.timestep, 0)
+    return replace(teacher, timestep=timestep, threshold="mean_std", blocks=blocks)
+
+
+def _divergences(settings: Settings, seed: int, truth: HeldOut) -> dict[str, dict[str, float]]:
+    """``iep_ms`` and ``abdiv_ms``, by row, of the rows that compare divergences."""
+    trajectory = Trajectory(find_detector(settings, seed), truth.scene.image, key_of(truth))
+    result = {}
+    for row, teacher in TEACHERS.items():
+        if row.startswith(("teacher", "iep", "abdiv", "neighbours")):
+            taken = [divergence_seconds(trajectory, teacher) for _ in range(_REPEATS)]
+            iep, abdiv = (1000 * statistics.median(part) for part in zip(*taken, strict=True))
+            result[row] = {"iep_ms": iep, "abdiv_ms": abdiv}
+    return result

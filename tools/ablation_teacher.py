@@ -1,0 +1,215 @@
+"""Every variant of the teacher from one reading of an image's trajectory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from ablation_rows import BLOCKS, FINEST_STRIDE, Teacher
+from torch import Tensor
+
+from trace_d2.attention import SelfAttentionReader, native_attention
+from trace_d2.attention.divergences import divergence, mean_divergence
+from trace_d2.edges import (
+    EdgeDetector,
+    attention_boundary_divergence,
+    instance_emergence_point,
+    normalise_edges,
+)
+from trace_d2.edges.detector import timesteps_per_pass, upsample_edges
+
+_STEPS = {4: ((1, 0), (0, 1)), 8: ((1, 0), (0, 1), (1, 1), (1, -1))}
+_MEMORY_MB = 32  # of the maps of one forward pass: larger batches are no faster
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What fixes the edges once the timestep is known; see ``Teacher``."""
+
+    timestep: int
+    abdiv: str
+    neighbourhood: int
+    threshold: str
+    blocks: tuple[int, ...]
+
+
+def boundary_divergence(
+    attention: Tensor, grid: tuple[int, int], metric: str, neighbourhood: int = 4
+) -> Tensor:
+    """ABDiv with any divergence D: D(SA[i+1, j] | SA[i-1, j]) + D(SA[i, j+1] | SA[i, j-1]) + ...
+
+    Borders and diagonals are those of ``attention_boundary_divergence``, which "kl" equals up to
+    rounding.
+
+    Args:
+        attention: (N, N) float, rows sum to 1, N = h w.
+        grid: (h, w).
+        metric: a name in ``DIVERGENCES``.
+        neighbourhood: 4 or 8.
+
+    Returns:
+        (h, w) of the type of ``attention``.
+    """
+    if metric == "kl":
+        return attention_boundary_divergence(attention, grid, neighbourhood)
+    height, width = grid
+    tokens = torch.arange(height * width).reshape(height, width)
+    result = attention.new_zeros(height, width)
+    for i in range(height):  # a grid row at a time stays in the cache
+        for down, right in _STEPS[neighbourhood]:
+            p, q = (
+                tokens[_near(i + s * down, height), _shifted(width, s * right)] for s in (1, -1)
+            )
+            result[i] += divergence(attention[p], attention[q], metric)
+    return result
+
+
+def _near(index: int, length: int) -> int:
+    return min(max(index, 0), length - 1)
+
+
+def _shifted(length: int, step: int) -> Tensor:
+    return (torch.arange(length) + step).clamp(0, length - 1)
+
+
+class Trajectory:
+    """The maps of one image along the finest trajectory, read once.
+
+    Args:
+        detector: reads attention; its settings for search and ABDiv are not used.
+        image: (H, W, 3) uint8 RGB.
+        key: fixes the noise with the detector's seed.
+        stride: of the trajectory, in timesteps.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, detector: EdgeDetector, image: np.ndarray, key: str, stride: int = FINEST_STRIDE
+    ) -> None:
+        backbone = detector.backbone
+        self.detector = detector
+        self.size = image.shape[:2]
+        self.latent = backbone.encode(backbone.prepare(image))
+        self.noise = backbone.noise(self.latent, detector.seed, key)
+        self.layout = backbone.attention_layout(self.latent)
+        self.maps: dict[int, Tensor] = {}
+        self._blocks: dict[int, list[Tensor]] = {}
+        steps = list(range(0, 1000, stride))
+        batch = timesteps_per_pass(self.layout.tokens, _MEMORY_MB)
+        for start in range(0, len(steps), batch):
+            part = steps[start : start + batch]
+            maps = detector.read_attention(self.latent, self.noise, part, self.layout)
+            self.maps |= zip(part, maps, strict=True)
+
+    def curve(self, metric: str, stride: int) -> dict[int, float]:
+        """Timestep -> mean divergence from the one ``stride`` before it."""
+        return {
+            t: mean_divergence(self.maps[before], self.maps[t], metric)
+            for before, t in pairwise(range(0, 1000, stride))
+        }
+
+    def reading(self, teacher: Teacher, found: dict[tuple[str, int], int]) -> Reading:
+        """``teacher`` with its timestep; ``found`` keeps t* of each (metric, stride)."""
+        timestep = teacher.timestep
+        if timestep < 0:
+            search = (teacher.metric, teacher.stride)
+            if search not in found:
+                curve = self.curve(*search)
+                found[search] = max(curve, key=lambda t: curve[t])  # the first of equals
+            timestep = found[search]
+        return Reading(
+            timestep, teacher.abdiv, teacher.neighbourhood, teacher.threshold, teacher.blocks
+        )
+
+    def attention(self, timestep: int, blocks: tuple[int, ...]) -> Tensor:
+        """The map (N, N) at ``timestep``, the mean over ``blocks``, or over all."""
+        if not blocks:
+            return self.maps[timestep]
+        if timestep not in self._blocks:
+            self._blocks[timestep] = self._read_blocks(timestep)
+        return torch.stack([self._blocks[timestep][block] for block in blocks]).mean(dim=0)
+
+    @torch.no_grad()
+    def _read_blocks(self, timestep: int) -> list[Tensor]:
+        """The map of each block, all read in one forward pass."""
+        steps = torch.tensor([timestep], device=self.latent.device)
+        backbone = self.detector.backbone
+        noised = backbone.add_noise(self.latent, self.noise, steps)
+        readers = [SelfAttentionReader(self.layout, blocks=[block]) for block in range(BLOCKS)]
+        with native_attention(backbone), ExitStack() as stack:
+            for reader in readers:
+                stack.enter_context(reader)
+            backbone(noised, steps)
+        return [reader.attention()[0] for reader in readers]
+
+    def edges(self, reading: Reading) -> np.ndarray:
+        """Edges (H, W) float32 in 0..1."""
+        attention = self.attention(reading.timestep, reading.blocks)
+        return _edges(attention, self.layout.largest, reading, self.size)
+
+
+def _edges(
+    attention: Tensor, grid: tuple[int, int], variant: Reading | Teacher, size: tuple[int, ...]
+) -> np.ndarray:
+    abdiv = boundary_divergence(attention, grid, variant.abdiv, variant.neighbourhood)
+    edges = normalise_edges(abdiv, variant.threshold)
+    return upsample_edges(edges, (size[0], size[1])).cpu().numpy()
+
+
+def teacher_edges(
+    detector: EdgeDetector, teacher: Teacher, image: np.ndarray, key: str
+) -> np.ndarray:
+    """The edges of one variant as a user gets them, with no work shared; this is what is timed.
+
+    Args:
+        detector: whose backbone and seed are used. With blocks in ``teacher`` a fixed timestep is
+            read of them; a search reads all blocks.
+        teacher: the variant.
+        image: (H, W, 3) uint8 RGB.
+        key: fixes the noise.
+
+    Returns:
+        (H, W) float32 in 0..1.
+    """
+    backbone = detector.backbone
+    own = EdgeDetector(
+        backbone, seed=detector.seed, blocks=teacher.blocks if teacher.timestep >= 0 else ()
+    )
+    with torch.no_grad():
+        latent = backbone.encode(backbone.prepare(image))
+        noise = backbone.noise(latent, own.seed, key)
+        layout = backbone.attention_layout(latent)
+
+        def read(timesteps: Sequence[int]) -> Tensor:
+            return own.read_attention(latent, noise, timesteps, layout)
+
+        if teacher.timestep >= 0:
+            attention = read([teacher.timestep])[0]
+        else:
+            batch = timesteps_per_pass(layout.tokens, own.memory_mb)
+            steps = range(0, 1000, teacher.stride)
+            attention = instance_emergence_point(read, steps, teacher.metric, batch).attention
+        return _edges(attention, layout.largest, teacher, image.shape)
+
+
+def seconds(work: Callable[..., Any], *arguments: Any) -> float:
+    """Processor time of ``work(*arguments)``: what else the machine does hardly changes it."""
+    start = time.process_time()
+    work(*arguments)
+    return time.process_time() - start
+
+
+def divergence_seconds(trajectory: Trajectory, teacher: Teacher) -> tuple[float, float]:
+    """Seconds of the divergences alone: along the trajectory, and between neighbours."""
+    attention, grid = trajectory.maps[500], trajectory.layout.largest
+    neighbours = (attention, grid, teacher.abdiv, teacher.neighbourhood)
+    return (
+        seconds(trajectory.curve, teacher.metric, teacher.stride),
+        seconds(boundary_divergence, *neighbours),
+    )

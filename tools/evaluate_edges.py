@@ -1,0 +1,126 @@
+#!/usr/bin/env python
+"""ODS, OIS, AP and clDice of edges against the segment boundaries of COCO panoptic truth.
+
+    python tools/evaluate_edges.py --edges DIR --truth-json F --truth-dir D
+    python tools/evaluate_edges.py --baseline canny --images DIR --truth-json F --truth-dir D
+
+DIR of edges holds <stem>.png (grey, 8 or 16 bit, scaled to 0..1) or <stem>.npy (float), the stem
+being that of the image. Baselines run on the images: canny, sobel or gradient (of colour).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trace_d2.evaluation import EdgeSettings, evaluate_edges
+from trace_d2.evaluation.edge_metrics import MAX_DISTANCE, even_thresholds
+from trace_d2.evaluation.edge_report import curve_picture, edge_table
+from trace_d2.evaluation.edge_sources import (
+    BASELINE_NAMES,
+    BaselineEdges,
+    EdgeFolder,
+    EdgesToScore,
+)
+from trace_d2.evaluation.edge_truth import VOID_BOUNDARIES
+from trace_d2.formats.atomic import write_json, write_png
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status: 0 done, 2 bad input."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if (args.baseline is None) != (args.images is None):
+        parser.error("--baseline NAME and --images DIR go together")
+    try:
+        name, source = _source(args)
+        settings = EdgeSettings(
+            tuple(even_thresholds(args.thresholds).tolist()),
+            args.max_distance,
+            args.cldice_distance,
+            args.void,
+        )
+        result = evaluate_edges(
+            source,
+            args.truth_json,
+            args.truth_dir,
+            settings,
+            workers=args.workers,
+            allow_missing=args.allow_missing,
+            progress=sys.stderr.isatty() and not args.quiet,
+        )
+        if args.output:
+            write_json(args.output, result.to_dict())
+        if args.curve:
+            write_png(args.curve, curve_picture({name: result.scores}))
+    except (ValueError, OSError) as error:
+        print(f"evaluate_edges: {error}", file=sys.stderr)
+        return 2
+    print(edge_table({name: result.scores}))
+    missing = len(result.missing)
+    note = f"; {missing} more without edges left out" if missing else ""
+    print(f"\n{result.scores.images} images{note}")
+    return 0
+
+
+def _source(args: argparse.Namespace) -> tuple[str, EdgesToScore]:
+    """Name of the row, and the edges."""
+    if args.baseline is not None:
+        return args.baseline, BaselineEdges(args.baseline, args.images)
+    return args.edges.resolve().name, EdgeFolder(args.edges)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    edges = parser.add_mutually_exclusive_group(required=True)
+    edges.add_argument("--edges", type=Path, metavar="DIR", help="folder of edge maps")
+    edges.add_argument("--baseline", choices=BASELINE_NAMES, help="find the edges in --images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images for --baseline")
+    parser.add_argument("--truth-json", type=Path, required=True, help="COCO panoptic JSON")
+    parser.add_argument("--truth-dir", type=Path, required=True, help="folder of its PNGs")
+    parser.add_argument(
+        "--output", type=Path, help="JSON of the scores and of every image's counts"
+    )
+    parser.add_argument("--curve", type=Path, help="PNG of precision over recall")
+    parser.add_argument("--workers", type=_count, default=0, help="processes; 0: one a CPU")
+    parser.add_argument(
+        "--thresholds", type=int, default=99, help="how many, evenly in 0..1; default 99 (BSDS)"
+    )
+    parser.add_argument(
+        "--max-distance",
+        type=float,
+        default=MAX_DISTANCE,
+        help="of matched pixels, as a share of the diagonal; default %(default)s (BSDS)",
+    )
+    parser.add_argument(
+        "--cldice-distance",
+        type=float,
+        help="by how much clDice widens masks, as a share of the diagonal; default: as "
+        "--max-distance; 0: the plain clDice",
+    )
+    parser.add_argument(
+        "--void",
+        choices=VOID_BOUNDARIES,
+        default=VOID_BOUNDARIES[0],
+        help="boundaries of segments against void; default %(default)s",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave images without edges out"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Make pseudo edges of photographs, which the student is trained on.
+
+    python tools/make_pseudo_edges.py --config-file configs/edges/trace_tiny.yaml \\
+        --images DIR --output DIR [KEY VALUE ...]
+    python tools/make_pseudo_edges.py --merge OUTPUT
+
+The teacher (emergence point and ABDiv) of the config's backbone looks at every image, whatever
+MODEL.TRACE.EDGES.SOURCE is. OUTPUT/pseudo_edges/<stem>.png holds 255 for edge, 0 for none and 128
+for ignored; OUTPUT/edges/<stem>.png holds edge strengths that other tools take as --edges. An image
+that has no edges is recorded in OUTPUT/journal.jsonl, and the others go on. A job that was cut
+short, in whatever way, continues when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from trace_d2.pseudo_labels.command_line import exit_status
+from trace_d2.pseudo_labels.edge_command import detect, edge_parser, merge
+from trace_d2.pseudo_labels.edge_store import PseudoEdgeStore
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``; returns the exit status."""
+    args = edge_parser(__doc__).parse_intermixed_args(argv)
+    if args.merge:
+        return exit_status(lambda: merge(args.merge, PseudoEdgeStore))
+    return exit_status(lambda: detect(args, ["MODEL.TRACE.EDGES.SOURCE", "teacher"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

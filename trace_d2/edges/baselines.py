@@ -1,0 +1,97 @@
+"""Edges without a model, to compare with: Canny and Sobel, beside the colour gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+
+from .abdiv import normalise_edges
+from .gradient import color_gradient_edges
+
+_SOBEL_RANGE = 4 * 255.0  # the largest Sobel response to 8-bit values
+_SCALE = 16  # OpenCV's Canny takes whole numbers; in sixteenths, weak gradients stay apart
+
+
+def canny_edges(
+    image: np.ndarray, sigma: float = 1.0, thresholds: int = 50, low: float = 0.4
+) -> np.ndarray:
+    """Canny's edges at many thresholds at once: the share of them at which a pixel is an edge.
+
+    The edges at a higher threshold are among those at a lower one, so a threshold on this map is
+    one of Canny's, and the search for the best threshold of a data set (ODS) finds Canny's best.
+    High thresholds lie at (i / (thresholds + 1))^2, i = 1 .. ``thresholds``, of the largest
+    gradient there is, as most gradients are weak; the square keeps them apart.
+
+    Args:
+        image: (H, W, 3) uint8, RGB; of its channels, the one of the steepest gradient counts.
+        sigma: of the Gaussian blur, in pixels; 0: no blur.
+        thresholds: how many.
+        low: the low threshold of the hysteresis as a share of the high one, 0..1.
+
+    Returns:
+        (H, W) float32 in 0..1; lines one pixel wide.
+
+    Raises:
+        ValueError: the image is not (H, W, 3) uint8, or a setting is out of its range.
+    """
+    _check_image(image)
+    if sigma < 0 or thresholds < 1 or not 0 <= low <= 1:
+        raise ValueError(
+            "sigma is 0 or more, thresholds 1 or more, low in 0..1; not "
+            f"{sigma}, {thresholds}, {low}"
+        )
+    smooth = _blur(image.astype(np.float32), sigma)
+    across, down = (
+        np.rint(cv2.Sobel(smooth, cv2.CV_32F, *order, scale=_SCALE)).astype(np.int16)
+        for order in ((1, 0), (0, 1))
+    )
+    passed = np.zeros(image.shape[:2], np.float32)
+    for i in range(1, thresholds + 1):
+        high = (i / (thresholds + 1)) ** 2 * _SOBEL_RANGE * _SCALE
+        edges = cv2.Canny(across, down, low * high, high, L2gradient=True)
+        if not edges.any():
+            break
+        passed += edges > 0
+    return passed / np.float32(thresholds)
+
+
+def sobel_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
+    """Norm of the Sobel gradient of the grey image, scaled like ABDiv: its mu + sigma is 0.5.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        sigma: of the Gaussian blur before, in pixels; 0: no blur.
+
+    Returns:
+        (H, W) float32 in 0..1.
+
+    Raises:
+        ValueError: the image is not (H, W, 3) uint8, or sigma is negative.
+    """
+    _check_image(image)
+    if sigma < 0:
+        raise ValueError(f"sigma is 0 or more, not {sigma}")
+    grey = _blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), sigma)
+    norm = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    norm[norm < 1e-2] = 0  # rounding; values that differ by a grey level give more
+    return normalise_edges(torch.from_numpy(norm)).numpy()
+
+
+BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "canny": canny_edges,
+    "sobel": sobel_edges,
+    "gradient": color_gradient_edges,
+}
+"""(H, W, 3) uint8 RGB to edge strength (H, W) float32 in 0..1, by name."""
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image is (H, W, 3) uint8, not {image.dtype} of {image.shape}")

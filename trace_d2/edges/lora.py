@@ -1,0 +1,92 @@
+"""Low-rank adapters (LoRA) on a denoiser, by peft."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.loaders.peft import PeftAdapterMixin
+from peft import LoraConfig
+from torch import nn
+
+ADAPTER = "trace"
+
+# Where diffusers' denoisers keep their layers. Those of the prompt's own stream (add_*, *_context)
+# stay as they are: the prompt is always the same. attn2 is cross-attention in some denoisers and
+# SD3.5's second self-attention, so it is taken.
+_KINDS: dict[str, re.Pattern[str]] = {
+    "attention": re.compile(r"(^|\.)attn\d?\.(to_q|to_k|to_v|to_out\.0)$"),
+    "feed_forward": re.compile(
+        r"(^|\.)(ff\.net\.0\.proj|ff\.net\.2)$|single_transformer_blocks\.\d+\.(proj_mlp|proj_out)$"
+    ),
+}
+
+
+def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
+    """Names of the linear layers of the given kinds, in the order of the modules.
+
+    Args:
+        denoiser: a transformer or U-Net of diffusers.
+        kinds: "attention", "feed_forward" or both.
+
+    Raises:
+        ValueError: there is no such kind, or the denoiser has no layer of one.
+    """
+    unknown = [kind for kind in kinds if kind not in _KINDS]
+    if unknown or not kinds:
+        raise ValueError(
+            f"MODEL.TRACE.STUDENT.LORA.LAYERS holds some of {', '.join(_KINDS)}, not {list(kinds)}"
+        )
+    linear = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
+    for kind in kinds:
+        if not any(_KINDS[kind].search(name) for name in linear):
+            raise ValueError(f"{type(denoiser).__name__} has no layers of the kind {kind!r}")
+    return [name for name in linear if any(_KINDS[kind].search(name) for kind in kinds)]
+
+
+def add_lora(denoiser: Any, layers: Sequence[str], rank: int, alpha: float) -> None:
+    """Add trainable adapters that change nothing yet: W + alpha / rank * B A, with B = 0.
+
+    The adapters are float32 whatever the denoiser's own type, for the optimizer's sake.
+
+    Args:
+        denoiser: a diffusers model, frozen.
+        layers: names of linear layers.
+        rank: of the products.
+        alpha: the adapters' strength times the rank.
+
+    Raises:
+        ValueError: ``rank`` or ``alpha`` is not positive.
+    """
+    if rank < 1 or alpha <= 0:
+        raise ValueError(
+            f"MODEL.TRACE.STUDENT.LORA: RANK and ALPHA are positive, not {rank} and {alpha}"
+        )
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(layers), init_lora_weights=True
+    )
+    make_adaptable(denoiser)
+    denoiser.add_adapter(config, ADAPTER)
+    float32_adapters(denoiser)
+
+
+def make_adaptable(denoiser: Any) -> None:
+    """Give ``denoiser`` diffusers' methods for adapters where its class lacks them (PixArt's)."""
+    if not isinstance(denoiser, PeftAdapterMixin):
+        kind = type(denoiser)
+        denoiser.__class__ = type(kind.__name__, (kind, PeftAdapterMixin), {})
+
+
+def float32_adapters(denoiser: nn.Module) -> None:
+    """Turn the adapters' weights, not those of the denoiser, to float32."""
+    for name, parameter in denoiser.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def merge_lora_adapters(denoiser: Any) -> None:
+    """Add the adapters to the weights and remove them: nothing of them is left to compute."""
+    denoiser.fuse_lora(adapter_names=[ADAPTER])
+    denoiser.unload_lora()

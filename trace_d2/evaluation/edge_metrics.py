@@ -1,0 +1,325 @@
+"""ODS, OIS and AP of edges under the BSDS protocol, and clDice.
+
+At each threshold the map ``strength >= threshold`` is thinned, and its pixels are matched one to
+one to those of the truth, at most ``max_distance`` (0.0075 of the image's diagonal) away. With m
+matched of p predicted and n true pixels: precision m / p, recall m / n, F = 2 m / (p + n).
+
+- ODS: the best F over thresholds, counts added over all images at one threshold.
+- OIS: F of the counts added over all images, each at the threshold of its own best F.
+- AP: area under the precision-recall curve of the added counts.
+- clDice (Shit et al., CVPR 2021): harmonic mean of the share of the predicted skeleton that lies
+  in the true mask and the share of the true skeleton that lies in the predicted mask. A truth one
+  pixel wide has itself as its skeleton and no inside, so both masks are widened by a tolerance,
+  as large as ``max_distance`` unless told otherwise; with 0 it is the plain clDice. Counts are
+  added over images, as for ODS.
+
+Nothing is divided by zero: precision, recall and shares of nothing are 0 as in BSDS, but F and
+clDice are 1 where prediction and truth are both empty, as nothing could be better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from .edge_matching import count_pairs, disc, flat_offsets, spread
+from .edge_thinning import DELETABLE, thin_pixels
+
+THRESHOLDS = np.linspace(0.01, 0.99, 99)
+"""The 99 thresholds of the BSDS benchmark."""
+
+MAX_DISTANCE = 0.0075
+"""How far matched pixels lie apart at most, as a share of the image's diagonal."""
+
+_RECALLS = np.linspace(0, 1, 101)  # where precision is read off for AP
+
+
+@dataclass(frozen=True)
+class EdgeCounts:
+    """Counts of one image in pixels; arrays are int64 (T,), a value a threshold.
+
+    Attributes:
+        matched: pairs of a predicted and a true pixel.
+        predictions: predicted pixels, after thinning.
+        truth: true pixels.
+        skeleton_inside: predicted pixels, after thinning, in the widened truth.
+        truth_inside: true pixels in the widened map of the prediction, which is not thinned.
+        thresholds: (T,) float64, ascending.
+    """
+
+    matched: np.ndarray
+    predictions: np.ndarray
+    truth: int
+    skeleton_inside: np.ndarray
+    truth_inside: np.ndarray
+    thresholds: np.ndarray
+
+    @property
+    def matched_predictions(self) -> np.ndarray:
+        """Predicted pixels that are matched: precision's numerator."""
+        return self.matched
+
+    @property
+    def matched_truth(self) -> np.ndarray:
+        """True pixels that are matched: as many, the truth being one map."""
+        return self.matched
+
+    @property
+    def f_measure(self) -> np.ndarray:
+        """F at each threshold, (T,) in 0..1."""
+        return f_measure(self.matched, self.predictions, self.truth)
+
+    @property
+    def best(self) -> int:
+        """Index of the threshold of the best F; of equal ones the highest."""
+        return _last_best(self.f_measure)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the best F and where, and all counts."""
+        best = self.best
+        arrays = ("matched", "predictions", "skeleton_inside", "truth_inside")
+        return {
+            "best_f": float(self.f_measure[best]),
+            "best_threshold": float(self.thresholds[best]),
+            "truth": self.truth,
+            **{name: getattr(self, name).tolist() for name in arrays},
+        }
+
+
+@dataclass(frozen=True)
+class EdgeScores:
+    """Scores of a data set, in 0..1.
+
+    Attributes:
+        ods, ods_threshold: best F of the added counts, and where.
+        ois: F with each image at its own best threshold. It may fall below ODS in odd cases, as
+            an image's best F is not what helps the sum most.
+        ap: NaN where the curve is a point, as that of edges without strengths is.
+        cldice, cldice_threshold: the best clDice of the added counts, and where.
+        cldice_half: clDice at the threshold nearest to 0.5, where "edge" begins everywhere else.
+        thresholds, precision, recall, f: (T,) float64, the curve.
+        images: how many went in.
+    """
+
+    ods: float
+    ods_threshold: float
+    ois: float
+    ap: float
+    cldice: float
+    cldice_threshold: float
+    cldice_half: float
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f: np.ndarray
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; None where AP does not exist."""
+        result = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in vars(self).items()
+        }
+        return result | {"ap": None if math.isnan(self.ap) else self.ap}
+
+
+def edge_counts(
+    edges: np.ndarray,
+    truth: np.ndarray,
+    *,
+    thresholds: np.ndarray = THRESHOLDS,
+    max_distance: float = MAX_DISTANCE,
+    cldice_distance: float | None = None,
+) -> EdgeCounts:
+    """Compare the edges of one image with its truth at every threshold.
+
+    Args:
+        edges: (H, W) floating point in 0..1.
+        truth: (H, W) bool, one pixel wide, as ``truth_boundaries`` returns it.
+        thresholds: (T,) in (0, 1], ascending. A strength equal to one is above it, in float32.
+        max_distance: of matched pixels, as a share of the diagonal, both ends included.
+        cldice_distance: by how much clDice widens masks, as a share of the diagonal; None:
+            ``max_distance``; 0: not at all.
+
+    Raises:
+        ValueError: sizes differ, edges are not finite, or a setting is out of its range.
+    """
+    _check(edges, truth, thresholds, max_distance, cldice_distance)
+    diagonal = math.hypot(*truth.shape)
+    wide = max_distance if cldice_distance is None else cldice_distance
+    discs = [disc(share * diagonal) for share in (max_distance, wide)]
+    margin = max(1, *(int(offsets.max()) for offsets in discs))
+    # Level k: as many thresholds as the strength reaches.
+    levels = np.searchsorted(thresholds.astype(np.float32), edges.astype(np.float32), "right")
+    padded_levels = np.pad(levels.astype(np.int32), margin)
+    stride = padded_levels.shape[1]
+    counts = _count_levels(
+        padded_levels.reshape(-1),
+        np.pad(truth.astype(np.uint8), margin).reshape(-1),
+        flat_offsets(discs[0], stride),
+        flat_offsets(discs[1], stride),
+        stride,
+        DELETABLE,
+        len(thresholds),
+    )
+    return EdgeCounts(
+        matched=counts[0],
+        predictions=counts[1],
+        truth=int(np.count_nonzero(truth)),
+        skeleton_inside=counts[2],
+        truth_inside=counts[3],
+        thresholds=np.asarray(thresholds, np.float64),
+    )
+
+
+def edge_scores(counts: Sequence[EdgeCounts]) -> EdgeScores:
+    """Scores from the counts of all images.
+
+    Raises:
+        ValueError: there are no counts, or their thresholds differ.
+    """
+    if not counts:
+        raise ValueError("no image to score: give the counts of one at least")
+    thresholds = counts[0].thresholds
+    if any(not np.array_equal(one.thresholds, thresholds) for one in counts):
+        raise ValueError("the images were counted at different thresholds: count them anew")
+    matched, predictions, inside, truth_inside = (
+        np.sum([getattr(one, name) for one in counts], axis=0)
+        for name in ("matched", "predictions", "skeleton_inside", "truth_inside")
+    )
+    truth = sum(one.truth for one in counts)
+    f = f_measure(matched, predictions, truth)
+    own = np.sum([(one.matched[one.best], one.predictions[one.best]) for one in counts], axis=0)
+    ois = f_measure(own[0], own[1], truth)
+    precision, recall = share(matched, predictions), share(matched, truth)
+    topology, sensitivity = share(inside, predictions), share(truth_inside, truth)
+    cldice = share(2 * topology * sensitivity, topology + sensitivity)
+    cldice[(predictions == 0) & (truth == 0)] = 1
+    best, best_cldice = _last_best(f), _last_best(cldice)
+    return EdgeScores(
+        ods=float(f[best]),
+        ods_threshold=float(thresholds[best]),
+        ois=float(ois),
+        ap=average_precision(precision, recall),
+        cldice=float(cldice[best_cldice]),
+        cldice_threshold=float(thresholds[best_cldice]),
+        cldice_half=float(cldice[np.abs(thresholds - 0.5).argmin()]),
+        thresholds=thresholds,
+        precision=precision,
+        recall=recall,
+        f=f,
+        images=len(counts),
+    )
+
+
+def even_thresholds(count: int) -> np.ndarray:
+    """``count`` thresholds evenly between 0 and 1, (T,) float64; 99 gives those of BSDS.
+
+    Raises:
+        ValueError: ``count`` is less than 1.
+    """
+    if count < 1:
+        raise ValueError(f"there is one threshold at least, not {count}")
+    step = 1 / (count + 1)
+    return np.linspace(step, 1 - step, count)
+
+
+def f_measure(matched: Any, predictions: Any, truth: Any) -> np.ndarray:
+    """F = 2 m / (p + n) of counts that broadcast, in 0..1; 1 where p and n are 0."""
+    total = np.asarray(predictions + truth, np.float64)
+    return np.where(total == 0, 1.0, share(2 * np.asarray(matched), total))
+
+
+def share(part: Any, whole: Any) -> np.ndarray:
+    """``part / whole`` of arrays that broadcast, float64; 0 where the whole is 0."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+
+
+def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Area under the precision-recall curve as in BSDS.
+
+    Precision is interpolated linearly between the points, read off at recall 0, 0.01, ..., 1, and
+    is 0 outside the range that the points span. Of points of one recall the most precise counts.
+
+    Args:
+        precision, recall: (T,) in 0..1, in any order.
+
+    Returns:
+        0..1; NaN where all points have one recall.
+    """
+    order = np.lexsort((-precision, recall))
+    known, first = np.unique(recall[order], return_index=True)
+    if len(known) < 2:
+        return math.nan
+    heights = precision[order][first]
+    return float(np.interp(_RECALLS, known, heights, left=0, right=0).mean())
+
+
+def _last_best(values: np.ndarray) -> int:
+    """Index of the largest; of equal ones the last, the highest threshold."""
+    return len(values) - 1 - int(np.argmax(values[::-1]))
+
+
+def _check(
+    edges: np.ndarray,
+    truth: np.ndarray,
+    thresholds: np.ndarray,
+    max_distance: float,
+    cldice_distance: float | None,
+) -> None:
+    if edges.ndim != 2 or edges.shape != truth.shape:
+        raise ValueError(
+            f"edges of {edges.shape} for a truth of {truth.shape}: both are (H, W) of one image"
+        )
+    if truth.dtype != np.bool_:
+        raise ValueError(f"the truth is a bool map, not {truth.dtype}")
+    if not np.isfinite(edges).all():
+        raise ValueError("the edges have NaN or infinite values: repair the detector")
+    if not len(thresholds) or (np.diff(thresholds) <= 0).any():
+        raise ValueError("thresholds are one at least, ascending, each of them once")
+    if thresholds[0] <= 0 or thresholds[-1] > 1:
+        raise ValueError(f"thresholds lie in (0, 1], not in {thresholds[0]}..{thresholds[-1]}")
+    for value in (max_distance, cldice_distance):
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"a distance is a share of the diagonal in 0..1, not {value}")
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_levels(levels, truth, offsets, wide, stride, deletable, steps):  # type: ignore[no-untyped-def]
+    """(4, steps) int64: the arrays of ``EdgeCounts``, of flattened maps with a margin."""
+    counts = np.zeros((4, steps), np.int64)
+    near, widened = spread(truth, offsets), spread(truth, wide)
+    occurs = np.zeros(steps + 1, np.bool_)
+    for level in levels:
+        occurs[level] = True
+    truth_pixels = np.flatnonzero(truth).astype(np.int32)
+    for p in truth_pixels:
+        highest = 0
+        for offset in wide:
+            highest = max(highest, levels[p + offset])
+        counts[3, :highest] += 1
+    on = np.empty(len(levels), np.uint8)
+    pixels = np.empty(len(levels), np.int32)
+    for k in range(steps - 1, -1, -1):
+        if not occurs[k + 1]:  # no pixel more than at the threshold above
+            if k + 1 < steps:
+                counts[:3, k] = counts[:3, k + 1]
+            continue
+        count = 0
+        for p in range(len(levels)):
+            on[p] = levels[p] > k
+            if on[p]:
+                pixels[count] = p
+                count += 1
+        skeleton = thin_pixels(on, pixels[:count], stride, deletable)
+        counts[0, k] = count_pairs(skeleton, on, truth_pixels, truth, near, offsets)
+        counts[1, k] = len(skeleton)
+        for p in skeleton:
+            counts[2, k] += widened[p]
+    return counts
