@@ -19,7 +19,7 @@ REQUIREMENTS = [
     "numba",
     "numpy>=2.0",
     "opencv-python-headless",
-    "peft",
+    "peft>=0.17",
     "pillow>=10",
     "protobuf",
     "pycocotools>=2.0.7",

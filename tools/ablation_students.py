@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ablation_jobs import make_labels, score_student
 from ablation_latency import measure_students
 from ablation_rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Student
+from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from trace_d2.data.scene_dataset import SceneSettings, write_scenes
@@ -117,7 +118,7 @@ class Students:
             "iterations": args.student_iterations,
             "images": str(args.training_images or args.training_scenes),
             "pseudo_edges": str(args.pseudo_edges or ""),
-            "config": args.student_config.read_text(),
+            "config": CfgNode.load_yaml_with_base(str(args.student_config)),
             "options": list(args.train_set),
         }
         digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:8]

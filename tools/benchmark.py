@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import plain_labels
 import torch
+from benchmark_edges import edge_metric_rows
 from peak_memory import PeakMemory
 from tabulate import tabulate
 
@@ -210,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows += [measure(walk_row(side), 1 if side > 16 else args.repeats) for side in walks]
     count, size = (2, (48, 64)) if args.small else (96, (480, 640))
     rows.append(label_row(count, size, args.threads))
+    rows += edge_metric_rows(((64, 64),) if args.small else ((128, 128), size), 1)
     if args.mapper:
         from benchmark_mapper import mapper_rows  # imports Detectron2
 

@@ -176,7 +176,7 @@ def measure(
         "denoiser_milliseconds": bare,
         "share_beside_denoiser": 1 - bare / whole,
         "peak_bytes": peak,
-        "peak_bytes_above_weights": growth,
+        "peak_bytes_above_weights": max(growth, 0),  # other memory may be given back meanwhile
     }
 
 

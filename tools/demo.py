@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         "no edges": ["--no-edges", *one],
         "colour gradients": ["--edges", f"{scenes}/edges_gradient", *one],
         "TRACE, teacher": [*trace, source, "teacher"],
-        "TRACE": [*trace, source, "student"],
+        "TRACE, student": [*trace, source, "student"],
         "oracle edges": ["--edges", f"{scenes}/edges_oracle", *one],
     }
     labels = {
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(scenes / "results.json", {n: r.to_dict() for n, r in results.items()}, indent=1)
     print(f"\n{args.count} scenes of {args.size} x {args.size}, {args.config_file.stem}:")
     print(comparison_table(results))
-    print(f"\nlook at {labels['TRACE']}/report.html")
+    print(f"\nlook at {labels['TRACE, student']}/report.html")
     return 0
 
 

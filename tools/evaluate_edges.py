@@ -69,7 +69,10 @@ def _source(args: argparse.Namespace) -> tuple[str, EdgesToScore]:
     """Name of the row, and the edges."""
     if args.baseline is not None:
         return args.baseline, BaselineEdges(args.baseline, args.images)
-    return args.edges.resolve().name, EdgeFolder(args.edges)
+    # The output of predict_edges.py may be named as a whole.
+    inner = args.edges / "edges"
+    folder = inner if inner.is_dir() else args.edges
+    return args.edges.resolve().name, EdgeFolder(folder)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make pseudo edges of photographs, which the student is trained on.
 
-    python tools/make_pseudo_edges.py --config-file configs/edges/trace_tiny.yaml \\
+    python tools/make_pseudo_edges.py --config-file configs/edges/trace_tiny_distill.yaml \\
         --images DIR --output DIR [KEY VALUE ...]
     python tools/make_pseudo_edges.py --merge OUTPUT
 

@@ -5,7 +5,8 @@
         --images DIR --semantic DIR --categories FILE --output DIR [KEY VALUE ...]
     python tools/make_pseudo_panoptic.py --merge OUTPUT
 
-The edges are found by the backbone of the config, read from --edges DIR, or left out by --no-edges.
+The edges are found as MODEL.TRACE.EDGES.SOURCE says (by the teacher, or by its student in one
+pass), read from --edges DIR, or left out by --no-edges.
 An image that cannot be labelled is recorded in OUTPUT/journal.jsonl, and the others go on. A job
 that was cut short, in whatever way, continues when the same command runs again.
 """

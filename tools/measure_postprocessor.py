@@ -2,7 +2,7 @@
 """What the post-processor makes of masks that merge touching instances.
 
     python tools/make_scenes.py --output scenes --count 200
-    python tools/measure_postprocessor.py --scenes scenes --edges trace-tiny=DIR \
+    python tools/measure_postprocessor.py --scenes scenes --edges student=DIR \
         [--config-file configs/edges/trace_tiny.yaml] [--json F] [KEY VALUE ...]
 
 The masks are made from the truth: the connected parts of all things together, those of each class,

@@ -7,9 +7,9 @@
 
 The masks are COCO JSON as MaskCut, ProMerge, TokenCut, UnSAM and CutLER write it. They are checked
 before anything else; what cannot be used is counted here and listed in
-refined.json.work/left_out.jsonl. The edges are found by the backbone of the config, read from
---edges DIR, or left out by --no-edges, which merges only. A job that was cut short, in whatever
-way, continues when the same command runs again.
+refined.json.work/left_out.jsonl. The edges are found as MODEL.TRACE.EDGES.SOURCE says (by the
+teacher, or by its student in one pass), read from --edges DIR, or left out by --no-edges, which
+merges only. A job that was cut short, in whatever way, continues when the same command runs again.
 """
 
 from __future__ import annotations

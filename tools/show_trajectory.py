@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tqdm import tqdm
 
 from trace_d2.edges import EdgeDetector
@@ -115,7 +116,9 @@ def draw_sheet(
     top = cell * columns / max(len(panels), 3) * 0.92
     heights = [top + 0.5, 1.9, *([cell + 0.3, cell + 0.1] * bands)]
     figure = Figure(
-        figsize=(_CELL * columns + 0.5, sum(heights) + 0.5), dpi=_DPI, layout="constrained"
+        figsize=(_CELL * columns + 0.5, sum(heights) + 0.5),
+        dpi=_DPI,
+        layout=ConstrainedLayoutEngine(h_pad=0.1),
     )
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     top_row = grid[0].subgridspec(1, max(len(panels), 1))
@@ -161,13 +164,13 @@ def _draw_curve(axes: Axes, trajectory: Trajectory, metric: str) -> None:
     axes.annotate(
         f"t* = {trajectory.emergence}",
         (trajectory.emergence, curve[trajectory.emergence]),
-        xytext=(8, -4), textcoords="offset points", color=_ACCENT, fontsize=10,
+        xytext=(8, 6), textcoords="offset points", color=_ACCENT, fontsize=10,
     )  # fmt: skip
     last = trajectory.steps[-1].timestep
     margin = (last - trajectory.steps[0].timestep) / (2 * max(len(trajectory.steps) - 1, 1))
     # Half a step on either side, as pictures are as wide as a step.
     axes.set_xlim(trajectory.steps[0].timestep - margin, last + margin)
-    axes.set_ylim(0, 1.15 * max(curve.values()) or 1)
+    axes.set_ylim(0, 1.25 * max(curve.values()) or 1)
     if len(trajectory.steps) <= 2 * COLUMNS:
         axes.set_xticks([step.timestep for step in trajectory.steps])
     axes.set_xlabel("timestep", fontsize=9)
@@ -208,16 +211,13 @@ def show(args: argparse.Namespace) -> int:
     """Read, draw, write; returns the exit status."""
     cfg = load_cfg(args.config_file, args.opts)
     trace = cfg.MODEL.TRACE
-    if len(range(0, 1000, trace.EMERGENCE.STRIDE)) > MOST_STEPS:
+    if trace.EMERGENCE.STRIDE * MOST_STEPS < 1000:
         raise UsageError(
             f"MODEL.TRACE.EMERGENCE.STRIDE {trace.EMERGENCE.STRIDE} makes more than {MOST_STEPS} "
             "timesteps, too many for a sheet: take 10 or more"
         )
-    try:
-        image = read_image(args.image).pixels
-        truth = read_truth(args.truth, image)
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    image = read_image(args.image).pixels
+    truth = read_truth(args.truth, image)
     key = args.image.stem
     detector = EdgeDetector.from_config(cfg)
     with tqdm(total=len(detector.timesteps), unit="step", disable=args.quiet) as bar:
@@ -242,7 +242,14 @@ def show(args: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Draw the sheet; returns the exit status."""
     args = parse_arguments(arguments)
-    return exit_status(lambda: show(args))
+
+    def run() -> int:
+        try:
+            return show(args)
+        except (OSError, ValueError) as error:  # of files and keys; the message says which
+            raise UsageError(str(error)) from error
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

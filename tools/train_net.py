@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Train or evaluate a model on labels that TRACE made.
+"""Train or evaluate a model on labels that TRACE made, or a student on pseudo edges.
 
     python tools/train_net.py --config-file configs/panoptic/voc_mask2former_R50.yaml \\
         [--num-gpus N] [--num-machines M] [--resume] [--eval-only] [KEY VALUE ...]
 
 Data sets lie under the folder that DETECTRON2_DATASETS names (default: datasets); a config can
 register more by DATASETS.TRACE. Everything goes to OUTPUT_DIR: the config, logs, TensorBoard
-events, sample sheets, checkpoints, predictions and results.json.
+events, sample sheets, checkpoints, student/, predictions and results.json.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def _add_backbone(trace: CfgNode) -> None:
     trace.BACKBONE.ASPECT = "square"
 
     trace.ATTENTION = CfgNode()
-    # Which self-attention calls to average, counted from 0 in the order they run. Empty: all.
+    # Which self-attention calls to average, counted from 0 in the order they run. Empty: all. A
+    # student has BLOCKS of its own.
     trace.ATTENTION.BLOCKS = []
     # Scratch memory of the reader in MiB, on top of the accumulated map itself.
     trace.ATTENTION.SCRATCH_MB = 16

@@ -9,7 +9,8 @@ def add_student(trace: CfgNode) -> None:
     """MODEL.TRACE.STUDENT: the distilled one-pass edge predictor."""
     node = trace.STUDENT = CfgNode()
     # Folder of the distilled student. Empty: the one that comes with the backbone (trace-tiny).
-    # It states its own decoder, blocks and rank: the keys below are for training one.
+    # It states its own decoder, blocks and rank: BLOCKS, LORA, LOSS, GRADIENT_CHECKPOINTING and
+    # DECODER are for training one.
     node.WEIGHTS = ""
     # META_ARCHITECTURE TraceEdgePredictor: build a student to be trained, new where WEIGHTS is
     # empty. tools/train_net.py writes it to OUTPUT_DIR/student.
@@ -149,7 +150,8 @@ def add_solver(trace: CfgNode) -> None:
     # Iterations from one sheet of targets and predictions to the next; 0: none.
     trace.SOLVER.SAMPLES_PERIOD = 0
     # Parts that the images of an iteration (SOLVER.IMS_PER_BATCH) are taken in, one after another,
-    # for one step of the optimizer: the same gradient in less memory. 1: all at once.
+    # for one step of the optimizer: the same gradient in less memory. 1: all at once. More than a
+    # process has images: one by one.
     trace.SOLVER.ACCUMULATION_STEPS = 1
 
 

@@ -56,7 +56,6 @@ def test_a_good_config_passes(cfg):
         ("INPUT.TRACE.CLASS_AGNOSTIC", True, ValueError, r"is for INPUT\.TRACE\.MAPPER trace"),
         ("DATASETS.TEST", ("checks_panoptic",), ValueError, r"GeneralizedRCNN predicts instances"),
         ("MODEL.TRACE.SOLVER.ACCUMULATION_STEPS", 0, ValueError, r"ACCUMULATION_STEPS is 0"),
-        ("MODEL.TRACE.SOLVER.ACCUMULATION_STEPS", 17, ValueError, r"at most 16, which is SOLVER"),
     ],
 )
 def test_mistakes_are_named(cfg, key, value, error, message):

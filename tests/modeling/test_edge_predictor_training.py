@@ -240,3 +240,24 @@ def _backbone():
     from trace_d2.edges.sources import on_device
 
     return build_backbone(on_device(config()))
+
+
+def test_distributed_training_finds_every_parameter_used(batch, tmp_path) -> None:
+    # With a weight of 0: a parameter without gradient would end the second step in an error.
+    model = make("MODEL.TRACE.STUDENT.LOSS.RECONSTRUCTION", 0.0).train()
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        for _ in range(2):
+            sum(wrapped(batch).values()).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_checkpoint_of_training_is_not_taken_for_use(model) -> None:
+    used = build_model(config("MODEL.TRACE.STUDENT.TRAIN", False))
+    with pytest.raises(ValueError, match=r"student in training: set MODEL\.TRACE\.STUDENT\.TRAIN"):
+        used.load_state_dict(model.state_dict(), strict=False)

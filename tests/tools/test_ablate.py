@@ -276,7 +276,7 @@ def run_students(load_tool, tmp_path, monkeypatch):
     ablate, students = load_tool("ablate"), load_tool("ablation_students")
     scores = dict.fromkeys(("ods", "ois", "cldice", "pq_th", "ap"), 0.5)
     config = tmp_path / "distill.yaml"
-    config.write_text("")
+    config.write_text("SEED: 0\n")
     monkeypatch.setattr(students, "make_labels", lambda *_, folders: None)
     monkeypatch.setattr(students, "score_student", lambda *_: scores)
     monkeypatch.setattr(
@@ -295,9 +295,9 @@ def run_students(load_tool, tmp_path, monkeypatch):
 
 
 def test_students_are_trained_in_order_and_once(run_students, rows, tmp_path, capsys):
-    trainer = _Trainer(failing="student_mean")
+    trainer = _Trainer(failing="student_cnn")
     assert run_students(trainer) == 1
-    assert "training 'student, mean', seed 0, failed" in capsys.readouterr().err
+    assert "training 'student, cnn', seed 0, failed" in capsys.readouterr().err
     assert len(trainer.calls) == 2 * len(rows.STUDENTS)
     first, second, third = trainer.calls[:3]
     assert (first["SEED"], second["SEED"]) == ("0", "1")
@@ -307,7 +307,7 @@ def test_students_are_trained_in_order_and_once(run_students, rows, tmp_path, ca
     whole = next(c for c in trainer.calls if c["MODEL.TRACE.STUDENT.DECODER.NAME"] == "unet")
     assert whole["INPUT.TRACE.PSEUDO_EDGES.CROP"] == "0"
     labels = {call["DATASETS.TRACE.EDGES"].rsplit("edges_")[-1] for call in trainer.calls}
-    assert len(labels) == 3
+    assert len(labels) == 4
 
     again = _Trainer()
     assert run_students(again) == 0

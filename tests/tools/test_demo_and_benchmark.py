@@ -22,14 +22,14 @@ def test_demo_compares_four_kinds_of_edges(
         "no edges",
         "colour gradients",
         "TRACE, teacher",
-        "TRACE",
+        "TRACE, student",
         "oracle edges",
     ]
     for name, result in results.items():
         assert name in out
         assert 0 < result["All"]["pq"] <= 1
     assert results["oracle edges"]["Things"]["pq"] >= results["no edges"]["Things"]["pq"]
-    assert (folder / "labels/trace/report.html").is_file()
+    assert (folder / "labels/trace_student/report.html").is_file()
     assert tool.main(command) == 0
     assert "(2 of them before)" in capsys.readouterr().out
 
@@ -41,7 +41,7 @@ def test_benchmark_prints_every_row(
     command = ["--small", "--threads", "1", "--repeats", "1", "--json", str(tmp_path / "b.json")]
     assert tool.main(command) == 0
     rows = json.loads((tmp_path / "b.json").read_text())
-    assert len(rows) == 6
+    assert len(rows) == 7
     out = capsys.readouterr().out
     for row in rows:
         assert row[""] in out

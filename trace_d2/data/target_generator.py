@@ -316,9 +316,9 @@ def _edge_input(
         raise ValueError(
             f"INPUT.TRACE.EDGES is 'source' and MODEL.TRACE.EDGES.SOURCE {source!r}, but data "
             f"workers (DATALOADER.NUM_WORKERS is {cfg.DATALOADER.NUM_WORKERS}) cannot share a "
-            "network: write the edges once by `tools/make_pseudo_panoptic.py --save-edges` and "
-            "train with MODEL.TRACE.EDGES.SOURCE files and MODEL.TRACE.EDGES.DIR, or set "
-            "DATALOADER.NUM_WORKERS 0"
+            "network: write the edges once by `tools/predict_edges.py` (student) or "
+            "`tools/make_pseudo_panoptic.py --save-edges`, and train with MODEL.TRACE.EDGES.SOURCE "
+            "files and MODEL.TRACE.EDGES.DIR, or set DATALOADER.NUM_WORKERS 0"
         )
     return no_edges, build_edge_source(cfg)
 

@@ -1,4 +1,4 @@
-"""Where instances end: emergence point, boundary divergence, and the detector of both.
+"""Where instances end: emergence point, boundary divergence, their detector and its student.
 
 Names are imported at their first use: workers that only read edge files do without PyTorch.
 """

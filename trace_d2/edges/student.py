@@ -86,8 +86,7 @@ class EdgeStudent(nn.Module):
 
         trace = cfg.MODEL.TRACE
         settings = decoder_settings(trace.STUDENT.DECODER)
-        if trace.BACKBONE.CPU_OFFLOAD:
-            raise ValueError("MODEL.TRACE.BACKBONE.CPU_OFFLOAD is for inference: set it to False")
+        check_trainable(cfg)
         backbone = build_backbone(cfg) if backbone is None else backbone
         layout = backbone.attention_layout(blank_latent(backbone))
         decoder = build_decoder(trace.STUDENT.DECODER.NAME, layout.tokens, settings)
@@ -124,7 +123,9 @@ class EdgeStudent(nn.Module):
             ValueError: the decoder belongs to another grid than that of images of this size.
         """
         backbone = self.backbone
-        latent = backbone.encode(pixels)
+        # Detectron2's mixed precision is float16, in which some VAEs overflow.
+        with torch.autocast(pixels.device.type, enabled=False):
+            latent = backbone.encode(pixels)
         noise = torch.randn_like(latent) if noise is None else noise
         timesteps = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
         noised = backbone.add_noise(latent, noise, timesteps)
@@ -149,6 +150,19 @@ class EdgeStudent(nn.Module):
             reconstruction = clean_estimate(backbone.scheduler, noised, prediction, timesteps)
         logits = self.decoder(reader.attention(), layout.largest, pixels)
         return StudentOutput(logits, latent, reconstruction)
+
+
+def check_trainable(cfg: Any) -> None:
+    """Raise a ValueError for keys of ``cfg`` with which no student can be trained."""
+    trace = cfg.MODEL.TRACE
+    if trace.BACKBONE.CPU_OFFLOAD:
+        raise ValueError("MODEL.TRACE.BACKBONE.CPU_OFFLOAD is for inference: set it to False")
+    loss = trace.STUDENT.LOSS
+    if min(loss.DICE, loss.RECONSTRUCTION) < 0 or loss.DICE + loss.RECONSTRUCTION == 0:
+        raise ValueError(
+            "MODEL.TRACE.STUDENT.LOSS: DICE and RECONSTRUCTION are 0 or more, and not both 0; they "
+            f"are {loss.DICE} and {loss.RECONSTRUCTION}"
+        )
 
 
 class StudentDetector:

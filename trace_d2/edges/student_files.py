@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 import trace_d2
 from trace_d2.diffusion.registry import canonical_name
-from trace_d2.formats.atomic import write_json
+from trace_d2.formats.atomic import write_bytes, write_json
 
 from .decoders import EdgeDecoder, build_decoder
 from .lora import ADAPTER, float32_adapters, make_adaptable, merge_lora_adapters
-from .student import EdgeStudent, blank_latent
+from .student import EdgeStudent, blank_latent, check_trainable
 
 if TYPE_CHECKING:
     from trace_d2.diffusion import DiffusionBackbone
@@ -54,8 +54,9 @@ def student_folder(cfg: Any) -> Path:
     if folder is None:
         raise ValueError(
             f"no distilled student comes with {trace.BACKBONE.NAME}: train one (tools/train_net.py "
-            "--config-file configs/edges/sd35_large_distill.yaml) and name its folder in "
-            "MODEL.TRACE.STUDENT.WEIGHTS, or set MODEL.TRACE.EDGES.SOURCE teacher"
+            "--config-file configs/edges/sd35_large_distill.yaml, with MODEL.TRACE.BACKBONE.NAME "
+            "and RESOLUTION of yours) and name its folder in MODEL.TRACE.STUDENT.WEIGHTS, or set "
+            "MODEL.TRACE.EDGES.SOURCE teacher"
         )
     if not (folder / JSON_NAME).is_file() and (folder / "student").is_dir():
         folder = folder / "student"  # the OUTPUT_DIR of its training was named
@@ -92,18 +93,28 @@ def save_student(student: EdgeStudent, folder: str | Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "lora").mkdir(parents=True)
-    student.backbone.denoiser.save_lora_adapter(partial / "lora", adapter_name=ADAPTER)
-    weights = {
-        name: t.detach().cpu().contiguous() for name, t in student.decoder.state_dict().items()
-    }
-    save_file(weights, partial / DECODER_FILE)
-    write_json(partial / JSON_NAME, describe(student), indent=1)
+    try:
+        _write_files(student, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     former = _former(folder)
     shutil.rmtree(former, ignore_errors=True)
     if folder.exists():
         folder.rename(former)
     partial.rename(folder)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def _write_files(student: EdgeStudent, folder: Path) -> None:
+    student.backbone.denoiser.save_lora_adapter(folder / "lora", adapter_name=ADAPTER)
+    weights = {
+        name: t.detach().cpu().contiguous() for name, t in student.decoder.state_dict().items()
+    }
+    write_bytes(folder / DECODER_FILE, save(weights))
+    write_json(folder / JSON_NAME, describe(student), indent=1)
+    # diffusers writes files that their owner alone can read.
+    (folder / LORA_FILE).chmod((folder / JSON_NAME).stat().st_mode & 0o777)
 
 
 def describe(student: EdgeStudent) -> dict[str, Any]:
@@ -152,18 +163,21 @@ def load_student(
     layout = backbone.attention_layout(blank_latent(backbone))
     decoder = _described_decoder(described, layout.tokens, folder)
     grid = tuple(described["grid"])
-    if decoder.of_one_grid and layout.largest != grid:
+    if decoder.of_one_grid and (layout.largest != grid or backbone.aspect != "square"):
         raise ValueError(
             f"the student in {folder} was trained on a grid of {grid[0]} x {grid[1]} tokens, which "
             f"its decoder {decoder.name!r} is tied to, and the backbone makes {layout.largest[0]} "
-            f"x {layout.largest[1]}: set MODEL.TRACE.BACKBONE.RESOLUTION {described['resolution']} "
-            "and ASPECT square, or train a student with the decoder 'relative'"
+            f"x {layout.largest[1]} ({backbone.aspect}): set MODEL.TRACE.BACKBONE.RESOLUTION "
+            f"{described['resolution']} and ASPECT square, or train a student with the decoder "
+            "'relative'"
         )
     _load_decoder(decoder, folder / DECODER_FILE)
     _load_lora(backbone, folder)
+    student = EdgeStudent(backbone, decoder, blocks=described["blocks"], scratch_mb=scratch_mb)
+    if not all(bool(weights.isfinite().all()) for weights in student.trainable().values()):
+        raise ValueError(f"the student in {folder} has weights that are no numbers: train it again")
     if merge_lora:
         merge_lora_adapters(backbone.denoiser)
-    student = EdgeStudent(backbone, decoder, blocks=described["blocks"], scratch_mb=scratch_mb)
     return student.eval() if trainable else student.eval().requires_grad_(False)
 
 
@@ -177,6 +191,7 @@ def student_to_train(cfg: Any) -> EdgeStudent:
 
     trace = cfg.MODEL.TRACE
     if trace.STUDENT.WEIGHTS:
+        check_trainable(cfg)
         student = load_student(
             student_folder(cfg),
             build_backbone(cfg),
@@ -203,6 +218,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         complete = complete and {"name", "denoiser"} <= set(described["backbone"])
         complete = complete and {"name", "settings"} <= set(described["decoder"])
         complete = complete and len(described["grid"]) == 2
+        complete = complete and isinstance(described["blocks"], list)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): train the student again") from error
     if version > FORMAT:

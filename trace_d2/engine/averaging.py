@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -25,8 +26,11 @@ class ExponentialMovingAverage(HookBase):
             raise ValueError(f"MODEL.TRACE.SOLVER.EMA_DECAY lies in (0, 1), or 0 for off: {decay}")
         self._model = model
         self._average = AveragedModel(
-            self._model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+            nn.Identity(), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
         )
+        # Frozen weights are shared: a diffusion backbone would not fit twice.
+        shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+        self._average.module = copy.deepcopy(model, shared)
 
     @property
     def model(self) -> nn.Module:

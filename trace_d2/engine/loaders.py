@@ -100,6 +100,12 @@ def _check_edge_training(cfg: CfgNode) -> None:
             "INPUT.TRACE.COPY_PASTE.ENABLED pastes instances, and INPUT.TRACE.MAPPER trace_edges "
             "gives none: set it to False"
         )
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.TRACE.BACKBONE.DTYPE != "float32":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED runs the denoiser in float16, and MODEL.TRACE.BACKBONE.DTYPE is "
+            f"{cfg.MODEL.TRACE.BACKBONE.DTYPE}: set the former to False (bfloat16 weights are "
+            "mixed precision already, with adapters and decoder in float32), or use float32"
+        )
     build_edge_augmentations(cfg, True)  # wrong sizes are named here
 
 

@@ -112,7 +112,11 @@ class TraceEdgePredictor(nn.Module):
             ValueError: edges are read from files and ``file_name`` is missing; in training, the
                 model has nothing to train, or images are of another size than the backbone takes.
         """
-        return self._losses(batched_inputs) if self.training else self._edges(batched_inputs)
+        # What is built by build_model is in training mode; that alone asks for no losses.
+        taught = self.student is not None or "pseudo_edges" in batched_inputs[0]
+        if self.training and taught:
+            return self._losses(batched_inputs)
+        return self._edges(batched_inputs)
 
     @torch.no_grad()
     def _edges(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
@@ -182,5 +186,11 @@ class TraceEdgePredictor(nn.Module):
                 f"the checkpoint is of edges by {found!r}, and the config asks for "
                 f"{self.source_name!r}: change MODEL.TRACE.EDGES.SOURCE and "
                 "MODEL.TRACE.BACKBONE.NAME, or MODEL.WEIGHTS"
+            )
+        if self.student is None and any(k.startswith(f"{prefix}student.") for k in state_dict):
+            raise ValueError(
+                "the checkpoint holds a student in training: set MODEL.TRACE.STUDENT.TRAIN True, "
+                'or name the folder "student" beside it in MODEL.TRACE.STUDENT.WEIGHTS and leave '
+                "MODEL.WEIGHTS empty"
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **options)

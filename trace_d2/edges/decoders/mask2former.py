@@ -43,7 +43,7 @@ class Mask2FormerDecoder(EdgeDecoder):
             )
         self.unet = UNet(tokens, channels)
         self.projections = nn.ModuleList(
-            nn.Conv2d(channels * 2**level, channels, 1) for level in (3, 2, 1)
+            nn.Conv2d(channels * 2**level, channels, 1) for level in (3, 2, 1)[:layers]
         )
         self.queries = nn.Parameter(torch.randn(queries, channels))
         self.levels = nn.Parameter(torch.randn(len(self.projections), channels))
@@ -63,8 +63,9 @@ class Mask2FormerDecoder(EdgeDecoder):
         finest, *others = self.unet(keys_as_channels(attention, grid))
         memories = [
             projection(level).flatten(2).transpose(1, 2) + place
+            # Fewer layers than levels read the coarsest ones only.
             for projection, level, place in zip(
-                self.projections, reversed(others), self.levels, strict=True
+                self.projections, reversed(others), self.levels, strict=False
             )
         ]
         x = self.queries.expand(len(attention), -1, -1)
