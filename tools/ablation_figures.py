@@ -44,7 +44,7 @@ def draw_timesteps(numbers: Numbers, path: Path) -> bool:
     steps = numbers.extra("teacher", "curve_timesteps")[0]
     _line(right, steps, np.array([np.mean(seed, axis=0) for seed in curves]).T, "mean KL")
     right.set(xlabel="timestep", ylabel="KL from the step before, nats", title="where t* falls")
-    right.legend(loc="upper left", fontsize=8)
+    right.legend(loc="upper center", fontsize=8)
     bars = right.twinx()
     found = Counter(t for seed in numbers.extra("teacher", "timesteps") for t in seed["teacher"])
     bars.bar(list(found), list(found.values()), width=60, color="tab:orange", alpha=0.5)

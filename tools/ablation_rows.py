@@ -334,12 +334,13 @@ SECTIONS: tuple[Section, ...] = (
 
 REMARKS: dict[str, tuple[str, ...]] = {
     "parts": (
-        "Why the search does not pay here: the attention of trace-tiny changes little before t = "
-        "500 and fades into noise after it, so that the change between steps is largest at the "
-        "first step or where edges are lost already (see the curve below). That a better trained "
-        "backbone would show an emergence point inside the trajectory was not measured.",
-        "The student is ahead of its labels. A likely cause, not taken apart further: the noise of "
-        "a single map differs from image to image, and what is left over many is the boundary.",
+        "Why the search does not pay here: the change between steps has two peaks, the first step "
+        "from the clean image to a little noise, and t = 700 to 800, where edges are lost already "
+        "(see the curve below). Whether a better trained backbone would show its emergence point "
+        "inside the trajectory was not measured.",
+        "The student is ahead of its labels. A likely cause: the noise of single maps differs from "
+        "image to image, and what is left over many is the boundary. It fits that the far cleaner "
+        "labels of t = 0 make no better student (see below).",
     ),
     "iep": (
         "The order follows from where a divergence puts t*. L2 takes t = 200 in 113 of the 120 "
