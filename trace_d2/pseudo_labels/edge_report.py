@@ -12,7 +12,7 @@ import numpy as np
 from trace_d2.edges.pseudo import EDGE, IGNORED
 from trace_d2.pseudo_labels.journal import DONE, Record
 from trace_d2.pseudo_labels.listing import ImageEntry
-from trace_d2.pseudo_labels.pictures import _data_address, _shrink, paint_edges
+from trace_d2.pseudo_labels.pictures import data_address, paint_edges, shrink
 from trace_d2.pseudo_labels.report import (
     cards,
     edges_row,
@@ -110,11 +110,11 @@ def make_edge_pictures(
     Returns:
         ``image``, ``edges`` and, if there are any, ``labels``.
     """
-    small, size = _shrink(image)
-    pictures = {"image": _data_address(small), "edges": _data_address(paint_edges(edges, size))}
+    small, size = shrink(image)
+    pictures = {"image": data_address(small), "edges": data_address(paint_edges(edges, size))}
     if labels is not None:
         grey = (labels == EDGE) + np.float32(0.5) * (labels == IGNORED)
-        pictures["labels"] = _data_address(paint_edges(grey, size))
+        pictures["labels"] = data_address(paint_edges(grey, size))
     return pictures
 
 

@@ -37,14 +37,14 @@ def make_pictures(
     Returns:
         ``image``, ``semantic``, ``segments`` and, if there are any, ``edges``.
     """
-    small, size = _shrink(image)
+    small, size = shrink(image)
     pictures = {
-        "image": _data_address(small),
-        "semantic": _data_address(paint_classes(_nearest(semantic, size), categories)),
-        "segments": _data_address(paint_segments(small, _nearest(label.segment_ids, size))),
+        "image": data_address(small),
+        "semantic": data_address(paint_classes(_nearest(semantic, size), categories)),
+        "segments": data_address(paint_segments(small, _nearest(label.segment_ids, size))),
     }
     if edges is not None:
-        pictures["edges"] = _data_address(paint_edges(edges, size))
+        pictures["edges"] = data_address(paint_edges(edges, size))
     return pictures
 
 
@@ -62,13 +62,13 @@ def make_mask_pictures(
     Returns:
         ``image``, ``given``, ``refined`` and, if there are any, ``edges``.
     """
-    small, size = _shrink(image)
-    pictures = {"image": _data_address(small)}
+    small, size = shrink(image)
+    pictures = {"image": data_address(small)}
     for key, masks in (("given", given), ("refined", refined)):
         shrunk = np.array([_nearest(mask, size) for mask in masks], bool)
-        pictures[key] = _data_address(paint_masks(small, shrunk))
+        pictures[key] = data_address(paint_masks(small, shrunk))
     if edges is not None:
-        pictures["edges"] = _data_address(paint_edges(edges, size))
+        pictures["edges"] = data_address(paint_edges(edges, size))
     return pictures
 
 
@@ -138,7 +138,7 @@ def _segment_color(segment_id: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _shrink(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+def shrink(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """``image`` (H, W, 3) with a long side that fits the page, and its size (width, height)."""
     height, width = image.shape[:2]
     scale = min(1.0, _LONG_SIDE / max(height, width))
@@ -153,7 +153,7 @@ def _nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[np.ix_(rows, columns)]
 
 
-def _data_address(pixels: np.ndarray) -> str:
+def data_address(pixels: np.ndarray) -> str:
     """uint8 (H, W) or RGB (H, W, 3) as a JPEG in a ``data:`` address."""
     ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
     _, data = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
