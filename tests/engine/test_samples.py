@@ -58,6 +58,7 @@ def batch(bitmasks: bool):
 
 @pytest.mark.parametrize("panoptic", [False, True])
 def test_targets_above_predictions(panoptic, tmp_path):
+    np.random.seed(0)  # Detectron2 draws in colours at random, grey ones among them
     MetadataCatalog.get("samples_one").set(thing_classes=["object"], stuff_classes=["object"])
     batches = BatchLoader([batch(bitmasks=not panoptic)])
     next(iter(batches))
