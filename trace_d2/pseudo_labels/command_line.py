@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from fvcore.common.config import CfgNode
 
@@ -118,11 +117,9 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
     if len(opts) % 2:
         raise UsageError(f"config keys come as KEY VALUE pairs, but these are {len(opts)}: {opts}")
     try:
-        if config_file is not None and not _is_training_config(config_file):
+        if config_file is not None:
             return load_trace_cfg(config_file, list(opts))
         cfg = get_trace_cfg()
-        if config_file is not None:
-            cfg.merge_from_other_cfg(_trace_nodes(config_file))
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError) as error:  # what yacs raises for a key that does not exist
         raise UsageError(
@@ -130,23 +127,6 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
         ) from error
     cfg.freeze()
     return cfg
-
-
-def _is_training_config(path: str) -> bool:
-    """Whether a config is one of Detectron2's, whose other keys only training knows."""
-    return Path(path).is_file() and "META_ARCHITECTURE" in _read_yaml(path).get("MODEL", {})
-
-
-def _trace_nodes(path: str) -> CfgNode:
-    """The ``TRACE`` nodes of a training config, with its ``_BASE_``."""
-    nodes = {name: node for name, node in _read_yaml(path).items() if isinstance(node, dict)}
-    return CfgNode(
-        {name: {"TRACE": node["TRACE"]} for name, node in nodes.items() if "TRACE" in node}
-    )
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    return dict(CfgNode.load_yaml_with_base(path) or {})
 
 
 def edges_of(args: argparse.Namespace, cfg: CfgNode) -> Path | str:
