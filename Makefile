@@ -10,11 +10,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 EXTRAS := .[detectron2,dev]
-SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 
 # A PYTHON that the user names is the only one tried.
 ifeq ($(origin PYTHON),file)
-CANDIDATES := $(PYTHON) python3.12 python3.11 python3.10
+CANDIDATES := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3.10
 else
 CANDIDATES := $(PYTHON)
 endif
@@ -48,8 +48,8 @@ $(STAMP): setup.py constraints.txt tools/install_detectron2.py tools/detectron2_
 	@found=""; for python in $(CANDIDATES); do \
 		if $$python -c "$(SUPPORTED)" >/dev/null 2>&1; then found=$$python; break; fi; done; \
 	if [ -z "$$found" ]; then \
-		echo "No Python 3.10 to 3.12 among: $(CANDIDATES)." >&2; \
-		echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; \
+		echo "No Python 3.10 to 3.14 among: $(CANDIDATES)." >&2; \
+		echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.13" >&2; \
 		exit 1; fi; \
 	if ! $(BIN)/python -c "$(SUPPORTED)" >/dev/null 2>&1; then \
 		echo "Making $(VENV) with $$found ($$($$found --version))"; \
