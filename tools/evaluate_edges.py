@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""ODS, OIS, AP and clDice of edges against the segment boundaries of COCO panoptic truth.
+"""ODS, OIS, AP and clDice of edges against the boundaries of COCO panoptic truth.
 
     python tools/evaluate_edges.py --edges DIR --truth-json F --truth-dir D
     python tools/evaluate_edges.py --baseline canny --images DIR --truth-json F --truth-dir D
 
 DIR of edges holds <stem>.png (grey, 8 or 16 bit, scaled to 0..1) or <stem>.npy (float), the stem
-being that of the image. Baselines run on the images: canny, sobel or gradient (of colour).
+being that of the image. Baselines run on the images: canny, sobel or gradient (of colour). Truth is
+the boundaries of all segments or, with --truth-kind things, the outlines of thing instances only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trace_d2.evaluation.edge_sources import (
     EdgeFolder,
     EdgesToScore,
 )
-from trace_d2.evaluation.edge_truth import VOID_BOUNDARIES
+from trace_d2.evaluation.edge_truth import TRUTH_KINDS, VOID_BOUNDARIES
 from trace_d2.formats.atomic import write_json, write_png
 
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.max_distance,
             args.cldice_distance,
             args.void,
+            args.truth_kind,
         )
         result = evaluate_edges(
             source,
@@ -59,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"evaluate_edges: {error}", file=sys.stderr)
         return 2
     print(edge_table({name: result.scores}))
+    print(f"\nTruth: {TRUTH_KINDS[args.truth_kind]}")
     missing = len(result.missing)
     note = f"; {missing} more without edges left out" if missing else ""
-    print(f"\n{result.scores.images} images{note}")
+    print(f"{result.scores.images} images{note}")
     return 0
 
 
@@ -85,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, metavar="DIR", help="images for --baseline")
     parser.add_argument("--truth-json", type=Path, required=True, help="COCO panoptic JSON")
     parser.add_argument("--truth-dir", type=Path, required=True, help="folder of its PNGs")
+    parser.add_argument(
+        "--truth-kind",
+        choices=TRUTH_KINDS,
+        default="panoptic",
+        help="boundaries of all segments, or outlines of thing instances; default %(default)s",
+    )
     parser.add_argument(
         "--output", type=Path, help="JSON of the scores and of every image's counts"
     )

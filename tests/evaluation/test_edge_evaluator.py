@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 
 pytest.importorskip("detectron2", reason="the evaluator needs Detectron2")
 
+from detectron2.data import DatasetCatalog
+
 from trace_d2.data.oracle import boundaries
 from trace_d2.data.scenes import make_scene
-from trace_d2.evaluation import edge_counts, edge_scores, truth_boundaries
+from trace_d2.evaluation import EdgeSettings, edge_counts, edge_scores, truth_boundaries
 from trace_d2.evaluation import edge_evaluator as module
 from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
 from trace_d2.formats.coco_panoptic import write_panoptic_png
@@ -83,6 +86,46 @@ def test_binary_edges_have_no_ap(cases) -> None:
     scores = evaluator.evaluate()["edges"]
     assert (scores["ODS"], scores["clDice"]) == (100, 100)
     assert math.isnan(scores["AP"])
+
+
+@pytest.fixture
+def bands(tmp_path):
+    """A registered picture of stuff, stuff, thing, thing, crowd, and edges at their borders."""
+    ids = np.tile(np.repeat([1, 2, 3, 4, 5], 4), (10, 1))
+    write_panoptic_png(tmp_path / "bands.png", ids)
+    segments = [{"id": i, "isthing": i > 2, "iscrowd": int(i == 5)} for i in range(1, 6)]
+    record = {"file_name": "images/a.jpg", "pan_seg_file_name": str(tmp_path / "bands.png")}
+    DatasetCatalog.register("edge_bands", lambda: [record | {"segments_info": segments}])
+    yield record, torch.from_numpy(boundaries(ids) / 255), segments
+    DatasetCatalog.remove("edge_bands")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ods"),
+    # 40 pixels are found. 10 of them, between the two segments of stuff, bound no thing.
+    [
+        ("panoptic", "boundaries of all segments", 100),
+        ("things", "outlines of thing", 200 * 30 / 70),
+    ],
+)
+def test_kinds_of_truth(bands, kind, name, ods, tmp_path, caplog) -> None:
+    record, edges, _ = bands
+    evaluator = EdgeEvaluator("edge_bands", tmp_path, settings=EdgeSettings(truth_kind=kind))
+    evaluator.process([record], [{"edges": edges}])
+    with caplog.at_level(logging.INFO, logger=module.logger.name):
+        assert evaluator.evaluate()["edges"]["ODS"] == pytest.approx(ods)
+    assert f"1 images against the {name}" in caplog.text
+    report = json.loads((tmp_path / "edge_scores.json").read_text())
+    assert report["settings"]["truth_kind"] == kind
+
+
+def test_things_need_records_that_name_them(bands) -> None:
+    settings = EdgeSettings(truth_kind="things")
+    with pytest.raises(KeyError, match="not registered"):
+        EdgeEvaluator("edge_bands_of_no_one", settings=settings)
+    del bands[2][0]["isthing"]
+    with pytest.raises(ValueError, match=r"images/a\.jpg has no segments_info with isthing"):
+        EdgeEvaluator("edge_bands", settings=settings)
 
 
 def test_bad_outputs_are_named(cases) -> None:

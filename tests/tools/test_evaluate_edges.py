@@ -13,7 +13,16 @@ from trace_d2.data.scene_dataset import SceneSettings, write_scenes
 from trace_d2.edges.files import read_edges, write_edges
 from trace_d2.evaluation import edge_dataset, evaluate_edges
 from trace_d2.evaluation.edge_sources import BaselineEdges, EdgeFolder
-from trace_d2.formats.coco_panoptic import read_panoptic_png, write_panoptic_png
+from trace_d2.formats.atomic import write_json
+from trace_d2.formats.categories import Category
+from trace_d2.formats.coco_panoptic import (
+    coco_dataset,
+    image_entry,
+    panoptic_annotation,
+    read_panoptic_png,
+    segments_info,
+    write_panoptic_png,
+)
 
 STEMS = [f"scene_{index:06d}" for index in range(4)]
 
@@ -145,6 +154,63 @@ def test_void_reaches_the_scores(tool, scenes, edges, tmp_path, capsys) -> None:
     assert ods[0] == 100 > ods[1]
 
 
+@pytest.fixture
+def bands(tmp_path) -> list[str]:
+    """Upright bands, 4 x 10 pixels each: stuff, stuff, thing, thing; and an edge at each border."""
+    ids = np.tile(np.repeat([1, 2, 3, 4], 4), (10, 1))
+    strengths = np.zeros(ids.shape, np.float32)
+    strengths[:, [3, 7, 11]] = [0.9, 0.6, 0.6]
+    for folder in ("panoptic", "lines"):
+        (tmp_path / folder).mkdir()
+    write_panoptic_png(tmp_path / "panoptic" / "a.png", ids)
+    write_edges(tmp_path / "lines" / "a.png", strengths)
+    categories = [Category(i, f"c{i}", i == 7, (i, 0, 0)) for i in (5, 7)]
+    segments = segments_info(ids, {1: 5, 2: 5, 3: 7, 4: 7})
+    annotation = panoptic_annotation(1, "a.png", segments)
+    content = coco_dataset([image_entry(1, "a.jpg", 10, 16)], [annotation], categories)
+    write_json(tmp_path / "panoptic.json", content)
+    return ["--edges", str(tmp_path / "lines"), *truth(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ods", "matched"),
+    [
+        # 30 pixels are true and found; at 0.9 10 are found, all of them right.
+        ("panoptic", "boundaries of all segments", "100.0", (30, 10)),
+        # 20 are true; those of strength 0.9 lie between stuff. F = 2 x 20 / (30 + 20).
+        ("things", "outlines of thing instances", "80.0", (20, 0)),
+    ],
+)
+def test_kinds_of_truth(tool, bands, kind, name, ods, matched, tmp_path, capsys) -> None:
+    report = tmp_path / "report.json"
+    assert tool.main([*bands, "--truth-kind", kind, "--output", str(report)]) == 0
+    output = capsys.readouterr().out
+    assert row(output)[1:3] == [ods, "0.60"]
+    assert output.endswith(f"\n\nTruth: {name}\n1 images\n")
+    content = json.loads(report.read_text())
+    assert content["settings"]["truth_kind"] == kind
+    counts = content["images"]["a"]
+    assert (counts["truth"], counts["predictions"][59]) == (matched[0], 30)
+    assert (counts["matched"][59], counts["matched"][89]) == matched
+
+
+def test_all_segments_are_the_default(tool, bands, capsys) -> None:
+    outputs = []
+    for extra in ([], ["--truth-kind", "panoptic"]):
+        assert tool.main([*bands, *extra]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+def test_things_need_categories(tool, bands, tmp_path, capsys) -> None:
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    del content["categories"]
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    assert tool.main(bands) == 0
+    assert tool.main([*bands, "--truth-kind", "things"]) == 2
+    assert '"categories" lacks [5, 7]' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -168,6 +234,7 @@ def test_bad_input_is_named(tool, scenes, arguments, message, capsys) -> None:
         ["--edges", "a", "--images", "b"],
         ["--edges", "a", "--baseline", "canny", "--images", "b"],
         ["--edges", "a", "--workers", "-1"],
+        ["--edges", "a", "--truth-kind", "stuff"],
     ],
 )
 def test_usage(tool, scenes, arguments, capsys) -> None:

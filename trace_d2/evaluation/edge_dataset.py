@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from .edge_metrics import (
     edge_scores,
 )
 from .edge_sources import EdgesToScore
-from .edge_truth import VOID_BOUNDARIES, truth_boundaries
+from .edge_truth import VOID_BOUNDARIES, thing_instances, truth_boundaries
 from .panoptic_quality import available_cpus
 
 # To start a process takes as long as to count some ten photographs.
@@ -40,18 +40,33 @@ class EdgeSettings:
         max_distance: share of the diagonal.
         cldice_distance: share of the diagonal; None: ``max_distance``.
         void: one of ``VOID_BOUNDARIES``.
+        truth_kind: one of ``TRUTH_KINDS``.
     """
 
     thresholds: tuple[float, ...] = tuple(THRESHOLDS.tolist())
     max_distance: float = MAX_DISTANCE
     cldice_distance: float | None = None
     void: str = VOID_BOUNDARIES[0]
+    truth_kind: str = "panoptic"
 
-    def count(self, edges: np.ndarray, segment_ids: np.ndarray, origin: str) -> EdgeCounts:
-        """Counts of ``edges`` (H, W), which are from ``origin``, against a panoptic map (H, W).
+    def count(
+        self,
+        edges: np.ndarray,
+        segment_ids: np.ndarray,
+        origin: str,
+        things: Collection[int] | None = None,
+    ) -> EdgeCounts:
+        """Counts of ``edges`` against a panoptic map.
+
+        Args:
+            edges: (H, W) floating point in 0..1.
+            segment_ids: (H, W) integers, 0 = void.
+            origin: where the edges are from, for messages.
+            things: ids of the thing instances, for ``truth_kind`` ``"things"``.
 
         Raises:
-            ValueError: the sizes differ; the message names origin and remedy.
+            ValueError: the sizes differ, with origin and remedy in the message; or
+                ``truth_boundaries`` refuses the truth.
         """
         if edges.shape != segment_ids.shape:
             height, width = segment_ids.shape
@@ -61,7 +76,7 @@ class EdgeSettings:
             )
         return edge_counts(
             edges,
-            truth_boundaries(segment_ids, self.void),
+            truth_boundaries(segment_ids, self.void, self.truth_kind, things),
             thresholds=np.array(self.thresholds),
             max_distance=self.max_distance,
             cldice_distance=self.cldice_distance,
@@ -104,7 +119,7 @@ def evaluate_edges(
     allow_missing: bool = False,
     progress: bool = False,
 ) -> EdgeEvaluation:
-    """Score edges against the boundaries of panoptic truth.
+    """Score edges against the boundaries of panoptic truth, or of its things.
 
     Args:
         source: the edges. Those of images that the truth lacks are not looked at.
@@ -128,12 +143,17 @@ def evaluate_edges(
     absent = source.missing(files)
     _check_missing(absent, len(files), truth, allow_missing)
     skipped = frozenset(absent)
-    tasks = [(stem, Path(truth_dir) / name) for stem, name in files.items() if stem not in skipped]
     settings = settings or EdgeSettings()
+    things = _things_by_file(truth) if settings.truth_kind == "things" else {}
+    tasks = [
+        (stem, Path(truth_dir) / name, things.get(name))
+        for stem, name in files.items()
+        if stem not in skipped
+    ]
     job = partial(_count_image, source, settings)
     results = _map(job, tasks, workers or available_cpus())
     bar = tqdm(results, total=len(tasks), desc="edges", unit="image", disable=not progress)
-    counts = {stem: one for (stem, _), one in zip(tasks, bar, strict=True)}
+    counts = {stem: one for (stem, *_), one in zip(tasks, bar, strict=True)}
     return EdgeEvaluation(edge_scores(list(counts.values())), counts, settings, tuple(absent))
 
 
@@ -149,6 +169,24 @@ def _files_by_stem(truth: PanopticSet) -> dict[str, str]:
             )
         files[stem] = annotation["file_name"]
     return files
+
+
+def _things_by_file(truth: PanopticSet) -> dict[str, frozenset[int]]:
+    """Ids of the thing instances in each PNG."""
+    isthing = {category.id: category.isthing for category in truth.categories}
+    found = {}
+    for annotation in truth.annotations.values():
+        segments = annotation["segments_info"]
+        unknown = {segment["category_id"] for segment in segments} - set(isthing)
+        if unknown:
+            raise ValueError(
+                f'{truth.path}: "categories" lacks {sorted(unknown)[:5]}, so things cannot be told '
+                "from stuff: add them there"
+            )
+        found[annotation["file_name"]] = thing_instances(
+            {**segment, "isthing": isthing[segment["category_id"]]} for segment in segments
+        )
+    return found
 
 
 def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: bool) -> None:
@@ -168,11 +206,11 @@ def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: b
 
 
 def _count_image(
-    source: EdgesToScore, settings: EdgeSettings, task: tuple[str, Path]
+    source: EdgesToScore, settings: EdgeSettings, task: tuple[str, Path, Collection[int] | None]
 ) -> EdgeCounts:
-    stem, truth_file = task
+    stem, truth_file, things = task
     edges, origin = source.read(stem)
-    return settings.count(edges, read_panoptic_png(truth_file), origin)
+    return settings.count(edges, read_panoptic_png(truth_file), origin, things)
 
 
 def _map(

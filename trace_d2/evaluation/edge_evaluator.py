@@ -1,4 +1,4 @@
-"""Edge scores of a Detectron2 model against the boundaries of panoptic truth."""
+"""Edge scores of a Detectron2 model against the boundaries of panoptic truth, or of its things."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 try:
+    from detectron2.data import DatasetCatalog
     from detectron2.evaluation import DatasetEvaluator
     from detectron2.utils import comm
     from detectron2.utils.file_io import PathManager
@@ -25,6 +26,7 @@ from trace_d2.formats.coco_panoptic import read_panoptic_png
 from .edge_dataset import EdgeEvaluation, EdgeSettings
 from .edge_metrics import EdgeCounts, edge_scores
 from .edge_report import edge_table
+from .edge_truth import TRUTH_KINDS, thing_instances
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +52,18 @@ class EdgeEvaluator(DatasetEvaluator):
             dataset_name: registered name; the row of the logged table.
             output_dir: where to write ``edge_scores.json``, what ``tools/evaluate_edges.py
                 --output`` writes too; None writes nothing.
-            settings: None: those of BSDS.
+            settings: None: those of BSDS. With ``truth_kind`` ``"things"`` the registered records
+                must have ``segments_info`` with ``isthing``, as those of panoptic data sets have.
+
+        Raises:
+            ValueError: they have not.
+            KeyError: the truth is of things, and ``dataset_name`` is not registered.
         """
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._settings = settings or EdgeSettings()
+        things = self._settings.truth_kind == "things"
+        self._things = _registered_things(dataset_name) if things else {}
         self.reset()
 
     def reset(self) -> None:
@@ -89,7 +98,9 @@ class EdgeEvaluator(DatasetEvaluator):
                 output["edges"].detach().float().cpu().numpy(), f"the model on {name}"
             )
             truth = read_panoptic_png(PathManager.get_local_path(record["pan_seg_file_name"]))
-            self._counts[name] = self._settings.count(edges, truth, f"the model on {name}")
+            self._counts[name] = self._settings.count(
+                edges, truth, f"the model on {name}", self._things.get(name)
+            )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """ODS, OIS, AP and clDice in per cent under ``edges``; AP is NaN where it does not exist.
@@ -111,6 +122,21 @@ class EdgeEvaluator(DatasetEvaluator):
             write_json(self._output_dir / RESULTS_FILE, result.to_dict())
         scores = result.scores
         table = edge_table({self._dataset_name: scores})
-        logger.info("Edges of %d images:\n%s", scores.images, table)
+        kind = TRUTH_KINDS[self._settings.truth_kind]
+        logger.info("Edges of %d images against the %s:\n%s", scores.images, kind, table)
         values = {"ODS": scores.ods, "OIS": scores.ois, "AP": scores.ap, "clDice": scores.cldice}
         return OrderedDict(edges={key: 100 * value for key, value in values.items()})
+
+
+def _registered_things(dataset_name: str) -> dict[str, frozenset[int]]:
+    """Thing instances of each image, by its file; mappers leave ``segments_info`` out."""
+    found = {}
+    for record in DatasetCatalog.get(dataset_name):
+        name, segments = str(record["file_name"]), record.get("segments_info")
+        if segments is None or any("isthing" not in segment for segment in segments):
+            raise ValueError(
+                f"{dataset_name!r}: the record of {name} has no segments_info with isthing, so "
+                'things cannot be told from stuff; evaluate with truth_kind="panoptic"'
+            )
+        found[name] = thing_instances(segments)
+    return found

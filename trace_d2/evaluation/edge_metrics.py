@@ -6,7 +6,8 @@ matched of p predicted and n true pixels: precision m / p, recall m / n, F = 2 m
 
 - ODS: the best F over thresholds, counts added over all images at one threshold.
 - OIS: F of the counts added over all images, each at the threshold of its own best F.
-- AP: area under the precision-recall curve of the added counts.
+- AP: area under the precision-recall curve of the added counts, as the mean of precision at 101
+  recalls. BSDS adds the same up times 0.01, so its AP is 1.01 times this one.
 - clDice (Shit et al., CVPR 2021): harmonic mean of the share of the predicted skeleton that lies
   in the true mask and the share of the true skeleton that lies in the predicted mask. A truth one
   pixel wide has itself as its skeleton and no inside, so both masks are widened by a tolerance,
@@ -242,10 +243,12 @@ def share(part: Any, whole: Any) -> np.ndarray:
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Area under the precision-recall curve as in BSDS.
+    """Area under the precision-recall curve: that of BSDS divided by 1.01.
 
-    Precision is interpolated linearly between the points, read off at recall 0, 0.01, ..., 1, and
-    is 0 outside the range that the points span. Of points of one recall the most precise counts.
+    As in BSDS, precision is interpolated linearly between the points, read off at recall 0, 0.01,
+    ..., 1, and is 0 outside the range that the points span. BSDS then multiplies the sum of these
+    101 values by 0.01; this is their mean, which is 1 for a perfect curve, where BSDS has 1.01.
+    Of points of one recall the most precise counts.
 
     Args:
         precision, recall: (T,) in 0..1, in any order.
