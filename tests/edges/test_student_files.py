@@ -307,6 +307,29 @@ def test_training_goes_on_from_a_folder(saved, student_cfg) -> None:
     assert not any(p.any() for n, p in fresh.trainable().items() if ".lora_B." in n)
 
 
+def test_training_does_without_cudnn_attention(saved, student_cfg) -> None:
+    for weights in ("", str(saved[1])):
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        student_to_train(student_cfg("sd3", STUDENT__WEIGHTS=weights))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_gradients_on_cuda_are_finite(dtype, checkpointing, student_cfg) -> None:
+    keys = {"BACKBONE__DTYPE": dtype, "STUDENT__GRADIENT_CHECKPOINTING": checkpointing}
+    student = student_to_train(student_cfg("trace-tiny", DEVICE="cuda", **keys))
+    pixels = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    output = student(pixels.cuda())
+    (output.logits.square().mean() + output.reconstruction.square().mean()).backward()
+    # Parameters of the last layers, which nothing reads, have no gradient.
+    gradients = [p.grad for p in student.trainable().values() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_an_offloaded_backbone_takes_a_student(saved, student_cfg) -> None:
     student, folder = saved
     cfg = student_cfg("sd3", STUDENT__WEIGHTS=str(folder), BACKBONE__CPU_OFFLOAD=True)

@@ -182,8 +182,12 @@ def test_mixed_precision_on_cuda_is_detectron2s():
     model = Toy().cuda()
     other = copy.deepcopy(model)
     batch = [{"image": r["image"].float().cuda()} for r in batch_of(6)]
-    whole = AMPTrainer(model, [batch], torch.optim.SGD(model.parameters(), 0.1))
-    old = AMPTrainer(other, [batch], torch.optim.SGD(other.parameters(), 0.1))
+    # The usual first scale, 2^16, is infinite in float16, in which the losses are averaged.
+    scalers = [torch.amp.GradScaler("cuda", init_scale=64.0) for _ in range(2)]
+    whole, old = (
+        AMPTrainer(m, [batch], torch.optim.SGD(m.parameters(), 0.1), grad_scaler=scaler)
+        for m, scaler in zip((model, other), scalers, strict=True)
+    )
     parts = accumulating(old, 3)
     assert parts.grad_scaler is old.grad_scaler
 

@@ -71,6 +71,16 @@ def test_it_learns() -> None:
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_on_cuda_are_finite() -> None:
+    """At the size that is shipped: cuDNN's attention gave NaN for it."""
+    trainer = TinyTrainer(TrainingSettings(steps=9, scenes=2), "cuda", progress=False)
+    for _ in range(3):
+        trainer.train_step()  # raises where the loss is not finite
+    assert all(torch.isfinite(p).all() for p in trainer.averaged.parameters())
+
+
 def test_loss_of_a_zero_prediction_by_hand() -> None:
     """FLUX starts from a zero output layer, so its first loss is the mean square of the target."""
     denoiser = build_denoiser(TinyFluxSize(2, 16, 1, 1))

@@ -2,7 +2,7 @@
 
 from .divergences import DIVERGENCES, divergence, mean_divergence
 from .layout import AttentionLayout
-from .native import native_attention
+from .native import forbid_cudnn_attention, native_attention
 from .reader import SelfAttentionReader
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "AttentionLayout",
     "SelfAttentionReader",
     "divergence",
+    "forbid_cudnn_attention",
     "mean_divergence",
     "native_attention",
 ]

@@ -1,4 +1,4 @@
-"""Runs a model so that its attention calls can be seen."""
+"""Runs a model so that its attention calls can be seen, and so that gradients are finite."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def native_attention(model: nn.Module | None = None) -> Iterator[None]:
             stack.enter_context(dispatch.attention_backend(dispatch.AttentionBackendName.NATIVE))
         stack.enter_context(_default_processors(model))
         yield
+
+
+def forbid_cudnn_attention() -> None:
+    """Keep this process from cuDNN's attention, whose gradients can be NaN.
+
+    PyTorch 2.11 takes it on an H100. There the first gradients of trace-tiny in bfloat16 were NaN,
+    while those of random queries and keys of the same shape were not. This is no context, since
+    gradient checkpointing calls attention again in the backward pass.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextlib.contextmanager

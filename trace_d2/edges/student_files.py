@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 import trace_d2
+from trace_d2.attention import forbid_cudnn_attention
 from trace_d2.diffusion.registry import canonical_name
 from trace_d2.formats.atomic import write_bytes, write_json
 
@@ -184,11 +185,14 @@ def load_student(
 def student_to_train(cfg: Any) -> EdgeStudent:
     """A new student by ``MODEL.TRACE.STUDENT``, or the one in its ``WEIGHTS`` to be trained on.
 
+    From here on this process does without cuDNN's attention; see ``forbid_cudnn_attention``.
+
     Raises:
         ValueError, FileNotFoundError: see ``EdgeStudent.from_config`` and ``load_student``.
     """
     from trace_d2.diffusion import build_backbone
 
+    forbid_cudnn_attention()
     trace = cfg.MODEL.TRACE
     if trace.STUDENT.WEIGHTS:
         check_trainable(cfg)

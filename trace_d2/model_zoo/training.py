@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from tqdm import tqdm
 
+from trace_d2.attention import forbid_cudnn_attention
 from trace_d2.data.scenes import make_scene
 from trace_d2.diffusion.flux import image_ids
 
@@ -134,6 +135,7 @@ class TinyTrainer:
     """Weights, their running mean and the optimiser; trains, measures, saves and resumes."""
 
     def __init__(self, settings: TrainingSettings, device: str, progress: bool = True):
+        forbid_cudnn_attention()
         self.settings = settings
         self.device = torch.device(device)
         self.step = 0
