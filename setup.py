@@ -25,7 +25,7 @@ REQUIREMENTS = [
     "pycocotools>=2.0.7",
     "safetensors",
     "scikit-image",
-    "scipy",
+    "scipy>=1.12",
     "sentencepiece",
     "tabulate",
     "torch>=2.5",

@@ -94,11 +94,12 @@ def build_plan(args: argparse.Namespace) -> JobPlan:
             )
         limited = masked[: args.limit]
         entries = build_entries(names, ids, spread(limited, args.report_images))
+        job = LabelJob(settings, args.output, args.save_edges)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     _tell_of_strangers(args, settings, names, entries)
     return JobPlan(
-        job=LabelJob(settings, args.output, args.save_edges),
+        job=job,
         entries=entries,
         shard=shard,
         limit=args.limit,

@@ -21,6 +21,11 @@ from .config_training import (
     add_student,
 )
 
+# Taken and passed over with a warning: calibration of the edges took their place.
+_FORMER_KEYS = tuple(
+    f"MODEL.TRACE.{node}.{key}" for node in ("LABELS", "BGP") for key in ("CONTRAST", "EVIDENCE")
+)
+
 # Of Detectron2's config, those that have a node TRACE.
 _NODES = ("MODEL", "INPUT", "DATASETS")
 
@@ -60,6 +65,8 @@ def add_trace_config(cfg: CfgNode) -> None:
     for node in _NODES:
         # Detectron2 merges files only into nodes of its own class.
         cfg[node].TRACE = _of_kind(cfg[node].TRACE, type(cfg))
+    for key in _FORMER_KEYS:
+        cfg.register_deprecated_key(key)
     _register_plugin(cfg)
 
 
@@ -131,11 +138,8 @@ def _add_propagation(trace: CfgNode) -> None:
     trace.BGP = CfgNode()
     # How a mask is cut: "basins" or "components" (the paper's), as LABELS.CUT has it.
     trace.BGP.CUT = "basins"
-    # Of the basins, with the meaning and units of the same keys in LABELS. Those were chosen on
-    # class masks with the errors of tag-supervised models, these on masks that merge instances.
+    # Of the basins, as LABELS.NECK_DEPTH.
     trace.BGP.NECK_DEPTH = 2.0
-    trace.BGP.CONTRAST = 0.15
-    trace.BGP.EVIDENCE = 0.0
     # Radius of the affinities in grid cells, and their exponent beta (IRNet: 5 and 10).
     trace.BGP.RADIUS = 5
     trace.BGP.BETA = 10.0
@@ -165,11 +169,6 @@ def _add_labels(trace: CfgNode) -> None:
     trace.LABELS.CUT = "basins"
     # Pixels: two basins part only where the way between them narrows by this much.
     trace.LABELS.NECK_DEPTH = 2.0
-    # By how much the mean edge strength (0..1) of a border must exceed that of the regions beside.
-    trace.LABELS.CONTRAST = 0.2
-    # In widths of the image's edges: a border of this length needs a contrast greater by 1, one
-    # of twice the length by 1/2, and so on. Short borders are the ones that texture fakes.
-    trace.LABELS.EVIDENCE = 0.25
     # Tiny pieces of a thing class: "join" the nearest segment of the class, "void" (those that
     # touch a segment of the class still join it), or "keep" them as segments.
     trace.LABELS.TINY_PIECES = "join"
@@ -186,6 +185,10 @@ def _add_edge_source(trace: CfgNode) -> None:
     trace.EDGES.SOURCE = "teacher"
     # Folder of <stem>.png or <stem>.npy for SOURCE "files".
     trace.EDGES.DIR = ""
+    # A calibration.json of a label job (what strengths of this detector's edges mean). Empty:
+    # jobs measure it on a sample of their images; the post-processor takes the one in the
+    # student's folder, else measures it on the masks of each image.
+    trace.EDGES.CALIBRATION = ""
 
 
 def _add_postprocessor(trace: CfgNode) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from trace_d2.data.scene_dataset import scene_categories
 from trace_d2.data.scenes import CATEGORY_IDS, STUFF_CLASSES, THING_CLASSES, make_scene
-from trace_d2.data.semantic_noise import degrade_semantic
+from trace_d2.data.semantic_noise import degrade_semantic, write_degraded_semantic
 
 THINGS = tuple(CATEGORY_IDS[name] for name in THING_CLASSES)
 STUFF = tuple(CATEGORY_IDS[name] for name in STUFF_CLASSES)
@@ -57,3 +61,21 @@ def test_an_image_without_stuff() -> None:
     truth = np.full((40, 40), THINGS[0], np.uint8)
     degraded = degrade_semantic(truth, THINGS, STUFF, 1.0, 0)
     assert set(np.unique(degraded)) <= set(THINGS)
+
+
+def test_a_subset_of_a_folder_gets_the_same_files(tmp_path: Path) -> None:
+    for name, scenes in (("all", (0, 1, 2)), ("some", (1,))):
+        (tmp_path / name).mkdir()
+        for index in scenes:
+            mask = make_scene(0, index).semantic()
+            Image.fromarray(mask).save(tmp_path / name / f"s{index}.png")
+    categories = scene_categories()
+    for name, count in (("all", 3), ("some", 1)):
+        output = tmp_path / f"noisy_{name}"
+        made = write_degraded_semantic(tmp_path / name, output, categories, 0.6, progress=False)
+        assert made == len(list(output.iterdir())) == count
+    written = [(tmp_path / f"noisy_{name}/s1.png").read_bytes() for name in ("all", "some")]
+    assert written[0] == written[1]
+    assert written[0] != (tmp_path / "all/s1.png").read_bytes()
+    with pytest.raises(ValueError, match="no semantic masks"):
+        write_degraded_semantic(tmp_path, tmp_path / "none", categories, 0.6, progress=False)

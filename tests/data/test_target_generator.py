@@ -149,7 +149,7 @@ def test_the_second_time_comes_from_the_cache(
         patch.setattr(PanopticLabeler, "__call__", refuse)
         check_same(build_target_generator(cfg)(record), first)
         for pairs in (
-            ("MODEL.TRACE.LABELS.CONTRAST", 0.3),
+            ("MODEL.TRACE.LABELS.NECK_DEPTH", 3.0),
             ("INPUT.TRACE.CACHE_DIR", str(tmp_path / "elsewhere")),
             ("INPUT.TRACE.CACHE_DIR", "none"),
         ):

@@ -209,3 +209,21 @@ def test_unknown_options(two_objects):
         class_agnostic_ap(two_objects, [], ["keypoints"])
     with pytest.raises(ValueError, match="match='name'"):
         class_agnostic_ap(two_objects, [], match="name")
+
+
+def test_some_images_alone():
+    truth = dataset(
+        [{"segmentation": rectangle(0, 0, 20, 20), "image_id": key} for key in (1, 2)], images=3
+    )
+    predictions = [found(0.9, 30, 30, 20, 20), found(0.8, 0, 0, 20, 20, image_id=2)]
+    scores = {
+        ids: class_agnostic_ap(truth, predictions, ["segm"], image_ids=ids)
+        for ids in ((1,), (2, 3), (1, 2, 3))
+    }
+    assert [one.scores["segm"]["AP"] for one in scores.values()][:2] == [0, pytest.approx(1)]
+    assert 0 < scores[1, 2, 3].scores["segm"]["AP"] < 1
+    one = scores[2, 3]
+    assert (one.images, one.instances, one.predictions) == (2, 1, 1)
+    assert (one.missing, one.ignored) == ((3,), 0)
+    with pytest.raises(ValueError, match="lists no image 9: choose of its image ids"):
+        class_agnostic_ap(truth, predictions, ["segm"], image_ids=[9])

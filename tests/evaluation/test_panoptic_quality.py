@@ -139,3 +139,17 @@ def test_missing_folder(folders):
         panoptic_quality(
             folders[0] / "panoptic.json", folders[0] / "no", folders[1] / "panoptic.json", "x"
         )
+
+
+def test_some_images_alone(folders, images, categories):
+    """As if the truth listed no others; those left out may lack a prediction."""
+    drop_predictions(folders, {0})
+    quality = evaluate(folders, image_ids=[2, 5, 7])
+    chosen = [images[index] for index in (2, 5, 7)]
+    expected = panoptic_quality_reference(chosen, [category.id for category in categories])
+    for identity, (_, tp, fp, fn) in expected.items():
+        own = quality.per_category[identity]
+        assert (own.tp, own.fp, own.fn) == (tp, fp, fn)
+    assert (quality.images, quality.missing) == (3, ())
+    with pytest.raises(ValueError, match="no annotation of image 99: choose of its image ids"):
+        evaluate(folders, image_ids=[2, 99])

@@ -12,11 +12,12 @@ from detectron2.structures import Boxes, Instances
 
 from trace_d2.modeling.mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
 from trace_d2.propagation import BoundaryGuidedPropagation
+from trace_d2.propagation.calibration import EdgeCalibration
 
 pytestmark = pytest.mark.detectron2
 
 SIZE = (20, 40)
-BASINS = BoundaryGuidedPropagation(cut="basins", contrast=0.15, evidence=0.0)
+BASINS = BoundaryGuidedPropagation(cut="basins", calibration=EdgeCalibration.assumed())
 COMPONENTS = BoundaryGuidedPropagation(cut="components")
 
 

@@ -59,15 +59,22 @@ def config(**keys):
     return cfg
 
 
+def framed(size: tuple[int, int]) -> np.ndarray:
+    """Edges around the mask of ``instances``."""
+    edges = np.zeros(size, np.float32)
+    edges[1:-1, [1, -2]] = edges[[1, -2], 1:-1] = 1
+    return edges
+
+
 class Wall:
-    """An edge down the middle, and what it was asked for."""
+    """Edges around the mask and down the middle, and what it was asked for."""
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
     def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
         self.calls.append((image.copy(), stem))
-        edges = np.zeros(image.shape[:2], np.float32)
+        edges = framed(image.shape[:2])
         middle = image.shape[1] // 2
         edges[:, middle - 1 : middle + 1] = 1
         return edges
@@ -120,7 +127,8 @@ def test_empty_and_doubtful_predictions_ask_for_no_edges():
 
 
 def test_switches_choose_the_outputs():
-    ids = torch.ones(24, 40, dtype=torch.int32)
+    ids = torch.zeros(24, 40, dtype=torch.int32)
+    ids[2:-2, 2:-2] = 1
     infos = [{"id": 1, "isthing": True, "category_id": 0}]
 
     def predict(record) -> dict:
@@ -136,7 +144,8 @@ def test_switches_choose_the_outputs():
 
 
 def test_panoptic_that_codes_classes_needs_metadata():
-    ids = torch.full((24, 40), 2001)
+    ids = torch.full((24, 40), -1)
+    ids[2:-2, 2:-2] = 2001
     model = Fixed(lambda _: {"panoptic_seg": (ids, None)})
     cfg = config()
     with_postprocessor(model, cfg, edge_source=Wall()).eval()
@@ -148,7 +157,7 @@ def test_panoptic_that_codes_classes_needs_metadata():
     model = with_postprocessor(Fixed(model.predict), cfg, edge_source=Wall()).eval()
     cut, infos = model([record()])[0]["panoptic_seg"]
     assert infos is None
-    assert cut.unique().tolist() == [2001, 2002]
+    assert cut.unique().tolist() == [-1, 2001, 2002]
 
 
 def test_a_model_without_masks_is_named():
@@ -192,7 +201,7 @@ def test_wrong_edge_keys_fail_before_the_first_image():
 
 
 def test_edges_from_files_by_name(tmp_path):
-    edges = np.zeros((24, 40), np.float32)
+    edges = framed((24, 40))
     edges[:, 10:12] = 1
     write_edges(tmp_path / "dog.png", edges)
     cfg = config()

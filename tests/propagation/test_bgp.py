@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.propagation import BoundaryGuidedPropagation, boundary_guided_propagation
+from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.propagation.grid import grid_size, pool_edges, pool_labels, upsample
 
 
@@ -133,12 +134,30 @@ def test_padding_and_threads_change_nothing():
 
 def test_basins_hold_at_a_gap_through_which_components_leak():
     mask, edges = _two_halves(slice(20, 24))
-    for cut, expected in (("components", 1), ("basins", 2)):
-        found = boundary_guided_propagation(mask, edges, cut=cut)
-        assert len(found.masks) == expected
-        np.testing.assert_array_equal(found.masks.sum(0), mask[0])
-    assert found.masks[0, 4:44, 4:31].all()
-    assert found.masks[1, 4:44, 33:60].all()
+    found = boundary_guided_propagation(mask, edges)
+    np.testing.assert_array_equal(found.masks, mask)
+    found = boundary_guided_propagation(
+        mask, edges, cut="basins", calibration=EdgeCalibration.assumed()
+    )
+    _check_halves(found.masks, mask)
+
+
+def _check_halves(found: np.ndarray, mask: np.ndarray) -> None:
+    assert len(found) == 2
+    np.testing.assert_array_equal(found.sum(0), mask[0])
+    assert found[0, 4:44, 4:31].all()
+    assert found[1, 4:44, 33:60].all()
+
+
+def test_what_edges_mean_is_measured_on_the_masks():
+    mask, edges = _two_halves()
+    # Edges that miss the whole outline of the mask are not believed inside it.
+    found = boundary_guided_propagation(mask, edges, cut="basins")
+    np.testing.assert_array_equal(found.masks, mask)
+    edges[3:45, [3, 60]] = edges[[3, 44], 3:61] = 1
+    for strength in (1.0, 0.2):  # how strong they are is the detector's own affair
+        found = boundary_guided_propagation(mask, strength * edges, cut="basins")
+        _check_halves(found.masks, mask)
 
 
 def test_basins_of_several_masks_merge_where_they_are_the_same():
@@ -192,7 +211,7 @@ def test_options_come_from_the_config():
     # The class does as the paper, the config as the measurements say.
     assert vars(built) == vars(BoundaryGuidedPropagation(cut="basins"))
     names = {"REACH": 0.25, "STRIDE": 2, "GROW": True, "THREADS": 2, "MIN_AREA": 3, "STEPS": 8}
-    names |= {"CUT": "components", "NECK_DEPTH": 1.5, "CONTRAST": 0.3, "EVIDENCE": 0.5}
+    names |= {"CUT": "components", "NECK_DEPTH": 1.5}
     for name, value in names.items():
         cfg.MODEL.TRACE.BGP[name] = value
     built = BoundaryGuidedPropagation.from_config(cfg)

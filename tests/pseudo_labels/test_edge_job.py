@@ -54,8 +54,9 @@ def test_what_decides_the_teachers_edges(tmp_path: Path) -> None:
         ("MODEL.TRACE.EMERGENCE.STRIDE", 50),
     ):
         assert changed(tmp_path, BACKBONE, key, value) == [key]
-    assert changed(tmp_path, BACKBONE, "MODEL.TRACE.LABELS.CONTRAST", 0.5) == []
+    assert changed(tmp_path, BACKBONE, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5) == []
     assert changed(tmp_path, BACKBONE, "MODEL.TRACE.EMERGENCE.BATCH", 3) == []
+    assert changed(tmp_path, BACKBONE, "MODEL.TRACE.EDGES.CALIBRATION", "nowhere.json") == []
 
 
 def test_what_decides_the_students_edges(tmp_path: Path, student: Path) -> None:

@@ -61,6 +61,6 @@ def test_strange_lines_are_passed_over(tmp_path: Path, line: bytes) -> None:
 def test_lines_written_before_a_field_was_added_still_count(tmp_path: Path) -> None:
     path = write(tmp_path / "j", FIRST)
     content = json.loads(path.read_text())
-    del content["given"], content["shares"]
+    del content["given"], content["shares"], content["uncut"]
     path.write_text(json.dumps(content) + "\n")
     assert read_journals([path]) == {"a": FIRST}

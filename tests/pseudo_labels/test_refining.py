@@ -86,7 +86,7 @@ def test_what_decides_refined_masks(tmp_path: Path) -> None:
 
     assert print_of() != print_of("MODEL.TRACE.BGP.BETA", 3.0)
     for pair in (
-        ("MODEL.TRACE.LABELS.CONTRAST", 0.9),
+        ("MODEL.TRACE.LABELS.NECK_DEPTH", 0.9),
         ("MODEL.TRACE.SEED", 5),
         ("MODEL.TRACE.BGP.THREADS", 2),
         ("MODEL.TRACE.POSTPROCESSOR.ENABLED", True),

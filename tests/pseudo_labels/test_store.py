@@ -97,12 +97,12 @@ def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
     store.open(old)
     store.check_settings(old)
     new = job_settings(
-        BACKBONE, "MODEL.TRACE.SEED", 8, "MODEL.TRACE.LABELS.CONTRAST", 0.5
+        BACKBONE, "MODEL.TRACE.SEED", 8, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5
     ).to_json()
     with pytest.raises(SettingsChangedError) as caught:
         store.check_settings(new)
     assert "MODEL.TRACE.SEED: 0 there, 8 now" in str(caught.value)
-    assert "MODEL.TRACE.LABELS.CONTRAST: 0.2 there, 0.5 now" in str(caught.value)
+    assert "MODEL.TRACE.LABELS.NECK_DEPTH: 2.0 there, 0.5 now" in str(caught.value)
     store.drop_results()
     assert [path.name for path in store.root.iterdir()] == []
 

@@ -194,10 +194,13 @@ def test_one_pixel(label_job) -> None:
 
 def test_twenty_four_million_pixels(label_job) -> None:
     mask = np.zeros((4000, 6000), np.uint8)
-    mask[500:3000, 500:2500] = 3
-    mask[1000:3500, 3000:5500] = 7
+    mask[400:1400, 500:2500] = 3
+    mask[1600:3900, 200:5800] = 7
     edges = np.zeros_like(mask)
-    edges[500:3000, 1500] = 255
+    edges[400:1400, 1500] = 255
+    for top, bottom, left, right in ((400, 1400, 500, 2500), (1600, 3900, 200, 5800)):
+        edges[top:bottom, [left - 1, right - 1]] = 255
+        edges[[top - 1, bottom - 1], left:right] = 255
     label_job.save("images/a.jpg", np.zeros((4000, 6000, 3), np.uint8))
     label_job.save("semantic/a.png", mask, compress_level=1)
     label_job.save("edges/a.png", edges, compress_level=1)
@@ -289,6 +292,47 @@ def test_changed_settings_are_refused_unless_overwritten(label_job, capsys) -> N
     assert "1 labelled (1 of them before)" in capsys.readouterr().out
 
 
+def test_edges_are_measured_and_the_measure_can_be_given(label_job, capsys) -> None:
+    label_job.add("a", "b")
+    assert label_job.run() == 0
+    said = capsys.readouterr()
+    measured = label_job.output / "calibration.json"
+    trust = json.loads(measured.read_text())["trust"]
+    assert re.search(
+        rf"^edges: {trust:.2f} trust in the edges, of 1; 0\.00 false pieces a stuff mask; "
+        r"2\.0 things an image without edges$", said.out, re.M,
+    )  # fmt: skip
+    assert "say little" not in said.err
+    before = label_job.contents()
+    kept = label_job.root / "mine.json"
+    shutil.copy(measured, kept)
+    given = ("MODEL.TRACE.EDGES.CALIBRATION", str(kept))
+    assert label_job.run(*given) == 2
+    assert re.search(r"calibration: absent there, \{.*\} now", capsys.readouterr().err)
+    assert label_job.run(*given, "--overwrite") == 0
+    assert label_job.run(*given) == 0
+    assert label_job.contents() == before
+    assert not measured.exists()
+    for path, message in (
+        ("nowhere.json", "no calibration of edges at nowhere"),
+        (kept, "damaged"),
+    ):
+        kept.write_text("{")
+        assert label_job.run("MODEL.TRACE.EDGES.CALIBRATION", str(path)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_useless_edges_are_told(label_job, capsys) -> None:
+    label_job.add("a", "b")
+    stripes = np.zeros((24, 32), np.uint8)
+    stripes[:, ::4] = 255
+    for stem in "ab":
+        label_job.save(f"edges/{stem}.png", stripes)
+    assert label_job.run() == 0
+    assert "warning: these edges say little here" in capsys.readouterr().err
+    assert "these edges say little here" in (label_job.output / "report.html").read_text()
+
+
 def test_changed_categories_are_named(label_job, capsys) -> None:
     label_job.add("a")
     assert label_job.run() == 0
@@ -303,7 +347,7 @@ def test_a_changed_input_is_labelled_again(label_job, capsys) -> None:
     label_job.add("a", "b")
     assert label_job.run() == 0
     time.sleep(0.01)
-    label_job.save("semantic/b.png", np.full((24, 32), 7, np.uint8))
+    label_job.save("semantic/b.png", np.zeros((24, 32), np.uint8))
     assert label_job.run() == 0
     assert "2 labelled (1 of them before)" in capsys.readouterr().out
     assert label_job.journal()["b"]["segments"] == 1

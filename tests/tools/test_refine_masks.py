@@ -17,6 +17,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from trace_d2.propagation.calibration import EdgeCalibration
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -221,7 +223,9 @@ def test_masks_of_an_image_as_stored_are_turned_with_it(mask_job) -> None:
     tags[0x0112] = 6
     path = mask_job.root / "images/a.png"
     Image.open(path).save(path, exif=tags)
-    assert mask_job.run() == 0
+    believed = mask_job.root / "believed.json"
+    believed.write_text(json.dumps(EdgeCalibration.assumed().to_json()))
+    assert mask_job.run("MODEL.TRACE.EDGES.CALIBRATION", str(believed)) == 0
     image = mask_job.refined()["images"][0]
     assert (image["height"], image["width"]) == (32, 24)
     mask = decode(mask_job.refined()["annotations"][0]) | decode(
@@ -281,6 +285,28 @@ def test_the_report_shows_masks_before_and_after(mask_job) -> None:
     assert "1 masks given, 2 refined" in page
 
 
+def test_edges_are_measured_on_the_masks_and_the_measure_can_be_given(mask_job, capsys) -> None:
+    mask_job.add("n01/a.png", "n02/b.png")
+    mask_job.add_mask(1, np.zeros((24, 32), bool))
+    assert mask_job.run() == 0
+    measured = mask_job.work / "calibration.json"
+    content = json.loads(measured.read_text())
+    assert content["sample"] == ["n01/a", "n02/b"]
+    assert content["images"] == 2
+    assert content["stuff_masks"] == 0
+    assert f"edges: {content['trust']:.2f} trust in the edges, of 1\n" in capsys.readouterr().out
+    page = (mask_job.work / "report.html").read_text()
+    assert f"<b>{content['trust']:.2f}</b><span>trust in the edges, of 1</span>" in page
+    before = mask_job.output.read_bytes()
+    shutil.copy(measured, mask_job.root / "mine.json")
+    given = ("MODEL.TRACE.EDGES.CALIBRATION", str(mask_job.root / "mine.json"))
+    assert mask_job.run(*given) == 2
+    assert "calibration: absent there" in capsys.readouterr().err
+    assert mask_job.run(*given, "--overwrite") == 0
+    assert mask_job.run(*given) == 0
+    assert mask_job.output.read_bytes() == before
+
+
 def test_a_changed_annotation_is_refined_again(mask_job, capsys) -> None:
     mask_job.add("a.png", "b.png")
     assert mask_job.run() == 0
@@ -296,7 +322,7 @@ def test_a_changed_annotation_is_refined_again(mask_job, capsys) -> None:
 def test_changed_settings_are_refused_unless_overwritten(mask_job, capsys) -> None:
     mask_job.add("a.png")
     assert mask_job.run() == 0
-    assert mask_job.run("MODEL.TRACE.LABELS.CONTRAST", "0.9", "MODEL.TRACE.DEVICE", "cpu") == 0
+    assert mask_job.run("MODEL.TRACE.LABELS.NECK_DEPTH", "3.0", "MODEL.TRACE.DEVICE", "cpu") == 0
     assert mask_job.run("MODEL.TRACE.BGP.MERGE_IOU", "0.9") == 2
     said = capsys.readouterr().err
     assert "holds refined masks made with other settings" in said

@@ -7,9 +7,18 @@ large ones, and a piece of one class is taken for another.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
 import cv2
 import numpy as np
 from scipy import ndimage
+from tqdm import tqdm
+
+from trace_d2.formats.atomic import write_png
+from trace_d2.formats.categories import Category
+from trace_d2.pseudo_labels.inputs import read_semantic
 
 from .textures import smooth_noise
 
@@ -51,6 +60,41 @@ def degrade_semantic(
             _spoil(degraded[box], mask, behind[box], things, level, rng)
     degraded[semantic == 255] = 255
     return degraded
+
+
+def write_degraded_semantic(
+    semantic: Path,
+    output: Path,
+    categories: Sequence[Category],
+    level: float,
+    progress: bool = True,
+) -> int:
+    """Write every ``<stem>.png`` of ``semantic`` degraded to ``output``; returns how many.
+
+    The errors of a mask are fixed by its stem, so that a subset of the masks gets the same files.
+
+    Args:
+        semantic: folder of masks, 8 bit, pixel = category id, 255 = unknown.
+        output: receives files of the same names.
+        categories: what the ids are, and which of them are things.
+        level: 0 (unchanged) to 1 (poor).
+        progress: show a progress bar.
+
+    Raises:
+        ValueError, OSError: ``level`` is outside 0..1, there is no mask or a faulty one, named, or
+            ``output`` cannot be written.
+    """
+    paths = sorted(semantic.glob("*.png"))
+    if not paths:
+        raise ValueError(f"no semantic masks (<stem>.png) in {semantic}: correct the path")
+    things = tuple(category.id for category in categories if category.isthing)
+    stuff = tuple(category.id for category in categories if not category.isthing)
+    output.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(paths, desc="semantic noise", unit="image", disable=not progress):
+        seed = zlib.crc32(path.stem.encode())
+        mask = degrade_semantic(read_semantic(path), things, stuff, level, seed)
+        write_png(output / path.name, mask)
+    return len(paths)
 
 
 def _wobble(semantic: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:

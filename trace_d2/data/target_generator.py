@@ -20,10 +20,12 @@ from detectron2.utils.file_io import PathManager
 import trace_d2
 from trace_d2.data.bad_records import Record, blame
 from trace_d2.data.label_cache import LabelCache
+from trace_d2.data.target_calibration import calibrate_records
 from trace_d2.edges.files import check_edges, find_edges
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
 from trace_d2.formats.categories import Category, category_entries
 from trace_d2.formats.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
+from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.pseudo_labels import PanopticLabel, PanopticLabeler
 from trace_d2.pseudo_labels.inputs import (
     Sample,
@@ -179,14 +181,17 @@ class OnlineTargetGenerator:
         """
         categories = training_categories(cfg.DATASETS.TRAIN)
         edge_files, edge_source = _edge_input(cfg)
-        return cls(
+        generator = cls(
             PanopticLabeler.from_config(cfg, categories),
             categories,
             edge_files=edge_files,
             edge_source=edge_source,
-            cache=_build_cache(cfg, categories, edge_source is not None),
             categories_name=f"of {cfg.DATASETS.TRAIN[0]}",
         )
+        calibration = calibrate_records(cfg, categories, generator.load)
+        generator.labeler.calibration = calibration
+        generator.cache = _build_cache(cfg, categories, edge_source is not None, calibration)
+        return generator
 
     def __call__(self, record: Record) -> PanopticTarget:
         """The target of ``record``.
@@ -195,24 +200,32 @@ class OnlineTargetGenerator:
             BadRecordError: the image, the mask or the edges cannot be read, or do not fit together.
             ValueError: the record is not one of a semantic data set.
         """
-        image = _file(record, "file_name", "online", "a semantic data set")
-        semantic = _file(record, "trace_semantic_file_name", "online", "a semantic data set")
-        edges = self.edge_files(record)
-        make = partial(self._make, record, image, semantic, edges)
+        image, semantic, edges = self._files(record)
+        make = partial(self._make, record)
         if self.cache is None:
             return make()
         inputs = [image, semantic, *([edges] if edges else [])]
         return PanopticTarget(**self.cache.get(inputs, lambda: make().to_arrays()))
 
-    def _make(
-        self, record: Record, image: Path, semantic: Path, edges: Path | None
-    ) -> PanopticTarget:
+    def _files(self, record: Record) -> tuple[Path, Path, Path | None]:
+        """Image, semantic mask and edge file of ``record``."""
+        image = _file(record, "file_name", "online", "a semantic data set")
+        semantic = _file(record, "trace_semantic_file_name", "online", "a semantic data set")
+        return image, semantic, self.edge_files(record)
+
+    def _make(self, record: Record) -> PanopticTarget:
+        sample = self.load(record)
+        return label_target(self.labeler(sample.semantic, sample.edges), self.categories)
+
+    def load(self, record: Record) -> Sample:
+        """What the target of ``record`` is made from; raises as a call does."""
+        image, semantic, edges = self._files(record)
         with blame(record):
             sample = self._load(image, semantic, edges)
         if edges is None and self.edge_source is not None:
             found = self.edge_source(sample.photograph.pixels, image.stem)
             sample = sample.with_edges(check_edges(found, f"the edges found in {image}"))
-        return label_target(self.labeler(sample.semantic, sample.edges), self.categories)
+        return sample
 
     def _load(self, image: Path, semantic: Path, edges: Path | None) -> Sample:
         """The inputs of one label, checked as those of the label maker are."""
@@ -324,7 +337,10 @@ def _edge_input(
 
 
 def _build_cache(
-    cfg: CfgNode, categories: tuple[Category, ...], edges_by_network: bool
+    cfg: CfgNode,
+    categories: tuple[Category, ...],
+    edges_by_network: bool,
+    calibration: EdgeCalibration | None,
 ) -> LabelCache | None:
     """The cache at ``INPUT.TRACE.CACHE_DIR``, for labels of these settings alone."""
     where = cfg.INPUT.TRACE.CACHE_DIR
@@ -336,6 +352,7 @@ def _build_cache(
         "categories": category_entries(categories),
         "edges": cfg.INPUT.TRACE.EDGES,
         "LABELS": flatten(cfg.MODEL.TRACE.LABELS),
+        "calibration": None if calibration is None else calibration.to_json(),
     }
     if edges_by_network:
         nodes = {k: v for k, v in cfg.MODEL.TRACE.items() if k not in _NOT_OF_EDGES}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trace_d2.propagation.calibration import EdgeCalibration
+
 from .files import find_edges, read_edges
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
     from .detector import EdgeDetector
     from .student import StudentDetector
+
+CALIBRATION_NAME = "calibration.json"
+"""In the folder of a student: what its strengths mean."""
 
 EdgeSource = Callable[[np.ndarray, str], np.ndarray]
 """(image (H, W, 3) uint8 RGB, stem of its file) -> edge strength (H, W) float32 in 0..1, where an
@@ -158,6 +163,25 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
     cfg = on_device(cfg, device)
     source: EdgeSource = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE].from_config(cfg)
     return source
+
+
+def edge_calibration(cfg: CfgNode) -> EdgeCalibration | None:
+    """The calibration that goes with ``cfg.MODEL.TRACE.EDGES``, for who cannot measure one.
+
+    That is the one that ``CALIBRATION`` names, or the one that a student carries; else None.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read, or there is no such student.
+    """
+    node = cfg.MODEL.TRACE.EDGES
+    if node.CALIBRATION:
+        return EdgeCalibration.load(node.CALIBRATION)
+    if node.SOURCE == "student":
+        from .student_files import student_folder
+
+        carried = student_folder(cfg) / CALIBRATION_NAME
+        return EdgeCalibration.load(carried) if carried.is_file() else None
+    return None
 
 
 def on_device(cfg: CfgNode, device: str | None = None) -> CfgNode:

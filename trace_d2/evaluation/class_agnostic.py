@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -93,6 +93,7 @@ def class_agnostic_ap(
     *,
     ignore_unknown: bool = False,
     match: str = "auto",
+    image_ids: Collection[Any] | None = None,
 ) -> ClassAgnosticResult:
     """Score instance predictions against a COCO truth, all categories as one.
 
@@ -110,6 +111,7 @@ def class_agnostic_ap(
         iou_types: "segm", "bbox" or both.
         ignore_unknown: leave out predictions of images that the truth lacks.
         match: one of ``MATCHES``.
+        image_ids: score these images of the truth alone; None: all of them.
 
     Raises:
         ValueError: a file, annotation or image that does not fit, named.
@@ -125,18 +127,21 @@ def class_agnostic_ap(
     else:
         true = read_truth(truth, masks="segm" in iou_types)
     found = read_predictions(predictions, masks="segm" in iou_types)
-    image_ids = _image_ids(true, found, match)
-    known = [row for row in found.annotations if row["image_id"] in image_ids]
+    true_ids = _image_ids(true, found, match)
+    known = [row for row in found.annotations if row["image_id"] in true_ids]
     ignored = len(found.annotations) - len(known)
     if ignored and not ignore_unknown:
-        absent = {row["image_id"] for row in found.annotations} - set(image_ids)
+        absent = {row["image_id"] for row in found.annotations} - set(true_ids)
         raise ValueError(
             f"{found.name}: {ignored} predictions of {len(absent)} images that {true.name} lacks "
             f"(such as {min(map(str, absent))}); leave them out with ignore_unknown "
             "(--ignore-unknown)"
         )
-    rows = [row | {"image_id": image_ids[row["image_id"]]} for row in known]
+    rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
     check_sizes(true, found.name, rows)
+    if image_ids is not None:
+        true = true.only(image_ids)
+        rows = [row for row in rows if row["image_id"] in true.images]
     predicted = {row["image_id"] for row in rows}
     return ClassAgnosticResult(
         scores={kind: _evaluate(true, rows, kind) for kind in iou_types},

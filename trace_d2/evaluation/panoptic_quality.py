@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -160,6 +160,7 @@ def panoptic_quality(
     workers: int = 1,
     missing: str = "error",
     progress: bool = False,
+    image_ids: Collection[Any] | None = None,
 ) -> PanopticQuality:
     """PQ, SQ and RQ of the predictions in COCO panoptic format.
 
@@ -172,11 +173,14 @@ def panoptic_quality(
             ``if __name__ == "__main__"``.
         missing: what an image without prediction means, one of ``MISSING_POLICIES``.
         progress: show a progress bar.
+        image_ids: score these images of the truth alone; None: all of them.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or wrong; the message names it.
     """
     truth = load_panoptic_json(truth_json)
+    if image_ids is not None:
+        truth = truth.only(image_ids)
     if not truth.categories:
         raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
     predicted = load_panoptic_json(predicted_json)

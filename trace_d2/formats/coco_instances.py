@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,22 @@ class InstanceFile:
     name: str
     images: dict[Any, dict[str, Any]]
     annotations: list[dict[str, Any]]
+
+    def only(self, image_ids: Collection[Any]) -> InstanceFile:
+        """The same file of the images ``image_ids`` alone.
+
+        Raises:
+            ValueError: an id is not listed.
+        """
+        wanted = frozenset(image_ids)
+        unknown = sorted(map(str, wanted - set(self.images)))
+        if unknown:
+            raise ValueError(
+                f"{self.name} lists no image {', '.join(unknown[:5])}: choose of its image ids"
+            )
+        images = {key: image for key, image in self.images.items() if key in wanted}
+        rows = [row for row in self.annotations if row["image_id"] in wanted]
+        return InstanceFile(self.name, images, rows)
 
 
 def read_truth(source: str | Path | Mapping[str, Any], masks: bool) -> InstanceFile:

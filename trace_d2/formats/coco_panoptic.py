@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,25 @@ class PanopticSet:
     images: tuple[dict[str, Any], ...]
     annotations: dict[Any, dict[str, Any]]
     categories: tuple[Category, ...]
+
+    def only(self, image_ids: Collection[Any]) -> PanopticSet:
+        """The same set of the images ``image_ids`` alone, in the order of the file.
+
+        Raises:
+            ValueError: an id has no annotation.
+        """
+        wanted = frozenset(image_ids)
+        unknown = sorted(map(str, wanted - set(self.annotations)))
+        if unknown:
+            raise ValueError(
+                f"{self.path} has no annotation of image {', '.join(unknown[:5])}: choose of its "
+                "image ids"
+            )
+        return replace(
+            self,
+            images=tuple(image for image in self.images if image["id"] in wanted),
+            annotations={key: one for key, one in self.annotations.items() if key in wanted},
+        )
 
 
 def rgb2id(rgb: np.ndarray) -> np.ndarray:

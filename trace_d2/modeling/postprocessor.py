@@ -21,7 +21,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
+from trace_d2.edges.sources import (
+    EdgeSource,
+    build_edge_source,
+    check_edge_source,
+    edge_calibration,
+)
 from trace_d2.propagation import BoundaryGuidedPropagation
 
 from .input_images import find_image_edges
@@ -99,7 +104,7 @@ class PostProcessor:
         if edge_source is None:
             check_edge_source(cfg)
         return {
-            "propagation": BoundaryGuidedPropagation.from_config(cfg),
+            "propagation": BoundaryGuidedPropagation.from_config(cfg, edge_calibration(cfg)),
             "edge_source": edge_source,
             "build_source": partial(build_edge_source, cfg.clone()),
             "input_format": cfg.INPUT.FORMAT,

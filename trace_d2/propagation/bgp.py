@@ -17,15 +17,19 @@ import numpy as np
 from scipy import ndimage
 
 from trace_d2.propagation.affinity import check_edges
+from trace_d2.propagation.calibration import EdgeCalibration, calibrate_on_masks
 from trace_d2.propagation.components import cut_components
 from trace_d2.propagation.grid import pool_edges, pool_labels, upsample
 from trace_d2.propagation.merging import check_masks, merge_groups
 from trace_d2.propagation.pieces import settle_tiny_pieces
 from trace_d2.propagation.random_walk import RandomWalk
-from trace_d2.propagation.regions import cut_basins, edge_width
+from trace_d2.propagation.regions import cut_basins
 
 CUTS = ("basins", "components")
 """How a mask is cut along edges."""
+
+# Log-odds that a border in a mask that merges objects of any class has on top of one in a class.
+_MERGED = 0.8
 
 # Pieces walked at once: bounds the memory of an image with thousands of pieces.
 _PIECES_A_WALK = 32
@@ -62,9 +66,9 @@ class BoundaryGuidedPropagation:
 
     Args:
         cut: ``components``: what edges leave connected, as the paper does, which leaks through a
-            gap of one pixel. ``basins``: basins between edges, merged where the border between
-            them is weak; with ``grow`` off they do not walk, so that no gap can join them again.
-        neck_depth, contrast, evidence: of the basins, see the keys of ``MODEL.TRACE.BGP``.
+            gap of one pixel. ``basins``: basins between edges, merged where a border between them
+            is unlikely; with ``grow`` off they do not walk, so that no gap can join them again.
+        neck_depth: of the basins, see ``MODEL.TRACE.BGP.NECK_DEPTH``.
         radius: neighbours on the walk's grid are closer than this, in cells.
         beta: exponent of the affinities.
         steps: steps of the walk.
@@ -77,6 +81,8 @@ class BoundaryGuidedPropagation:
             mask to exactly one of its instances (semantic masks). True lets an instance spread to
             the edges around it (coarse masks of unsupervised segmentation).
         threads: threads of the walk.
+        calibration: what the strengths of the edges mean, for basins; None: measured anew on the
+            masks of each image.
 
     Raises:
         ValueError: an option is out of range.
@@ -87,8 +93,6 @@ class BoundaryGuidedPropagation:
         *,
         cut: str = "components",
         neck_depth: float = 2.0,
-        contrast: float = 0.15,
-        evidence: float = 0.0,
         radius: int = 5,
         beta: float = 10.0,
         steps: int = 256,
@@ -99,6 +103,7 @@ class BoundaryGuidedPropagation:
         min_area: int = 16,
         grow: bool = False,
         threads: int = 1,
+        calibration: EdgeCalibration | None = None,
     ) -> None:
         if cut not in CUTS:
             raise ValueError(f"MODEL.TRACE.BGP.CUT must be one of {', '.join(CUTS)}, not {cut!r}")
@@ -110,8 +115,6 @@ class BoundaryGuidedPropagation:
             raise ValueError(f"merge_iou must lie in 0..1, not {merge_iou}")
         self.cut = cut
         self.neck_depth = neck_depth
-        self.contrast = contrast
-        self.evidence = evidence
         self.radius = radius
         self.beta = beta
         self.steps = steps
@@ -122,18 +125,19 @@ class BoundaryGuidedPropagation:
         self.min_area = min_area
         self.grow = grow
         self.threads = threads
+        self.calibration = calibration
         # A wrong option of the walk fails here rather than at some image.
         self._walk(np.zeros((1, 1), np.float32))
 
     @classmethod
-    def from_config(cls, cfg: Any) -> BoundaryGuidedPropagation:
+    def from_config(
+        cls, cfg: Any, calibration: EdgeCalibration | None = None
+    ) -> BoundaryGuidedPropagation:
         """Build it from the ``MODEL.TRACE.BGP`` keys."""
         bgp = cfg.MODEL.TRACE.BGP
         return cls(
             cut=bgp.CUT,
             neck_depth=bgp.NECK_DEPTH,
-            contrast=bgp.CONTRAST,
-            evidence=bgp.EVIDENCE,
             radius=bgp.RADIUS,
             beta=bgp.BETA,
             steps=bgp.STEPS,
@@ -144,6 +148,7 @@ class BoundaryGuidedPropagation:
             min_area=bgp.MIN_AREA,
             grow=bgp.GROW,
             threads=bgp.THREADS,
+            calibration=calibration,
         )
 
     def __call__(
@@ -165,7 +170,7 @@ class BoundaryGuidedPropagation:
             raise ValueError(f"masks {masks.shape} and edges {edges.shape} differ in size")
         shape = (edges.shape[0], edges.shape[1])
         walker = _GridWalk(lambda: self._walk(edges), shape, self.stride)
-        cut = self._basins(edges) if self.cut == "basins" else self._components(edges)
+        cut = self._basins(edges, masks) if self.cut == "basins" else self._components(edges)
         pieces = [
             piece
             for source, mask in enumerate(masks)
@@ -193,13 +198,14 @@ class BoundaryGuidedPropagation:
 
         return cut
 
-    def _basins(self, edges: np.ndarray) -> _Cut:
+    def _basins(self, edges: np.ndarray, masks: np.ndarray) -> _Cut:
         strength = edges.astype(np.float32, copy=False)
-        evidence = self.evidence * edge_width(strength)
+        calibration = self.calibration or calibrate_on_masks(list(masks), strength)
+        evidence = calibration(strength)
 
         def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
             box = _bounding_box(mask)
-            regions = cut_basins(mask[box], strength[box], self.neck_depth, self.contrast, evidence)
+            regions = cut_basins(mask[box], evidence.crop(box), self.neck_depth, _MERGED)
             labels = np.zeros(mask.shape, np.int32)
             labels[box] = settle_tiny_pieces(regions, self.min_area, 0.0, "join")
             return labels, int(labels.max())

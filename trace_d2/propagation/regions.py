@@ -1,10 +1,11 @@
 """Cut a mask into regions along edges, such that every pixel of it has one.
 
 Two ways: the connected components that edges leave (Section "BGP", step 1 of the paper), which
-leak through a single missing edge pixel, and merged basins, which do not. The basins are those of
-the distance to the nearest edge or to the outside of the mask, so that two objects that touch are
-two basins even where part of the edge between them is missing; then neighbours are merged unless
-the border between them, taken as a whole, stands out (``BorderMerger``).
+leak through a single missing edge pixel and believe every edge, and merged basins, which do
+neither. The basins are those of the distance to the nearest edge or to the outside of the mask,
+so that two objects that touch are two basins even where part of the edge between them is missing,
+or all of it and they only narrow; then neighbours are merged across every border that is more
+likely inside one object (``BorderMerger``).
 """
 
 from __future__ import annotations
@@ -15,21 +16,12 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from trace_d2.propagation.borders import BorderMerger, measure_borders, merge_shallow
+from trace_d2.propagation.calibration import EdgeEvidence
 from trace_d2.propagation.components import EDGE_THRESHOLD
 
-
-def edge_width(edges: np.ndarray) -> float:
-    """Typical width in pixels of the ridges above the threshold, at least 1.
-
-    Twice the edge pixels by the sides at which an edge pixel meets another: ``w`` for a straight
-    ridge of width ``w``.
-
-    Args:
-        edges: float (H, W) edge strength in 0..1.
-    """
-    edge = edges > EDGE_THRESHOLD
-    sides = sum(np.count_nonzero(np.diff(edge, axis=axis)) for axis in (0, 1))
-    return max(1.0, 2.0 * np.count_nonzero(edge) / max(sides, 1))
+# Log-odds above which a pixel is an edge (probabilities 0.08 to 0.5): the distance to edges is
+# the mean over these, so that it hardly depends on any.
+_LEVELS = (-2.5, -1.8, -1.2, -0.7)
 
 
 def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
@@ -51,46 +43,64 @@ def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
 
 
 def cut_basins(
-    mask: np.ndarray,
-    edges: np.ndarray,
-    neck_depth: float,
-    contrast: float,
-    evidence: float,
+    mask: np.ndarray, evidence: EdgeEvidence, neck_depth: float, prior: float = 0.0
 ) -> np.ndarray:
-    """Cut a mask into basins merged across weak borders; gaps in an edge do not leak.
+    """Cut a mask into basins merged across unlikely borders; gaps in an edge do not leak.
 
     Args:
         mask: bool (H, W).
-        edges: float32 (H, W) edge strength in 0..1.
+        evidence: of the edges there.
         neck_depth: pixels; two basins part only where the way between them narrows by this.
-        contrast: how far the mean strength of a border must exceed that of the regions beside it.
-        evidence: pixels; a border of this length needs a contrast greater by 1, and a border of
-            twice the length by 1/2.
+        prior: log-odds of a border on top of those in a class mask, see ``BorderMerger``.
 
     Returns:
         int32 (H, W): labels from 1 inside the mask, 0 outside; 4-connected regions.
     """
-    open_mask = mask & (edges <= EDGE_THRESHOLD)
-    if not open_mask.any():
+    distance = _distance(mask, evidence.log_odds)
+    if not distance.any():
         return ndimage.label(mask)[0]
-    # The frame of zeros makes the image border an outline of the mask like any other.
-    framed = np.pad(open_mask, 1).view(np.uint8)
-    distance = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    seeds = _peaks(distance, neck_depth)
     # On the edges the distance is flat: there the floods meet on the crest of the edge.
-    relief = np.where(distance > 0, -distance, edges)
-    regions = _flood(relief, seeds, mask)
+    low = evidence.log_odds.min()
+    relief = np.where(distance > 0, -distance, evidence.log_odds - low + np.float32(1e-3))
+    regions = _flood(relief, _peaks(distance, neck_depth), mask)
 
-    borders = measure_borders(regions, edges, distance)
-    peaks = np.zeros(int(regions.max()) + 1, np.float32)
-    np.maximum.at(peaks, regions.ravel(), distance.ravel())
+    likelihood = evidence.likelihood
+    borders = measure_borders(regions, likelihood, distance)
+    peaks = _highest(regions, distance)
     regions = _relabel(regions, merge_shallow(borders, peaks, neck_depth))
+    if regions.max() < 2:
+        return regions
 
-    borders = measure_borders(regions, edges, distance)
-    area = np.bincount(regions.ravel())
-    strength = np.bincount(regions.ravel(), np.where(mask, edges, 0).ravel())
-    merger = BorderMerger(borders, np.maximum(area, 1), strength, evidence)
-    return _relabel(regions, merger.merge(contrast))
+    borders = measure_borders(regions, likelihood, distance)
+    area = np.bincount(regions.ravel()).astype(np.float64)
+    edges = np.bincount(regions.ravel(), np.where(mask, evidence.probability, 0).ravel())
+    peaks = _highest(regions, distance)
+    merger = BorderMerger(borders, area, peaks, edges, evidence.trust, evidence.scale, prior)
+    return _relabel(regions, merger.merge())
+
+
+def _distance(mask: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
+    """float32 (H, W): pixels to the outside of the mask or the next edge, mean over _LEVELS."""
+    total = np.zeros(mask.shape, np.float32)
+    part: np.ndarray = total
+    count = -1
+    for level in _LEVELS:
+        open_mask = mask & (log_odds <= level)
+        inside = int(np.count_nonzero(open_mask))
+        # A higher level opens a superset: of equal size it is the same, and so are its distances.
+        if inside != count:
+            # The frame of zeros makes the image border an outline of the mask like any other.
+            framed = np.pad(open_mask, 1).view(np.uint8)
+            part, count = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1], inside
+        total = total + part
+    return total / np.float32(len(_LEVELS))
+
+
+def _highest(regions: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """float32 (R + 1,): the greatest distance in each region."""
+    top = np.zeros(int(regions.max()) + 1, np.float32)
+    np.maximum.at(top, regions.ravel(), distance.ravel())
+    return top
 
 
 def _peaks(distance: np.ndarray, neck_depth: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from trace_d2.pseudo_labels.store import (
     OutputError,
     SettingsChangedError,
 )
+from trace_d2.pseudo_labels.trust import show_trust
 
 _SHOWN_FAILURES = 10
 
@@ -216,6 +217,7 @@ def show_result(result: JobResult, plan: JobPlan, done: str, files: str, output:
         f"{result.done} {done} ({result.earlier} of them before), {result.skipped} skipped, "
         f"{len(result.failed)} failed"
     )
+    show_trust(plan.job.store, list(plan.job.store.read_records().values()))
     if plan.shard.whole:
         print(files)
     else:

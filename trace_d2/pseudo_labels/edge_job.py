@@ -27,6 +27,7 @@ class EdgeSettings(Settings):
     """
 
     nodes = ()
+    calibration = ""  # nothing is cut
 
     def own_json(self) -> dict[str, Any]:
         """What the folder holds, as other jobs have folders too."""

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -18,6 +19,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from trace_d2.edges.files import check_edges
+from trace_d2.formats.atomic import write_bytes
+from trace_d2.propagation.calibration import (
+    EdgeCalibration,
+    EdgeStatistics,
+)
 from trace_d2.pseudo_labels.inputs import Inputs
 from trace_d2.pseudo_labels.journal import DONE, FAILED, SKIPPED, Record
 from trace_d2.pseudo_labels.listing import ImageEntry
@@ -108,6 +114,22 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
     def describe(self, record: Record, result: ResultT) -> Record:
         """``record`` with what the journal tells of ``result``."""
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether edges are to be calibrated before the first result."""
+        return False
+
+    def use_calibration(self, calibration: EdgeCalibration | None) -> None:
+        """Make results with ``calibration``."""
+
+    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: InputsT) -> None:
+        """Count the edges of ``entry`` for the calibration."""
+        raise NotImplementedError
+
+    def count_false_pieces(self, inputs: InputsT) -> tuple[int, int]:
+        """Masks of one image that hold no border, and the pieces that edges cut off them."""
+        return 0, 0
+
     @abstractmethod
     def merge(self) -> MergeResult:
         """Join the results of all images; the caller holds the folder."""
@@ -131,7 +153,11 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
         return inputs.with_edges(edges)
 
     def detect(
-        self, entry: EntryT, detection: EdgeDetection, read: Callable[[], InputsT]
+        self,
+        entry: EntryT,
+        detection: EdgeDetection,
+        read: Callable[[], InputsT],
+        keep: bool = False,
     ) -> Loaded[InputsT] | Record:
         """Let the detector find the edges of ``read()``, or the record of a failure.
 
@@ -139,14 +165,22 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
             entry: the image.
             detection: finds edges.
             read: gives what ``load`` gives, or raises what it raises.
+            keep: keep the edges for when the image's turn comes; it takes them from there.
         """
         start = time.perf_counter()
+        path = self.store.sampled_path(entry.stem, self.inputs_print(entry))
+        found: DetectedEdges
         try:
             inputs = read()
-            found = detection(inputs.photograph.pixels, self.edge_key(entry))
+            if path.is_file():
+                found = read_sampled(path)
+            else:
+                found = detection(inputs.photograph.pixels, self.edge_key(entry))
             inputs = self.with_detected(entry, inputs, found)
         except Exception as error:  # recorded with its cause; the other images go on
             return self.failure(entry, error, time.perf_counter() - start)
+        if keep and inputs.edges is not None and not path.is_file():
+            write_sampled(path, inputs.edges, int(found.timestep))
         timestep = int(found.timestep) if self.settings.edges == BACKBONE else None
         return Loaded(inputs, timestep, time.perf_counter() - start)
 
@@ -194,6 +228,31 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
             inputs=self.inputs_print(entry),
             finished=round(time.time(), 3),
         )
+
+
+@dataclass(frozen=True)
+class SampledEdges:
+    """Edges that were detected for the calibration, as ``DetectedEdges`` has them."""
+
+    edges: np.ndarray
+    timestep: int
+    abdiv: np.ndarray | None = None
+
+
+def write_sampled(path: Path, edges: np.ndarray, timestep: int) -> None:
+    """Keep ``edges`` float32 (H, W) of 16-bit levels. Raises OSError if the disk takes them not."""
+    buffer = io.BytesIO()
+    levels = np.rint(edges * np.float32(65535)).astype(np.uint16)
+    np.savez_compressed(buffer, levels=levels, timestep=timestep)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_sampled(path: Path) -> SampledEdges:
+    """What ``write_sampled`` wrote."""
+    with np.load(path, allow_pickle=False) as content:
+        edges = content["levels"].astype(np.float32) / np.float32(65535)
+        return SampledEdges(edges, int(content["timestep"]))
 
 
 def files_print(paths: Iterable[Path], *others: Any) -> str:

@@ -32,6 +32,7 @@ class Record:
         segments: segments of the label, or refined masks.
         things: those of them that are things.
         given: masks that the refined ones were made from.
+        uncut: thing segments that there would be without edges; 0 where none were given.
         shares: of pseudo edges, the shares (0..1) of edge, none and ignored pixels; else empty.
         settings: fingerprint of the job's settings.
         inputs: fingerprint of the input files' sizes and times.
@@ -52,6 +53,7 @@ class Record:
     finished: float = 0.0
     given: int = 0
     shares: tuple[float, ...] = ()
+    uncut: int = 0
 
 
 class JournalWriter:
@@ -106,7 +108,7 @@ def read_journals(paths: Iterable[str | Path]) -> dict[str, Record]:
 def _decode(line: bytes) -> Record | None:
     try:
         content = json.loads(line)
-        content = {"given": 0, "shares": (), **content}  # journals lacked them once
+        content = {"given": 0, "shares": (), "uncut": 0, **content}  # journals lacked them once
         for name in ("notes", "shares"):
             content[name] = tuple(content[name])
         return Record(**{field.name: content[field.name] for field in fields(Record)})

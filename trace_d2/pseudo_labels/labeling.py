@@ -6,6 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from trace_d2.formats.atomic import write_json
+from trace_d2.formats.categories import UNKNOWN
+from trace_d2.propagation.calibration import (
+    EdgeCalibration,
+    EdgeStatistics,
+    semantic_statistics,
+)
 from trace_d2.pseudo_labels.image_job import ImageJob, files_print
 from trace_d2.pseudo_labels.inputs import Sample, load_sample
 from trace_d2.pseudo_labels.journal import Record
@@ -13,7 +19,7 @@ from trace_d2.pseudo_labels.listing import ImageEntry
 from trace_d2.pseudo_labels.merge import merge_labels
 from trace_d2.pseudo_labels.panoptic import PanopticLabel, PanopticLabeler
 from trace_d2.pseudo_labels.pictures import make_pictures
-from trace_d2.pseudo_labels.settings import JobSettings
+from trace_d2.pseudo_labels.settings import NO_EDGES, JobSettings
 from trace_d2.pseudo_labels.store import LabelStore, MergeResult
 
 
@@ -62,6 +68,25 @@ class LabelJob(ImageJob[ImageEntry, Sample, PanopticLabel]):
             self.settings.categories_name,
         )
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether there are edges and labels hang on what their strengths mean."""
+        return self.settings.edges != NO_EDGES and self.labeler.cut == "basins"
+
+    def use_calibration(self, calibration: EdgeCalibration | None) -> None:
+        """Label with ``calibration``."""
+        self.labeler.calibration = calibration
+
+    def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
+        """Count outlines of classes and insides of things."""
+        if inputs.edges is not None:
+            isthing = self.labeler.isthing
+            semantic_statistics(statistics, inputs.semantic, isthing, UNKNOWN, inputs.edges)
+
+    def count_false_pieces(self, inputs: Sample) -> tuple[int, int]:
+        """Stuff masks, and the pieces that edges would cut off them if they were things."""
+        return self.labeler.cut_stuff(inputs.semantic, inputs.edges)
+
     def make(self, entry: ImageEntry, inputs: Sample) -> PanopticLabel:
         """The label of ``entry``."""
         return self.labeler(inputs.semantic, inputs.edges)
@@ -77,9 +102,10 @@ class LabelJob(ImageJob[ImageEntry, Sample, PanopticLabel]):
         self.store.write_label(entry.stem, result, categories)
 
     def describe(self, record: Record, result: PanopticLabel) -> Record:
-        """``record`` with the number of segments and things."""
+        """``record`` with the number of segments and things, and of things without edges."""
         things = sum(segment.isthing for segment in result.segments)
-        return replace(record, segments=len(result.segments), things=things)
+        count = len(result.segments)
+        return replace(record, segments=count, things=things, uncut=result.uncut)
 
     def merge(self) -> MergeResult:
         """Join the labels to COCO files and the report page."""

@@ -27,7 +27,10 @@ def merge_folder(store: StoreT, merge: Callable[[StoreT], MergeResult]) -> Merge
     store.read_settings()
     with folder_lock(store.root, Shard()), writing_to(store.root):
         store.sweep()
-        return merge(store)
+        result = merge(store)
+        if not result.pending:
+            store.drop_sampled()
+        return result
 
 
 def merge_labels(store: LabelStore) -> MergeResult:

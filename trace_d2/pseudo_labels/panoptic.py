@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from trace_d2.formats.categories import UNKNOWN
+from trace_d2.propagation.calibration import (
+    EdgeCalibration,
+    EdgeEvidence,
+    EdgeStatistics,
+    semantic_statistics,
+)
 from trace_d2.propagation.pieces import TINY_PIECES, settle_tiny_pieces
-from trace_d2.propagation.regions import component_regions, cut_basins, edge_width
+from trace_d2.propagation.regions import component_regions, cut_basins
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -45,10 +51,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class PanopticLabel:
-    """A panoptic label: ``segment_ids`` int32 (H, W), 0 = void, and its segments by rising id."""
+    """A panoptic label.
+
+    Attributes:
+        segment_ids: int32 (H, W), 0 = void.
+        segments: by rising id.
+        uncut: thing segments that there would be without edges; 0 where none were given.
+    """
 
     segment_ids: np.ndarray
     segments: list[Segment]
+    uncut: int = 0
 
 
 class PanopticLabeler:
@@ -65,11 +78,10 @@ class PanopticLabeler:
         *,
         cut: str = "basins",
         neck_depth: float = 2.0,
-        contrast: float = 0.2,
-        evidence: float = 0.25,
         tiny_pieces: str = "join",
         tiny_area: float = 40.0,
         tiny_share: float = 0.05,
+        calibration: EdgeCalibration | None = None,
     ) -> None:
         """Set up; the keys of ``MODEL.TRACE.LABELS`` say what the settings mean.
 
@@ -77,11 +89,11 @@ class PanopticLabeler:
             categories: of the semantic masks.
             cut: ``basins`` or ``components``.
             neck_depth: pixels.
-            contrast: 0..1, of the edge strength.
-            evidence: widths of an edge.
             tiny_pieces: ``join``, ``void`` or ``keep``.
             tiny_area: pixels of an image of 640 x 480; it grows with the image's area.
             tiny_share: of the area of the largest segment of the class, 0..1.
+            calibration: what the strengths of the edges mean, for basins; None: measured anew on
+                each image, which knows less than a data set.
 
         Raises:
             ValueError: an unknown ``cut`` or ``tiny_pieces``.
@@ -95,25 +107,28 @@ class PanopticLabeler:
         self.isthing = {category.id: bool(category.isthing) for category in categories}
         self.cut = cut
         self.neck_depth = neck_depth
-        self.contrast = contrast
-        self.evidence = evidence
         self.tiny_pieces = tiny_pieces
         self.tiny_area = tiny_area
         self.tiny_share = tiny_share
+        self.calibration = calibration
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, categories: Sequence[Category]) -> PanopticLabeler:
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        categories: Sequence[Category],
+        calibration: EdgeCalibration | None = None,
+    ) -> PanopticLabeler:
         """A labeler for ``categories`` with the settings of ``cfg.MODEL.TRACE.LABELS``."""
         labels = cfg.MODEL.TRACE.LABELS
         return cls(
             categories,
             cut=labels.CUT,
             neck_depth=labels.NECK_DEPTH,
-            contrast=labels.CONTRAST,
-            evidence=labels.EVIDENCE,
             tiny_pieces=labels.TINY_PIECES,
             tiny_area=labels.TINY_AREA,
             tiny_share=labels.TINY_SHARE,
+            calibration=calibration,
         )
 
     def __call__(self, semantic: np.ndarray, edges: np.ndarray | None = None) -> PanopticLabel:
@@ -121,37 +136,85 @@ class PanopticLabeler:
 
         Args:
             semantic: uint8 (H, W) category ids, 255 = unknown.
-            edges: float (H, W) edge strength in 0..1, an edge above 0.5; ``None``: no edges, so
-                that every connected component of a thing class is a segment.
+            edges: float (H, W) edge strength in 0..1; ``None``: no edges, so that every connected
+                component of a thing class is a segment.
 
         Raises:
             ValueError: wrong dtype or shape, an id that the categories lack, edges that are not
                 finite or not in 0..1.
         """
         check_inputs(semantic, edges, self.isthing)
-        evidence = 0.0
+        if edges is not None and edges.size and edges.min() == edges.max():
+            edges = None  # edges of one strength everywhere say nothing
         if edges is not None:
             edges = edges.astype(np.float32, copy=False)
-            evidence = self.evidence * edge_width(edges)
+        evidence = self._evidence(semantic, edges)
         segment_ids = np.zeros(semantic.shape, np.int32)
         categories: list[int] = []
         for category, box in _present(semantic):
             mask = semantic[box] == category
             if self.isthing[category]:
-                regions = self._cut(mask, None if edges is None else edges[box], evidence)
-                tiny_area = self.tiny_area * semantic.size / REFERENCE_PIXELS
-                regions = settle_tiny_pieces(regions, tiny_area, self.tiny_share, self.tiny_pieces)
-                regions = _in_reading_order(regions)
+                regions = self._cut(mask, box, edges, evidence)
+                regions = _in_reading_order(self._settle(regions, semantic.size))
             else:
                 regions = mask.astype(np.int32)
             np.add(regions, len(categories), out=segment_ids[box], where=regions > 0)
             categories.extend([category] * int(regions.max()))
-        return build_label(segment_ids, categories, self.isthing)
+        label = build_label(segment_ids, categories, self.isthing)
+        return label if edges is None else replace(label, uncut=self.count_uncut(semantic))
 
-    def _cut(self, mask: np.ndarray, edges: np.ndarray | None, evidence: float) -> np.ndarray:
+    def count_uncut(self, semantic: np.ndarray) -> int:
+        """Thing segments of ``semantic`` uint8 (H, W) if no edge cut anything."""
+        return sum(
+            int(self._settle(ndimage.label(semantic[box] == category)[0], semantic.size).max())
+            for category, box in _present(semantic)
+            if self.isthing[category]
+        )
+
+    def cut_stuff(self, semantic: np.ndarray, edges: np.ndarray | None) -> tuple[int, int]:
+        """Cut stuff as if it were things: masks and the false pieces that edges add to them.
+
+        Args:
+            semantic: uint8 (H, W).
+            edges: float32 (H, W) in 0..1.
+        """
+        evidence = self._evidence(semantic, edges)
+        masks = pieces = 0
+        for category, box in _present(semantic):
+            if self.isthing[category]:
+                continue
+            mask = semantic[box] == category
+            whole = self._settle(ndimage.label(mask)[0], semantic.size)
+            cut = self._settle(self._cut(mask, box, edges, evidence), semantic.size)
+            masks += int(whole.max())
+            pieces += max(0, int(cut.max()) - int(whole.max()))
+        return masks, pieces
+
+    def _evidence(self, semantic: np.ndarray, edges: np.ndarray | None) -> EdgeEvidence | None:
+        """What the edges of an image say; None where none are looked at."""
         if edges is None or self.cut == "components":
-            return component_regions(mask, edges)
-        return cut_basins(mask, edges, self.neck_depth, self.contrast, evidence)
+            return None
+        calibration = self.calibration
+        if calibration is None:
+            statistics = EdgeStatistics()
+            semantic_statistics(statistics, semantic, self.isthing, UNKNOWN, edges)
+            calibration = statistics.calibrate()
+        return calibration(edges)
+
+    def _cut(
+        self,
+        mask: np.ndarray,
+        box: tuple[slice, slice],
+        edges: np.ndarray | None,
+        evidence: EdgeEvidence | None,
+    ) -> np.ndarray:
+        if evidence is None:
+            return component_regions(mask, None if edges is None else edges[box])
+        return cut_basins(mask, evidence.crop(box), self.neck_depth)
+
+    def _settle(self, regions: np.ndarray, pixels: int) -> np.ndarray:
+        tiny_area = self.tiny_area * pixels / REFERENCE_PIXELS
+        return settle_tiny_pieces(regions, tiny_area, self.tiny_share, self.tiny_pieces)
 
 
 def _present(semantic: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:

@@ -17,8 +17,10 @@ from trace_d2.pseudo_labels.report import (
     source_list,
     table,
     timesteps,
+    trust_note,
     write_page,
 )
+from trace_d2.pseudo_labels.trust import trust_facts
 
 if TYPE_CHECKING:
     from trace_d2.pseudo_labels.refine_store import RefinedStore
@@ -53,6 +55,7 @@ def write_refine_report(
     facts = [
         ("masks given", f"{sum(record.given for record in refined):,}"),
         ("refined masks", f"{sum(record.segments for record in refined):,}"),
+        *trust_facts(store, refined),
     ]
     body = [
         "<h1>Refined masks</h1>",
@@ -60,6 +63,7 @@ def write_refine_report(
             [("Images", settings["images"]), ("Masks", settings["masks"]), edges_row(settings)]
         ),
         cards("refined", own, refined, len(entries), facts),
+        trust_note(store),
         timesteps(refined),
         table(
             "Annotations left out",

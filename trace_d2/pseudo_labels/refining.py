@@ -18,13 +18,18 @@ from trace_d2.propagation import (
     PropagatedInstances,
     merge_masks,
 )
+from trace_d2.propagation.calibration import (
+    EdgeCalibration,
+    EdgeStatistics,
+    paint_masks,
+)
 from trace_d2.pseudo_labels.image_job import ImageJob, files_print
 from trace_d2.pseudo_labels.inputs import Inputs, Photograph, fit_to_photograph, read_image
 from trace_d2.pseudo_labels.journal import Record
 from trace_d2.pseudo_labels.pictures import make_mask_pictures
 from trace_d2.pseudo_labels.refine_inputs import MaskEntry
 from trace_d2.pseudo_labels.refine_store import RefinedStore
-from trace_d2.pseudo_labels.settings import Settings
+from trace_d2.pseudo_labels.settings import NO_EDGES, Settings
 from trace_d2.pseudo_labels.store import MergeResult
 
 
@@ -107,6 +112,26 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
             if any((folder / f"{stem}{ending}").is_file() for ending in (".png", ".npy")):
                 return inputs.with_edge_file(find_edges(folder, stem))
         return inputs.with_edge_file(find_edges(folder, entry.edge_stems[-1]))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether there are edges and masks hang on what their strengths mean."""
+        return self.settings.edges != NO_EDGES and self.propagation.cut == "basins"
+
+    def use_calibration(self, calibration: EdgeCalibration | None) -> None:
+        """Cut with ``calibration``."""
+        self.propagation.calibration = calibration
+
+    def count_edges(self, statistics: EdgeStatistics, entry: MaskEntry, inputs: Inputs) -> None:
+        """Count outlines and insides of the given masks."""
+        if inputs.edges is None:
+            return
+        try:
+            _, given, _ = _decode(entry, inputs.photograph, str(self.settings.masks))
+        except ValueError:  # it will fail, and be recorded then
+            return
+        labels = paint_masks(list(given), given.shape[1:])
+        statistics.add(labels, labels > 0, inputs.edges)
 
     def make(self, entry: MaskEntry, inputs: Inputs) -> RefinedMasks:
         """The refined masks of ``entry``, category by category; without edges they only merge.

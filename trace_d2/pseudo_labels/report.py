@@ -15,6 +15,7 @@ from trace_d2.pseudo_labels.journal import FAILED, SKIPPED, Record
 from trace_d2.pseudo_labels.listing import ImageEntry
 from trace_d2.pseudo_labels.settings import BACKBONE, STUDENT
 from trace_d2.pseudo_labels.store import JobStore, LabelStore
+from trace_d2.pseudo_labels.trust import trust_facts, trust_warning
 
 MOST_LINES = 300
 """Lines of a table; the journal has them all."""
@@ -67,6 +68,7 @@ figcaption { padding-top: .15rem; color: var(--soft); font-size: .8rem; }
 .legend i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem;
   border-radius: .2rem; vertical-align: -.08rem; }
 .note { color: var(--soft); font-size: .85rem; }
+.warning { color: var(--bad); }
 """
 
 
@@ -92,7 +94,8 @@ def write_report(
     body = [
         "<h1>Pseudo panoptic labels</h1>",
         _source(store.read_settings()),
-        _totals(own, labelled, len(entries)),
+        _totals(store, own, labelled, len(entries)),
+        trust_note(store),
         timesteps(labelled),
         *record_tables(own, labelled),
     ]
@@ -247,13 +250,21 @@ def section(
     )
 
 
+def trust_note(store: JobStore) -> str:
+    """The warning of useless edges, if there is one."""
+    warning = trust_warning(store)
+    return f'<p class="warning">{html.escape(warning)}</p>' if warning else ""
+
+
 def _source(settings: Mapping[str, Any]) -> str:
     """Where the labels are from."""
     images = ("Images", settings["images"])
     return source_list([images, ("Semantic masks", settings["semantic"]), edges_row(settings)])
 
 
-def _totals(records: Sequence[Record], done: Sequence[Record], images: int) -> str:
+def _totals(
+    store: LabelStore, records: Sequence[Record], done: Sequence[Record], images: int
+) -> str:
     """Cards with the counts."""
     facts = []
     if done:
@@ -262,6 +273,7 @@ def _totals(records: Sequence[Record], done: Sequence[Record], images: int) -> s
             ("segments", f"{sum(r.segments for r in done):,}"),
             ("things an image", f"{statistics.mean(r.things for r in done):.1f}"),
             ("stuff an image", f"{stuff:.1f}"),
+            *trust_facts(store, done),
         ]
     return cards("labelled", records, done, images, facts)
 

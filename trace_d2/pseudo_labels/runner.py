@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -17,12 +18,13 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
 from tqdm import tqdm
 
+from trace_d2.pseudo_labels.calibrating import calibrate_job
 from trace_d2.pseudo_labels.image_job import EdgeDetection, ImageJob, Loaded
 from trace_d2.pseudo_labels.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
 from trace_d2.pseudo_labels.listing import ImageEntry, Shard
@@ -91,6 +93,8 @@ def run_job(plan: JobPlan) -> JobResult:
         WorkerDiedError: a worker process died; finished images are safe.
         KeyboardInterrupt: Ctrl-C; finished images are safe.
     """
+    if plan.build_detection is not None:  # once, for the calibration and for all images
+        plan = replace(plan, build_detection=functools.cache(plan.build_detection))
     store = plan.job.store
     store.check_place()
     settings = plan.job.settings.to_json()
@@ -110,6 +114,7 @@ def run_job(plan: JobPlan) -> JobResult:
         if plan.shard.whole:
             with writing_to(store.root):
                 plan.job.merge()
+                store.drop_sampled()
         return result
 
 
@@ -131,6 +136,11 @@ def _do_images(plan: JobPlan, share: Sequence[ImageEntry]) -> JobResult:
     store = plan.job.store
     records = store.read_records()
     left = [entry for entry in share if not plan.job.is_current(records.get(entry.stem), entry)]
+    if left:
+        build = plan.build_detection if plan.job.settings.detects else None
+        plan.job.use_calibration(
+            calibrate_job(plan.job, plan.entries, build, plan.workers, plan.progress)
+        )
     counts = {DONE: 0, SKIPPED: 0, FAILED: 0}
     failures: list[Record] = []
     with (

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from fvcore.common.config import CfgNode
 
 from trace_d2.formats.categories import Category, category_entries
+from trace_d2.propagation.calibration import EdgeCalibration
 
 BACKBONE, STUDENT, NO_EDGES = "backbone", "student", "none"
 """Values of the setting ``edges`` besides a folder: the teacher of the backbone, its distilled
@@ -67,6 +68,11 @@ class Settings(ABC):
         """Whether edges are found in the images, by the teacher or by the student."""
         return self.edges in (BACKBONE, STUDENT)
 
+    @property
+    def calibration(self) -> str:
+        """The file of a given calibration of the edges; empty where it is to be measured."""
+        return str(self.cfg.MODEL.TRACE.EDGES.CALIBRATION)
+
     @abstractmethod
     def own_json(self) -> dict[str, Any]:
         """What this kind of job has besides images, edges and config."""
@@ -75,7 +81,8 @@ class Settings(ABC):
         """The settings as ``settings.json`` holds them: one flat dict.
 
         Raises:
-            FileNotFoundError, ValueError: the edges are the student's, and there is none.
+            FileNotFoundError, ValueError: the edges are the student's, and there is none; or a
+                calibration is given that cannot be read.
         """
         content: dict[str, Any] = {
             "images": str(self.images.resolve()),
@@ -87,6 +94,8 @@ class Settings(ABC):
             deciding += _DETECTOR_KEYS.get(self.edges, ())
         if self.edges == STUDENT:
             content["student"] = student_print(self.cfg)
+        if self.calibration and self.edges != NO_EDGES:
+            content["calibration"] = EdgeCalibration.load(self.calibration).to_json()
         for key, value in flatten(self.cfg.MODEL.TRACE).items():
             decides = any(key == name or key.startswith(f"{name}.") for name in deciding)
             if decides and key not in _RESOURCE_KEYS:

@@ -10,6 +10,7 @@
       journal.jsonl                         one line an image
       report.html                           the report page
       settings.json  images.json            what the labels were made with, and of which images
+      calibration.json                      what the strengths of the edges were found to mean
       annotations/  previews/  shards/      one file an image, or a shard: what the above join
 
 Every file but the journal is written whole or not at all. A label counts as finished when all its
@@ -109,14 +110,18 @@ class JobStore(ABC):
     """
 
     kind: ClassVar[str]  # of the results, in words
-    folders: ClassVar[tuple[str, ...]] = ("edges", "annotations", "previews", "shards")
-    joined: ClassVar[tuple[str, ...]] = ("report.html", "images.json")  # dropped with the results
+    folders: ClassVar[tuple[str, ...]] = (
+        "edges", "annotations", "previews", "shards", "calibration"
+    )  # fmt: skip
+    # Dropped with the results.
+    joined: ClassVar[tuple[str, ...]] = ("report.html", "images.json", "calibration.json")
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.settings_path = self.root / "settings.json"
         self.images_path = self.root / "images.json"
         self.journal_path = self.root / "journal.jsonl"
+        self.calibration_path = self.root / "calibration.json"
 
     def check_place(self) -> None:
         """Raise a ForeignFolderError if the folder is somebody else's."""
@@ -225,6 +230,15 @@ class JobStore(ABC):
     def preview_path(self, stem: str) -> Path:
         """The pictures of one image for the report page."""
         return self.root / "previews" / f"{stem}.json"
+
+    def sampled_path(self, stem: str, inputs: str) -> Path:
+        """Edges that were detected for the calibration; ``inputs`` is the image's fingerprint."""
+        return self.root / "calibration" / f"{stem}.{inputs}.npz"
+
+    def drop_sampled(self) -> None:
+        """Remove the edges that were detected for the calibration: all images are done."""
+        shutil.rmtree(self.root / "calibration", ignore_errors=True)
+        (self.root / "calibration").mkdir(exist_ok=True)
 
     @abstractmethod
     def result_paths(self, stem: str) -> list[Path]:

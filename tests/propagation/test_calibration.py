@@ -1,0 +1,499 @@
+"""What strengths of edges mean: by hand, by what may not matter, and as a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from trace_d2.propagation.calibration import (
+    _SURE,
+    EdgeCalibration,
+    EdgeStatistics,
+    calibrate_on_masks,
+    paint_masks,
+    semantic_statistics,
+)
+from trace_d2.propagation.regions import cut_basins
+
+# Densities of borders and of ridges that are expected before anything is known.
+BORDERS, RIDGES = 0.26, 16.6
+PRIOR = math.log(BORDERS / RIDGES)
+
+
+def halves(left: int = 1, right: int = 2) -> np.ndarray:
+    """Labels of 100 x 100 pixels, a left half and a right one: an outline of 100 cells."""
+    labels = np.full((100, 100), left)
+    labels[:, 50:] = right
+    return labels
+
+
+def statistics_of(labels: np.ndarray, edges: np.ndarray) -> EdgeStatistics:
+    statistics = EdgeStatistics()
+    statistics.add(labels, labels > 0, edges.astype(np.float32))
+    return statistics
+
+
+def at(calibration: EdgeCalibration, *strengths: float) -> list[float]:
+    """The log-odds of ``strengths``."""
+    return calibration(np.array([strengths], np.float32)).log_odds[0].tolist()
+
+
+def outlined(strength: float) -> np.ndarray:
+    edges = np.zeros((100, 100))
+    edges[:, 49] = strength
+    return edges
+
+
+class TestByHand:
+    def test_outlines_and_nothing_else(self):
+        statistics = statistics_of(halves(), outlined(0.75))
+        assert (statistics.outline[45], statistics.outline.sum()) == (100, 100)
+        assert statistics.inside.sum() == 0
+        # Without the outline itself and a column on either side of it.
+        assert statistics.area == pytest.approx(0.97)
+        assert statistics.images == 1
+        calibration = statistics.calibrate()
+        # An edge is met on outlines only: as likely as can be. None is met inside only.
+        assert calibration.strengths == pytest.approx((0, 45.5 / 60))
+        assert calibration.log_odds == (-8.0, 1.0)
+        # Half of it for want of more cells than a hundred.
+        assert calibration.trust == pytest.approx(0.5)
+        assert calibration.images == 1
+
+    def test_ridges_as_strong_as_outlines_are_a_crowd(self):
+        edges = outlined(0.75)
+        edges[:, [10, 20, 30, 80]] = 0.75
+        statistics = statistics_of(halves(), edges)
+        assert (statistics.inside[45], statistics.inside.sum()) == (4.0, 4.0)
+        calibration = statistics.calibrate()
+        # All four are found to be borders, and half of them believed.
+        assert at(calibration, 45.5 / 60) == pytest.approx([math.log(0.5)], abs=1e-2)
+        assert calibration.trust == pytest.approx(0.5, rel=1e-3)  # of so few cells
+        assert calibration.prior == pytest.approx(math.log(0.5 * 4 / 0.97 / RIDGES), abs=1e-2)
+
+    def test_more_ridges_inside_than_borders_could_be(self):
+        edges = outlined(0.75)
+        edges[:, 5:96:5] = 0.75
+        statistics = statistics_of(halves(), edges)
+        count = statistics.inside.sum()
+        assert count > 12
+        calibration = statistics.calibrate()
+        log_odds = math.log(BORDERS / (count / statistics.area))
+        assert at(calibration, 45.5 / 60) == pytest.approx([log_odds], abs=1e-2)
+        assert calibration.prior == pytest.approx(PRIOR)
+
+    def test_ridges_of_another_strength_do_not_matter(self):
+        edges = outlined(0.75)
+        edges[:, [10, 20, 30]] = 0.3
+        calibration = statistics_of(halves(), edges).calibrate()
+        assert at(calibration, 0, 18.5 / 60, 45.5 / 60) == pytest.approx([-8, -8, 1], abs=0.02)
+        assert calibration.trust == pytest.approx(0.5)
+
+    def test_no_edge_anywhere_says_what_was_known_before(self):
+        calibration = statistics_of(halves(), np.zeros((100, 100))).calibrate()
+        evidence = calibration(np.zeros((3, 4), np.float32))
+        assert evidence.log_odds == pytest.approx(PRIOR, abs=1e-3)
+        assert evidence.likelihood == pytest.approx(0, abs=1e-3)
+        assert evidence.probability == pytest.approx(BORDERS / RIDGES, rel=1e-2)
+        assert calibration.trust == pytest.approx(BORDERS / RIDGES / 2, rel=1e-2)
+        assert calibration.prior == pytest.approx(PRIOR)
+
+    def test_an_outline_counts_by_the_strongest_edge_near_it(self):
+        edges = np.zeros((100, 100))
+        edges[:50, 48] = 0.5
+        edges[:, 52] = 0.9  # two columns away
+        statistics = statistics_of(halves(), edges)
+        assert {bin_: int(n) for bin_, n in enumerate(statistics.outline) if n} == {0: 48, 30: 52}
+
+    def test_what_is_no_object_has_outlines_but_no_inside(self):
+        edges = outlined(0.75)
+        edges[:, 80] = 0.75
+        statistics = EdgeStatistics()
+        labels = halves()
+        statistics.add(labels, labels == 1, edges.astype(np.float32))
+        assert statistics.outline.sum() == 100
+        assert statistics.inside.sum() == 0
+        assert statistics.area == pytest.approx(0.48)
+
+    def test_a_plateau_has_no_ridge(self):
+        edges = np.full((100, 100), 0.75)
+        assert statistics_of(halves(), edges).inside.sum() == 0
+
+    @pytest.mark.parametrize(("left", "right"), [(-1, 1), (-1, -2)])
+    def test_next_to_the_unknown_there_is_no_outline_and_no_inside(self, left, right):
+        edges = outlined(0.75)
+        edges[:, 50] = 0.5
+        statistics = statistics_of(halves(left, right), edges)
+        assert statistics.outline.sum() == 0
+        assert statistics.inside.sum() == 0
+        assert statistics.calibrate() == EdgeCalibration.assumed()
+
+    def test_what_the_image_border_cuts_off_is_no_outline(self):
+        statistics = statistics_of(np.ones((100, 100), int), np.zeros((100, 100)))
+        assert statistics.outline.sum() == 0
+        assert statistics.area == pytest.approx(1)
+
+    def test_too_little_to_go_by(self):
+        labels = np.ones((49, 100), int)
+        labels[:, 50:] = 2
+        assert statistics_of(labels, np.zeros((49, 100))).calibrate() == EdgeCalibration.assumed()
+        labels = np.vstack([labels, labels[:1]])
+        assert statistics_of(labels, np.zeros((50, 100))).calibrate().images == 1
+        assert EdgeStatistics().calibrate() == EdgeCalibration.assumed()
+
+    def test_outlines_without_an_inside(self):
+        statistics = EdgeStatistics()
+        statistics.add(halves(), np.zeros((100, 100), bool), np.zeros((100, 100), np.float32))
+        assert statistics.calibrate() == EdgeCalibration.assumed()
+
+    def test_what_is_assumed(self):
+        calibration = EdgeCalibration.assumed()
+        assert (calibration.trust, calibration.images) == (1.0, 0)
+        assert calibration.prior == pytest.approx(PRIOR)
+        # Around a half, edges fade out.
+        values = at(calibration, 0, 0.4, 0.5, 0.6, 1)
+        assert values == pytest.approx([-8, -8, -1.2, 0, 1], abs=2e-3)
+        probability = calibration(np.array([[0.5, 1.0]], np.float32)).probability
+        assert probability[0] == pytest.approx([math.exp(-1.2), 1], abs=1e-3)
+
+
+class TestEvidence:
+    CALIBRATION = EdgeCalibration((0.2, 0.4, 0.8), (-5.0, -1.0, 0.5), -4.0, 0.7, 3)
+
+    def test_log_odds_lie_on_lines_between_the_knots(self):
+        values = at(self.CALIBRATION, 0, 0.2, 0.3, 0.4, 0.6, 0.8, 1)
+        assert values == pytest.approx([-5, -5, -3, -1, -0.25, 0.5, 0.5], abs=1e-3)
+
+    def test_a_crop_keeps_the_scale_of_the_image(self):
+        edges = np.random.default_rng(0).random((40, 90), dtype=np.float32)
+        whole = self.CALIBRATION(edges)
+        assert (whole.scale, whole.trust, whole.prior) == (60, 0.7, -4)
+        np.testing.assert_array_equal(whole.likelihood, whole.log_odds + 4)
+        assert whole.log_odds.dtype == np.float32
+        box = np.s_[5:20, 30:70]
+        part = whole.crop(box)
+        np.testing.assert_array_equal(part.log_odds, whole.log_odds[box])
+        assert (part.scale, part.trust, part.prior) == (60, 0.7, -4)
+
+    def test_double_precision_gives_the_same(self):
+        edges = np.random.default_rng(0).integers(0, 65536, (30, 20)) / 65535
+        np.testing.assert_array_equal(
+            self.CALIBRATION(edges).log_odds, self.CALIBRATION(edges.astype(np.float32)).log_odds
+        )
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.booleans())
+    def test_stronger_edges_are_never_less_likely(self, seed, spread, sparse):
+        rng = np.random.default_rng(seed)
+        edges = rng.random((80, 90)) ** spread
+        if sparse:
+            edges *= rng.random((80, 90)) < 0.1
+        labels = np.kron(rng.integers(-1, 4, (4, 5)), np.ones((20, 18), int))
+        calibration = statistics_of(labels, edges).calibrate()
+        assert (np.diff(calibration.strengths) > 0).all()
+        assert (np.diff(calibration.log_odds) >= 0).all()
+        assert -8 <= calibration.log_odds[0] <= calibration.log_odds[-1] <= 1
+        assert 0 <= calibration.trust <= 1
+        every = calibration(np.linspace(0, 1, 500, dtype=np.float32)[None]).log_odds[0]
+        assert (np.diff(every) >= 0).all()
+
+
+def street(seed: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of 240 x 320 pixels, four boxes on a ground, and strengths around and across them.
+
+    All have fainter edges of their own inside. In every third image, one box holds two objects.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((240, 320), np.int32)
+    edges = np.zeros((240, 320))
+    for number, (top, left) in enumerate([(20, 20), (20, 180), (130, 20), (130, 180)], 1):
+        bottom, right = top + int(rng.integers(70, 90)), left + int(rng.integers(90, 120))
+        labels[top:bottom, left:right] = number
+        strength = rng.uniform(0.7, 1)
+        edges[top - 1 : bottom, [left - 1, right - 1]] = strength
+        edges[[top - 1, bottom - 1], left - 1 : right] = strength
+        for _ in range(4):
+            row = int(rng.integers(top + 5, bottom - 5))
+            start = int(rng.integers(left + 5, right - 45))
+            edges[row, start : start + 40] = rng.uniform(0.1, 0.6)
+        if number == 1 and seed % 3 == 0:
+            middle = (left + right) // 2
+            edges[top:bottom, middle] = rng.uniform(0.8, 1)
+    return labels, np.maximum(edges, noise * rng.random(edges.shape)).astype(np.float32)
+
+
+def calibration_of(images: list[tuple[np.ndarray, np.ndarray]]) -> EdgeCalibration:
+    total = EdgeStatistics()
+    for labels, edges in images:
+        total += statistics_of(labels, edges)
+    return total.calibrate()
+
+
+class TestTrust:
+    def test_perfect_edges_are_trusted(self):
+        images = []
+        for seed in range(8):
+            labels, _ = street(seed)
+            differ = np.zeros(labels.shape, bool)
+            differ[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+            differ[:-1] |= labels[:-1] != labels[1:]
+            images.append((labels, differ.astype(np.float32)))
+        assert calibration_of(images).trust > 0.97
+        assert 0.85 < calibration_of(images[:1]).trust < calibration_of(images).trust
+
+    def test_edges_as_dense_inside_as_on_outlines_are_not(self):
+        images = []
+        for seed in range(8):
+            labels, _ = street(seed)
+            noise = np.random.default_rng(seed).random(labels.shape)
+            images.append((labels, ndimage.gaussian_filter(noise, 1.5).astype(np.float32)))
+        assert calibration_of(images).trust < 0.03
+
+    def test_it_falls_with_the_share_of_outlines_that_have_an_edge(self):
+        trusts = []
+        for share in (1.0, 0.6, 0.2):
+            rng = np.random.default_rng(0)
+            edges = outlined(0.75)
+            edges[rng.random(100) > share] = 0
+            trusts.append(statistics_of(halves(), edges).calibrate().trust)
+        assert trusts == sorted(trusts, reverse=True)
+        assert trusts[2] < 0.7 * trusts[0]  # gaps are filled by two pixels from either end
+
+
+TRANSFORMS = {"square": np.square, "root": np.sqrt, "weaker": lambda edges: 0.4 * edges}
+
+
+class TestWhatMayNotMatter:
+    @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+    def test_strengths_on_another_scale(self, transform):
+        images = [street(seed) for seed in range(6)]
+        changed = [(labels, transform(edges)) for labels, edges in images]
+        before, after = calibration_of(images), calibration_of(changed)
+        assert after.trust == pytest.approx(before.trust, abs=0.02)
+        pairs = zip(images, changed, strict=True)
+        for seed, ((labels, edges), (_, others)) in enumerate(pairs):
+            parts = []
+            for number in range(1, 5):
+                mask = labels == number
+                first, second = (
+                    cut_basins(mask, calibration(strength), 2.0)
+                    for calibration, strength in ((before, edges), (after, others))
+                )
+                assert first.max() == second.max()
+                # The border may wander to either side of a line one pixel wide.
+                assert (first != second).sum() <= 100
+                parts.append(int(first.max()))
+            assert parts == [1 if seed % 3 else 2, 1, 1, 1]
+
+    def test_resolution(self):
+        images = [street(seed, noise=0.2) for seed in range(6)]
+        finer = [
+            (np.kron(labels, np.ones((2, 2), np.int32)), np.kron(edges, np.ones((2, 2), "f4")))
+            for labels, edges in images
+        ]
+        before, after = calibration_of(images), calibration_of(finer)
+        assert after.trust == pytest.approx(before.trust, abs=0.02)
+        strengths = np.linspace(0, 1, 21)
+        assert at(after, *strengths) == pytest.approx(at(before, *strengths), abs=0.5)
+
+    def test_a_mirrored_image(self):
+        labels, edges = street(3, noise=0.2)
+        before = statistics_of(labels, edges).calibrate()
+        for flip in (np.fliplr, np.flipud, np.transpose):
+            after = statistics_of(flip(labels).copy(), flip(edges).copy()).calibrate()
+            assert after.trust == pytest.approx(before.trust, abs=0.05)
+
+    @pytest.mark.parametrize("groups", [[1] * 6, [2, 4], [5, 1], [3, 3]])
+    def test_the_way_images_are_counted(self, groups):
+        images = [
+            (labels[:64, :64], edges[:64, :64])
+            for labels, edges in (street(seed, noise=0.5) for seed in range(6))
+        ]
+        at_once = EdgeStatistics()
+        for labels, edges in images:
+            at_once.add(labels, labels > 0, edges, labels == 0)
+        total, start = EdgeStatistics(), 0
+        for count in groups:
+            part = EdgeStatistics()
+            for labels, edges in images[start : start + count]:
+                part.add(labels, labels > 0, edges, labels == 0)
+            total += part
+            start += count
+        # Cells of 1/64 add up without rounding.
+        np.testing.assert_array_equal(total.outline, at_once.outline)
+        np.testing.assert_array_equal(total.inside, at_once.inside)
+        np.testing.assert_array_equal(total.stuff, at_once.stuff)
+        assert (total.area, total.stuff_area) == (at_once.area, at_once.stuff_area)
+        assert total.images == at_once.images == 6
+        assert total.calibrate() == at_once.calibrate()
+
+
+def prior_of(found: float) -> float:
+    return math.log(max(BORDERS, _SURE * found) / RIDGES)
+
+
+class TestHowManyBorders:
+    """Edges that agree with each other say how many borders there are, part of which counts."""
+
+    def test_ridges_as_strong_as_outlines_are_borders(self):
+        edges = outlined(0.75)
+        edges[:, 20] = 0.75
+        calibration = statistics_of(halves(), edges).calibrate()
+        assert calibration.prior == pytest.approx(prior_of(1 / 0.97))
+        # An edge is believed as far as the borders are that were found.
+        assert at(calibration, 45.5 / 60) == pytest.approx([math.log(_SURE)], abs=1e-2)
+        assert calibration.trust == pytest.approx(0.5, rel=1e-3)
+
+    def test_ridges_that_no_outline_has_do_not_count(self):
+        edges = outlined(0.75)
+        edges[:, 20] = 0.75
+        edges[:, [10, 30, 70, 80, 90]] = 0.3
+        calibration = statistics_of(halves(), edges).calibrate()
+        assert calibration.prior == pytest.approx(prior_of(1 / 0.97))
+
+    @pytest.mark.parametrize(("columns", "agree"), [([10], True), ([10, 30], False)])
+    def test_edges_that_are_more_frequent_the_weaker_they_are_disagree(self, columns, agree):
+        # Half of the outline is strong, and a fifth of its length inside is. All edges together
+        # are three times as frequent as those, or more than five times.
+        edges = outlined(0.75)
+        edges[50:, 49] = 0.3
+        edges[:20, 20] = 0.75
+        edges[:, columns] = 0.3
+        calibration = statistics_of(halves(), edges).calibrate()
+        borders = (0.2 + len(columns)) / 0.97 if agree else 0
+        assert calibration.prior == pytest.approx(prior_of(borders), rel=0.02)
+
+    def test_there_are_never_fewer_than_usual(self):
+        edges = outlined(0.75)
+        edges[:10, 20] = 0.75
+        calibration = statistics_of(halves(), edges).calibrate()
+        assert calibration.prior == pytest.approx(PRIOR)
+
+    def test_what_stuff_has_as_well_is_no_border(self):
+        priors = []
+        for strength in (0.0, 0.75):
+            edges = outlined(0.75)
+            edges[:, 20], edges[:, 80] = 0.75, strength
+            statistics, labels = EdgeStatistics(), halves()
+            statistics.add(labels, labels == 1, edges.astype(np.float32), labels == 2)
+            assert statistics.stuff.sum() == (strength > 0)
+            assert statistics.stuff_area == pytest.approx(0.49)
+            priors.append(statistics.calibrate().prior)
+        assert priors == pytest.approx([prior_of(1 / 0.48), PRIOR])
+
+
+class TestMasks:
+    def test_the_smallest_mask_is_on_top(self):
+        masks = np.zeros((3, 4, 6), bool)
+        masks[0, 1:3, 1:3] = masks[1, :, :5] = masks[2, 2, 2:4] = True
+        assert paint_masks(masks, (4, 6)).tolist() == [
+            [2, 2, 2, 2, 2, 0], [2, 1, 1, 2, 2, 0], [2, 1, 3, 3, 2, 0], [2, 2, 2, 2, 2, 0],
+        ]  # fmt: skip
+        assert not paint_masks([], (4, 6)).any()
+
+    def test_outlines_of_masks_and_insides_of_them(self):
+        labels, edges = street(0)
+        masks = np.stack([labels == number for number in range(1, 5)])
+        assert calibrate_on_masks(masks, edges) == statistics_of(labels, edges).calibrate()
+        assert calibrate_on_masks(masks[:0], edges) == EdgeCalibration.assumed()
+
+    def test_outlines_of_classes_and_insides_of_things(self):
+        semantic = np.zeros((100, 100), np.uint8)
+        semantic[:, 40:] = 5
+        semantic[:, 80:] = 200
+        semantic[:50, 95:] = 255
+        edges = np.zeros((100, 100), np.float32)
+        edges[:, 39], edges[:, 79], edges[:50, 94] = 0.25, 0.75, 1.0
+        edges[:, 10] = edges[:, 60] = 0.5
+        found = EdgeStatistics()
+        semantic_statistics(found, semantic, {0: False, 5: True, 200: False}, 255, edges)
+        # Stuff has outlines like any other class, the unknown has none; ridges count in things.
+        assert {n: int(count) for n, count in enumerate(found.outline) if count} == {
+            15: 100, 45: 100,
+        }  # fmt: skip
+        assert {n: count for n, count in enumerate(found.inside) if count} == {30: 1.0}
+        assert found.area == pytest.approx(0.38, abs=0.011)
+        assert found.stuff[30] == 1
+        assert found.stuff[1:].sum() == 1
+        assert found.stuff_area == pytest.approx(0.39 + 0.16, abs=0.03)
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        "calibration", [EdgeCalibration.assumed(), calibration_of([street(0, noise=0.3)])]
+    )
+    def test_round_trip(self, tmp_path: Path, calibration: EdgeCalibration):
+        path = tmp_path / "calibration.json"
+        path.write_text(json.dumps(calibration.to_json()))
+        assert EdgeCalibration.load(path) == calibration
+        assert EdgeCalibration.load(str(path)) == calibration
+        # What a job adds is nothing to it.
+        path.write_text(json.dumps({**calibration.to_json(), "sample": ["a"]}))
+        assert EdgeCalibration.load(path) == calibration
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"format": 2},
+            {"format": None},
+            {"strengths": [0.0, 0.5]},
+            {"strengths": [0.0, 0.6, 0.5]},
+            {"strengths": [0.0, 0.5, 0.5]},
+            {"strengths": [-0.1, 0.5, 1.0]},
+            {"strengths": [0.0, 0.5, 1.1]},
+            {"strengths": [0.0, math.nan, 1.0]},
+            {"strengths": ["a", "b", "c"]},
+            {"strengths": 1.0},
+            {"strengths": [], "log_odds": []},
+            {"log_odds": [-8.0, math.inf, 1.0]},
+            {"log_odds": [[-8.0], [-1.0], [1.0]]},
+            {"log_odds": [-8.0, 1.0, 0.5]},
+            {"prior": math.nan},
+            {"trust": 1.5},
+            {"trust": math.nan},
+            {"trust": None},
+            {"images": "many"},
+            {"images": math.inf},
+        ],
+    )
+    def test_values_out_of_range_are_refused(self, tmp_path: Path, change: dict[str, Any]):
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps({**EdgeCalibration.assumed().to_json(), **change}))
+        with pytest.raises(ValueError, match=r"mine\.json is no calibration of edges"):
+            EdgeCalibration.load(path)
+
+    @pytest.mark.parametrize("key", EdgeCalibration.assumed().to_json())
+    def test_a_missing_key_is_refused(self, tmp_path: Path, key: str):
+        content = EdgeCalibration.assumed().to_json()
+        del content[key]
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=rf"mine\.json is no calibration .*{key}"):
+            EdgeCalibration.load(path)
+
+    @pytest.mark.parametrize("text", ["", "{", '{"format": 1', "[" * 100_000, b"\xff\xfe{}"])
+    def test_a_damaged_file_is_refused(self, tmp_path: Path, text: str | bytes):
+        path = tmp_path / "mine.json"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match=r"mine\.json is damaged .*: make it again"):
+            EdgeCalibration.load(path)
+
+    @pytest.mark.parametrize("text", ["[]", "1", "null", '"x"', "{}"])
+    def test_json_of_another_kind_is_refused(self, tmp_path: Path, text: str):
+        path = tmp_path / "mine.json"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"mine\.json is no calibration of edges"):
+            EdgeCalibration.load(path)
+
+    def test_no_file(self, tmp_path: Path):
+        for path in (tmp_path / "nowhere.json", tmp_path):
+            with pytest.raises(FileNotFoundError, match=r"no calibration of edges at .*: name the"):
+                EdgeCalibration.load(path)

@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+"""What edges of every quality do to labels and to masks, on any data in COCO panoptic format.
+
+    python tools/studies/label_quality.py --images DIR --truth-json FILE --truth-dir DIR \\
+        --output DIR [--detector hed=DIR ...] [--rows none oracle soft-0.7 ...]
+
+Each row is a kind of edges: none; those of a perfect detector, whole or with gaps; those with a
+detector's false edges beside the true ones, weak to strong ("soft"), or read on a token grid as an
+attention map is ("grid"); and those of each --detector as they are. Its figures:
+
+  ODS               of the edges, against the boundaries of the truth, at 19 thresholds
+  PQ^th perfect     of labels (make_pseudo_panoptic.py) from perfect semantic masks
+  PQ^th noisy       of labels from masks with the errors of tag-supervised models
+  AP^mk class parts of masks (refine_masks.py) that were the connected parts of each thing class
+  AP^mk all parts   of masks that were the connected parts of all things
+
+In the row "none" the masks are as they were before. OUTPUT receives results.md and results.json:
+every figure over all images, and over the even and the odd ranks of their sorted file names.
+Figures below those of the row "none" are bold: edges that did harm.
+
+A row that is finished is not done again. Once the code or its defaults have changed, remove
+OUTPUT/rows; OUTPUT/inputs does not depend on what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from trace_d2.data.label_study import BASELINE, NO_EDGES, ROWS, StudyInputs
+from trace_d2.evaluation import EdgeSettings, class_agnostic_ap, evaluate_edges, panoptic_quality
+from trace_d2.evaluation.edge_metrics import edge_scores, even_thresholds
+from trace_d2.evaluation.edge_sources import EdgeFolder
+from trace_d2.evaluation.panoptic_quality import available_cpus
+from trace_d2.evaluation.tables import below, halves_table
+from trace_d2.formats.atomic import write_json, write_text
+from trace_d2.pseudo_labels.command_line import count
+
+THRESHOLDS = 19  # a fifth of BSDS's, in a fifth of the time
+METRICS = ("ODS", "PQ^th perfect", "PQ^th noisy", "AP^mk class parts", "AP^mk all parts")
+
+Scores = dict[str, list[float | None]]
+"""By metric: of all images, of the even ranks and of the odd ones; 0..1 or None."""
+
+
+class CommandError(RuntimeError):
+    """A command of the project ended with ``status``; its own message is printed."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Study(StudyInputs):
+    """The inputs, and how the commands run.
+
+    Attributes:
+        workers: processes.
+        opts: config keys of both commands, KEY VALUE in turn.
+    """
+
+    workers: int = 1
+    opts: tuple[str, ...] = ()
+
+
+def measure(study: Study, row: str) -> Scores:
+    """All figures of a row, from its file if it is finished.
+
+    Raises:
+        CommandError: a command failed.
+        ValueError, OSError: an input is wrong, or the row was measured with other edges.
+    """
+    folder = study.output / "rows" / row
+    path = folder / "figures.json"
+    origin = str(study.detectors[row].resolve()) if row in study.detectors else ""
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["edges"] != origin:
+            raise ValueError(
+                f"{folder} was measured with the edges of {content['edges']}: name this detector "
+                "otherwise, or remove that folder"
+            )
+        return dict(content["scores"])
+    folder.mkdir(parents=True, exist_ok=True)
+    edges = study.edges(row)
+    values = [
+        score_edges(study, edges),
+        *(score_labels(study, edges, folder, noisy) for noisy in (False, True)),
+        *(score_masks(study, edges, folder, per_class) for per_class in (True, False)),
+    ]
+    scores = dict(zip(METRICS, values, strict=True))
+    write_json(path, {"edges": origin, "scores": scores}, indent=1)
+    return scores
+
+
+def score_edges(study: Study, edges: Path | None) -> list[float | None]:
+    """ODS of each part of the images."""
+    if edges is None:
+        return [None] * len(study.parts)
+    settings = EdgeSettings(tuple(even_thresholds(THRESHOLDS).tolist()))
+    result = evaluate_edges(
+        EdgeFolder(edges),
+        study.truth_json,
+        study.truth_dir,
+        settings,
+        workers=study.workers,
+        progress=True,
+    )
+    counts = [[result.counts[study.stems[key]] for key in ids] for ids in study.parts]
+    return [edge_scores(part).ods if part else None for part in counts]
+
+
+def score_labels(study: Study, edges: Path | None, folder: Path, noisy: bool) -> list[float | None]:
+    """PQ^th of the labels that the command makes, of each part of the images."""
+    output = folder / ("labels_noisy" if noisy else "labels_perfect")
+    inputs = ["--semantic", study.semantic(noisy), "--images-json", study.truth_json]
+    inputs += ["--categories", study.categories()]
+    _run("make_pseudo_panoptic", study, edges, [*inputs, "--output", output])
+    scores: list[float | None] = []
+    for ids in study.parts:
+        if not ids:
+            scores.append(None)
+            continue
+        quality = panoptic_quality(
+            study.truth_json,
+            study.truth_dir,
+            output / "panoptic.json",
+            output / "panoptic",
+            workers=study.workers,
+            missing="miss",
+            image_ids=ids,
+        )
+        scores.append(quality.things.pq if quality.things.n else None)
+    return scores
+
+
+def score_masks(
+    study: Study, edges: Path | None, folder: Path, per_class: bool
+) -> list[float | None]:
+    """AP^mk of merged masks as the command refines them, of each part of the images."""
+    masks = study.merged_masks(per_class)
+    if edges is not None:
+        output = folder / f"refined_{'classes' if per_class else 'all'}.json"
+        _run("refine_masks", study, edges, ["--masks", masks, "--output", output])
+        masks = output
+    results = [
+        class_agnostic_ap(study.instances(), masks, ["segm"], image_ids=ids).to_dict()
+        if ids
+        else None
+        for ids in study.parts
+    ]
+    return [result["segm"]["AP"] if result else None for result in results]
+
+
+def _run(tool: str, study: Study, edges: Path | None, options: Sequence[object]) -> None:
+    """A command line as a user would type it; an interrupted one is continued."""
+    given: list[object] = ["--no-edges"] if edges is None else ["--edges", edges]
+    words = ["--images", study.images, *options, *given, "--workers", study.workers, *study.opts]
+    command = [str(word) for word in words]
+    print(f"\n$ python tools/{tool}.py {shlex.join(command)}", flush=True)
+    status = _tool(tool).main(command)
+    if status:
+        raise CommandError(status)
+
+
+def _tool(name: str) -> ModuleType:
+    """The command ``name`` of the folder above."""
+    if name not in _TOOLS:
+        path = Path(__file__).resolve().parents[1] / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        _TOOLS[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(_TOOLS[name])
+    return _TOOLS[name]
+
+
+_TOOLS: dict[str, ModuleType] = {}
+
+
+def report(study: Study, results: dict[str, Scores]) -> str:
+    """The results as Markdown."""
+    titles = study.rows
+    table = halves_table({titles[n]: s for n, s in results.items()}, titles[NO_EDGES], METRICS)
+    floor = results.get(NO_EDGES, {})
+    pairs = [
+        (score, limit)
+        for name, scores in results.items()
+        if name != NO_EDGES
+        for metric in METRICS
+        for score, limit in zip(scores[metric], floor[metric], strict=True)
+        if score is not None and limit is not None
+    ]
+    worse = sum(below(*pair) for pair in pairs)
+    every, even, odd = map(len, study.parts)
+    return (
+        f"{table}\n\nIn %. {every} images, then (even / odd ranks of the sorted file names: {even} "
+        f"/ {odd}). **Bold**: below the row without edges, {worse} of {len(pairs)} figures. ODS at "
+        f"{THRESHOLDS} thresholds; noise of the semantic masks {study.noise:g}; false edges of "
+        f"{study.false_edges}.\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write; 0 done, 2 bad input, else the status of a command that failed."""
+    args = _parser().parse_args(arguments)
+    study = Study(
+        args.images,
+        args.truth_json,
+        args.truth_dir,
+        args.output,
+        dict(args.detector),
+        args.semantic_noise,
+        args.workers,
+        tuple(args.opts),
+    )
+    try:
+        names = _chosen(args.rows, list(study.rows))
+        study.check()
+        study.claim(opts=args.opts)
+        results = {}
+        for rank, name in enumerate(names, 1):
+            print(f"\n== row {rank} of {len(names)}: {study.rows[name]}", flush=True)
+            results[name] = measure(study, name)
+        text = report(study, results)
+        write_text(study.output / "results.md", text)
+        sizes = dict(zip(("all", "even", "odd"), map(len, study.parts), strict=True))
+        write_json(study.output / "results.json", {"images": sizes, "rows": results}, indent=1)
+    except (ValueError, OSError) as error:
+        print(f"label_quality: {error}", file=sys.stderr)
+        return 2
+    except CommandError as error:
+        return error.status
+    print(f"\n{text}\nwritten to {study.output}/results.md and results.json")
+    return 0
+
+
+def _chosen(wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The rows to measure in their own order; "none", which all are held against, is one."""
+    unknown = sorted(set(wanted or ()) - set(known))
+    if unknown:
+        raise ValueError(f"no row {', '.join(unknown)}: choose from {', '.join(known)}")
+    return [name for name in known if wanted is None or name in wanted or name == NO_EDGES]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs")
+    parser.add_argument(
+        "--truth-json",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="COCO panoptic JSON; images that it does not list are left out",
+    )
+    parser.add_argument(
+        "--truth-dir", type=Path, required=True, metavar="DIR", help="folder of its PNGs"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="new folder, or one to continue"
+    )
+    parser.add_argument(
+        "--detector",
+        type=_name_and_folder,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="edges of a real detector, <stem>.png or .npy, a row of their own; repeatable. The "
+        f"first gives the false edges; without any, colour gradients ({BASELINE}) do",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        metavar="ROW",
+        help=f"some rows only: {', '.join(ROWS)}, and the detectors (or {BASELINE}); "
+        f"{NO_EDGES} is always one",
+    )
+    parser.add_argument(
+        "--semantic-noise",
+        type=float,
+        default=0.2,
+        metavar="LEVEL",
+        help="of the noisy semantic masks, 0 (none) to 1 (poor); default %(default)s",
+    )
+    parser.add_argument(
+        "--workers",
+        type=count,
+        default=available_cpus(),
+        metavar="N",
+        help="processes; default: CPUs",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs="*",
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys of both commands, as MODEL.TRACE.LABELS.CUT components",
+    )
+    return parser
+
+
+def _name_and_folder(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not folder or not re.fullmatch(r"[\w.-]*\w[\w.-]*", name) or name in ROWS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=DIR with a NAME of letters, digits, ., _ and - that no row has "
+            f"({', '.join(ROWS)})"
+        )
+    return name, Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
