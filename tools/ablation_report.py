@@ -251,8 +251,8 @@ def _strengths(numbers: Numbers) -> list[str]:
         return []
     return [
         "- Mean strength on true boundaries / off them, where 0.5 is the threshold: "
-        f"{', '.join(parts)}. Labels ask a border to stand out by `LABELS.CONTRAST`, so that a "
-        "divergence of little spread cuts little, however good its order of the pixels (ODS)."
+        f"{', '.join(parts)}. Labels then asked a border to stand out by a fixed contrast, so that "
+        "a divergence of little spread cut little, however good its order of the pixels (ODS)."
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -9,6 +10,8 @@ import pytest
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges import EdgeDetector, build_edge_source, check_edge_source
 from trace_d2.edges.files import write_edges
+from trace_d2.edges.sources import edge_calibration
+from trace_d2.propagation.calibration import EdgeCalibration
 
 IMAGE = np.zeros((6, 9, 3), np.uint8)
 
@@ -96,3 +99,18 @@ def test_the_student_is_checked_before_it_is_loaded(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, student.__name__, student)
     np.testing.assert_array_equal(build_edge_source(config(SOURCE="student"))(IMAGE, "a"), edges)
+
+
+def test_the_calibration_is_the_named_one_or_the_students(tmp_path):
+    assert edge_calibration(config()) is None
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(EdgeCalibration.assumed().to_json()))
+    assert edge_calibration(config(CALIBRATION=str(path))) == EdgeCalibration.assumed()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        edge_calibration(config(CALIBRATION=str(tmp_path / "absent.json")))
+    cfg = config(SOURCE="student")
+    cfg.MODEL.TRACE.BACKBONE.NAME = "trace-tiny"
+    carried = edge_calibration(cfg)
+    assert carried is not None
+    assert carried.images == 48
+    assert 0.5 < carried.trust < 1

@@ -103,7 +103,7 @@ class TestByHand:
         assert evidence.log_odds == pytest.approx(PRIOR, abs=1e-3)
         assert evidence.likelihood == pytest.approx(0, abs=1e-3)
         assert evidence.probability == pytest.approx(BORDERS / RIDGES, rel=1e-2)
-        assert calibration.trust == pytest.approx(BORDERS / RIDGES / 2, rel=1e-2)
+        assert calibration.trust == 0
         assert calibration.prior == pytest.approx(PRIOR)
 
     def test_an_outline_counts_by_the_strongest_edge_near_it(self):
@@ -153,6 +153,15 @@ class TestByHand:
         statistics = EdgeStatistics()
         statistics.add(halves(), np.zeros((100, 100), bool), np.zeros((100, 100), np.float32))
         assert statistics.calibrate() == EdgeCalibration.assumed()
+
+    def test_more_borders_to_expect(self):
+        calibration = EdgeCalibration((0.0, 0.5, 1.0), (-8.0, -3.0, 0.8), -4.0, 0.7, 3)
+        more = calibration.expecting(2.0)
+        two = math.log(2)
+        assert more.log_odds == pytest.approx((-8 + two, -3 + two, 1.0))  # 1 is the most
+        assert (more.prior, more.trust, more.images) == (pytest.approx(-4 + two), 0.7, 3)
+        evidence = [c(np.full((2, 2), 0.5, np.float32)).likelihood for c in (calibration, more)]
+        assert np.allclose(*evidence, atol=1e-3)  # what the edge itself says is the same
 
     def test_what_is_assumed(self):
         calibration = EdgeCalibration.assumed()

@@ -385,8 +385,8 @@ class TestTrust:
         assert trust > 0.5
         assert trust_facts(job.store, records) == [
             ("trust in the edges, of 1", f"{trust:.2f}"),
-            ("false pieces a stuff mask", "0.00"),
-            ("things an image without edges", "1.0"),
+            ("pieces that edges would cut off a stuff mask", "0.00"),
+            ("things an image if edges cut nothing", "1.0"),
         ]
         assert trust_warning(job.store) == ""
         show_trust(job.store, records)
@@ -415,3 +415,36 @@ class TestTrust:
         said = capsys.readouterr()
         assert (said.out, said.err) == ("", "")
         assert "trust" not in (few / "out/report.html").read_text()
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', "NaN"])
+    def test_a_damaged_calibration_is_measured_again(self, few: Path, content: str, capsys):
+        run(job_of(few))
+        path = few / "out/calibration.json"
+        whole = path.read_bytes()
+        path.write_text(content)
+        job = job_of(few)
+        records = list(job.store.read_records().values())
+        assert [name for name, _ in trust_facts(job.store, records)] == [
+            "things an image if edges cut nothing"
+        ]
+        assert trust_warning(job.store) == ""
+        next((few / "out/panoptic").glob("*.png")).unlink()  # so that something is left to do
+        run(job)
+        assert path.read_bytes() == whole
+        assert f"{path} is" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("calibration", "words"),
+        [
+            (EdgeCalibration.assumed(), "the sample has too few outlines"),
+            (EdgeCalibration((0.0,), (-4.0,), -4.0, 0.0, 9), "the edges are empty, or fainter"),
+        ],
+    )
+    def test_what_cannot_be_measured_is_said(self, few: Path, calibration, words, capsys):
+        job = job_of(few)
+        run(job)
+        job.store.calibration_path.write_text(json.dumps(calibration.to_json()))
+        show_trust(job.store, [])
+        said = capsys.readouterr()
+        assert said.err.startswith(f"warning: {words}")
+        assert ("trust" in said.out) == (calibration.images > 0)

@@ -32,6 +32,9 @@ from trace_d2.propagation import BoundaryGuidedPropagation
 from .input_images import find_image_edges
 from .mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
 
+# Calibrations come from class masks; masks that a model merges hold more borders.
+_MORE_BORDERS = 2.0
+
 _Predictions = list[dict[str, Any]]
 
 
@@ -101,10 +104,13 @@ class PostProcessor:
             edge_source: in place of the one that ``MODEL.TRACE.EDGES`` names.
         """
         node = cfg.MODEL.TRACE.POSTPROCESSOR
+        calibration = edge_calibration(cfg)
+        if calibration is not None:
+            calibration = calibration.expecting(_MORE_BORDERS)
         if edge_source is None:
             check_edge_source(cfg)
         return {
-            "propagation": BoundaryGuidedPropagation.from_config(cfg, edge_calibration(cfg)),
+            "propagation": BoundaryGuidedPropagation.from_config(cfg, calibration),
             "edge_source": edge_source,
             "build_source": partial(build_edge_source, cfg.clone()),
             "input_format": cfg.INPUT.FORMAT,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,11 @@ class EdgeCalibration:
                 and 0 <= trust <= 1
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{origin} is no calibration of edges ({error!r})") from error
+            lacks = isinstance(error, KeyError)
+            what = f"it has no {error}" if lacks else "its values are of another kind"
+            raise ValueError(
+                f"{origin} is no calibration of edges ({what}): name one that a label job wrote"
+            ) from error
         if not sound:
             raise ValueError(f"{origin} is no calibration of edges: its values are out of range")
         return cls(strengths, log_odds, prior, trust, images)
@@ -108,6 +112,7 @@ class EdgeCalibration:
             ValueError: it is damaged, or of another kind.
         """
         path = Path(path)
+        path = path / "calibration.json" if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(
                 f"no calibration of edges at {path}: name the calibration.json of a label folder"
@@ -117,6 +122,12 @@ class EdgeCalibration:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}): make it again") from error
         return cls.from_json(content, str(path))
+
+    def expecting(self, factor: float) -> EdgeCalibration:
+        """The same where masks hold ``factor`` times as many borders: they merge all classes."""
+        more = math.log(factor)
+        log_odds = np.clip(np.array(self.log_odds) + more, *_RANGE)
+        return replace(self, log_odds=tuple(log_odds.tolist()), prior=self.prior + more)
 
     def to_json(self) -> dict[str, Any]:
         """As ``calibration.json`` holds it."""
@@ -252,6 +263,8 @@ class EdgeStatistics:
         if found > _BORDERS:
             believed = np.maximum(believed, self._precision(inside, found)[seen])
         trust = float((self.outline[seen] * believed).sum()) / (cells + _SHRINK)
+        if len(log_odds) == 1:  # of one strength everywhere: empty, or too faint to tell apart
+            trust = 0.0
         middle = (np.arange(_BINS) + 0.5) / _BINS
         middle[0], middle[-1] = 0.0, 1.0
         knots = (tuple(middle[seen].tolist()), tuple(log_odds.tolist()))

@@ -7,10 +7,12 @@ its order or its workers, comes to the same calibration. The first one writes it
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
@@ -60,12 +62,24 @@ def calibrate_job(
         return EdgeCalibration.load(given)
     path = job.store.calibration_path
     with writing_to(job.store.root), FileLock(job.store.root / ".locks" / "calibration.lock"):
-        if not path.is_file():
+        if not _is_whole(path):
             sample = _sample(job, entries)
             read = partial(_read, job, build_detection)
             threads = workers if build_detection is None else 1
             write_json(path, _measure(job, sample, read, threads, progress), indent=1)
     return EdgeCalibration.load(path)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a calibration; a damaged one is measured again, to the same values."""
+    try:
+        EdgeCalibration.load(path)
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        print(f"note: {error}; measured again", file=sys.stderr)
+        return False
+    return True
 
 
 def _sample(job: _Job, entries: Sequence[ImageEntry]) -> list[ImageEntry]:

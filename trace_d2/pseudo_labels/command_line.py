@@ -232,6 +232,7 @@ def show_merge(merge: Callable[[], MergeResult], store: JobStore, done: str) -> 
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
     print(f"{result.done} {done}, {result.skipped} skipped, {len(result.failed)} failed")
+    show_trust(store, list(store.read_records().values()))
     if result.pending:
         print(f"{result.pending} not {done} yet: run the missing shards, then --merge again")
     status = _show_failures(result.failed, store)

@@ -176,6 +176,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _show(value: Any) -> str:
     """``value`` short enough for a message."""
+    if isinstance(value, Mapping) and "trust" in value:
+        digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+        return f"one of trust {value['trust']:.2f} (sha256 {digest})"
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 8:
         digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
         return f"a list of {len(value)} (sha256 {digest})"
