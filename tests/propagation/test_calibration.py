@@ -370,14 +370,14 @@ class TestHowManyBorders:
 
     @pytest.mark.parametrize(("columns", "agree"), [([10], True), ([10, 30], False)])
     def test_edges_that_are_more_frequent_the_weaker_they_are_disagree(self, columns, agree):
-        # Half of the outline is strong, and a fifth of its length inside is. All edges together
-        # are three times as frequent as those, or more than five times.
+        # Half of the outline is strong, and a quarter of its length inside is. All edges together
+        # are two and a half times as frequent as those, or four and a half times.
         edges = outlined(0.75)
         edges[50:, 49] = 0.3
-        edges[:20, 20] = 0.75
+        edges[:25, 20] = 0.75
         edges[:, columns] = 0.3
         calibration = statistics_of(halves(), edges).calibrate()
-        borders = (0.2 + len(columns)) / 0.97 if agree else 0
+        borders = (0.25 + len(columns)) / 0.97 if agree else 0
         assert calibration.prior == pytest.approx(prior_of(borders), rel=0.02)
 
     def test_there_are_never_fewer_than_usual(self):

@@ -31,7 +31,7 @@ _BORDERS = 0.26  # length of borders between objects of a class an area of it: 4
 _MOST_BORDERS = 3.4  # the same where objects are crowded, or masks merge all classes ...
 _MOST_BESIDE_STUFF = 4.5  # ... and where stuff has shown how much is texture
 _MOST_CROWDED, _CROWDED = 12.0, 1.2  # the same of edges that are perfect by all signs
-_CONSISTENT = 3.5  # factor between densities that are called equal
+_CONSISTENT = 3.0  # factor between densities that are called equal
 _SURE = 0.5  # of the borders that are found, as some edges of parts are taken for borders
 _TEXTURE = 3.5  # times as dense as in stuff, at most, are edges in things that are no borders
 _RIDGES = 16.6  # length of ridges of a map that is all texture: 0.03 a pixel
@@ -282,15 +282,17 @@ class EdgeStatistics:
         if self.stuff_area > 0:
             density = density - _TEXTURE * np.cumsum(self.stuff[::-1]) / self.stuff_area
         density = density / np.maximum(share, 1e-9)
-        lowest = float(density[share >= 0.1].min())
+        lowest = float(density[share >= 0.25].min())
         found = float(density[share >= (0.5 if self.stuff_area > 0 else 0.7)][0])
         # A crowd: nearly all outlines, and nothing more inside at one strength than at another.
         crowd = float(density[share >= 0.9][0])
-        if crowd <= min(_MOST_CROWDED, _CROWDED * lowest):
+        if share[-2] >= 0.9 and crowd <= min(_MOST_CROWDED, _CROWDED * lowest):
             return max(found, crowd)
         if self.stuff_area > 0:
             return found if found <= _MOST_BESIDE_STUFF else 0.0
-        return found if found <= min(_MOST_BORDERS, _CONSISTENT * lowest) else 0.0
+        # Where many outlines have one strength, the weaker half of the others must agree as well.
+        most = float(density[share >= max(0.7, (1 + share[0]) / 2)][0])
+        return found if found <= _MOST_BORDERS and most <= _CONSISTENT * lowest else 0.0
 
     def _precision(self, inside: np.ndarray, found: float) -> np.ndarray:
         """float64 (60,), 0..1: how many of the edges inside, that strong or stronger, are borders.
