@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from trace_d2.propagation.calibration import (
     EdgeStatistics,
     semantic_statistics,
 )
-from trace_d2.pseudo_labels.calibrating import SAMPLE_IMAGES
+from trace_d2.pseudo_labels.calibrating import SAMPLE_IMAGES, draw
 from trace_d2.pseudo_labels.inputs import Sample
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ def _sample(cfg: CfgNode) -> list[dict[str, Any]]:
     """The records to measure on: they hang on the seed and on names, not on the order."""
     records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
 
-    def draw(record: dict[str, Any]) -> tuple[int, str]:
+    def rank(record: dict[str, Any]) -> tuple[int, str]:
         stem = Path(record["file_name"]).stem
-        return zlib.crc32(f"{cfg.MODEL.TRACE.SEED} {stem}".encode()), record["file_name"]
+        return draw(cfg.MODEL.TRACE.SEED, stem), record["file_name"]
 
-    return sorted(sorted(records, key=draw)[:SAMPLE_IMAGES], key=lambda r: str(r["file_name"]))
+    return sorted(sorted(records, key=rank)[:SAMPLE_IMAGES], key=lambda r: str(r["file_name"]))

@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,16 @@ class EdgeCalibration:
         lists = {"strengths": list(self.strengths), "log_odds": list(self.log_odds)}
         return {"format": _FORMAT, **asdict(self), **lists}
 
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """float32 (65536,): log-odds of 16-bit strengths, which edge files hold exactly."""
+        table = np.interp(np.arange(65536) / 65535, self.strengths, self.log_odds)
+        return table.astype(np.float32)
+
     def __call__(self, edges: np.ndarray) -> EdgeEvidence:
         """The evidence in ``edges`` float (H, W), strength in 0..1."""
-        # By a table: 16-bit strengths, as edge files hold them, are met exactly.
         levels = np.rint(edges * np.float32(65535)).astype(np.uint16)
-        table = np.interp(np.arange(65536) / 65535, self.strengths, self.log_odds)
-        log_odds = table.astype(np.float32)[levels]
+        log_odds = self._table[levels]
         return EdgeEvidence(log_odds, self.prior, self.trust, _scale(edges.shape))
 
 

@@ -33,6 +33,11 @@ _STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
 _Job = ImageJob[Any, Any, Any]
 
 
+def draw(seed: int, stem: str) -> int:
+    """The rank by which an image is drawn into a sample, whatever other images there are."""
+    return zlib.crc32(f"{seed} {stem}".encode())
+
+
 def calibrate_job(
     job: _Job,
     entries: Sequence[ImageEntry],
@@ -85,7 +90,7 @@ def _is_whole(path: Path) -> bool:
 def _sample(job: _Job, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
     """The images to measure on, the same for every order of ``entries``."""
     seed = job.settings.cfg.MODEL.TRACE.SEED
-    drawn = sorted(entries, key=lambda e: (zlib.crc32(f"{seed} {e.stem}".encode()), e.stem))
+    drawn = sorted(entries, key=lambda e: (draw(seed, e.stem), e.stem))
     usable = (entry for entry in drawn if not job.skip_reason(entry))
     return sorted(_first(usable, SAMPLE_IMAGES), key=lambda entry: entry.stem)
 
