@@ -35,7 +35,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 bench: $(STAMP)
-	@$(BIN)/python tools/benchmark.py $(ARGS)
+	@$(BIN)/python tools/benchmarks/benchmark.py $(ARGS)
 
 setup: $(STAMP)
 

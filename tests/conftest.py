@@ -69,8 +69,8 @@ def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
     """
 
     def build(model: str | Path, **options: Any) -> Any:
+        from trace_d2.backbones import build_backbone
         from trace_d2.config import get_trace_cfg
-        from trace_d2.diffusion import build_backbone
 
         cfg = get_trace_cfg()
         cfg.MODEL.TRACE.DEVICE = "cpu"
@@ -84,11 +84,9 @@ def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def load_tool() -> Iterator[Callable[[str], ModuleType]]:
-    """``load_tool(name)``: a module of tools/, which finds its neighbours as when it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(REPOSITORY / "tools")
-        yield importlib.import_module
+def load_tool() -> Callable[[str], ModuleType]:
+    """``load_tool(name)``: a module below tools/; ``pythonpath`` in pyproject.toml finds it."""
+    return importlib.import_module
 
 
 # Nothing but sizes, the machine, and the data.
@@ -111,7 +109,7 @@ MODEL.TRACE.SOLVER.SAMPLES_PERIOD 1
 @pytest.fixture(scope="session")
 def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scenes of 64 x 64 with truth."""
-    from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+    from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
     folder = tmp_path_factory.mktemp("small_scenes")
     write_scenes(folder, 2, SceneSettings(size=(64, 64)), progress=False)

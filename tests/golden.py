@@ -4,9 +4,9 @@
     python tests/golden.py write    # before: tests/golden.json
     python tests/golden.py check    # after: names every result that differs; exit status 1
 
-Runs the command lines that users run on a few small scenes, in minutes on two cores. Times, absolute
-paths and what follows from them stay out. The hashes belong to one machine and one set of library
-versions (floating-point kernels differ), so write them where they are checked.
+Runs the command lines that users run on a few small scenes, in minutes on two cores. Times,
+absolute paths and what follows from them stay out. The hashes belong to one machine and one set of
+library versions (floating-point kernels differ), so write them where they are checked.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def run(tool: str, arguments: list[str]) -> str:
 
 
 def write_masks() -> None:
-    """merged.json: truth joined in pairs; predictions.json: truth cut at the bottom, with scores."""
+    """merged.json: truth joined in pairs; predictions.json: parts of the truth, with scores."""
     from pycocotools import mask as coco_mask
 
     truth = json.loads(Path("scenes/instances.json").read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from detectron2.modeling.meta_arch import build
 from fvcore.common.config import CfgNode
 
 import trace_d2
-from trace_d2.edges.files import write_edges
+from trace_d2.io.edge_maps import write_edges
 from trace_d2.modeling.postprocessor import has_postprocessor
 from trace_d2.plugin import PostProcessedRegistry, register
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import make_pseudo_panoptic
 from tqdm import tqdm
 
-from trace_d2.data.scene_dataset import SceneSettings, write_scenes
-from trace_d2.edges.files import write_edges
 from trace_d2.evaluation import PanopticQuality, panoptic_quality
 from trace_d2.evaluation.tables import comparison_table
-from trace_d2.formats.atomic import write_json
-from trace_d2.pseudo_labels.inputs import read_image
+from trace_d2.io.atomic import write_json
+from trace_d2.io.edge_maps import write_edges
+from trace_d2.io.images import read_image
+from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny.yaml"
 

@@ -26,7 +26,7 @@ from trace_d2.evaluation.edge_sources import (
     EdgesToScore,
 )
 from trace_d2.evaluation.edge_truth import TRUTH_KINDS, VOID_BOUNDARIES
-from trace_d2.formats.atomic import write_json, write_png
+from trace_d2.io.atomic import write_json, write_png
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

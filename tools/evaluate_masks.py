@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
 from trace_d2.evaluation.class_agnostic import IOU_TYPES, MATCHES, ClassAgnosticResult
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trace_d2.evaluation import category_table, panoptic_quality, quality_table
 from trace_d2.evaluation.panoptic_quality import MISSING_POLICIES
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

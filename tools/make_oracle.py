@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trace_d2.data.oracle import write_oracle
+from trace_d2.scenes.oracle import write_oracle
 
 
 def main(arguments: list[str] | None = None) -> int:

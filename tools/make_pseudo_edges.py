@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from trace_d2.pseudo_labels.command_line import exit_status
-from trace_d2.pseudo_labels.edge_command import detect, edge_parser, merge
-from trace_d2.pseudo_labels.edge_store import PseudoEdgeStore
+from trace_d2.jobs.command_line import exit_status
+from trace_d2.jobs.kinds.edge_command import detect, edge_parser, merge
+from trace_d2.jobs.kinds.edge_store import PseudoEdgeStore
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trace_d2.formats.categories import load_categories
-from trace_d2.pseudo_labels.command_line import (
+from trace_d2.io.categories import load_categories
+from trace_d2.io.listing import (
+    ImageEntry,
+    Shard,
+    build_entries,
+    list_images,
+    read_image_ids,
+    spread,
+)
+from trace_d2.jobs.command_line import (
     UsageError,
     add_job_options,
     detection_builder,
@@ -32,19 +40,11 @@ from trace_d2.pseudo_labels.command_line import (
     show_merge,
     show_result,
 )
-from trace_d2.pseudo_labels.labeling import LabelJob
-from trace_d2.pseudo_labels.listing import (
-    ImageEntry,
-    Shard,
-    build_entries,
-    list_images,
-    read_image_ids,
-    spread,
-)
-from trace_d2.pseudo_labels.merge import merge_folder, merge_labels
-from trace_d2.pseudo_labels.runner import JobPlan, run_job
-from trace_d2.pseudo_labels.settings import JobSettings
-from trace_d2.pseudo_labels.store import LabelStore
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+from trace_d2.jobs.merge import merge_folder, merge_labels
+from trace_d2.jobs.runner import JobPlan, run_job
+from trace_d2.jobs.settings import JobSettings
+from trace_d2.jobs.store import LabelStore
 
 EXIT_STATUS = """exit status:
   0    every image is labelled, or skipped for want of a semantic mask

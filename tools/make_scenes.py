@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

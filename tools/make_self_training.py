@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trace_d2.formats.atomic import write_json
-from trace_d2.pseudo_labels.self_training import merge_predictions
+from trace_d2.io.atomic import write_json
+from trace_d2.labels.self_training import merge_predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

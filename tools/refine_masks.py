@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trace_d2.formats.mask_json import MaskFile, load_mask_json
-from trace_d2.pseudo_labels.command_line import (
+from trace_d2.io.coco_masks import MaskFile, load_mask_json
+from trace_d2.io.listing import Shard, spread
+from trace_d2.jobs.command_line import (
     UsageError,
     add_job_options,
     detection_builder,
@@ -33,12 +34,11 @@ from trace_d2.pseudo_labels.command_line import (
     show_merge,
     show_result,
 )
-from trace_d2.pseudo_labels.listing import Shard, spread
-from trace_d2.pseudo_labels.merge import merge_folder
-from trace_d2.pseudo_labels.refine_inputs import MaskEntry, mask_entries
-from trace_d2.pseudo_labels.refine_store import RefinedStore
-from trace_d2.pseudo_labels.refining import RefineJob, RefineSettings
-from trace_d2.pseudo_labels.runner import JobPlan, run_job
+from trace_d2.jobs.kinds.refine_inputs import MaskEntry, mask_entries
+from trace_d2.jobs.kinds.refine_store import RefinedStore
+from trace_d2.jobs.kinds.refined_masks import RefineJob, RefineSettings
+from trace_d2.jobs.merge import merge_folder
+from trace_d2.jobs.runner import JobPlan, run_job
 
 EXIT_STATUS = """exit status:
   0    every image is refined, or skipped: absent, or without a mask

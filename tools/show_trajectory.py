@@ -23,13 +23,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tqdm import tqdm
 
 from trace_d2.edges import EdgeDetector
-from trace_d2.edges.pseudo import label_shares, ternary_edges
 from trace_d2.edges.trajectory import Trajectory, TrajectoryStep, read_trajectory
-from trace_d2.formats.atomic import write_bytes
-from trace_d2.formats.coco_panoptic import read_panoptic_png
-from trace_d2.pseudo_labels.command_line import UsageError, exit_status, load_cfg
-from trace_d2.pseudo_labels.inputs import read_image
-from trace_d2.pseudo_labels.pictures import paint_segments
+from trace_d2.io.atomic import write_bytes
+from trace_d2.io.coco_panoptic import read_panoptic_png
+from trace_d2.io.images import read_image
+from trace_d2.io.pseudo_edges import label_shares, ternary_edges
+from trace_d2.jobs.command_line import UsageError, exit_status, load_cfg
+from trace_d2.jobs.pictures import paint_segments
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny.yaml"
 COLUMNS = 10  # timesteps side by side

@@ -13,6 +13,7 @@ from trace_d2.lazy import lazy_names
 
 if TYPE_CHECKING:
     from trace_d2.attention import AttentionLayout, SelfAttentionReader
+    from trace_d2.backbones import DiffusionBackbone, build_backbone
     from trace_d2.config import add_trace_config
     from trace_d2.data.dataset_mapper import TraceDatasetMapper
     from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         register_trace_panoptic,
         register_trace_semantic,
     )
-    from trace_d2.diffusion import DiffusionBackbone, build_backbone
     from trace_d2.edges import (
         EdgeDetector,
         EdgeOutput,
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
     from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
     from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
-    from trace_d2.formats.categories import Category, load_categories
+    from trace_d2.io.categories import Category, load_categories
+    from trace_d2.labels import PanopticLabel, PanopticLabeler
     from trace_d2.modeling.postprocessor import with_postprocessor
     from trace_d2.propagation import BoundaryGuidedPropagation, boundary_guided_propagation
-    from trace_d2.pseudo_labels import PanopticLabel, PanopticLabeler
 
 __version__ = "0.1.0"
 
@@ -99,14 +99,14 @@ NEEDS_DETECTRON2 = frozenset(
 _MODULES = {
     "AttentionLayout": "trace_d2.attention",
     "BoundaryGuidedPropagation": "trace_d2.propagation",
-    "Category": "trace_d2.formats.categories",
+    "Category": "trace_d2.io.categories",
     "ClassAgnosticEvaluator": "trace_d2.evaluation.class_agnostic_evaluator",
-    "DiffusionBackbone": "trace_d2.diffusion",
+    "DiffusionBackbone": "trace_d2.backbones",
     "EdgeDetector": "trace_d2.edges",
     "EdgeEvaluator": "trace_d2.evaluation.edge_evaluator",
     "EdgeOutput": "trace_d2.edges",
-    "PanopticLabel": "trace_d2.pseudo_labels",
-    "PanopticLabeler": "trace_d2.pseudo_labels",
+    "PanopticLabel": "trace_d2.labels",
+    "PanopticLabeler": "trace_d2.labels",
     "PanopticQualityEvaluator": "trace_d2.evaluation.panoptic_evaluator",
     "SelfAttentionReader": "trace_d2.attention",
     "StudentDetector": "trace_d2.edges",
@@ -115,12 +115,12 @@ _MODULES = {
     "add_trace_config": "trace_d2.config",
     "attention_boundary_divergence": "trace_d2.edges",
     "boundary_guided_propagation": "trace_d2.propagation",
-    "build_backbone": "trace_d2.diffusion",
+    "build_backbone": "trace_d2.backbones",
     "build_edge_source": "trace_d2.edges",
     "class_agnostic_ap": "trace_d2.evaluation.class_agnostic",
     "evaluate_edges": "trace_d2.evaluation",
     "instance_emergence_point": "trace_d2.edges",
-    "load_categories": "trace_d2.formats.categories",
+    "load_categories": "trace_d2.io.categories",
     "panoptic_quality": "trace_d2.evaluation",
     "register_class_agnostic": "trace_d2.data.registration",
     "register_from_config": "trace_d2.data.registration",

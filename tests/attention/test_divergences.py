@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.attention import divergence_by_loops, mean_kl_materialised
 from scipy.stats import wasserstein_distance
 
 from trace_d2.attention import DIVERGENCES, divergence, mean_divergence
-from trace_d2.reference.attention import divergence_by_loops, mean_kl_materialised
 
 METRICS = sorted(DIVERGENCES)
 

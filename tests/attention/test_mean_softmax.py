@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.attention import average_over_grids, mean_softmax_attention
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,7 +17,6 @@ from trace_d2.attention.mean_softmax import (
     chunk_sizes,
 )
 from trace_d2.attention.resample import key_multiplicity, nearest_tokens, resample_attention
-from trace_d2.reference.attention import average_over_grids, mean_softmax_attention
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -6,15 +6,15 @@ import threading
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
-from trace_d2.reference.attention import (
+from plain.attention import (
     average_over_grids,
     image_attention,
     mean_softmax_attention,
 )
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
 
 FAMILIES = ("sd15", "sdxl", "pixart", "sd3", "flux")
 attend = functional.scaled_dot_product_attention

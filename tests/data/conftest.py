@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_d2.formats.coco_panoptic import id2rgb
+from trace_d2.io.coco_panoptic import id2rgb
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from trace_d2.data.builtin_datasets import (
     register_builtin_datasets,
 )
 from trace_d2.data.registration import check_categories
-from trace_d2.formats.atomic import write_json, write_png
-from trace_d2.formats.categories import category_entries, load_categories, parse_categories
-from trace_d2.formats.coco_panoptic import (
+from trace_d2.io.atomic import write_json, write_png
+from trace_d2.io.categories import category_entries, load_categories, parse_categories
+from trace_d2.io.coco_panoptic import (
     coco_dataset,
     image_entry,
     panoptic_annotation,

@@ -14,8 +14,8 @@ pytest.importorskip("detectron2")
 from PIL import Image
 
 from trace_d2.data.class_agnostic_dicts import load_class_agnostic_dicts
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.coco_panoptic import encode_mask, image_entry
+from trace_d2.io.atomic import write_json
+from trace_d2.io.coco_panoptic import encode_mask, image_entry
 
 pytestmark = pytest.mark.detectron2
 

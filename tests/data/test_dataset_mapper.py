@@ -33,7 +33,7 @@ from trace_d2.data.target_generator import (
     OfflineTargetGenerator,
     PanopticTarget,
 )
-from trace_d2.formats.coco_panoptic import id2rgb
+from trace_d2.io.coco_panoptic import id2rgb
 
 pytestmark = pytest.mark.detectron2
 

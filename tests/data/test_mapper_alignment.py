@@ -17,10 +17,10 @@ pytest.importorskip("detectron2")
 import detectron2.data.transforms as T
 from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import BitMasks
+from plain.panoptic_mapper import PlainPanopticMapper
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
-from trace_d2.reference.panoptic_mapper import PlainPanopticMapper
 
 pytestmark = pytest.mark.detectron2
 

@@ -26,16 +26,16 @@ from trace_d2.data.registration import (
     register_trace_panoptic,
     register_trace_semantic,
 )
-from trace_d2.formats.atomic import write_json, write_png
-from trace_d2.formats.categories import category_entries, parse_categories
-from trace_d2.formats.coco_panoptic import (
+from trace_d2.io.atomic import write_json, write_png
+from trace_d2.io.categories import category_entries, parse_categories
+from trace_d2.io.coco_panoptic import (
     coco_dataset,
     image_entry,
     panoptic_annotation,
 )
-from trace_d2.pseudo_labels.journal import JournalWriter, Record
-from trace_d2.pseudo_labels.listing import ImageEntry
-from trace_d2.pseudo_labels.store import FORMAT, LabelStore
+from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.journal import JournalWriter, Record
+from trace_d2.jobs.store import FORMAT, LabelStore
 
 pytestmark = pytest.mark.detectron2
 

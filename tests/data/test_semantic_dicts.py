@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from trace_d2.data.semantic_dicts import load_semantic_dicts, png_size
-from trace_d2.formats.atomic import write_png
+from trace_d2.io.atomic import write_png
 
 REMEDY = "correct the folders"
 

@@ -17,13 +17,13 @@ from trace_d2.config import add_trace_config
 from trace_d2.data import target_calibration
 from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.target_calibration import calibrate_records
-from trace_d2.formats.categories import UNKNOWN, parse_categories
+from trace_d2.io.categories import UNKNOWN, parse_categories
+from trace_d2.io.images import Photograph, Sample
 from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
     semantic_statistics,
 )
-from trace_d2.pseudo_labels.inputs import Photograph, Sample
 
 pytestmark = pytest.mark.detectron2
 

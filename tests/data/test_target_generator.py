@@ -24,10 +24,10 @@ from trace_d2.data.target_generator import (
     build_target_generator,
     number_segments,
 )
-from trace_d2.formats.categories import parse_categories
-from trace_d2.formats.coco_panoptic import MAX_SEGMENT_ID, id2rgb
-from trace_d2.pseudo_labels import PanopticLabeler
-from trace_d2.pseudo_labels.store import LabelStore
+from trace_d2.io.categories import parse_categories
+from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb
+from trace_d2.jobs.store import LabelStore
+from trace_d2.labels import PanopticLabeler
 
 pytestmark = pytest.mark.detectron2
 

@@ -20,7 +20,7 @@ from PIL import Image
 from trace_d2.config import add_trace_config
 from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
-from trace_d2.formats.coco_panoptic import encode_mask
+from trace_d2.io.coco_panoptic import encode_mask
 
 pytestmark = pytest.mark.detectron2
 

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
 from trace_d2.data.prepare.voc import list_sources, sbd_segments, voc_segments
-from trace_d2.formats.coco_panoptic import read_panoptic_png
+from trace_d2.io.coco_panoptic import read_panoptic_png
 
 PERSON, DOG = 15, 12
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.edges import abdiv_by_loops, abdiv_of_shifted_views
 
 from trace_d2.edges import attention_boundary_divergence, normalise_edges, pseudo_edges
 from trace_d2.edges.abdiv import _CONSTANT
-from trace_d2.reference.edges import abdiv_by_loops, abdiv_of_shifted_views
 
 
 def random_attention(

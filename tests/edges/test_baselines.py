@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from trace_d2.data.scenes import make_scene
 from trace_d2.edges.baselines import BASELINES, canny_edges, sobel_edges
 from trace_d2.evaluation.edge_sources import BASELINE_NAMES
+from trace_d2.scenes.procedural import make_scene
 
 
 def step(contrast: int) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges import EdgeDetector, build_edge_source, check_edge_source
-from trace_d2.edges.files import write_edges
 from trace_d2.edges.sources import edge_calibration
+from trace_d2.io.edge_maps import write_edges
 from trace_d2.propagation.calibration import EdgeCalibration
 
 IMAGE = np.zeros((6, 9, 3), np.uint8)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from plain.edges import emergence_by_loops
 from torch import Tensor
 
 from trace_d2.attention import DIVERGENCES
 from trace_d2.edges import instance_emergence_point
-from trace_d2.reference.edges import emergence_by_loops
 
 TIMESTEPS = range(0, 1000, 100)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trace_d2.diffusion.noise_levels import clean_estimate
+from trace_d2.backbones.noise_levels import clean_estimate
 from trace_d2.edges.abdiv import upsample_edges
 from trace_d2.edges.student import EdgeStudent, StudentDetector, blank_latent
 

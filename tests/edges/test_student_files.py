@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trace_d2.diffusion import build_backbone
+from trace_d2.backbones import build_backbone
 from trace_d2.edges import student_files
 from trace_d2.edges.sources import build_edge_source
 from trace_d2.edges.student import EdgeStudent, StudentDetector

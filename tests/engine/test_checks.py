@@ -15,7 +15,7 @@ from trace_d2.data.registration import (
     register_trace_panoptic,
 )
 from trace_d2.engine.checks import check_config
-from trace_d2.formats.categories import Category
+from trace_d2.io.categories import Category
 
 pytestmark = pytest.mark.detectron2
 

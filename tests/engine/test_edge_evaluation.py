@@ -16,7 +16,7 @@ from torch import nn
 from trace_d2.config import add_trace_config
 from trace_d2.data.registration import register_trace_panoptic
 from trace_d2.engine.trainer import TraceTrainer
-from trace_d2.formats.coco_panoptic import read_panoptic_png
+from trace_d2.io.coco_panoptic import read_panoptic_png
 
 pytestmark = pytest.mark.detectron2
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trace_d2.formats import coco_panoptic as panoptic
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.categories import Category
+from trace_d2.io import coco_panoptic as panoptic
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import Category
 
 CATEGORIES = tuple(
     Category(identity, name, isthing, (identity, 1, 1))

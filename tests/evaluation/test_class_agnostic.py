@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
 from trace_d2.evaluation.class_agnostic import METRICS
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 
 def rle(mask: np.ndarray) -> dict:

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 
 from trace_d2.evaluation import class_agnostic_evaluator as module
 from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 pytestmark = pytest.mark.detectron2
 

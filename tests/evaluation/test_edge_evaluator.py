@@ -14,12 +14,12 @@ pytest.importorskip("detectron2", reason="the evaluator needs Detectron2")
 
 from detectron2.data import DatasetCatalog
 
-from trace_d2.data.oracle import boundaries
-from trace_d2.data.scenes import make_scene
 from trace_d2.evaluation import EdgeSettings, edge_counts, edge_scores, truth_boundaries
 from trace_d2.evaluation import edge_evaluator as module
 from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
-from trace_d2.formats.coco_panoptic import write_panoptic_png
+from trace_d2.io.coco_panoptic import write_panoptic_png
+from trace_d2.scenes.oracle import boundaries
+from trace_d2.scenes.procedural import make_scene
 
 pytestmark = pytest.mark.detectron2
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.edge_metrics import matching_size
 from scipy.optimize import linear_sum_assignment
 
 from trace_d2.evaluation.edge_matching import disc, match_pixels
-from trace_d2.reference.edge_metrics import matching_size
 
 
 def line(column: int, size: tuple[int, int] = (10, 12)) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.edge_metrics import edge_counts_plainly
 
 from trace_d2.evaluation import EdgeCounts, edge_counts, edge_scores, truth_boundaries
 from trace_d2.evaluation.edge_metrics import (
@@ -17,7 +18,6 @@ from trace_d2.evaluation.edge_metrics import (
     even_thresholds,
     f_measure,
 )
-from trace_d2.reference.edge_metrics import edge_counts_plainly
 
 SIZE = (30, 40)  # its diagonal is 50
 TWO = np.array([0.25, 0.75])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trace_d2.data.oracle import boundaries
-from trace_d2.data.scenes import make_scene
 from trace_d2.evaluation import truth_boundaries
 from trace_d2.evaluation.edge_thinning import thin
 from trace_d2.evaluation.edge_truth import thing_instances
+from trace_d2.scenes.oracle import boundaries
+from trace_d2.scenes.procedural import make_scene
 
 
 def test_a_straight_boundary_is_one_line_and_the_frame_none() -> None:

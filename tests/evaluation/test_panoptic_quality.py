@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from plain.panoptic_quality import panoptic_quality_reference
 
 from trace_d2.evaluation.panoptic_quality import (
     MISSING_POLICIES,
     panoptic_quality,
     summarize,
 )
-from trace_d2.formats.atomic import write_json
-from trace_d2.reference.panoptic_quality import panoptic_quality_reference
+from trace_d2.io.atomic import write_json
 
 
 def evaluate(folders, **options):

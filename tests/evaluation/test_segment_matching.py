@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from plain.panoptic_quality import panoptic_quality_reference
 
 from trace_d2.evaluation.segment_matching import image_counts, missed_counts
-from trace_d2.formats.coco_panoptic import segments_info
-from trace_d2.reference.panoptic_quality import panoptic_quality_reference
+from trace_d2.io.coco_panoptic import segments_info
 
 ROWS = {1: 0, 7: 1}
 

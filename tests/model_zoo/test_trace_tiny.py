@@ -7,11 +7,11 @@ import pytest
 from scipy import ndimage
 
 from trace_d2.config import get_trace_cfg
-from trace_d2.data.oracle import boundaries
-from trace_d2.data.scenes import THING_CLASSES, Scene, make_scene
 from trace_d2.edges import EdgeDetector
 from trace_d2.edges.gradient import color_gradient_edges
 from trace_d2.model_zoo import TRACE_TINY
+from trace_d2.scenes.oracle import boundaries
+from trace_d2.scenes.procedural import THING_CLASSES, Scene, make_scene
 
 
 def test_at_most_16_megabytes_with_a_card() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from trace_d2.backbones import build_backbone
 from trace_d2.config import get_trace_cfg
-from trace_d2.diffusion import build_backbone
 from trace_d2.model_zoo.pixel_vae import SCALING_FACTOR, build_pixel_vae
 from trace_d2.model_zoo.tiny_flux import TinyFluxSize, build_denoiser, save_flux_folder
 from trace_d2.model_zoo.training import (

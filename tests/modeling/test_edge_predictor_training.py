@@ -17,11 +17,11 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import trace_d2
-from trace_d2.edges.pseudo import write_ternary
 from trace_d2.edges.sources import build_edge_source
 from trace_d2.edges.student_files import load_student
 from trace_d2.engine.averaging import ExponentialMovingAverage
 from trace_d2.engine.optimizer import build_optimizer
+from trace_d2.io.pseudo_edges import write_ternary
 from trace_d2.modeling import TraceEdgePredictor
 
 pytestmark = pytest.mark.detectron2
@@ -174,7 +174,7 @@ def test_an_average_follows_and_saves(model, tmp_path) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> list[str]:
     """Config keys of four scenes of 64 x 64 with the edges of their truth."""
-    from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+    from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
     folder = tmp_path_factory.mktemp("distill")
     write_scenes(folder, 4, SceneSettings(size=(64, 64)), progress=False)
@@ -236,7 +236,7 @@ def test_training_goes_on_where_it_stopped(data, tmp_path, load_tool) -> None:
 
 
 def _backbone():
-    from trace_d2.diffusion import build_backbone
+    from trace_d2.backbones import build_backbone
     from trace_d2.edges.sources import on_device
 
     return build_backbone(on_device(config()))

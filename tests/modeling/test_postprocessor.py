@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 import trace_d2
-from trace_d2.edges.files import write_edges
+from trace_d2.io.edge_maps import write_edges
 from trace_d2.modeling.postprocessor import PostProcessor, has_postprocessor, with_postprocessor
 
 pytestmark = pytest.mark.detectron2

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain.random_walk import dense_affinity, dense_random_walk
 
 from trace_d2.propagation.affinity import direction_path, path_affinity, walk_directions
 from trace_d2.propagation.random_walk import RandomWalk, power_coefficients, random_walk
-from trace_d2.reference.random_walk import dense_affinity, dense_random_walk
 
 
 def _random_case(seed: int, height: int, width: int, count: int = 3):

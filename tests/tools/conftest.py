@@ -92,7 +92,7 @@ class LabelJob:
     Every image shows two touching cats, a dog and ground; the edges part the cats and outline all.
     """
 
-    slow = ("trace_d2.pseudo_labels.panoptic", "PanopticLabeler")
+    slow = ("trace_d2.labels.panoptic", "PanopticLabeler")
 
     def __init__(self, root: Path, tool: ModuleType) -> None:
         self.root = root

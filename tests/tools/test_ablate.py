@@ -12,7 +12,7 @@ import torch
 
 from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
-from trace_d2.edges.pseudo import read_ternary, ternary_edges
+from trace_d2.io.pseudo_edges import read_ternary, ternary_edges
 
 CONFIG = Path(__file__).parents[2] / "configs" / "edges" / "trace_tiny.yaml"
 SMALL = ("MODEL.TRACE.BACKBONE.RESOLUTION", "64", "MODEL.TRACE.DEVICE", "cpu")
@@ -243,7 +243,7 @@ def test_the_report_says_how_rows_compare_with_the_paper(load_tool, common, tmp_
 def test_a_report_of_nothing_says_what_to_run(load_tool, tmp_path, capsys):
     ablate = load_tool("ablate")
     assert ablate.main(["--output", str(tmp_path), "--report-only"]) == 2
-    assert "run tools/ablate.py with this --output first" in capsys.readouterr().err
+    assert "run ablate.py with this --output first" in capsys.readouterr().err
 
 
 def test_every_line_of_every_table_is_a_row_that_is_run(rows):

@@ -1,4 +1,4 @@
-"""The distillation rows of tools/benchmark.py at small size."""
+"""The distillation rows of tools/benchmarks/benchmark.py at small size."""
 
 from __future__ import annotations
 

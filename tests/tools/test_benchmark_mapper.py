@@ -1,4 +1,4 @@
-"""The mapper rows of tools/benchmark.py at small size."""
+"""The mapper rows of tools/benchmarks/benchmark.py at small size."""
 
 from __future__ import annotations
 

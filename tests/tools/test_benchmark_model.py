@@ -1,4 +1,4 @@
-"""tools/benchmark_model.py on tiny backbones, and its random weights."""
+"""tools/benchmarks/benchmark_model.py on tiny backbones, and its random weights."""
 
 from __future__ import annotations
 

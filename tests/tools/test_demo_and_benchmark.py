@@ -1,4 +1,4 @@
-"""tools/demo.py and tools/benchmark.py at small size, with the embedded backbone."""
+"""tools/demo.py and tools/benchmarks/benchmark.py at small size, with the embedded backbone."""
 
 from __future__ import annotations
 

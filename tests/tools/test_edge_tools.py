@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_d2.edges.files import quantise_edges, read_edges
-from trace_d2.edges.pseudo import read_ternary, ternary_edges
-from trace_d2.pseudo_labels import edge_command
-from trace_d2.pseudo_labels.command_line import UsageError, detection_builder, edges_of, load_cfg
-from trace_d2.pseudo_labels.edge_job import EdgeJob
-from trace_d2.pseudo_labels.edge_store import EdgeStore, PseudoEdgeStore
+from trace_d2.io.edge_maps import quantise_edges, read_edges
+from trace_d2.io.pseudo_edges import read_ternary, ternary_edges
+from trace_d2.jobs.command_line import UsageError, detection_builder, edges_of, load_cfg
+from trace_d2.jobs.kinds import edge_command
+from trace_d2.jobs.kinds.edge_store import EdgeStore, PseudoEdgeStore
+from trace_d2.jobs.kinds.edges import EdgeJob
 
 CONFIGS = Path(__file__).parents[2] / "configs/edges"
 STEMS = [f"s{number}" for number in range(5)]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trace_d2.edges.files import quantise_edges, read_edges
-from trace_d2.edges.pseudo import read_ternary
-from trace_d2.pseudo_labels.command_line import load_cfg
+from trace_d2.io.edge_maps import quantise_edges, read_edges
+from trace_d2.io.pseudo_edges import read_ternary
+from trace_d2.jobs.command_line import load_cfg
 
 CONFIG = str(Path(__file__).parents[2] / "configs/edges/trace_tiny.yaml")
 ON_CPU = ["MODEL.TRACE.DEVICE", "cpu"]

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_d2.data.scene_dataset import SceneSettings, write_scenes
-from trace_d2.edges.files import read_edges, write_edges
 from trace_d2.evaluation import edge_dataset, evaluate_edges
 from trace_d2.evaluation.edge_sources import BaselineEdges, EdgeFolder
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.categories import Category
-from trace_d2.formats.coco_panoptic import (
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import Category
+from trace_d2.io.coco_panoptic import (
     coco_dataset,
     image_entry,
     panoptic_annotation,
@@ -23,6 +21,8 @@ from trace_d2.formats.coco_panoptic import (
     segments_info,
     write_panoptic_png,
 )
+from trace_d2.io.edge_maps import read_edges, write_edges
+from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
 STEMS = [f"scene_{index:06d}" for index in range(4)]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trace_d2.formats import coco_panoptic as panoptic
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.categories import load_categories
+from trace_d2.io import coco_panoptic as panoptic
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import load_categories
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate_panoptic.py"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
 METRICS = ["ODS", "PQ^th perfect", "PQ^th noisy", "AP^mk class parts", "AP^mk all parts"]
 
 
 @pytest.fixture(scope="module")
 def tool(load_tool):
-    return load_tool("studies.label_quality")
+    return load_tool("label_quality")
 
 
 @pytest.fixture(scope="module")

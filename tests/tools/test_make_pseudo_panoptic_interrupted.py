@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from trace_d2.formats import atomic
-from trace_d2.pseudo_labels import labeling
-from trace_d2.pseudo_labels.listing import Shard
-from trace_d2.pseudo_labels.locks import FolderInUseError, folder_lock
+from trace_d2.io import atomic
+from trace_d2.io.listing import Shard
+from trace_d2.jobs.kinds import panoptic_labels as labeling
+from trace_d2.jobs.locks import FolderInUseError, folder_lock
 
 STEMS = [f"s{number:02}" for number in range(7)]
 

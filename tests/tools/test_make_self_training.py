@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 IMAGE = {"id": 1, "height": 8, "width": 8, "file_name": "1.jpg"}
 SQUARE = [[1, 1, 5, 1, 5, 5, 1, 5]]

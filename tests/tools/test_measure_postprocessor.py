@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from trace_d2.data.scene_dataset import SceneSettings, write_scenes
+from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
 pytestmark = pytest.mark.detectron2
 

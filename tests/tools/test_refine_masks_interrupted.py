@@ -9,7 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from trace_d2.formats import atomic
+from trace_d2.io import atomic
 
 NAMES = [f"n{number % 2}/s{number:02}.png" for number in range(7)]
 

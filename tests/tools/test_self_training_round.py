@@ -15,7 +15,7 @@ from PIL import Image
 
 from trace_d2.data.registration import register_class_agnostic
 from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 pytestmark = pytest.mark.detectron2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trace_d2.backbones import build_backbone
 from trace_d2.config import get_trace_cfg
-from trace_d2.diffusion import build_backbone
 
 
 def test_trains_then_continues(load_tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -24,7 +24,7 @@ from trace_d2.data.registration import (
     register_once,
 )
 from trace_d2.data.semantic_dicts import load_semantic_dicts
-from trace_d2.formats.categories import Category, load_categories
+from trace_d2.io.categories import Category, load_categories
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
 from trace_d2.data.dataset_files import keep_present, paused_collector, read_json
-from trace_d2.formats.coco_instances import check_annotation, read_images
-from trace_d2.formats.mask_rle import check_fit, encode_segmentation
+from trace_d2.io.coco_instances import check_annotation, read_images
+from trace_d2.io.mask_rle import check_fit, encode_segmentation
 
 logger = logging.getLogger(__name__)
 

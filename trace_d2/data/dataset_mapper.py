@@ -22,10 +22,10 @@ from trace_d2.data.target_generator import (
     TargetGenerator,
     build_target_generator,
 )
-from trace_d2.formats.categories import UNKNOWN
-from trace_d2.formats.coco_panoptic import VOID, id2rgb, rgb2id
-from trace_d2.formats.regions import region_statistics
-from trace_d2.pseudo_labels.inputs import read_image, read_semantic
+from trace_d2.io.categories import UNKNOWN
+from trace_d2.io.coco_panoptic import VOID, id2rgb, rgb2id
+from trace_d2.io.images import read_image, read_semantic
+from trace_d2.io.regions import region_statistics
 
 logger = logging.getLogger(__name__)
 

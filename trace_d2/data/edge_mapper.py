@@ -18,8 +18,8 @@ from PIL import Image
 from trace_d2.data.augmentation import ColorJitter, random_flip
 from trace_d2.data.bad_records import BadRecordLog, blame
 from trace_d2.data.edge_dicts import EDGES_KEY
-from trace_d2.edges.pseudo import read_ternary
-from trace_d2.pseudo_labels.inputs import Photograph, fit_to_photograph, read_image
+from trace_d2.io.images import Photograph, fit_to_photograph, read_image
+from trace_d2.io.pseudo_edges import read_ternary
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def build_edge_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentatio
     """
     node = cfg.INPUT.TRACE.PSEUDO_EDGES
     side = training_side(cfg)
-    # As the denoiser's images are resized elsewhere: diffusion/image_size.py.
+    # As the denoiser's images are resized elsewhere: backbones/image_size.py.
     resize = [T.Resize((side, side), Image.Resampling.LANCZOS)] if side else []
     if not is_train:
         return resize

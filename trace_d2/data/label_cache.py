@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_d2.formats.atomic import atomic_file
-from trace_d2.pseudo_labels.settings import fingerprint
+from trace_d2.io.atomic import atomic_file
+from trace_d2.jobs.settings import fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trace_d2.formats.categories import Category, load_categories, parse_categories
-from trace_d2.formats.coco_panoptic import load_panoptic_json
-from trace_d2.pseudo_labels.journal import FAILED
-from trace_d2.pseudo_labels.store import LabelStore
+from trace_d2.io.categories import Category, load_categories, parse_categories
+from trace_d2.io.coco_panoptic import load_panoptic_json
+from trace_d2.jobs.journal import FAILED
+from trace_d2.jobs.store import LabelStore
 
 logger = logging.getLogger(__name__)
 

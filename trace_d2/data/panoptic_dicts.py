@@ -10,8 +10,8 @@ from typing import Any
 
 from trace_d2.data.dataset_files import folder_names, keep_present, paused_collector
 from trace_d2.data.label_folder import check_label_folder, is_label_folder
-from trace_d2.formats.categories import Category
-from trace_d2.formats.coco_panoptic import PanopticSet, load_panoptic_json
+from trace_d2.io.categories import Category
+from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from trace_d2.data.panoptic_dicts import (
     load_panoptic_dicts,
 )
 from trace_d2.data.semantic_dicts import load_semantic_dicts
-from trace_d2.formats.categories import BUILTIN_CATEGORIES, Category, load_categories
+from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
 
 IGNORE_LABEL = 255
 """Pixel value of ``sem_seg`` files that stands for no category."""

@@ -11,14 +11,14 @@ from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from trace_d2.data.bad_records import BadRecordError
-from trace_d2.formats.categories import UNKNOWN, Category
+from trace_d2.io.categories import UNKNOWN, Category
+from trace_d2.io.images import Sample
+from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, draw
 from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
     semantic_statistics,
 )
-from trace_d2.pseudo_labels.calibrating import SAMPLE_IMAGES, draw
-from trace_d2.pseudo_labels.inputs import Sample
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -21,20 +21,20 @@ import trace_d2
 from trace_d2.data.bad_records import Record, blame
 from trace_d2.data.label_cache import LabelCache
 from trace_d2.data.target_calibration import calibrate_records
-from trace_d2.edges.files import check_edges, find_edges
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
-from trace_d2.formats.categories import Category, category_entries
-from trace_d2.formats.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
-from trace_d2.propagation.calibration import EdgeCalibration
-from trace_d2.pseudo_labels import PanopticLabel, PanopticLabeler
-from trace_d2.pseudo_labels.inputs import (
+from trace_d2.io.categories import Category, category_entries
+from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
+from trace_d2.io.edge_maps import check_edges, find_edges
+from trace_d2.io.images import (
     Sample,
     check_classes,
     fit_to_photograph,
     read_image,
     read_semantic,
 )
-from trace_d2.pseudo_labels.settings import flatten, student_print
+from trace_d2.jobs.settings import flatten, student_print
+from trace_d2.labels import PanopticLabel, PanopticLabeler
+from trace_d2.propagation.calibration import EdgeCalibration
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

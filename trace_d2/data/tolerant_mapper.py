@@ -13,7 +13,7 @@ from detectron2.data import DatasetMapper, transforms
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from trace_d2.data.bad_records import BadRecordLog, Record, blame
-from trace_d2.formats.mask_rle import check_fit, check_segmentation
+from trace_d2.io.mask_rle import check_fit, check_segmentation
 
 
 class TolerantDatasetMapper(DatasetMapper):

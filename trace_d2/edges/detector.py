@@ -22,7 +22,7 @@ from .abdiv import (
 from .emergence import instance_emergence_point
 
 if TYPE_CHECKING:
-    from trace_d2.diffusion import DiffusionBackbone
+    from trace_d2.backbones import DiffusionBackbone
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class EdgeDetector:
     @classmethod
     def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> EdgeDetector:
         """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
-        from trace_d2.diffusion import build_backbone
+        from trace_d2.backbones import build_backbone
 
         trace = cfg.MODEL.TRACE
         return cls(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trace_d2.io.edge_maps import find_edges, read_edges
 from trace_d2.propagation.calibration import EdgeCalibration
-
-from .files import find_edges, read_edges
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -74,7 +73,7 @@ class FileEdges:
     """Edges that were computed before: ``<stem>.png`` or ``<stem>.npy`` in a folder.
 
     Args:
-        folder: of the files, see ``trace_d2.edges.files``.
+        folder: of the files, see ``trace_d2.io.edge_maps``.
 
     Raises:
         ValueError: no folder is named.

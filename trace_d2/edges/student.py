@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trace_d2.attention import SelfAttentionReader, native_attention
-from trace_d2.diffusion.noise_levels import clean_estimate
+from trace_d2.backbones.noise_levels import clean_estimate
 
 from .abdiv import upsample_edges
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
@@ -19,7 +19,7 @@ from .detector import EdgeOutput
 from .lora import add_lora, lora_layers
 
 if TYPE_CHECKING:
-    from trace_d2.diffusion import DiffusionBackbone
+    from trace_d2.backbones import DiffusionBackbone
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class EdgeStudent(nn.Module):
             ValueError: a key of ``MODEL.TRACE.STUDENT`` is out of its range, or the backbone is
                 offloaded, which training cannot do.
         """
-        from trace_d2.diffusion import build_backbone
+        from trace_d2.backbones import build_backbone
 
         trace = cfg.MODEL.TRACE
         settings = decoder_settings(trace.STUDENT.DECODER)
@@ -186,7 +186,7 @@ class StudentDetector:
         Raises:
             ValueError, FileNotFoundError: see ``student_files.load_student``.
         """
-        from trace_d2.diffusion import build_backbone
+        from trace_d2.backbones import build_backbone
 
         from .student_files import load_student, student_folder
 

@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save
 
 import trace_d2
 from trace_d2.attention import forbid_cudnn_attention
-from trace_d2.diffusion.registry import canonical_name
-from trace_d2.formats.atomic import write_bytes, write_json
+from trace_d2.backbones.registry import canonical_name
+from trace_d2.io.atomic import write_bytes, write_json
 
 from .decoders import EdgeDecoder, build_decoder
 from .lora import ADAPTER, float32_adapters, make_adaptable, merge_lora_adapters
 from .student import EdgeStudent, blank_latent, check_trainable
 
 if TYPE_CHECKING:
-    from trace_d2.diffusion import DiffusionBackbone
+    from trace_d2.backbones import DiffusionBackbone
 
 FORMAT = 1
 JSON_NAME = "student.json"
@@ -190,7 +190,7 @@ def student_to_train(cfg: Any) -> EdgeStudent:
     Raises:
         ValueError, FileNotFoundError: see ``EdgeStudent.from_config`` and ``load_student``.
     """
-    from trace_d2.diffusion import build_backbone
+    from trace_d2.backbones import build_backbone
 
     forbid_cudnn_attention()
     trace = cfg.MODEL.TRACE

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.visualizer import Visualizer
 
 from trace_d2.engine.loaders import Batch, BatchLoader
-from trace_d2.formats.atomic import write_png
+from trace_d2.io.atomic import write_png
 from trace_d2.modeling.postprocessor import without_postprocessor
 
 _SHOWN = 4  # images of a sheet

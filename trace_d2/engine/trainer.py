@@ -26,7 +26,7 @@ from trace_d2.engine.loaders import BatchLoader, build_train_mapper
 from trace_d2.engine.optimizer import build_optimizer
 from trace_d2.engine.samples import SampleSheets
 from trace_d2.engine.student_export import SavesStudent, StudentFiles
-from trace_d2.formats.atomic import atomic_file, write_json
+from trace_d2.io.atomic import atomic_file, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from trace_d2.formats.coco_instances import (
+from trace_d2.io.coco_instances import (
     InstanceFile,
     check_sizes,
     read_predictions,

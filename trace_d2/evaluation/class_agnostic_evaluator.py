@@ -21,8 +21,8 @@ except ImportError as error:
         "works without it."
     ) from error
 
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.coco_instances import InstanceFile, read_truth
+from trace_d2.io.atomic import write_json
+from trace_d2.io.coco_instances import InstanceFile, read_truth
 
 from .class_agnostic import IOU_TYPES, class_agnostic_ap
 from .tables import class_agnostic_table

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from trace_d2.formats.coco_panoptic import PanopticSet, load_panoptic_json, read_panoptic_png
+from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json, read_panoptic_png
 
 from .edge_metrics import (
     MAX_DISTANCE,

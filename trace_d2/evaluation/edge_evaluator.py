@@ -19,9 +19,9 @@ except ImportError as error:
         "tools/install_detectron2.py`. The rest of trace_d2.evaluation works without it."
     ) from error
 
-from trace_d2.edges.files import check_edges
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.coco_panoptic import read_panoptic_png
+from trace_d2.io.atomic import write_json
+from trace_d2.io.coco_panoptic import read_panoptic_png
+from trace_d2.io.edge_maps import check_edges
 
 from .edge_dataset import EdgeEvaluation, EdgeSettings
 from .edge_metrics import EdgeCounts, edge_scores

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from trace_d2.edges.files import find_edges, read_edges
-from trace_d2.pseudo_labels.inputs import read_image
-from trace_d2.pseudo_labels.listing import list_images
+from trace_d2.io.edge_maps import find_edges, read_edges
+from trace_d2.io.images import read_image
+from trace_d2.io.listing import list_images
 
 BASELINE_NAMES = ("canny", "sobel", "gradient")
 """Keys of ``trace_d2.edges.baselines.BASELINES``, whose module takes seconds to import."""
@@ -29,7 +29,7 @@ class EdgesToScore(Protocol):
 
 @dataclass(frozen=True)
 class EdgeFolder:
-    """``<stem>.png`` or ``<stem>.npy`` in ``folder``, as ``trace_d2.edges.files`` reads them.
+    """``<stem>.png`` or ``<stem>.npy`` in ``folder``, as ``trace_d2.io.edge_maps`` reads them.
 
     Raises:
         NotADirectoryError: there is no such folder.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_d2.formats.coco_panoptic import VOID
+from trace_d2.io.coco_panoptic import VOID
 
 from .edge_thinning import thin
 

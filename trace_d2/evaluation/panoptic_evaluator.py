@@ -22,8 +22,8 @@ except ImportError as error:
         "works without it."
     ) from error
 
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.coco_panoptic import (
+from trace_d2.io.atomic import write_json
+from trace_d2.io.coco_panoptic import (
     MAX_SEGMENT_ID,
     VOID,
     coco_dataset,

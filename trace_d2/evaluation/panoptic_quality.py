@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from trace_d2.formats.categories import Category
-from trace_d2.formats.coco_panoptic import (
+from trace_d2.io.categories import Category
+from trace_d2.io.coco_panoptic import (
     PanopticSet,
     load_panoptic_json,
     read_panoptic_png,

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from trace_d2.formats.coco_panoptic import VOID
-from trace_d2.formats.regions import overlaps
+from trace_d2.io.coco_panoptic import VOID
+from trace_d2.io.regions import overlaps
 
 IOU, TP, FP, FN = range(4)
 """Columns of the counts: sum of the IoU of the matches, matches, false and missed segments."""

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import save_file
 
-from trace_d2.formats.atomic import write_json
+from trace_d2.io.atomic import write_json
 
 from .pixel_vae import LATENT_CHANNELS, VAE_FACTOR
 

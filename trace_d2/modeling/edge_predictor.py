@@ -10,7 +10,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from trace_d2.diffusion.registry import canonical_name
+from trace_d2.backbones.registry import canonical_name
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
 from trace_d2.edges.sources import EdgeSource, StudentEdges, build_edge_source, on_device
 from trace_d2.edges.student import EdgeStudent, StudentDetector

@@ -17,7 +17,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 
 from trace_d2.config import add_trace_config
-from trace_d2.data.scenes import make_scene
+from trace_d2.scenes.procedural import make_scene
 
 KEY = "MODEL.TRACE.MASK2FORMER"
 TINY = {

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from trace_d2.data.dataset_files import read_json
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.categories import Category
-from trace_d2.formats.coco_panoptic import coco_dataset
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import Category
+from trace_d2.io.coco_panoptic import coco_dataset
 
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 

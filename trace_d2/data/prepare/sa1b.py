@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from trace_d2.data.dataset_files import folder_names, read_json
 from trace_d2.data.prepare.class_agnostic import ONE_CLASS
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.coco_panoptic import coco_dataset, image_entry
+from trace_d2.io.atomic import write_json
+from trace_d2.io.coco_panoptic import coco_dataset, image_entry
 
 
 def prepare_sa1b(

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from trace_d2.data.dataset_files import folder_names
 from trace_d2.data.prepare.class_agnostic import ONE_CLASS
-from trace_d2.formats.atomic import write_json
-from trace_d2.formats.categories import category_entries, load_categories
-from trace_d2.formats.coco_panoptic import (
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import category_entries, load_categories
+from trace_d2.io.coco_panoptic import (
     coco_dataset,
     image_entry,
     instance_annotations,

@@ -1,0 +1,331 @@
+"""Folders and hub models: what is read, what is downloaded, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors.torch import load_file, save_file
+
+from trace_d2.backbones import build_backbone
+from trace_d2.backbones.model_files import choose_weights
+from trace_d2.config import get_trace_cfg
+
+DENOISER_FILE = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def flux_copy(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder("flux"), tmp_path / "flux")
+
+
+def _build(**options):
+    cfg = get_trace_cfg()
+    cfg.MODEL.TRACE.DEVICE = options.pop("DEVICE", "cpu")
+    for key, value in options.items():
+        cfg.MODEL.TRACE.BACKBONE[key] = value
+    return build_backbone(cfg)
+
+
+def _edit_index(folder, **changes):
+    path = folder / "model_index.json"
+    index = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(index))
+
+
+# ---- folders -----------------------------------------------------------------------------------
+
+
+def test_a_registered_name_with_own_weights(tiny_folder):
+    backbone = _build(NAME="flux1-dev", WEIGHTS=str(tiny_folder("flux")), RESOLUTION=64)
+    assert (backbone.name, backbone.native_resolution, backbone.resolution) == (
+        "flux1-dev",
+        1024,
+        64,
+    )
+
+
+def test_weights_of_another_family_are_refused(tiny_folder):
+    with pytest.raises(ValueError, match=r"sd15 needs .*StableDiffusionPipeline.*a FluxPipeline"):
+        _build(NAME="sd15", WEIGHTS=str(tiny_folder("flux")))
+
+
+def test_a_name_that_is_neither_registered_nor_a_folder():
+    with pytest.raises(FileNotFoundError, match=r"'sd16' is neither .*sd15, sdxl.*nor a folder"):
+        _build(NAME="sd16")
+    with pytest.raises(ValueError, match="goes with a registered name"):
+        _build(NAME="sd16", WEIGHTS="somewhere")
+    with pytest.raises(FileNotFoundError, match="no model folder at /nowhere/at/all"):
+        _build(NAME="sd15", WEIGHTS="/nowhere/at/all")
+
+
+def test_a_folder_without_an_index(flux_copy):
+    with pytest.raises(FileNotFoundError, match=r"no model_index.json; pass the top folder"):
+        _build(NAME=str(flux_copy / "transformer"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_an_index_that_is_none(text, flux_copy):
+    (flux_copy / "model_index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model_index.json"):
+        _build(NAME=str(flux_copy))
+
+
+def test_an_unknown_pipeline_class_lists_the_known(flux_copy):
+    _edit_index(flux_copy, _class_name="KandinskyPipeline")
+    with pytest.raises(ValueError, match=r"KandinskyPipeline.*FluxPipeline.*StableDiffusionXL"):
+        _build(NAME=str(flux_copy))
+
+
+def test_a_related_pipeline_class_is_read(flux_copy):
+    _edit_index(flux_copy, _class_name="FluxImg2ImgPipeline")
+    assert type(_build(NAME=str(flux_copy))).__name__ == "FluxBackbone"
+
+
+def test_a_pixart_sigma_folder(tiny_diffusers, tmp_path):
+    tiny_diffusers.save_tiny_pipeline("pixart", tmp_path, use_additional_conditions=False)
+    _edit_index(tmp_path, _class_name="PixArtSigmaPipeline")
+    for choice in ("encoded", "zeros"):
+        backbone = _build(NAME=str(tmp_path), NULL_PROMPT=choice)
+        assert backbone.null_prompt_tensor("prompt_embeds", 1).shape == (1, 300, 16)
+        with torch.no_grad():
+            assert backbone(torch.ones(1, 4, 8, 8), torch.tensor([10])).isfinite().all()
+
+
+def test_a_denoiser_of_another_class(flux_copy):
+    _edit_index(flux_copy, transformer=["diffusers", "SD3Transformer2DModel"])
+    with pytest.raises(ValueError, match=r"transformer is a SD3Transformer2DModel.*needs a Flux"):
+        _build(NAME=str(flux_copy))
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "scheduler"])
+def test_a_missing_component(component, flux_copy):
+    shutil.rmtree(flux_copy / component)
+    with pytest.raises(FileNotFoundError, match=f"has no {component}"):
+        _build(NAME=str(flux_copy))
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae"])
+def test_truncated_weights(component, flux_copy):
+    path = flux_copy / component / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"cannot load .*{component}.*truncated"):
+        _build(NAME=str(flux_copy))
+
+
+def test_weights_that_are_missing(flux_copy):
+    (flux_copy / DENOISER_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match="no complete weights"):
+        _build(NAME=str(flux_copy))
+
+
+def test_weights_that_lack_a_tensor(flux_copy):
+    tensors = load_file(flux_copy / DENOISER_FILE)
+    del tensors["proj_out.weight"]
+    save_file(tensors, flux_copy / DENOISER_FILE, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"transformer"):
+        _build(NAME=str(flux_copy))
+
+
+def test_weights_of_another_size(flux_copy):
+    tensors = load_file(flux_copy / DENOISER_FILE)
+    tensors["proj_out.weight"] = tensors["proj_out.weight"][:, :-1].contiguous()
+    save_file(tensors, flux_copy / DENOISER_FILE, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"cannot load .*transformer"):
+        _build(NAME=str(flux_copy))
+
+
+def test_a_denoiser_that_does_not_take_the_latents(tiny_diffusers, tmp_path):
+    tiny_diffusers.save_tiny_pipeline("sd15", tmp_path, in_channels=9)
+    with pytest.raises(ValueError, match="takes 9 latent channels and the VAE gives 4; inpainting"):
+        _build(NAME=str(tmp_path))
+
+
+def test_unknown_scheduler(flux_copy):
+    _edit_index(flux_copy, scheduler=["diffusers", "NoSuchScheduler"])
+    with pytest.raises(ValueError, match="no scheduler NoSuchScheduler"):
+        _build(NAME=str(flux_copy))
+
+
+def test_device_and_dtype_that_do_not_exist(tiny_folder):
+    name = str(tiny_folder("flux"))
+    with pytest.raises(ValueError, match=r"DEVICE 'cuda:99' cannot be used.*\"auto\" or \"cpu\""):
+        _build(NAME=name, DEVICE="cuda:99")
+    with pytest.raises(ValueError, match="DEVICE 'toaster'"):
+        _build(NAME=name, DEVICE="toaster")
+    with pytest.raises(ValueError, match="DTYPE 'int8' is none of auto, float32"):
+        _build(NAME=name, DTYPE="int8")
+
+
+def test_fp16_variant_and_shards_and_pickles(tiny_pipeline, tmp_path):
+    pipeline, plain = tiny_pipeline("flux")
+    expected = load_file(plain / DENOISER_FILE)
+    kinds = {
+        "fp16": {"variant": "fp16"},
+        "sharded": {"max_shard_size": "8KB"},
+        "pickle": {"safe_serialization": False},
+    }
+    for kind, options in kinds.items():
+        pipeline.save_pretrained(tmp_path / kind, **options)
+        assert not (tmp_path / kind / DENOISER_FILE).exists()
+        weights = _build(NAME=str(tmp_path / kind)).denoiser.state_dict()
+        assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items()), kind
+
+
+def test_a_missing_shard(tiny_pipeline, tmp_path):
+    tiny_pipeline("flux")[0].save_pretrained(tmp_path, max_shard_size="8KB")
+    next((tmp_path / "transformer").glob("*00002-of-*.safetensors")).unlink()
+    with pytest.raises(FileNotFoundError, match="every shard"):
+        _build(NAME=str(tmp_path))
+
+
+# ---- choosing weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["a/diffusion_pytorch_model.bin", "a/diffusion_pytorch_model.safetensors"],
+            (["a/diffusion_pytorch_model.safetensors"], None, True),
+        ),
+        (
+            ["model.fp16.safetensors", "pytorch_model.bin", "model.safetensors"],
+            (["model.safetensors"], None, True),
+        ),
+        (
+            ["model.fp16.safetensors", "pytorch_model.bin"],
+            (["model.fp16.safetensors"], "fp16", True),
+        ),
+        (["pytorch_model.bin", "flax_model.msgpack"], (["pytorch_model.bin"], None, False)),
+        (
+            ["diffusion_pytorch_model.non_ema.safetensors", "diffusion_pytorch_model.bin"],
+            (["diffusion_pytorch_model.bin"], None, False),
+        ),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+            (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], None, True),
+        ),
+        (
+            ["model-00001-of-00002.safetensors", "model.fp16-00001-of-00001.safetensors"],
+            (["model.fp16-00001-of-00001.safetensors"], "fp16", True),
+        ),
+        (["config.json", "model-00001-of-00002.safetensors"], None),
+    ],
+)
+def test_choosing_weights(names, expected):
+    found = choose_weights(names)
+    if expected is None:
+        assert found is None
+    else:
+        assert (list(found.names), found.variant, found.safetensors) == expected
+
+
+# ---- the hub -----------------------------------------------------------------------------------
+
+
+class FakeHub:
+    """A hub whose one model is a local folder; downloads land in a snapshot folder."""
+
+    def __init__(self, repository: Path, snapshot: Path):
+        self.repository, self.snapshot, self.downloaded = repository, snapshot, []
+
+    def hf_hub_download(self, repo_id, name):
+        return str(self._copy(name))
+
+    def list_repo_files(self, repo_id, revision):
+        assert revision == "abc123"
+        files = (path for path in self.repository.rglob("*") if path.is_file())
+        return [path.relative_to(self.repository).as_posix() for path in files]
+
+    def snapshot_download(self, repo_id, revision, allow_patterns):
+        for name in allow_patterns:
+            self._copy(name)
+
+    def _copy(self, name):
+        self.downloaded.append(name)
+        (self.snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(self.repository / name, self.snapshot / name))
+
+
+@pytest.fixture
+def hub(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "repository"
+    tiny_pipeline("flux")[0].save_pretrained(repository)
+    tiny_pipeline("flux")[0].save_pretrained(repository, variant="fp16")
+    (repository / "text_encoder" / "flax_model.msgpack").write_bytes(b"x")
+    hub = FakeHub(repository, tmp_path / "snapshots" / "abc123")
+    for name in ("hf_hub_download", "list_repo_files", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", getattr(hub, name))
+    return hub
+
+
+def test_a_hub_model_downloads_only_what_it_needs(hub):
+    zeros = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux", "NULL_PROMPT": "zeros"}
+    _build(**zeros)
+    assert sorted(hub.downloaded) == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "transformer/config.json",
+        DENOISER_FILE,
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    hub.downloaded.clear()
+    _build(**zeros)
+    assert hub.downloaded == ["model_index.json"]
+
+
+def test_a_hub_model_encodes_its_null_prompt_once(hub, build_tiny):
+    options = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux"}
+    first = _build(**options).null_prompt_tensor("prompt_embeds", 1)
+    assert torch.equal(first, build_tiny("flux").null_prompt_tensor("prompt_embeds", 1))
+    assert not any("fp16" in name or "msgpack" in name for name in hub.downloaded)
+    # The cache knows the model by its revision, so the text encoders may be deleted.
+    for folder in hub.snapshot.glob("text_encoder*"):
+        shutil.rmtree(folder)
+    assert torch.equal(_build(**options).null_prompt_tensor("prompt_embeds", 1), first)
+
+
+def _response_error(error_class):
+    return error_class("403 Client Error", response=SimpleNamespace(headers={}, request=None))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (_response_error(GatedRepoError), r"large is gated: accept its licence.*hf auth login"),
+        (_response_error(RepositoryNotFoundError), r"the hub has no .*check the id.*hf auth login"),
+        (LocalEntryNotFoundError("not cached"), r"cannot be reached.*hf download stabilityai/"),
+        (HTTPError("no route to host"), r"cannot be reached.*hf download stabilityai/"),
+        (OfflineModeIsEnabled("offline"), r"cannot be reached.*HF_HUB_OFFLINE unset"),
+        (OSError("No space left on device"), r"No space left on device; try again"),
+    ],
+)
+def test_hub_errors_name_the_remedy(error, message, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(FileNotFoundError, match=message) as caught:
+        _build(NAME="sd35-large")
+    assert "pass its folder as MODEL.TRACE.BACKBONE.WEIGHTS" in str(caught.value)
+    assert caught.value.__cause__ is error
+
+
+def test_an_offline_machine_without_the_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"hf download black-forest-labs/FLUX.1-dev"):
+        _build(NAME="flux1-dev")

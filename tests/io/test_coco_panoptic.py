@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from trace_d2.io import coco_panoptic as panoptic
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import Category
+
+CATEGORIES = (
+    Category(1, "cat", True, (9, 0, 0)),
+    Category(0, "grass", False, (0, 9, 0)),
+)
+# Segment 5 is a cat in two pieces, 300 grass, 70000 another cat, 0 void.
+SEGMENT_IDS = np.array(
+    [
+        [5, 5, 300, 0],
+        [300, 300, 300, 70000],
+        [5, 300, 300, 70000],
+    ],
+    dtype=np.int32,
+)
+CATEGORY_IDS = {5: 1, 300: 0, 70000: 1}
+
+
+def test_bytes_of_an_id():
+    ids = np.array([[1, 256, 65536, 1 + 2 * 256 + 3 * 65536, 2**24 - 1]])
+    rgb = [[[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 2, 3], [255, 255, 255]]]
+    np.testing.assert_array_equal(panoptic.id2rgb(ids), rgb)
+    back = panoptic.rgb2id(np.array(rgb, dtype=np.uint8))
+    np.testing.assert_array_equal(back, ids)
+    assert back.dtype == np.int32
+
+
+@settings(deadline=None, max_examples=50)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3))))
+def test_rgb_round_trip(rgb):
+    np.testing.assert_array_equal(panoptic.id2rgb(panoptic.rgb2id(rgb)), rgb)
+
+
+@pytest.mark.parametrize("ids", [[[-1]], [[2**24]], [[2**40]]])
+def test_ids_that_three_bytes_cannot_hold(ids):
+    with pytest.raises(ValueError, match=r"0\.\.16777215"):
+        panoptic.id2rgb(np.array(ids))
+
+
+def test_png_round_trip(tmp_path):
+    panoptic.write_panoptic_png(tmp_path / "a.png", SEGMENT_IDS)
+    np.testing.assert_array_equal(panoptic.read_panoptic_png(tmp_path / "a.png"), SEGMENT_IDS)
+
+
+def test_bad_pngs_are_named(tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
+        panoptic.read_panoptic_png(path)
+    path.write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
+        panoptic.read_panoptic_png(path)
+    noise = np.random.default_rng(0).integers(0, 2**24, (40, 40))
+    panoptic.write_panoptic_png(path, noise)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
+        panoptic.read_panoptic_png(path)
+    Image.new("P", (4, 4)).save(path)
+    with pytest.raises(ValueError, match=r"a\.png has mode P; a panoptic PNG is 8-bit RGB"):
+        panoptic.read_panoptic_png(path)
+
+
+def test_segments_info_by_hand():
+    info = panoptic.segments_info(SEGMENT_IDS, CATEGORY_IDS, crowd={70000})
+    assert info == [
+        {"id": 5, "category_id": 1, "area": 3, "bbox": [0, 0, 2, 3], "iscrowd": 0},
+        {"id": 300, "category_id": 0, "area": 6, "bbox": [0, 0, 3, 3], "iscrowd": 0},
+        {"id": 70000, "category_id": 1, "area": 2, "bbox": [3, 1, 1, 2], "iscrowd": 1},
+    ]
+    json.dumps(info)
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ({5: 1, 300: 0}, r"without a category: \[70000\]"),
+        (CATEGORY_IDS | {6: 1}, r"without a pixel: \[6\]"),
+    ],
+)
+def test_segments_and_categories_must_agree(categories, message):
+    with pytest.raises(ValueError, match=message):
+        panoptic.segments_info(SEGMENT_IDS, categories)
+
+
+def test_instances_are_read_back_by_pycocotools(tmp_path, capsys):
+    info = panoptic.segments_info(SEGMENT_IDS, CATEGORY_IDS)
+    instances = panoptic.instance_annotations(SEGMENT_IDS, info, CATEGORIES, 17, first_id=4)
+    assert [a["id"] for a in instances] == [4, 5]
+    images = [panoptic.image_entry(17, "a.jpg", 3, 4)]
+    path = tmp_path / "instances.json"
+    write_json(path, panoptic.coco_dataset(images, instances, CATEGORIES, "made by hand"))
+    coco = COCO(str(path))
+    for annotation, segment in zip(coco.loadAnns([4, 5]), (5, 70000), strict=True):
+        np.testing.assert_array_equal(coco.annToMask(annotation), segment == SEGMENT_IDS)
+        rle = annotation["segmentation"]
+        assert rle["counts"].isascii()
+        assert rle["size"] == [3, 4]
+        assert annotation["area"] == coco_mask.area(rle)
+        assert annotation["bbox"] == coco_mask.toBbox(rle).tolist()
+        assert (annotation["category_id"], annotation["iscrowd"]) == (1, 0)
+
+
+def test_instances_refuse_an_unknown_category():
+    info = panoptic.segments_info(SEGMENT_IDS, CATEGORY_IDS | {5: 8})
+    with pytest.raises(ValueError, match="segment 5 has unknown"):
+        panoptic.instance_annotations(SEGMENT_IDS, info, CATEGORIES, 17)
+
+
+def test_panoptic_json_round_trip(tmp_path):
+    info = panoptic.segments_info(SEGMENT_IDS, CATEGORY_IDS)
+    annotation = panoptic.panoptic_annotation(17, "a.png", info)
+    image = panoptic.image_entry(17, "a.jpg", 3, 4)
+    path = tmp_path / "panoptic.json"
+    write_json(path, panoptic.coco_dataset([image], [annotation], CATEGORIES))
+    loaded = panoptic.load_panoptic_json(path)
+    assert loaded.images == (image,)
+    assert loaded.annotations == {17: annotation}
+    assert loaded.categories == CATEGORIES
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not valid JSON"),
+        ("[]", 'no list "annotations"'),
+        ('{"annotations": [{"image_id": 1}]}', "lacks one of image_id, file_name"),
+        ('{"annotations": [{"image_id": 1, "segmentation": []}]}', "looks like COCO instances"),
+        (
+            '{"annotations": [{"image_id": 1, "file_name": "a", "segments_info": []},'
+            ' {"image_id": 1, "file_name": "b", "segments_info": []}]}',
+            "two annotations of image 1",
+        ),
+    ],
+)
+def test_bad_panoptic_json_is_named(tmp_path, content, message):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        panoptic.load_panoptic_json(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([{"id": 1}], "image 3: a segment lacks id or category_id"),
+        ([{"id": 1, "category_id": 1}, {"id": 1, "category_id": 2}], "id 1 appears twice"),
+        ([{"id": 0, "category_id": 1}], "segment id 0; ids are 1..16777215, 0 is void"),
+        ([{"id": 2**24, "category_id": 1}], "segment id 16777216"),
+    ],
+)
+def test_bad_segments_are_named(tmp_path, segments, message):
+    annotation = {"image_id": 3, "file_name": "a.png", "segments_info": segments}
+    write_json(tmp_path / "p.json", {"annotations": [annotation]})
+    with pytest.raises(ValueError, match=message):
+        panoptic.load_panoptic_json(tmp_path / "p.json")
+
+
+def test_missing_json(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"p\.json"):
+        panoptic.load_panoptic_json(tmp_path / "p.json")

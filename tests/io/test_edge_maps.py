@@ -1,0 +1,117 @@
+"""Edge files: what is written comes back, and what is wrong is named."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from trace_d2.io.edge_maps import check_edges, find_edges, quantise_edges, read_edges, write_edges
+
+
+def test_a_png_comes_back_as_its_16_bit_rounding(tmp_path: Path) -> None:
+    edges = np.random.default_rng(0).random((7, 9), dtype=np.float32)
+    write_edges(tmp_path / "a.png", edges)
+    back = read_edges(tmp_path / "a.png")
+    assert back.dtype == np.float32
+    assert np.array_equal(back, quantise_edges(edges))
+    assert np.abs(back - edges).max() <= 0.51 / 65535
+
+
+def test_an_array_comes_back_as_it_was(tmp_path: Path) -> None:
+    edges = np.random.default_rng(1).random((3, 5), dtype=np.float32)
+    write_edges(tmp_path / "a.npy", edges)
+    assert np.array_equal(read_edges(tmp_path / "a.npy"), edges)
+
+
+@given(hnp.arrays(np.float32, (4, 3), elements=st.floats(0, 1, width=32)))
+@settings(max_examples=25, deadline=None)
+def test_rounding_twice_changes_nothing(edges: np.ndarray) -> None:
+    once = quantise_edges(edges)
+    assert np.array_equal(quantise_edges(once), once)
+
+
+def test_8_and_16_bits_scale_to_the_same_strengths(tmp_path: Path) -> None:
+    levels = np.array([[0, 51, 255]], np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "b.png")
+    assert np.array_equal(read_edges(tmp_path / "a.png"), np.float32([[0, 0.2, 1]]))
+    assert np.array_equal(read_edges(tmp_path / "b.png"), read_edges(tmp_path / "a.png"))
+    # Edges of 8 bits keep their strengths when they are rounded to 16.
+    every = np.arange(256, dtype=np.float32) / np.float32(255)
+    assert np.array_equal(quantise_edges(every), every)
+
+
+def test_one_bit_and_grey_rgb_are_read(tmp_path: Path) -> None:
+    grey = np.array([[0, 255], [255, 0]], np.uint8)
+    Image.fromarray(grey).convert("1").save(tmp_path / "bit.png")
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "rgb.png")
+    for name in ("bit", "rgb"):
+        assert np.array_equal(read_edges(tmp_path / f"{name}.png"), np.float32([[0, 1], [1, 0]]))
+
+
+def test_colour_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is in colour: save"):
+        read_edges(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("keep", [0, 30, -20])
+def test_a_truncated_png_is_refused(tmp_path: Path, keep: int) -> None:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue()[:keep])
+    with pytest.raises(ValueError, match=r"a\.png is not a complete PNG"):
+        read_edges(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[0.0, np.nan]], "NaN or infinite values in 1 of 2 pixels"),
+        ([[0.0, np.inf]], "NaN or infinite"),
+        ([[0.0, 255.0]], r"values in 0\.\.255: scale them to 0\.\.1"),
+        ([[-0.5, 0.5]], r"values in -0\.5\.\.0\.5"),
+        ([0.5, 0.5], r"shape \(H, W\), not \(2,\)"),
+    ],
+)
+def test_bad_arrays_are_named(tmp_path: Path, values: list, message: str) -> None:
+    np.save(tmp_path / "a.npy", np.array(values))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_edges(tmp_path / "a.npy")
+    assert str(tmp_path / "a.npy") in str(caught.value)
+
+
+def test_integers_and_damage_in_npy_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 2), np.uint8))
+    with pytest.raises(ValueError, match="holds uint8: save"):
+        read_edges(tmp_path / "a.npy")
+    whole = (tmp_path / "a.npy").read_bytes()
+    for content in (b"", whole[:-2], b"no array at all"):
+        (tmp_path / "b.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b\.npy is not a readable \.npy"):
+            read_edges(tmp_path / "b.npy")
+
+
+def test_rounding_errors_outside_the_range_are_clipped() -> None:
+    clipped = check_edges(np.array([[-1e-6, 1 + 1e-6]]), "here")
+    assert clipped.tolist() == [[0.0, 1.0]]
+
+
+def test_find_edges(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no edge file at .*a\.png \(nor a\.npy\)"):
+        find_edges(tmp_path, "a")
+    np.save(tmp_path / "a.npy", np.zeros((2, 2)))
+    assert find_edges(tmp_path, "a") == tmp_path / "a.npy"
+    write_edges(tmp_path / "a.png", np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"both .*a\.png and a\.npy exist: remove one"):
+        find_edges(tmp_path, "a")
+    with pytest.raises(FileNotFoundError, match=r"no edge file at .*b\.png"):
+        read_edges(tmp_path / "b.png")

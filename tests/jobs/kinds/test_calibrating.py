@@ -1,0 +1,450 @@
+"""A job measures what its edges mean on a sample of its images, once, and all shards alike."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_d2.config import get_trace_cfg
+from trace_d2.io.categories import Category
+from trace_d2.io.edge_maps import read_edges
+from trace_d2.io.listing import ImageEntry, Shard, build_entries, list_images
+from trace_d2.jobs.journal import FAILED
+from trace_d2.jobs.kinds import calibrating
+from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, calibrate_job
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+from trace_d2.jobs.kinds.trust import show_trust, trust_facts, trust_warning
+from trace_d2.jobs.merge import merge_folder, merge_labels
+from trace_d2.jobs.runner import JobPlan, run_job
+from trace_d2.jobs.settings import BACKBONE, NO_EDGES, JobSettings
+from trace_d2.jobs.store import SettingsChangedError
+from trace_d2.propagation.calibration import EdgeCalibration
+
+CATEGORIES = (
+    Category(0, "ground", False, (90, 90, 90)),
+    Category(3, "cat", True, (220, 20, 60)),
+)
+CALIBRATION = ("MODEL.TRACE.EDGES.CALIBRATION",)
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def add(root: Path, *stems: str, useless: bool = False) -> None:
+    """Images of 48 x 64 with a cat of its own place each, or two that touch in every fourth."""
+    for stem in stems:
+        rng = np.random.default_rng([ord(letter) for letter in stem])
+        mask, edges = np.zeros((48, 64), np.uint8), np.zeros((48, 64))
+        top, left = int(rng.integers(2, 8)), int(rng.integers(2, 8))
+        mask[top : top + 36, left : left + 50] = 3
+        edges[top : top + 36, [left - 1, left + 49]] = rng.uniform(0.8, 1)
+        edges[[top - 1, top + 35], left : left + 50] = rng.uniform(0.8, 1)
+        if int(stem[-1]) % 4 == 0:
+            edges[top : top + 36, left + 25] = 1
+        edges += 0.1 * rng.random(edges.shape)
+        if useless:
+            edges = rng.random(edges.shape)
+        save(root / f"images/{stem}.png", rng.integers(0, 256, (48, 64, 3), np.uint8))
+        save(root / f"semantic/{stem}.png", mask)
+        save(root / f"edges/{stem}.png", (255 * edges.clip(0, 1)).astype(np.uint8))
+
+
+def job_of(
+    root: Path, output: str = "out", *pairs: object, edges: str | None = None, keep: bool = False
+) -> LabelJob:
+    cfg = get_trace_cfg()
+    cfg.merge_from_list(list(pairs))
+    source = root / "edges" if edges is None else edges
+    settings = JobSettings(root / "images", source, cfg, root / "semantic", "c.json", CATEGORIES)
+    return LabelJob(settings, root / output, keep)
+
+
+def entries_of(root: Path) -> list[ImageEntry]:
+    return build_entries(list_images(root / "images"), None)
+
+
+def run(job: LabelJob, entries: Sequence[ImageEntry] | None = None, **options: object):
+    root = job.settings.images.parent
+    return run_job(JobPlan(job, entries_of(root) if entries is None else entries, **options))
+
+
+def written(root: Path, output: str = "out") -> dict:
+    return json.loads((root / output / "calibration.json").read_text())
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    """All that must not depend on how the job was run."""
+    names = ("panoptic", "semantic", "annotations")
+    paths = [output / name for name in ("panoptic.json", "instances.json", "calibration.json")]
+    paths += [path for name in names for path in (output / name).iterdir()]
+    return {str(path.relative_to(output)): path.read_bytes() for path in paths}
+
+
+class Detector:
+    """Edges from the files, with some noise, and how often each image was looked at."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.seen: Counter[str] = Counter()
+        self.built = 0
+
+    def build(self) -> Detector:
+        self.built += 1
+        return self
+
+    def __call__(self, image: np.ndarray, stem: str) -> SimpleNamespace:
+        self.seen[stem] += 1
+        noise = np.random.default_rng(ord(stem[-1])).random(image.shape[:2], dtype=np.float32)
+        edges = 0.95 * read_edges(self.root / f"edges/{stem}.png") + 0.05 * noise
+        return SimpleNamespace(edges=edges, timestep=300 + int(stem[-1]))
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder of more images than are sampled, one of them without a mask."""
+    add(tmp_path, *(f"s{number:02}" for number in range(SAMPLE_IMAGES + 12)))
+    (tmp_path / "semantic/s05.png").unlink()
+    return tmp_path
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder of nine images."""
+    add(tmp_path, *(f"s{number}" for number in range(9)))
+    return tmp_path
+
+
+class TestSample:
+    def test_it_hangs_on_the_names_alone(self, many: Path):
+        entries = entries_of(many)
+        run(job_of(many), limit=1)
+        sample = written(many)["sample"]
+        assert len(sample) == SAMPLE_IMAGES == written(many)["images"]
+        assert sample == sorted(set(sample)) != [entry.stem for entry in entries[:SAMPLE_IMAGES]]
+        assert set(sample) <= {entry.stem for entry in entries} - {"s05"}
+        expected = (many / "out/calibration.json").read_bytes()
+
+        run(job_of(many, "reversed"), entries[::-1], limit=1)
+        run(job_of(many, "shard"), entries, shard=Shard(3, 60))
+        threaded = job_of(many, "threads")
+        (many / "threads/.locks").mkdir(parents=True)
+        calibrate_job(threaded, entries[::2] + entries[1::2], None, workers=4, progress=False)
+        for output in ("reversed", "shard", "threads"):
+            assert (many / output / "calibration.json").read_bytes() == expected
+
+    def test_another_seed_draws_others(self, many: Path):
+        for output, seed in (("one", 1), ("two", 2)):
+            run(job_of(many, output, "MODEL.TRACE.SEED", seed), limit=1)
+        assert written(many, "one")["sample"] != written(many, "two")["sample"]
+
+    def test_images_that_are_few_are_all_in_it(self, few: Path):
+        run(job_of(few))
+        assert written(few)["sample"] == [entry.stem for entry in entries_of(few)]
+        assert EdgeCalibration.load(few / "out/calibration.json").images == 9
+
+    def test_what_cannot_be_read_is_passed_over_and_fails_later(self, few: Path):
+        (few / "images/s3.png").write_bytes(b"no image")
+        (few / "edges/s7.png").unlink()
+        result = run(job_of(few))
+        assert [record.stem for record in result.failed] == ["s3", "s7"]
+        assert result.done == 7
+        content = written(few)
+        assert content["images"] == 7
+        # They stay on the list: repaired or not, another shard draws the same.
+        assert {"s3", "s7"} < set(content["sample"])
+        assert 'class="warning"' not in (few / "out/report.html").read_text()
+
+    def test_nothing_can_be_read(self, few: Path):
+        for path in (few / "edges").iterdir():
+            path.write_bytes(b"no image")
+        result = run(job_of(few))
+        assert len(result.failed) == 9
+        assert EdgeCalibration.load(few / "out/calibration.json") == EdgeCalibration.assumed()
+
+
+class TestWrittenOnce:
+    def test_a_job_that_goes_on_keeps_it(self, few: Path, monkeypatch: pytest.MonkeyPatch):
+        run(job_of(few), limit=3)
+        before = (few / "out/calibration.json").read_bytes()
+        (few / "semantic/s8.png").write_bytes((few / "semantic/s7.png").read_bytes())
+        add(few, "t0", "t4")
+
+        def refuse(*inputs: object) -> None:
+            raise AssertionError("measured again")
+
+        monkeypatch.setattr(calibrating, "_measure", refuse)
+        job = job_of(few)
+        run(job)
+        assert (few / "out/calibration.json").read_bytes() == before
+        assert job.labeler.calibration == EdgeCalibration.load(few / "out/calibration.json")
+        with pytest.raises(AssertionError, match="measured again"):
+            run(job_of(few, "elsewhere"))
+
+    def test_overwriting_drops_it(self, few: Path):
+        run(job_of(few))
+        before = written(few)
+        add(few, "t0", "t4", "t8")
+        run(job_of(few, "out", "MODEL.TRACE.LABELS.NECK_DEPTH", 3.0), overwrite=True)
+        assert before["images"] == 9
+        assert written(few)["images"] == 12
+
+    def test_shards_give_what_a_whole_run_gives(self, few: Path):
+        run(job_of(few, "whole"))
+        for index in (2, 1):
+            run(job_of(few, "parts"), shard=Shard(index, 2))
+        store = job_of(few, "parts").store
+        assert merge_folder(store, merge_labels).pending == 0
+        assert contents(few / "parts") == contents(few / "whole")
+        # It does part the cats of every fourth image.
+        things = [record.things for _, record in sorted(store.read_records().items())]
+        assert things == [2, 1, 1, 1] * 2 + [2]
+        assert {record.uncut for record in store.read_records().values()} == {1}
+
+    def test_workers_give_the_same(self, few: Path):
+        run(job_of(few, "one"))
+        run(job_of(few, "two"), workers=2)
+        assert contents(few / "two") == contents(few / "one")
+
+    def test_jobs_that_need_none(self, few: Path):
+        run(job_of(few, "none", edges=NO_EDGES))
+        run(job_of(few, "components", "MODEL.TRACE.LABELS.CUT", "components"))
+        for output in ("none", "components"):
+            assert not (few / output / "calibration.json").exists()
+        records = job_of(few, "none", edges=NO_EDGES).store.read_records()
+        assert {record.uncut for record in records.values()} == {0}
+
+    def test_false_pieces_of_stuff_are_counted(self, few: Path):
+        # One ground an image, cut by nothing; then one cut in two.
+        run(job_of(few, "plain"))
+        assert (written(few, "plain")["stuff_masks"], written(few, "plain")["false_pieces"]) == (
+            9, 0,
+        )  # fmt: skip
+        for stem in ("s1", "s2"):
+            save(few / f"semantic/{stem}.png", np.zeros((48, 64), np.uint8))
+            edges = np.zeros((48, 64), np.uint8)
+            edges[:, 32] = 255
+            save(few / f"edges/{stem}.png", edges)
+        run(job_of(few, "cut"))
+        assert (written(few, "cut")["stuff_masks"], written(few, "cut")["false_pieces"]) == (9, 2)
+
+
+class TestGiven:
+    @pytest.fixture
+    def given(self, few: Path) -> Path:
+        """A calibration that believes no edge."""
+        path = few / "given.json"
+        content = replace(EdgeCalibration.assumed(), log_odds=(-8.0,) * 4 + (-7.0,), trust=0.5)
+        path.write_text(json.dumps(content.to_json()))
+        return path
+
+    def test_it_is_used_and_written_into_the_settings(self, few: Path, given: Path):
+        job = job_of(few, "out", *CALIBRATION, str(given))
+        run(job)
+        assert not (few / "out/calibration.json").exists()
+        assert {record.things for record in job.store.read_records().values()} == {1}
+        settings = json.loads((few / "out/settings.json").read_text())
+        assert settings["calibration"] == json.loads(given.read_text())
+        assert "MODEL.TRACE.EDGES.CALIBRATION" not in settings
+
+    def test_that_of_another_job_gives_its_labels(self, few: Path):
+        run(job_of(few, "first"))
+        path = few / "first/calibration.json"
+        run(job_of(few, "second", *CALIBRATION, str(path)))
+        expected = contents(few / "first")
+        del expected["calibration.json"]
+        path.rename(few / "second/calibration.json")  # for the comparison
+        found = contents(few / "second")
+        del found["calibration.json"]
+        assert found == expected
+
+    def test_another_one_is_refused_unless_overwritten(self, few: Path, given: Path):
+        job = job_of(few, "out", *CALIBRATION, str(given))
+        run(job)
+        # The same elsewhere is no change; none, and other values in the same file, are.
+        moved = few / "moved.json"
+        moved.write_bytes(given.read_bytes())
+        assert run(job_of(few, "out", *CALIBRATION, str(moved))).earlier == 9
+        with pytest.raises(SettingsChangedError, match=r"calibration: .* there, absent now"):
+            run(job_of(few))
+        content = EdgeCalibration.assumed()
+        given.write_text(json.dumps(content.to_json()))
+        with pytest.raises(SettingsChangedError, match="calibration: "):
+            run(job_of(few, "out", *CALIBRATION, str(given)))
+        run(job_of(few, "out", *CALIBRATION, str(given)), overwrite=True)
+        assert job.store.read_records()["s4"].things == 2
+
+    def test_one_cannot_be_added_later(self, few: Path, given: Path):
+        run(job_of(few))
+        with pytest.raises(SettingsChangedError, match=r"calibration: absent there"):
+            run(job_of(few, "out", *CALIBRATION, str(given)))
+
+    def test_a_bad_one_is_told_before_anything_is_written(self, few: Path, given: Path):
+        given.write_text("{")
+        with pytest.raises(ValueError, match=r"given\.json is damaged"):
+            job_of(few, "out", *CALIBRATION, str(given))
+        with pytest.raises(FileNotFoundError, match=r"no calibration of edges at nowhere\.json"):
+            job_of(few, "out", *CALIBRATION, "nowhere.json")
+        assert not (few / "out").exists()
+
+    def test_without_edges_none_is_read(self, few: Path):
+        run(job_of(few, "out", *CALIBRATION, "nowhere.json", edges=NO_EDGES))
+        assert "calibration" not in json.loads((few / "out/settings.json").read_text())
+
+
+class TestDetectedEdges:
+    def test_each_image_is_looked_at_once(self, few: Path):
+        detector = Detector(few)
+        run(job_of(few, edges=BACKBONE, keep=True), build_detection=detector.build)
+        assert detector.seen == {f"s{number}": 1 for number in range(9)}
+        assert detector.built == 1
+        assert not list((few / "out/calibration").iterdir())
+        records = job_of(few, edges=BACKBONE).store.read_records()
+        assert [record.timestep for _, record in sorted(records.items())] == list(range(300, 309))
+
+    def test_labels_are_those_of_edges_that_were_not_kept(
+        self, few: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        detector = Detector(few)
+        run(job_of(few, "kept", edges=BACKBONE, keep=True), build_detection=detector.build)
+        job = job_of(few, "anew", edges=BACKBONE, keep=True)
+        monkeypatch.setattr(
+            job.store, "sampled_path", lambda *_: Path("/nowhere/at all/that can be made")
+        )
+        monkeypatch.setattr("trace_d2.jobs.image_job.write_sampled", lambda *_: None)
+        run(job, build_detection=detector.build)
+        assert min(detector.seen.values()) >= 3
+        assert contents(few / "anew") == contents(few / "kept")
+        for stem in (entry.stem for entry in entries_of(few)):
+            paths = [few / output / f"edges/{stem}.png" for output in ("kept", "anew")]
+            assert paths[0].read_bytes() == paths[1].read_bytes()
+        # Kept edges give the same labels and the same calibration again.
+        (few / "edges").rename(few / "old edges")
+        (few / "kept/edges").rename(few / "edges")
+        run(job_of(few, "files"))
+        assert contents(few / "files") == contents(few / "anew")
+
+    def test_what_was_sampled_waits_for_its_turn_in_a_job_that_goes_on(self, few: Path):
+        detector = Detector(few)
+        job = job_of(few, edges=BACKBONE)
+        for index in (1, 2):
+            run(job, shard=Shard(index, 2), build_detection=detector.build)
+        assert detector.seen.most_common(1)[0][1] == 1
+
+    def test_merging_shards_drops_what_was_sampled(self, few: Path):
+        detector = Detector(few)
+        job = job_of(few, edges=BACKBONE)
+        for index in (1, 2):
+            run(job, shard=Shard(index, 2), build_detection=detector.build)
+        merge_folder(job.store, merge_labels)
+        assert not list((few / "out").rglob("*.npz"))
+
+    def test_an_image_that_changed_meanwhile_is_looked_at_again(self, few: Path):
+        detector = Detector(few)
+        job = job_of(few, edges=BACKBONE)
+        run(job, shard=Shard(1, 2), build_detection=detector.build)
+        save(few / "images/s1.png", np.zeros((48, 64, 3), np.uint8))
+        run(job, shard=Shard(2, 2), build_detection=detector.build)
+        assert {stem for stem, count in detector.seen.items() if count > 1} == {"s1"}
+
+    def test_a_detector_that_fails_is_told_once_the_image_is_due(self, few: Path):
+        detector = Detector(few)
+
+        def broken(image: np.ndarray, stem: str) -> SimpleNamespace:
+            if stem == "s2":
+                raise RuntimeError("out of memory")
+            return detector(image, stem)
+
+        result = run(job_of(few, edges=BACKBONE), build_detection=lambda: broken)
+        assert [(record.stem, record.status) for record in result.failed] == [("s2", FAILED)]
+        assert result.failed[0].reason.endswith("RuntimeError: out of memory")
+        assert written(few)["images"] == 8
+
+    def test_nothing_left_builds_no_detector(self, few: Path):
+        detector = Detector(few)
+        for built in (1, 1):
+            run(job_of(few, edges=BACKBONE), build_detection=detector.build)
+            assert detector.built == built
+
+
+class TestTrust:
+    def test_good_edges(self, few: Path, capsys: pytest.CaptureFixture[str]):
+        job = job_of(few)
+        run(job)
+        records = list(job.store.read_records().values())
+        trust = written(few)["trust"]
+        assert trust > 0.5
+        assert trust_facts(job.store, records) == [
+            ("trust in the edges, of 1", f"{trust:.2f}"),
+            ("pieces that edges would cut off a stuff mask", "0.00"),
+            ("things an image if edges cut nothing", "1.0"),
+        ]
+        assert trust_warning(job.store) == ""
+        show_trust(job.store, records)
+        said = capsys.readouterr()
+        assert said.out.startswith(f"edges: {trust:.2f} trust in the edges, of 1; ")
+        assert said.err == ""
+        page = (few / "out/report.html").read_text()
+        assert f"<b>{trust:.2f}</b><span>trust in the edges, of 1</span>" in page
+        assert '<p class="warning">' not in page
+
+    def test_useless_edges(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        add(tmp_path, *(f"s{number}" for number in range(9)), useless=True)
+        job = job_of(tmp_path)
+        run(job)
+        assert written(tmp_path)["trust"] < 0.1
+        assert {record.things for record in job.store.read_records().values()} == {1}
+        show_trust(job.store, list(job.store.read_records().values()))
+        warned = f"warning: these edges say little here (trust {written(tmp_path)['trust']:.2f} of"
+        assert capsys.readouterr().err.startswith(warned)
+        assert '<p class="warning">these edges say' in (tmp_path / "out/report.html").read_text()
+
+    def test_without_edges_there_is_nothing_to_say(self, few: Path, capsys):
+        job = job_of(few, edges=NO_EDGES)
+        run(job)
+        show_trust(job.store, list(job.store.read_records().values()))
+        said = capsys.readouterr()
+        assert (said.out, said.err) == ("", "")
+        assert "trust" not in (few / "out/report.html").read_text()
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', "NaN"])
+    def test_a_damaged_calibration_is_measured_again(self, few: Path, content: str, capsys):
+        run(job_of(few))
+        path = few / "out/calibration.json"
+        whole = path.read_bytes()
+        path.write_text(content)
+        job = job_of(few)
+        records = list(job.store.read_records().values())
+        assert [name for name, _ in trust_facts(job.store, records)] == [
+            "things an image if edges cut nothing"
+        ]
+        assert trust_warning(job.store) == ""
+        next((few / "out/panoptic").glob("*.png")).unlink()  # so that something is left to do
+        run(job)
+        assert path.read_bytes() == whole
+        assert f"{path} is" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("calibration", "words"),
+        [
+            (EdgeCalibration.assumed(), "the sample has too few outlines"),
+            (EdgeCalibration((0.0,), (-4.0,), -4.0, 0.0, 9), "the edges are empty, or fainter"),
+        ],
+    )
+    def test_what_cannot_be_measured_is_said(self, few: Path, calibration, words, capsys):
+        job = job_of(few)
+        run(job)
+        job.store.calibration_path.write_text(json.dumps(calibration.to_json()))
+        show_trust(job.store, [])
+        said = capsys.readouterr()
+        assert said.err.startswith(f"warning: {words}")
+        assert ("trust" in said.out) == (calibration.images > 0)

@@ -1,0 +1,133 @@
+"""Refined masks of one image, and what travels to a worker."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_d2.config import get_trace_cfg
+from trace_d2.io.coco_masks import GivenMask
+from trace_d2.io.coco_panoptic import encode_mask
+from trace_d2.io.listing import ImageEntry, entries_from_json, entries_to_json
+from trace_d2.jobs.kinds.refine_inputs import MaskEntry
+from trace_d2.jobs.kinds.refined_masks import (
+    RefinedMasks,
+    RefineJob,
+    RefineSettings,
+    coco_annotations,
+)
+from trace_d2.jobs.pictures import make_mask_pictures, paint_masks
+from trace_d2.jobs.settings import NO_EDGES, fingerprint
+
+LEFT, RIGHT, MIDDLE = (np.zeros((12, 20), bool) for _ in range(3))
+LEFT[2:10, 1:11] = True
+RIGHT[2:10, 11:19] = True
+MIDDLE[2:10, 3:12] = True
+
+
+def job_of(folder: Path, edges: Path | str = NO_EDGES, *pairs: object) -> RefineJob:
+    cfg = get_trace_cfg()
+    cfg.merge_from_list(list(pairs))
+    categories = ({"id": 1, "name": "fg"},)
+    settings = RefineSettings(folder, edges, cfg, Path("m.json"), categories)
+    return RefineJob(settings, folder / "refined.json", False)
+
+
+def entry_of(folder: Path, *masks: np.ndarray, scores: tuple = ()) -> MaskEntry:
+    Image.new("RGB", (20, 12)).save(folder / "x.png")
+    padded = scores or (None,) * len(masks)
+    given = tuple(
+        GivenMask(n, 1, encode_mask(m), s)
+        for n, (m, s) in enumerate(zip(masks, padded, strict=True))
+    )
+    return MaskEntry("x", "x.png", 1, masks=given, size=(12, 20), edge_stems=("x",))
+
+
+def test_without_edges_masks_only_merge(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    entry = entry_of(tmp_path, LEFT, RIGHT, MIDDLE, scores=(0.2, 0.9, 0.6))
+    result = job.make(entry, job.load(entry))
+    # 8 of 11 columns are common to the first and the last mask.
+    assert np.array_equal(result.masks, [LEFT | MIDDLE, RIGHT])
+    assert result.scores == pytest.approx([0.6, 0.9])
+    assert len(result.given) == 3
+
+
+def test_a_job_travels_light_and_an_entry_takes_its_own_masks_along(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    entry = entry_of(tmp_path, LEFT, RIGHT)
+    assert len(pickle.dumps(job)) < 20_000
+    assert pickle.loads(pickle.dumps(entry)) == entry
+    again = pickle.loads(pickle.dumps(job))
+    assert again.inputs_print(entry) == job.inputs_print(entry)
+    assert len(again.make(entry, again.load(entry)).masks) == 2
+
+
+def test_the_list_of_images_has_no_masks_in_it(tmp_path: Path) -> None:
+    listed = entries_to_json([entry_of(tmp_path, LEFT)])
+    assert listed == [{"stem": "x", "file_name": "x.png", "image_id": 1, "pictured": False}]
+    assert entries_from_json(listed) == [ImageEntry("x", "x.png", 1)]
+
+
+def test_inputs_change_with_annotations_and_image(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    before = job.inputs_print(entry_of(tmp_path, LEFT))
+    assert job.inputs_print(entry_of(tmp_path, RIGHT)) != before
+    assert job.inputs_print(entry_of(tmp_path, LEFT, scores=(0.5,))) != before
+
+
+def test_what_decides_refined_masks(tmp_path: Path) -> None:
+    def print_of(*pairs: object) -> str:
+        return fingerprint(job_of(tmp_path, tmp_path, *pairs).settings.to_json())
+
+    assert print_of() != print_of("MODEL.TRACE.BGP.BETA", 3.0)
+    for pair in (
+        ("MODEL.TRACE.LABELS.NECK_DEPTH", 0.9),
+        ("MODEL.TRACE.SEED", 5),
+        ("MODEL.TRACE.BGP.THREADS", 2),
+        ("MODEL.TRACE.POSTPROCESSOR.ENABLED", True),
+    ):
+        assert print_of() == print_of(*pair)
+
+
+def test_polygons_without_a_pixel_are_left_out(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    entry = entry_of(tmp_path, LEFT)
+    outside = GivenMask(7, 1, [[40, 40, 45, 40, 45, 45]], None)
+    both = MaskEntry("x", "x.png", 1, masks=(*entry.masks, outside), size=(12, 20))
+    result = job.make(both, job.load(both))
+    assert result.notes == ("annotation no. 7 is left out: its mask is empty",)
+    assert len(result.masks) == 1
+    alone = MaskEntry("x", "x.png", 1, masks=(outside,))
+    with pytest.raises(ValueError, match=r"no mask of x\.png has a pixel in it: annotation no\. 7"):
+        job.make(alone, job.load(alone))
+
+
+def test_annotations_hold_what_coco_readers_expect() -> None:
+    masks = np.stack([LEFT, RIGHT])
+    result = RefinedMasks(masks, masks, [3, 1], [0.5, 0.25], ())
+    first, second = coco_annotations(result)
+    assert first == {
+        "category_id": 3,
+        "bbox": [1.0, 2.0, 10.0, 8.0],
+        "area": 80,
+        "iscrowd": 0,
+        "segmentation": encode_mask(LEFT),
+        "score": 0.5,
+    }
+    assert (second["area"], second["score"]) == (64, 0.25)
+    assert coco_annotations(RefinedMasks(masks, masks[:0], [], None, ())) == []
+
+
+def test_masks_are_painted_in_their_own_colours_small_over_large() -> None:
+    grey = np.full((12, 20, 3), 128, np.uint8)
+    whole = np.ones((12, 20), bool)
+    painted = paint_masks(grey, np.stack([LEFT, whole]))
+    assert len({tuple(painted[0 + 5, 5]), tuple(painted[5, 15])}) == 2
+    assert np.array_equal(paint_masks(grey, np.zeros((0, 12, 20), bool))[0, 0], [191] * 3)
+    pictures = make_mask_pictures(grey, np.stack([LEFT]), None, np.zeros((0, 12, 20), bool))
+    assert sorted(pictures) == ["given", "image", "refined"]

@@ -1,0 +1,56 @@
+"""Settings read their node and check themselves."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from dataclasses import dataclass
+
+import pytest
+from fvcore.common.config import CfgNode
+
+import trace_d2
+from trace_d2.config import get_trace_cfg
+from trace_d2.settings import NodeSettings, one_of, within
+
+
+@dataclass(frozen=True)
+class Example(NodeSettings, node="A.B"):
+    cut: str = one_of("basins", "components", default="basins")
+    share: float = within(0.0, 1.0, default=0.5)
+    sizes: tuple[int, ...] = within(1, default=(4, 8))
+    name: str = ""
+
+
+def config(**values: object) -> CfgNode:
+    node = {"CUT": "components", "SHARE": 1.0, "SIZES": [1, 2], "NAME": "x", "OTHER": 3}
+    return CfgNode({"A": {"B": {**node, **values}}})
+
+
+def test_reads_its_node():
+    assert Example.from_config(config()) == Example("components", 1.0, (1, 2), "x")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"CUT": "knife"}, r"A\.B\.CUT must be one of basins, components, not 'knife'"),
+        ({"SHARE": 1.01}, r"A\.B\.SHARE must be in 0\.\.1, not 1\.01"),
+        ({"SHARE": math.nan}, r"A\.B\.SHARE must be in 0\.\.1, not nan"),
+        ({"SIZES": [4, 0]}, r"A\.B\.SIZES must be 1 or more, not 0"),
+    ],
+)
+def test_names_the_key_of_a_wrong_value(values, message):
+    with pytest.raises(ValueError, match=message):
+        Example.from_config(config(**values))
+
+
+def test_defaults_are_those_of_the_config():
+    """Every settings class of the package agrees with ``config`` key by key."""
+    for module in pkgutil.walk_packages(trace_d2.__path__, "trace_d2."):
+        importlib.import_module(module.name)
+    found = [c for c in NodeSettings.__subclasses__() if c.__module__.startswith("trace_d2.")]
+    cfg = get_trace_cfg()
+    for kind in found:
+        assert kind.from_config(cfg) == kind(), kind

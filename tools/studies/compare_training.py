@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Train one model three times on procedural scenes, on labels of different origin, and compare.
+
+    python tools/studies/compare_training.py panoptic --output DIR   # Mask2Former
+    python tools/studies/compare_training.py instance --output DIR   # Mask R-CNN
+
+Labels come from the commands that users run; the edges are trace-tiny's. Everything but the labels
+is the same: config, seed, iterations, held-out scenes, and for Mask2Former a backbone that learned
+the scenes' textures from the semantic masks. A second run continues the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from trace_d2.io.atomic import write_json
+from trace_d2.scenes.merged_masks import write_merged_masks
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+EDGES = ROOT / "configs" / "edges" / "trace_tiny.yaml"
+TRAIN_SERIES, VAL_SERIES = 11, 12  # trace-tiny was trained on series 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained and measured.
+
+    Attributes:
+        config: of the model.
+        origins: names of the three kinds of labels, from the least to the most that can be had.
+        metric: path into ``results.json``.
+        title: of the metric.
+        backbone: config of what the backbone learns first, from the least labels; or None.
+    """
+
+    config: Path
+    origins: tuple[str, str, str]
+    metric: tuple[str, str]
+    title: str
+    backbone: Path | None = None
+
+
+TASKS = {
+    "panoptic": Task(
+        ROOT / "configs" / "panoptic" / "scenes_mask2former.yaml",
+        ("no edges", "TRACE", "truth"),
+        ("panoptic_seg", "PQ_th"),
+        "PQ^th",
+        ROOT / "configs" / "panoptic" / "scenes_backbone.yaml",
+    ),
+    "instance": Task(
+        ROOT / "configs" / "instance" / "scenes_mask_rcnn.yaml",
+        ("merged masks", "TRACE", "truth"),
+        ("segm", "AP"),
+        "AP^mk",
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing, print the table and write ``comparison_<task>.json``."""
+    args = build_parser().parse_args(argv)
+    task = TASKS[args.task]
+    make_scenes(args)
+    labels = MAKERS[args.task](args)
+    chosen = args.only or task.origins
+    common = list(args.set)
+    if task.backbone is not None:
+        common = ["MODEL.WEIGHTS", train_backbone(args, task, labels), *common]
+    for origin in chosen:
+        train(args, task, origin, [*labels[origin], *common])
+    rows = [read_result(args.output, args.task, task, origin) for origin in task.origins]
+    known = [row for row in rows if row]
+    print(tabulate(known, headers="keys", floatfmt=".1f"))
+    if len(known) == len(task.origins):
+        low, middle, high = (float(str(row[task.title])) for row in known)
+        share = (middle - low) / (high - low)
+        print(f"TRACE closes {100 * share:.0f} % of the distance")
+        write_json(
+            args.output / f"comparison_{args.task}.json", {"rows": known, "closed": share}, indent=1
+        )
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--output", type=Path, default=Path("comparison"))
+    parser.add_argument("--train-count", type=int, default=600, help="scenes to train on")
+    parser.add_argument("--val-count", type=int, default=150, help="held-out scenes")
+    parser.add_argument(
+        "--edges", type=Path, metavar="DIR", help="edges made before; default: trace-tiny's"
+    )
+    parser.add_argument("--only", nargs="+", metavar="ORIGIN", help="train on these labels only")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY VALUE", help="config keys, for all trainings"
+    )
+    return parser
+
+
+def run(tool: str, *arguments: object, log: Path | None = None) -> None:
+    """Run one of the tools as a user would.
+
+    Raises:
+        SystemExit: it failed; its own message is on the screen or in ``log``.
+    """
+    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
+    print(f"$ python tools/{tool} {shlex.join(map(str, arguments))}", flush=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if log is None:
+        status = subprocess.run(command, env=environment, check=False).returncode
+    else:
+        with log.open("w") as file:
+            status = subprocess.run(
+                command, env=environment, check=False, stdout=file, stderr=subprocess.STDOUT
+            ).returncode
+    if status:
+        raise SystemExit(
+            f"tools/{tool} ended with status {status}" + (f": see {log}" if log else "")
+        )
+
+
+def make_scenes(args: argparse.Namespace) -> None:
+    """Scenes to train on and held-out ones, unless they are there."""
+    for name, count, series in (
+        ("train", args.train_count, TRAIN_SERIES),
+        ("val", args.val_count, VAL_SERIES),
+    ):
+        folder = args.output / name
+        if not (folder / "categories.json").is_file():  # written last
+            run("make_scenes.py", "--output", folder, "--count", count, "--series", series)
+
+
+def find_edges(args: argparse.Namespace) -> Path:
+    """The folder of edges for the training scenes; trace-tiny's come with its panoptic labels."""
+    if args.edges is not None:
+        return args.edges
+    output = args.output / "labels_trace"
+    run(
+        "make_pseudo_panoptic.py", "--config-file", EDGES, *_label_inputs(args.output / "train"),
+        "--output", output, "--save-edges", "--workers", 1,
+    )  # fmt: skip
+    return output / "edges"
+
+
+def _label_inputs(scenes: Path) -> list[object]:
+    inputs = [
+        ("--images", "images"),
+        ("--semantic", "semantic"),
+        ("--categories", "categories.json"),
+    ]
+    return [part for option, name in inputs for part in (option, scenes / name)]
+
+
+def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
+    """Folders of labels by origin, as config keys."""
+    output, scenes = args.output, args.output / "train"
+    none, trace = output / "labels_no_edges", output / "labels_trace"
+    edges = find_edges(args)
+    if args.edges is not None:
+        run("make_pseudo_panoptic.py", *_label_inputs(scenes), "--output", trace, "--edges", edges)
+    run("make_pseudo_panoptic.py", *_label_inputs(scenes), "--output", none, "--no-edges")
+    folders = {"no edges": none, "TRACE": trace, "truth": scenes}
+    images, val = scenes / "images", output / "val"
+    return {
+        origin: _keys("PANOPTIC", [folder, images], [val, val / "images"])
+        for origin, folder in folders.items()
+    }
+
+
+def make_instance_labels(args: argparse.Namespace) -> dict[str, list[object]]:
+    """COCO files by origin, as config keys."""
+    output, scenes = args.output, args.output / "train"
+    merged, refined = output / "merged.json", output / "refined.json"
+    if not merged.is_file():
+        write_merged_masks(scenes / "panoptic.json", scenes / "panoptic", merged)
+    run(
+        "refine_masks.py", "--images", scenes / "images", "--masks", merged,
+        "--edges", find_edges(args), "--output", refined,
+    )  # fmt: skip
+    files = {"merged masks": merged, "TRACE": refined, "truth": scenes / "instances.json"}
+    images, val = scenes / "images", output / "val"
+    return {
+        origin: _keys("INSTANCES", [file, images], [val / "instances.json", val / "images"])
+        for origin, file in files.items()
+    }
+
+
+MAKERS = {"panoptic": make_panoptic_labels, "instance": make_instance_labels}
+
+
+def _keys(kind: str, train_set: list[Path], val_set: list[Path]) -> list[object]:
+    sets = [
+        [name, *(str(path.resolve()) for path in paths)]
+        for name, paths in (("scenes_train", train_set), ("scenes_val", val_set))
+    ]
+    return [f"DATASETS.TRACE.{kind}", sets]
+
+
+def _run_folder(output: Path, task_name: str, origin: str) -> Path:
+    return output / f"{task_name}_{origin.replace(' ', '_').lower()}"
+
+
+def train_backbone(args: argparse.Namespace, task: Task, labels: dict[str, list[object]]) -> Path:
+    """Weights that all trainings start from."""
+    folder = args.output / f"{args.task}_backbone"
+    _train(folder, task.backbone, labels[task.origins[0]])
+    return folder / "model_final.pth"
+
+
+def train(args: argparse.Namespace, task: Task, origin: str, keys: list[object]) -> None:
+    """Train on labels of one origin."""
+    _train(_run_folder(args.output, args.task, origin), task.config, keys)
+
+
+def _train(folder: Path, config: Path | None, keys: list[object]) -> None:
+    """Run ``tools/train_net.py``, unless that is done."""
+    if (folder / "seconds.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    options = ["--config-file", config, "--resume", *keys, "OUTPUT_DIR", folder]
+    run("train_net.py", *options, log=folder / "console.txt")
+    write_json(folder / "seconds.json", time.perf_counter() - start)
+
+
+def read_result(output: Path, task_name: str, task: Task, origin: str) -> dict[str, object] | None:
+    """A row of the table, or None before the training."""
+    folder = _run_folder(output, task_name, origin)
+    if not (folder / "seconds.json").is_file():
+        return None
+    result = json.loads((folder / "results.json").read_text())
+    for key in task.metric:
+        result = result[key]
+    minutes = json.loads((folder / "seconds.json").read_text()) / 60
+    return {"labels": origin, task.title: result, "minutes": minutes}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""The inputs of a study of labels and masks: edges and semantic masks of every quality.
+
+All are made from the truth of a data set in COCO panoptic format, once, below OUTPUT/inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trace_d2.evaluation.edge_sources import BaselineEdges, EdgeFolder
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import category_entries, parse_categories
+from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
+from trace_d2.io.edge_maps import write_edges
+from trace_d2.io.listing import list_images
+from trace_d2.scenes.degraded_edges import EdgeQuality, write_degraded_edges
+from trace_d2.scenes.merged_masks import write_instances, write_merged_masks
+from trace_d2.scenes.oracle import write_oracle
+from trace_d2.scenes.semantic_noise import write_degraded_semantic
+
+NO_EDGES = "none"
+"""The row without edges, which the others are held against."""
+
+BASELINE = "gradient"
+"""The detector where none is given, of ``BASELINE_NAMES``."""
+
+_GAPS = {"oracle": 0.0, "oracle-gaps": 0.2}
+_QUALITIES = {f"soft-{false}": EdgeQuality(false) for false in (0.5, 0.7, 0.9)} | {
+    "grid-128": EdgeQuality(0.7, grid=128),
+    "grid-64": EdgeQuality(0.5, grid=64),
+}
+
+ROWS = {
+    NO_EDGES: "none",
+    "oracle": "oracle",
+    "oracle-gaps": f"oracle, {100 * _GAPS['oracle-gaps']:.0f} % gaps",
+} | {
+    name: (f"grid of {q.grid}, false {q.false}" if q.grid else f"soft, false {q.false}")
+    for name, q in _QUALITIES.items()
+}
+"""Titles of the kinds of edges by name; those of detectors come after them."""
+
+
+@dataclass(frozen=True)
+class StudyInputs:
+    """Edges and masks of a study, made when they are asked for.
+
+    Attributes:
+        images, truth_json, truth_dir: the data set.
+        output: folder of the study.
+        detectors: folder of edges by name; the first gives the false edges.
+        noise: level of ``degrade_semantic``.
+    """
+
+    images: Path
+    truth_json: Path
+    truth_dir: Path
+    output: Path
+    detectors: dict[str, Path]
+    noise: float
+
+    @cached_property
+    def truth(self) -> PanopticSet:
+        """The truth, read once."""
+        return load_panoptic_json(self.truth_json)
+
+    @cached_property
+    def stems(self) -> dict[Any, str]:
+        """Stem of each image by its id, in the sorted order of file names."""
+        names = {key: one["file_name"] for key, one in self.truth.annotations.items()}
+        return {key: Path(names[key]).stem for key in sorted(names, key=lambda key: names[key])}
+
+    @property
+    def parts(self) -> list[list[Any]]:
+        """Image ids of all, of the even ranks and of the odd ones."""
+        ids = list(self.stems)
+        return [ids, ids[::2], ids[1::2]]
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """Title of every row by its name."""
+        return ROWS | {name: f"{name}, as it is" for name in self.detectors or (BASELINE,)}
+
+    @property
+    def false_edges(self) -> str:
+        """Name of the detector that the false edges are from."""
+        return next(iter(self.detectors), BASELINE)
+
+    def check(self) -> None:
+        """Look at all inputs, before hours of work.
+
+        Raises:
+            ValueError, OSError: one is missing or does not fit, named.
+        """
+        parse_categories(category_entries(self.truth.categories), str(self.truth_json))
+        listed = {image["id"]: Path(image["file_name"]).stem for image in self.truth.images}
+        present = list_images(self.images)
+        for key, stem in self.stems.items():
+            if listed.get(key) != stem:
+                raise ValueError(
+                    f'{self.truth_json}: "images" lists no {stem}.* of id {key}; add it: the PNG '
+                    "of the truth has the name of its image"
+                )
+            if stem not in present:
+                raise ValueError(f"no image {stem}.* in {self.images}: add it, or correct --images")
+        for name, folder in self.detectors.items():
+            absent = EdgeFolder(folder).missing(self.stems.values())
+            if absent:
+                raise ValueError(
+                    f"detector {name}: {folder} has no edges of {len(absent)} of "
+                    f"{len(self.stems)} images, such as {absent[0]}.png: make them"
+                )
+
+    def claim(self, **settings: Any) -> None:
+        """Make the folder of the study, or make sure that it holds the same one.
+
+        Args:
+            settings: what else the figures depend on, for JSON.
+
+        Raises:
+            ValueError: it has other inputs or settings.
+        """
+        false = self.detectors.get(self.false_edges)
+        own = {
+            "images": str(self.images.resolve()),
+            "truth": hashlib.sha256(self.truth_json.read_bytes()).hexdigest(),
+            "semantic_noise": self.noise,
+            "false_edges": str(false.resolve()) if false else BASELINE,
+            **settings,
+        }
+        path = self.output / "settings.json"
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else own
+        changed = [key for key, value in own.items() if earlier.get(key) != value]
+        if changed:
+            raise ValueError(
+                f"{self.output} holds a study with other {', '.join(changed)}: give another "
+                "--output, or remove it"
+            )
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_json(path, own, indent=1)
+
+    def categories(self) -> Path:
+        """File of the categories, for the label maker."""
+        return self._oracle() / "categories.json"
+
+    def semantic(self, noisy: bool) -> Path:
+        """Folder of semantic masks."""
+        perfect = self._oracle() / "semantic"
+        if not noisy:
+            return perfect
+        return self._made(
+            "semantic_noisy",
+            lambda path: write_degraded_semantic(perfect, path, self.truth.categories, self.noise),
+        )
+
+    def edges(self, row: str) -> Path | None:
+        """Folder of the edges of a row; None: no edges."""
+        if row == NO_EDGES:
+            return None
+        if row in _GAPS:
+            return self._oracle(_GAPS[row]) / "edges"
+        if row not in _QUALITIES:
+            return self._detected(row)
+        true, false = self._oracle() / "edges", self._detected(self.false_edges)
+        return self._made(
+            f"edges_{row}", lambda path: write_degraded_edges(true, false, path, _QUALITIES[row])
+        )
+
+    def merged_masks(self, per_class: bool) -> Path:
+        """COCO file of the connected parts of each thing class, or of all things."""
+        return self._made(
+            "merged_classes.json" if per_class else "merged_all.json",
+            lambda path: write_merged_masks(
+                self.truth_json, self.truth_dir, path, per_class=per_class
+            ),
+        )
+
+    def instances(self) -> Path:
+        """COCO file of the things themselves."""
+        return self._made(
+            "instances.json", lambda path: write_instances(self.truth_json, self.truth_dir, path)
+        )
+
+    def _detected(self, name: str) -> Path:
+        if name in self.detectors:
+            return self.detectors[name]
+        return self._made(f"edges_{name}", self._write_baseline)
+
+    def _oracle(self, gaps: float = 0.0) -> Path:
+        """Folder of perfect semantic masks, edges (with gaps) and categories."""
+        return self._made(
+            "oracle_gaps" if gaps else "oracle",
+            lambda path: write_oracle(self.truth_json, self.truth_dir, path, gaps),
+        )
+
+    def _write_baseline(self, folder: Path) -> None:
+        source = BaselineEdges(BASELINE, self.images)
+        folder.mkdir(exist_ok=True)
+        for stem in tqdm(self.stems.values(), desc=BASELINE, unit="image"):
+            write_edges(folder / f"{stem}.png", source.read(stem)[0])
+
+    def _made(self, name: str, make: Callable[[Path], object]) -> Path:
+        """``inputs/<name>``, made by ``make`` unless it is there as a whole."""
+        target = self.output / "inputs" / name
+        if not target.exists():
+            unfinished = target.with_name(f"{target.name}.part")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            make(unfinished)
+            unfinished.replace(target)
+        return target

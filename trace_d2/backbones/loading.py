@@ -1,0 +1,218 @@
+"""Device, dtype, and the components of a model: denoiser, VAE, scheduler and null prompt."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+
+from .model_files import ModelSource, weights_in
+from .null_prompt import (
+    FILE_NAME,
+    NullPrompt,
+    cache_folder,
+    encode_empty_string,
+    read_cached,
+    write_cached,
+)
+
+if TYPE_CHECKING:
+    from .backbone import DiffusionBackbone
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that ``MODEL.TRACE.DEVICE`` means; "auto" takes CUDA where there is one.
+
+    Raises:
+        ValueError: no torch device of that name, or it cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f'MODEL.TRACE.DEVICE {name!r} cannot be used: {error}; set it to "auto" or "cpu"'
+        ) from error
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that ``BACKBONE.DTYPE`` means; "auto" is float32 on the CPU, else bfloat16.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in _DTYPES:
+        raise ValueError(f"BACKBONE.DTYPE {name!r} is none of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def load_model(
+    source: ModelSource, model_class: type[Any], component: str, dtype: torch.dtype
+) -> Any:
+    """One diffusers model of a folder, on the CPU, with every weight accounted for.
+
+    Raises:
+        ValueError: ``model_index.json`` names another class, or the weights are damaged or do not
+            fit the configuration.
+        FileNotFoundError: files are missing.
+    """
+    folder = source.component(component)
+    if source.class_name(component) != model_class.__name__:
+        raise ValueError(
+            f"{source}: {component} is a {source.class_name(component)}; this family needs a"
+            f" {model_class.__name__}"
+        )
+    weights = weights_in(folder)
+    try:
+        model, report = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=weights.variant,
+            use_safetensors=weights.safetensors,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"cannot load {folder}: {error}; its files may be truncated or belong to another"
+            " model: copy or download the model again"
+        ) from error
+    if report["missing_keys"]:
+        raise ValueError(
+            f"the weights in {folder} lack {len(report['missing_keys'])} of the model's tensors,"
+            f" {report['missing_keys'][0]} for one; they belong to another model or are incomplete"
+        )
+    return model
+
+
+def load_vae(source: ModelSource, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE, in float32 where it asks for that (SDXL's overflows in float16)."""
+    config = AutoencoderKL.load_config(source.component("vae"), local_files_only=True)
+    upcast = config.get("force_upcast", True)
+    return load_model(source, AutoencoderKL, "vae", torch.float32 if upcast else dtype)
+
+
+def load_scheduler(source: ModelSource) -> Any:
+    """The scheduler, of the class that ``model_index.json`` names.
+
+    Raises:
+        ValueError: diffusers has no such class, or its configuration cannot be read.
+    """
+    folder = source.component("scheduler")
+    name = source.class_name("scheduler")
+    scheduler_class = getattr(diffusers, str(name), None)
+    if scheduler_class is None:
+        raise ValueError(f"{source}: diffusers {diffusers.__version__} has no scheduler {name}")
+    try:
+        return scheduler_class.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the scheduler in {folder}: {error}") from error
+
+
+def load_null_prompt(
+    source: ModelSource,
+    family: type[DiffusionBackbone],
+    *,
+    choice: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> NullPrompt:
+    """The null prompt of a model: its own file, the cache, the text encoders, or zeros.
+
+    Args:
+        source: the model.
+        family: its family.
+        choice: "encoded" (a ``null_prompt.safetensors`` in the folder, else the cache, else the
+            text encoders, which are let go again) or "zeros" of the same shape.
+        dtype: of the text encoders.
+        device: where they run.
+
+    Raises:
+        ValueError: another ``choice``, a damaged file, or damaged text encoders.
+        FileNotFoundError: "encoded" of a model without text encoders; names both remedies.
+    """
+    if choice not in ("encoded", "zeros"):
+        raise ValueError(f'BACKBONE.NULL_PROMPT {choice!r} must be "encoded" or "zeros"')
+    own = source.folder / FILE_NAME
+    own_prompt = NullPrompt.load(own) if own.is_file() else None
+    if choice == "zeros":
+        return NullPrompt.zeros(_shapes(source, family, own_prompt))
+    if own_prompt:
+        return own_prompt
+    dtype_name = str(dtype).removeprefix("torch.")
+    identity = source.identity(family.text_components)[:24]
+    path = cache_folder() / "null_prompts" / f"{identity}-{dtype_name}.safetensors"
+    cached = read_cached(path)
+    if cached:
+        return cached
+    null_prompt = _encode(source, family, dtype, device)
+    write_cached(path, null_prompt)
+    return null_prompt
+
+
+def _shapes(
+    source: ModelSource, family: type[DiffusionBackbone], own: NullPrompt | None
+) -> dict[str, tuple[int, ...]]:
+    if own:
+        return {key: tuple(tensor.shape) for key, tensor in own.tensors.items()}
+    folder = source.component(family.denoiser_subfolder)
+    config = family.denoiser_class.load_config(folder, local_files_only=True)
+    return family.prompt_shapes(config, source.pipeline_name)
+
+
+def _encode(
+    source: ModelSource,
+    family: type[DiffusionBackbone],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> NullPrompt:
+    folders = _text_folders(source, family)
+    encoders = [folder for name, folder in folders.items() if name.startswith("text_encoder")]
+    pipeline_class = getattr(diffusers, source.pipeline_name)
+    # Everything else the pipeline could hold is left out: denoiser, VAE, safety checker, ...
+    parameters = set(inspect.signature(pipeline_class.__init__).parameters) & set(source.index)
+    left_out = {name for name in parameters if isinstance(source.index[name], list)} - set(folders)
+    options: dict[str, Any] = dict.fromkeys(left_out)
+    if "requires_safety_checker" in parameters:
+        options["requires_safety_checker"] = False
+    logger.info("encoding the empty string with the text encoders of %s, once", source)
+    try:
+        pipeline = pipeline_class.from_pretrained(
+            source.folder,
+            **options,
+            dtype=dtype,
+            variant=weights_in(encoders[0]).variant,
+            local_files_only=True,
+        )
+        null_prompt = encode_empty_string(pipeline, family.prompt_outputs, device)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"the text encoders of {source} could not encode the null prompt: {error}; copy or"
+            ' download them again, or set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros"'
+        ) from error
+    return null_prompt
+
+
+def _text_folders(source: ModelSource, family: type[DiffusionBackbone]) -> dict[str, Path]:
+    try:
+        return {name: source.component(name) for name in family.text_components}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the null prompt needs the text encoders, and {error}. Or set"
+            f' MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
+        ) from error

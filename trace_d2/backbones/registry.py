@@ -1,0 +1,153 @@
+"""Backbones by name or by folder, and the builder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from fvcore.common.config import CfgNode
+from fvcore.common.registry import Registry
+
+from . import loading
+from .model_files import open_model
+
+if TYPE_CHECKING:
+    from .backbone import DiffusionBackbone
+
+BACKBONE_REGISTRY = Registry("DIFFUSION_BACKBONE")
+BACKBONE_REGISTRY.__doc__ = """
+Families of diffusion models: subclasses of DiffusionBackbone. A family reads every diffusers
+folder whose ``model_index.json`` names one of its ``pipeline_names``.
+"""
+
+_MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """What a registered name stands for."""
+
+    family: str
+    # A hub id, or the path of an embedded folder.
+    weights: str
+    # Side in pixels of the square it was trained on; None: its configuration says.
+    native_resolution: int | None
+
+
+REGISTERED_MODELS: dict[str, RegisteredModel] = {
+    "sd15": RegisteredModel(
+        "StableDiffusionBackbone", "stable-diffusion-v1-5/stable-diffusion-v1-5", 512
+    ),
+    "sdxl": RegisteredModel(
+        "StableDiffusionXLBackbone", "stabilityai/stable-diffusion-xl-base-1.0", 1024
+    ),
+    "pixart-alpha": RegisteredModel("PixArtBackbone", "PixArt-alpha/PixArt-XL-2-1024-MS", 1024),
+    "sd35-medium": RegisteredModel(
+        "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-medium", 1024
+    ),
+    "sd35-large": RegisteredModel(
+        "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-large", 1024
+    ),
+    "flux1-dev": RegisteredModel("FluxBackbone", "black-forest-labs/FLUX.1-dev", 1024),
+    "trace-tiny": RegisteredModel("FluxBackbone", str(_MODEL_ZOO / "trace_tiny"), None),
+}
+
+
+def canonical_name(name: str) -> str:
+    """The registered name of a model that is called by it, by its hub id or by a folder named so.
+
+    Of another folder the name without its path: the same model may lie elsewhere on another
+    machine.
+    """
+    short = Path(name).name
+    same = (key for key, model in REGISTERED_MODELS.items() if Path(model.weights).name == short)
+    return short if short in REGISTERED_MODELS else next(same, short)
+
+
+def build_backbone(cfg: CfgNode) -> DiffusionBackbone:
+    """Build the backbone that ``cfg.MODEL.TRACE.BACKBONE`` and ``cfg.MODEL.TRACE.DEVICE`` name.
+
+    Raises:
+        ValueError: an unknown name, a folder of an unknown pipeline class, a folder that does not
+            fit the registered name, an unusable device, or damaged weights.
+        FileNotFoundError: something the folder should hold is missing, or a hub model cannot be
+            had; the message says what to do.
+    """
+    options = cfg.MODEL.TRACE.BACKBONE
+    device = loading.pick_device(cfg.MODEL.TRACE.DEVICE)
+    dtype = loading.pick_dtype(options.DTYPE, device)
+    source = open_model(_weights_of(options.NAME, options.WEIGHTS))
+    registered = REGISTERED_MODELS.get(options.NAME)
+    family = family_of_pipeline(source.pipeline_name, str(source))
+    if registered and family.__name__ != registered.family:
+        raise ValueError(
+            f"{options.NAME} needs a folder of {', '.join(_family(registered).pipeline_names)};"
+            f" {source} holds a {source.pipeline_name}"
+        )
+    # The text encoders come and go before the denoiser is loaded, so that both never meet.
+    null_prompt = loading.load_null_prompt(
+        source,
+        family,
+        choice=options.NULL_PROMPT,
+        dtype=dtype,
+        device=torch.device("cpu") if options.CPU_OFFLOAD else device,
+    )
+    backbone = family(
+        name=options.NAME,
+        denoiser=loading.load_model(
+            source, family.denoiser_class, family.denoiser_subfolder, dtype
+        ),
+        vae=loading.load_vae(source, dtype),
+        scheduler=loading.load_scheduler(source),
+        null_prompt=null_prompt,
+        native_resolution=registered.native_resolution if registered else None,
+        resolution=options.RESOLUTION,
+        aspect=options.ASPECT,
+        device=device,
+        cpu_offload=options.CPU_OFFLOAD,
+    )
+    return backbone
+
+
+def family_of_pipeline(pipeline_name: str, where: str) -> type[DiffusionBackbone]:
+    """The family that reads folders of a diffusers pipeline class.
+
+    Args:
+        pipeline_name: ``_class_name`` of a ``model_index.json``.
+        where: the folder or hub id, for the message.
+
+    Raises:
+        ValueError: no family reads it; lists the classes that are read.
+    """
+    for _, family in BACKBONE_REGISTRY:
+        if pipeline_name in family.pipeline_names:
+            return family
+    known = sorted(name for _, family in BACKBONE_REGISTRY for name in family.pipeline_names)
+    raise ValueError(
+        f"{where} holds a {pipeline_name}, which no backbone family reads; known pipeline"
+        f" classes: {', '.join(known)}"
+    )
+
+
+def _family(registered: RegisteredModel) -> type[DiffusionBackbone]:
+    return BACKBONE_REGISTRY.get(registered.family)
+
+
+def _weights_of(name: str, weights: str) -> str:
+    """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean."""
+    if name in REGISTERED_MODELS:
+        return weights or REGISTERED_MODELS[name].weights
+    if weights:
+        raise ValueError(
+            f"MODEL.TRACE.BACKBONE.WEIGHTS goes with a registered name, and {name!r} is none of"
+            f" {', '.join(REGISTERED_MODELS)}; set BACKBONE.NAME to the folder and WEIGHTS to ''"
+        )
+    if not Path(name).is_dir():
+        raise FileNotFoundError(
+            f"MODEL.TRACE.BACKBONE.NAME {name!r} is neither a registered name"
+            f" ({', '.join(REGISTERED_MODELS)}) nor a folder; pass the folder that holds"
+            " model_index.json"
+        )
+    return name

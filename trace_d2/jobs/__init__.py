@@ -1,0 +1,1 @@
+"""The engine of resumable jobs; what jobs make is in ``kinds``."""

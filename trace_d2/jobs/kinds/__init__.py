@@ -1,0 +1,1 @@
+"""What jobs make, a kind a file."""

@@ -1,0 +1,281 @@
+"""Semantic masks and instance edges to pseudo panoptic labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from trace_d2.io.categories import UNKNOWN
+from trace_d2.propagation.calibration import (
+    EdgeCalibration,
+    EdgeEvidence,
+    EdgeStatistics,
+    semantic_statistics,
+)
+from trace_d2.propagation.pieces import TINY_PIECES, settle_tiny_pieces
+from trace_d2.propagation.regions import component_regions, cut_basins
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from trace_d2.io.categories import Category
+
+CUTS = ("basins", "components")
+"""How the mask of a thing class is cut along edges."""
+
+REFERENCE_PIXELS = 640 * 480
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic label.
+
+    Attributes:
+        id: its value in ``PanopticLabel.segment_ids``, from 1.
+        category_id: its category.
+        isthing: whether the category is a thing (one object a segment) or stuff.
+        area: pixels.
+        bbox: x, y, width, height in pixels.
+    """
+
+    id: int
+    category_id: int
+    isthing: bool
+    area: int
+    bbox: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class PanopticLabel:
+    """A panoptic label.
+
+    Attributes:
+        segment_ids: int32 (H, W), 0 = void.
+        segments: by rising id.
+        uncut: thing segments that there would be without edges; 0 where none were given.
+    """
+
+    segment_ids: np.ndarray
+    segments: list[Segment]
+    uncut: int = 0
+
+
+class PanopticLabeler:
+    """Turns a semantic mask and instance edges into a ``PanopticLabel``.
+
+    Every pixel of a known class gets exactly one segment (unless tiny pieces are to become void),
+    a stuff class is one segment, a thing segment never crosses a class, and unknown pixels stay
+    void. Segments are numbered by category id, then by their first pixel in reading order.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[Category],
+        *,
+        cut: str = "basins",
+        neck_depth: float = 2.0,
+        tiny_pieces: str = "join",
+        tiny_area: float = 40.0,
+        tiny_share: float = 0.05,
+        calibration: EdgeCalibration | None = None,
+    ) -> None:
+        """Set up; the keys of ``MODEL.TRACE.LABELS`` say what the settings mean.
+
+        Args:
+            categories: of the semantic masks.
+            cut: ``basins`` or ``components``.
+            neck_depth: pixels.
+            tiny_pieces: ``join``, ``void`` or ``keep``.
+            tiny_area: pixels of an image of 640 x 480; it grows with the image's area.
+            tiny_share: of the area of the largest segment of the class, 0..1.
+            calibration: what the strengths of the edges mean, for basins; None: measured anew on
+                each image, which knows less than a data set.
+
+        Raises:
+            ValueError: an unknown ``cut`` or ``tiny_pieces``.
+        """
+        if cut not in CUTS:
+            raise ValueError(f"LABELS.CUT must be one of {', '.join(CUTS)}, not {cut!r}")
+        if tiny_pieces not in TINY_PIECES:
+            raise ValueError(
+                f"LABELS.TINY_PIECES must be one of {', '.join(TINY_PIECES)}, not {tiny_pieces!r}"
+            )
+        self.isthing = {category.id: bool(category.isthing) for category in categories}
+        self.cut = cut
+        self.neck_depth = neck_depth
+        self.tiny_pieces = tiny_pieces
+        self.tiny_area = tiny_area
+        self.tiny_share = tiny_share
+        self.calibration = calibration
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        categories: Sequence[Category],
+        calibration: EdgeCalibration | None = None,
+    ) -> PanopticLabeler:
+        """A labeler for ``categories`` with the settings of ``cfg.MODEL.TRACE.LABELS``."""
+        labels = cfg.MODEL.TRACE.LABELS
+        return cls(
+            categories,
+            cut=labels.CUT,
+            neck_depth=labels.NECK_DEPTH,
+            tiny_pieces=labels.TINY_PIECES,
+            tiny_area=labels.TINY_AREA,
+            tiny_share=labels.TINY_SHARE,
+            calibration=calibration,
+        )
+
+    def __call__(self, semantic: np.ndarray, edges: np.ndarray | None = None) -> PanopticLabel:
+        """Label an image.
+
+        Args:
+            semantic: uint8 (H, W) category ids, 255 = unknown.
+            edges: float (H, W) edge strength in 0..1; ``None``: no edges, so that every connected
+                component of a thing class is a segment.
+
+        Raises:
+            ValueError: wrong dtype or shape, an id that the categories lack, edges that are not
+                finite or not in 0..1.
+        """
+        check_inputs(semantic, edges, self.isthing)
+        if edges is not None and edges.size and edges.min() == edges.max():
+            edges = None  # edges of one strength everywhere say nothing
+        if edges is not None:
+            edges = edges.astype(np.float32, copy=False)
+        evidence = self._evidence(semantic, edges)
+        segment_ids = np.zeros(semantic.shape, np.int32)
+        categories: list[int] = []
+        for category, box in _present(semantic):
+            mask = semantic[box] == category
+            if self.isthing[category]:
+                regions = self._cut(mask, box, edges, evidence)
+                regions = _in_reading_order(self._settle(regions, semantic.size))
+            else:
+                regions = mask.astype(np.int32)
+            np.add(regions, len(categories), out=segment_ids[box], where=regions > 0)
+            categories.extend([category] * int(regions.max()))
+        label = build_label(segment_ids, categories, self.isthing)
+        return label if edges is None else replace(label, uncut=self.count_uncut(semantic))
+
+    def count_uncut(self, semantic: np.ndarray) -> int:
+        """Thing segments of ``semantic`` uint8 (H, W) if no edge cut anything."""
+        return sum(
+            int(self._settle(ndimage.label(semantic[box] == category)[0], semantic.size).max())
+            for category, box in _present(semantic)
+            if self.isthing[category]
+        )
+
+    def cut_stuff(self, semantic: np.ndarray, edges: np.ndarray | None) -> tuple[int, int]:
+        """Cut stuff as if it were things: masks and the false pieces that edges add to them.
+
+        Args:
+            semantic: uint8 (H, W).
+            edges: float32 (H, W) in 0..1.
+        """
+        evidence = self._evidence(semantic, edges)
+        masks = pieces = 0
+        for category, box in _present(semantic):
+            if self.isthing[category]:
+                continue
+            mask = semantic[box] == category
+            whole = self._settle(ndimage.label(mask)[0], semantic.size)
+            cut = self._settle(self._cut(mask, box, edges, evidence), semantic.size)
+            masks += int(whole.max())
+            pieces += max(0, int(cut.max()) - int(whole.max()))
+        return masks, pieces
+
+    def _evidence(self, semantic: np.ndarray, edges: np.ndarray | None) -> EdgeEvidence | None:
+        """What the edges of an image say; None where none are looked at."""
+        if edges is None or self.cut == "components":
+            return None
+        calibration = self.calibration
+        if calibration is None:
+            statistics = EdgeStatistics()
+            semantic_statistics(statistics, semantic, self.isthing, UNKNOWN, edges)
+            calibration = statistics.calibrate()
+        return calibration(edges)
+
+    def _cut(
+        self,
+        mask: np.ndarray,
+        box: tuple[slice, slice],
+        edges: np.ndarray | None,
+        evidence: EdgeEvidence | None,
+    ) -> np.ndarray:
+        if evidence is None:
+            return component_regions(mask, None if edges is None else edges[box])
+        return cut_basins(mask, evidence.crop(box), self.neck_depth)
+
+    def _settle(self, regions: np.ndarray, pixels: int) -> np.ndarray:
+        tiny_area = self.tiny_area * pixels / REFERENCE_PIXELS
+        return settle_tiny_pieces(regions, tiny_area, self.tiny_share, self.tiny_pieces)
+
+
+def _present(semantic: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:
+    """Known categories of a semantic mask, by rising id, and the box that holds each."""
+    shifted = np.where(semantic == UNKNOWN, 0, semantic.astype(np.int32) + 1)
+    boxes = ndimage.find_objects(shifted)
+    return [(category, box) for category, box in enumerate(boxes) if box is not None]
+
+
+def _in_reading_order(regions: np.ndarray) -> np.ndarray:
+    """Number labels 1.. by their first pixel."""
+    flat = regions.ravel()
+    first = np.full(int(regions.max()) + 1, flat.size, np.int64)
+    inside = np.flatnonzero(flat)
+    np.minimum.at(first, flat[inside], inside)
+    table = np.zeros(len(first), np.int32)
+    table[1 + np.argsort(first[1:], kind="stable")] = np.arange(1, len(first))
+    return table[regions]
+
+
+def build_label(
+    segment_ids: np.ndarray, categories: Sequence[int], isthing: dict[int, bool]
+) -> PanopticLabel:
+    """The label whose segment ``i + 1`` has ``categories[i]``; areas and boxes are counted."""
+    areas = np.bincount(segment_ids.ravel(), minlength=len(categories) + 1)
+    segments = []
+    for index, box in enumerate(ndimage.find_objects(segment_ids, len(categories))):
+        rows, columns = box
+        bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        category = categories[index]
+        segments.append(
+            Segment(index + 1, category, isthing[category], int(areas[index + 1]), bbox)
+        )
+    return PanopticLabel(segment_ids, segments)
+
+
+def check_inputs(semantic: np.ndarray, edges: np.ndarray | None, isthing: dict[int, bool]) -> None:
+    """Raise a ``ValueError`` that says what to do, if the inputs cannot be labelled."""
+    if semantic.dtype != np.uint8 or semantic.ndim != 2 or semantic.size == 0:
+        raise ValueError(
+            f"the semantic mask must be uint8 of shape (H, W), not {semantic.dtype} "
+            f"{semantic.shape}: save it as an 8-bit grey or palette PNG"
+        )
+    present = np.flatnonzero(np.bincount(semantic.ravel(), minlength=256)[:UNKNOWN])
+    missing = [int(value) for value in present if int(value) not in isthing]
+    if missing:
+        raise ValueError(
+            f"the semantic mask has values {missing} that no category has: add them to the "
+            f"categories, or write {UNKNOWN} where the class is unknown"
+        )
+    if edges is None:
+        return
+    if edges.shape != semantic.shape:
+        raise ValueError(
+            f"edges of shape {edges.shape} do not fit a semantic mask of {semantic.shape}: "
+            "resize them to the image"
+        )
+    if not np.isfinite(edges).all():
+        raise ValueError("the edges hold NaN or infinite values: write them again in 0..1")
+    if edges.min() < 0 or edges.max() > 1:
+        raise ValueError(
+            f"the edges lie in {edges.min():g}..{edges.max():g}: scale them to 0..1, so that an "
+            "edge is above 0.5"
+        )

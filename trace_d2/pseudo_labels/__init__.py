@@ -1,5 +1,0 @@
-"""Semantic masks and instance edges to pseudo labels."""
-
-from trace_d2.pseudo_labels.panoptic import PanopticLabel, PanopticLabeler, Segment
-
-__all__ = ["PanopticLabel", "PanopticLabeler", "Segment"]

@@ -1,0 +1,1 @@
+"""Procedural scenes with perfect truth, oracle edges, and the errors of real masks and edges."""

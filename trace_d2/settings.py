@@ -1,0 +1,70 @@
+"""Settings as frozen dataclasses that read their config node and check themselves.
+
+    @dataclass(frozen=True)
+    class LabelSettings(NodeSettings, node="MODEL.TRACE.LABELS"):
+        cut: str = one_of("basins", "components", default="basins")
+        neck_depth: float = within(0.0, default=2.0)
+
+The field ``neck_depth`` is the key ``MODEL.TRACE.LABELS.NECK_DEPTH``, whose meaning and unit stand
+in ``config``. What a message names is always the whole key.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+    from typing_extensions import Self
+
+
+def one_of(*choices: Any, default: Any) -> Any:
+    """A field whose value, or each of whose values if it is a tuple, is one of ``choices``."""
+    return field(default=default, metadata={"choices": choices})
+
+
+def within(low: float, high: float = math.inf, *, default: Any) -> Any:
+    """A field whose number, or each of whose numbers, is in ``low``..``high``, bounds included."""
+    return field(default=default, metadata={"bounds": (low, high)})
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Settings of one config node; subclasses name it and add a field for each key they use.
+
+    Raises:
+        ValueError: at construction, where a value is none of a field's choices or out of bounds.
+    """
+
+    node: ClassVar[str]
+
+    def __init_subclass__(cls, node: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.node = node
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Self:
+        """The settings that ``cfg`` has in its node; lists become tuples."""
+        node = cfg
+        for part in cls.node.split("."):
+            node = node[part]
+        values = {name.name: node[name.name.upper()] for name in fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            value = getattr(self, own.name)
+            for single in value if isinstance(value, tuple) else (value,):
+                self._check(own, single)
+
+    def _check(self, own: Field[Any], value: Any) -> None:
+        key = f"{self.node}.{own.name.upper()}"
+        choices = own.metadata.get("choices")
+        if choices is not None and value not in choices:
+            raise ValueError(f"{key} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        low, high = own.metadata.get("bounds", (-math.inf, math.inf))
+        if "bounds" in own.metadata and not low <= value <= high:
+            limits = f"{low:g} or more" if high == math.inf else f"in {low:g}..{high:g}"
+            raise ValueError(f"{key} must be {limits}, not {value!r}")
