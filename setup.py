@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -15,6 +15,8 @@ REQUIREMENTS = [
     "filelock",
     "fvcore>=0.1.5",
     "huggingface_hub",
+    "jinja2",
+    "lazy_loader",
     "matplotlib",
     "numba",
     "numpy>=2.0",
@@ -54,21 +56,20 @@ DETECTRON2_REQUIREMENTS = [
 TEST_REQUIREMENTS = ["hypothesis", "pytest>=9", "pytest-xdist"]
 LINT_REQUIREMENTS = ["mypy", "ruff"]
 
-PACKAGE_DATA = ["**/*.html", "**/*.json", "**/*.md", "**/*.safetensors", "**/*.yaml", "py.typed"]
-
-
-def read_version() -> str:
-    """Return ``__version__`` of the package without importing it."""
-    text = (ROOT / "trace_d2" / "__init__.py").read_text(encoding="utf-8")
-    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
-    if match is None:
-        raise RuntimeError("trace_d2/__init__.py states no __version__")
-    return match.group(1)
+PACKAGE_DATA = [
+    "py.typed",
+    "**/*.html",
+    "**/*.json",
+    "**/*.md",
+    "**/*.safetensors",
+    "**/*.pyi",
+    "**/*.yaml",
+]
 
 
 setup(
     name="trace_d2",
-    version=read_version(),
+    version=runpy.run_path(str(ROOT / "trace_d2" / "_version.py"))["__version__"],
     description="Instance edges from diffusion models, and panoptic labels from semantic masks",
     license="Apache-2.0",
     python_requires=">=3.10",

@@ -9,6 +9,19 @@ import pytest
 
 import trace_d2
 
+NEEDS_DETECTRON2 = {
+    "ClassAgnosticEvaluator",
+    "EdgeEvaluator",
+    "PanopticQualityEvaluator",
+    "TraceDatasetMapper",
+    "TraceEdgeDatasetMapper",
+    "register_class_agnostic",
+    "register_from_config",
+    "register_trace_edges",
+    "register_trace_panoptic",
+    "register_trace_semantic",
+    "with_postprocessor",
+}
 WITHOUT_DETECTRON2 = "import sys; sys.modules['detectron2'] = None; import trace_d2\n"
 
 
@@ -25,7 +38,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_completion_shows_names_before_their_first_use():
     assert set(trace_d2.__all__) <= set(dir(trace_d2))
-    assert set(trace_d2.__all__) > trace_d2.NEEDS_DETECTRON2
+    assert set(trace_d2.__all__) > NEEDS_DETECTRON2
 
 
 def test_the_plugin_resolves():
@@ -34,19 +47,19 @@ def test_the_plugin_resolves():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="attribute nonsense"):
         _ = trace_d2.nonsense
 
 
 def test_all_but_the_plugin_works_without_detectron2():
     code = (
         WITHOUT_DETECTRON2
-        + "for name in set(trace_d2.__all__) - trace_d2.NEEDS_DETECTRON2: getattr(trace_d2, name)"
+        + f"for name in set(trace_d2.__all__) - {NEEDS_DETECTRON2}: getattr(trace_d2, name)"
     )
     run(code)
 
 
-@pytest.mark.parametrize("name", sorted(trace_d2.NEEDS_DETECTRON2))
+@pytest.mark.parametrize("name", sorted(NEEDS_DETECTRON2))
 def test_the_plugin_says_what_to_install(name):
     code = WITHOUT_DETECTRON2 + f"try: trace_d2.{name}\nexcept ImportError as error: print(error)\n"
     assert "python tools/install_detectron2.py" in run(code)

@@ -67,7 +67,6 @@ def add_trace_config(cfg: CfgNode) -> None:
         cfg[node].TRACE = _of_kind(cfg[node].TRACE, type(cfg))
     for key in _FORMER_KEYS:
         cfg.register_deprecated_key(key)
-    _register_plugin(cfg)
 
 
 def _of_kind(node: CfgNode, kind: type[CfgNode]) -> CfgNode:
@@ -75,14 +74,6 @@ def _of_kind(node: CfgNode, kind: type[CfgNode]) -> CfgNode:
     return kind(
         {key: _of_kind(v, kind) if isinstance(v, CfgNode) else v for key, v in node.items()}
     )
-
-
-def _register_plugin(cfg: CfgNode) -> None:
-    """Register everything with Detectron2 where ``cfg`` is a config of its own."""
-    if any(kind.__module__.startswith("detectron2.") for kind in type(cfg).__mro__):
-        from trace_d2.plugin import register
-
-        register()
 
 
 def _add_backbone(trace: CfgNode) -> None:

@@ -1,8 +1,9 @@
 """What makes the package a Detectron2 plugin.
 
 ``register`` runs by itself: when ``trace_d2`` is imported after Detectron2, and when
-``add_trace_config`` gets a Detectron2 config. It registers the package's modules and data sets, and
-lets ``detectron2.modeling.build_model`` obey ``MODEL.TRACE.POSTPROCESSOR.ENABLED``.
+``trace_d2.add_trace_config`` gets a Detectron2 config. It registers the package's
+modules and data sets, and lets ``detectron2.modeling.build_model`` obey
+``MODEL.TRACE.POSTPROCESSOR.ENABLED``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-import trace_d2
+from trace_d2._version import __version__
 from trace_d2.data.bad_records import Record, blame
 from trace_d2.data.label_cache import LabelCache
 from trace_d2.data.target_calibration import calibrate_records
@@ -348,7 +348,7 @@ def _build_cache(
         return None
     folder = Path(where) if where else Path(cfg.OUTPUT_DIR) / "label_cache"
     settings: dict[str, Any] = {
-        "version": trace_d2.__version__,
+        "version": __version__,
         "categories": category_entries(categories),
         "edges": cfg.INPUT.TRACE.EDGES,
         "LABELS": flatten(cfg.MODEL.TRACE.LABELS),

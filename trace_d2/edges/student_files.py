@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-import trace_d2
+from trace_d2._version import __version__
 from trace_d2.attention import forbid_cudnn_attention
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.io.atomic import write_bytes, write_json
@@ -123,7 +123,7 @@ def describe(student: EdgeStudent) -> dict[str, Any]:
     backbone = student.backbone
     return {
         "format": FORMAT,
-        "version": trace_d2.__version__,
+        "version": __version__,
         "backbone": {
             "name": canonical_name(backbone.name),
             "denoiser": type(backbone.denoiser).__name__,
@@ -228,7 +228,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     if version > FORMAT:
         raise ValueError(
             f"{path} has format {version}, made by trace_d2 {described.get('version')}; this is "
-            f"trace_d2 {trace_d2.__version__}, which reads up to {FORMAT}: install a newer one"
+            f"trace_d2 {__version__}, which reads up to {FORMAT}: install a newer one"
         )
     if not complete:
         raise ValueError(f"{path} is damaged (a part is missing): train the student again")

@@ -13,7 +13,7 @@ from ablation_rows import LABELS, STRIDE, TEACHERS, Teacher
 from ablation_scoring import HeldOut, ImageScore, Judge, held_out
 from ablation_teacher import Reading, Trajectory
 
-import trace_d2
+from trace_d2._version import __version__
 from trace_d2.config import load_trace_cfg
 from trace_d2.edges import EdgeDetector
 from trace_d2.edges.baselines import BASELINES, canny_edges
@@ -56,7 +56,7 @@ class Settings:
         trace = self.cfg(0).MODEL.TRACE
         nodes = ("BACKBONE", "ATTENTION", "BGP", "LABELS", "POSTPROCESSOR")
         return {
-            "version": trace_d2.__version__,
+            "version": __version__,
             "scenes": self.scenes,
             "side": self.side,
             "thresholds": self.thresholds,
