@@ -19,14 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.io.categories import load_categories
-from trace_d2.io.listing import (
-    ImageEntry,
-    Shard,
-    build_entries,
-    list_images,
-    read_image_ids,
-    spread,
-)
+from trace_d2.io.listing import list_images, read_image_ids, spread
 from trace_d2.jobs.command_line import (
     UsageError,
     add_job_options,
@@ -40,6 +33,7 @@ from trace_d2.jobs.command_line import (
     show_merge,
     show_result,
 )
+from trace_d2.jobs.entries import ImageEntry, Shard, build_entries
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.merge import merge_folder, merge_labels
 from trace_d2.jobs.runner import JobPlan, run_job

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trace_d2.io.coco_masks import MaskFile, load_mask_json
-from trace_d2.io.listing import Shard, spread
+from trace_d2.io.listing import spread
 from trace_d2.jobs.command_line import (
     UsageError,
     add_job_options,
@@ -34,6 +34,7 @@ from trace_d2.jobs.command_line import (
     show_merge,
     show_result,
 )
+from trace_d2.jobs.entries import Shard
 from trace_d2.jobs.kinds.refine_inputs import MaskEntry, mask_entries
 from trace_d2.jobs.kinds.refine_store import RefinedStore
 from trace_d2.jobs.kinds.refined_masks import RefineJob, RefineSettings

@@ -14,7 +14,7 @@ from PIL import Image
 
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
-from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
 from trace_d2.jobs.pictures import (
     make_pictures,

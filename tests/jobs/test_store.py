@@ -12,7 +12,7 @@ from PIL import Image
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
-from trace_d2.io.listing import ImageEntry, Shard
+from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
 from trace_d2.jobs.settings import BACKBONE, JobSettings, differences, fingerprint
 from trace_d2.jobs.store import (

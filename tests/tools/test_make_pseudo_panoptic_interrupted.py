@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from trace_d2.io import atomic
-from trace_d2.io.listing import Shard
+from trace_d2.jobs.entries import Shard
 from trace_d2.jobs.kinds import panoptic_labels as labeling
 from trace_d2.jobs.locks import FolderInUseError, folder_lock
 

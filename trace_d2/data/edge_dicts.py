@@ -9,7 +9,8 @@ from typing import Any
 from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
 from trace_d2.data.label_folder import UnfinishedLabelsError, is_label_folder
 from trace_d2.data.semantic_dicts import png_size
-from trace_d2.io.listing import build_entries, list_images
+from trace_d2.io.listing import list_images
+from trace_d2.jobs.entries import build_entries
 from trace_d2.jobs.journal import DONE, FAILED
 from trace_d2.jobs.kinds.edge_store import PseudoEdgeStore
 

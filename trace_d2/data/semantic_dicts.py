@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
-from trace_d2.io.listing import build_entries, list_images
+from trace_d2.io.listing import list_images
+from trace_d2.jobs.entries import build_entries
 
 logger = logging.getLogger(__name__)
 

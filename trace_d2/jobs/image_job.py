@@ -21,7 +21,7 @@ import numpy as np
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.edge_maps import check_edges
 from trace_d2.io.images import Inputs
-from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
 from trace_d2.jobs.settings import BACKBONE, Settings, fingerprint
 from trace_d2.jobs.store import JobStore, MergeResult, writing_to

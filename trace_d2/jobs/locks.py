@@ -13,10 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trace_d2.io.listing import Shard
-from trace_d2.jobs.store import writing_to
-
-_GATE_SECONDS = 30.0  # the gate is held only while the other locks are tried
+from trace_d2.jobs.entries import Shard
+from trace_d2.jobs.store import GATE_SECONDS, writing_to
 
 
 class FolderInUseError(RuntimeError):
@@ -36,7 +34,7 @@ def folder_lock(folder: str | Path, shard: Shard) -> Iterator[None]:
         locks.mkdir(parents=True, exist_ok=True)
     own = locks / _lock_name(shard)
     with contextlib.ExitStack() as stack:
-        with _held(locks / "gate.lock", folder, _GATE_SECONDS):
+        with _held(locks / "gate.lock", folder, GATE_SECONDS):
             for path in sorted(locks.glob("job*.lock")):
                 if path != own and _excludes(path, own):
                     with _held(path, folder):

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeVar
 from trace_d2.io.atomic import atomic_file
 from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.coco_panoptic import image_entry, panoptic_annotation
-from trace_d2.io.listing import ImageEntry, Shard
+from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.locks import folder_lock
 from trace_d2.jobs.report import write_report
 from trace_d2.jobs.store import JobStore, LabelStore, MergeResult, writing_to

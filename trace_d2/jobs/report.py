@@ -11,7 +11,7 @@ from typing import Any
 
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.categories import Category
-from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import FAILED, SKIPPED, Record
 from trace_d2.jobs.kinds.trust import trust_facts, trust_warning
 from trace_d2.jobs.settings import BACKBONE, STUDENT

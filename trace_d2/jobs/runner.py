@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
-from trace_d2.io.listing import ImageEntry, Shard
+from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.image_job import EdgeDetection, ImageJob, Loaded
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
 from trace_d2.jobs.kinds.calibrating import calibrate_job

@@ -27,22 +27,19 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+from filelock import FileLock, Timeout
 
 from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
 from trace_d2.io.categories import UNKNOWN, Category
 from trace_d2.io.coco_panoptic import id2rgb, instance_annotations
 from trace_d2.io.edge_maps import write_edges
-from trace_d2.io.listing import (
-    ImageEntry,
-    Shard,
-    entries_from_json,
-    entries_to_json,
-)
+from trace_d2.jobs.entries import ImageEntry, Shard, entries_from_json, entries_to_json
 from trace_d2.jobs.journal import (
     DONE,
     FAILED,
@@ -54,6 +51,7 @@ from trace_d2.jobs.journal import (
 from trace_d2.jobs.settings import differences
 from trace_d2.labels.panoptic import PanopticLabel, Segment
 
+GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
 FORMAT = 1  # of the folder; another number is another layout
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2]
 
@@ -315,6 +313,77 @@ class LabelStore(JobStore):
             self.annotation_path(stem),
             {"height": height, "width": width, "segments": segments, "instances": instances},
         )
+
+
+class JobFolder:
+    """What a job left in a folder, for whoever goes on with its results; see ``open_job_folder``.
+
+    Attributes:
+        root: the folder.
+        settings: what the results were made with.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._store = LabelStore(root)
+        self.root = self._store.root
+        self.settings = self._store.read_settings()
+
+    @cached_property
+    def entries(self) -> list[ImageEntry]:
+        """The images that were to be done; none where nothing is known of them."""
+        if not self._store.images_path.is_file():
+            return []
+        entries, limit = self._store.read_images()
+        return entries[:limit]
+
+    @cached_property
+    def records(self) -> dict[str, Record]:
+        """How images came out, by stem."""
+        return self._store.read_records()
+
+    @property
+    def pending(self) -> list[ImageEntry]:
+        """Images that no run has come to yet."""
+        return [entry for entry in self.entries if entry.stem not in self.records]
+
+    @property
+    def failed(self) -> list[Record]:
+        """Records of the images that were to be done and failed."""
+        own = [self.records[entry.stem] for entry in self.entries if entry.stem in self.records]
+        return [record for record in own if record.status == FAILED]
+
+    @property
+    def joined(self) -> bool:
+        """Whether the results of all shards are joined."""
+        return not any((self.root / "shards").glob("journal-*.jsonl"))
+
+    def is_locked(self) -> bool:
+        """Whether a job writes there now.
+
+        The gate is held meanwhile, so that a job that starts just now waits instead of meeting a
+        lock that we hold for a moment. Nobody writes to a folder that cannot be written to.
+        """
+        locks = self.root / ".locks"
+        jobs = sorted(locks.glob("job*.lock"))
+        if not jobs or not os.access(locks, os.W_OK):
+            return False
+        try:
+            with FileLock(locks / "gate.lock").acquire(timeout=GATE_SECONDS):
+                for path in jobs:
+                    with FileLock(path).acquire(timeout=0):
+                        pass
+        except Timeout:
+            return True
+        return False
+
+
+def open_job_folder(root: str | Path) -> JobFolder | None:
+    """What a job left in ``root``; None where no job wrote it.
+
+    Raises:
+        ForeignFolderError, ValueError: its settings are somebody else's, or damaged.
+    """
+    return JobFolder(root) if (Path(root) / "settings.json").is_file() else None
 
 
 def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:

@@ -16,7 +16,8 @@ from PIL import Image
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
 from trace_d2.io.edge_maps import read_edges
-from trace_d2.io.listing import ImageEntry, Shard, build_entries, list_images
+from trace_d2.io.listing import list_images
+from trace_d2.jobs.entries import ImageEntry, Shard, build_entries
 from trace_d2.jobs.journal import FAILED
 from trace_d2.jobs.kinds import calibrating
 from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, calibrate_job

@@ -12,7 +12,7 @@ from PIL import Image
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.coco_masks import GivenMask
 from trace_d2.io.coco_panoptic import encode_mask
-from trace_d2.io.listing import ImageEntry, entries_from_json, entries_to_json
+from trace_d2.jobs.entries import ImageEntry, entries_from_json, entries_to_json
 from trace_d2.jobs.kinds.refine_inputs import MaskEntry
 from trace_d2.jobs.kinds.refined_masks import (
     RefinedMasks,

@@ -19,7 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from trace_d2.io.atomic import write_json
-from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.image_job import EdgeDetection, ImageJob
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.store import writing_to

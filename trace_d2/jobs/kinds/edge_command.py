@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from trace_d2.io.listing import Shard
 from trace_d2.jobs.command_line import (
     UsageError,
     add_run_options,
@@ -18,6 +17,7 @@ from trace_d2.jobs.command_line import (
     show_merge,
     show_result,
 )
+from trace_d2.jobs.entries import Shard
 from trace_d2.jobs.kinds.edge_report import label_summary
 from trace_d2.jobs.kinds.edge_store import EdgeStore
 from trace_d2.jobs.kinds.edges import EdgeJob, EdgeSettings, edge_entries

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trace_d2.io.listing import ImageEntry
 from trace_d2.io.pseudo_edges import EDGE, IGNORED
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, Record
 from trace_d2.jobs.pictures import data_address, paint_edges, shrink
 from trace_d2.jobs.report import (

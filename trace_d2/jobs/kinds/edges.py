@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from trace_d2.io.images import Inputs, read_image
-from trace_d2.io.listing import ImageEntry, build_entries, list_images, spread
+from trace_d2.io.listing import list_images, spread
 from trace_d2.io.pseudo_edges import label_shares, ternary_edges
+from trace_d2.jobs.entries import ImageEntry, build_entries
 from trace_d2.jobs.image_job import DetectedEdges, ImageJob, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.edge_report import make_edge_pictures

@@ -8,7 +8,7 @@ from pathlib import Path
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.image_job import ImageJob, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.merge import merge_labels

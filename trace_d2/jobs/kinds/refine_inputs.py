@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskFileError, MaskImage
-from trace_d2.io.listing import IMAGE_SUFFIXES, ImageEntry
+from trace_d2.io.listing import IMAGE_SUFFIXES
+from trace_d2.jobs.entries import ImageEntry
 
 _MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trace_d2.io.listing import ImageEntry
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.trust import trust_facts
 from trace_d2.jobs.report import (

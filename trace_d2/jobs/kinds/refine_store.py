@@ -26,8 +26,8 @@ import numpy as np
 
 from trace_d2.io.atomic import atomic_file, write_json
 from trace_d2.io.coco_panoptic import image_entry
-from trace_d2.io.listing import ImageEntry
 from trace_d2.io.mask_findings import LeftOut
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.kinds.refine_report import write_refine_report
 from trace_d2.jobs.merge import CocoStream
 from trace_d2.jobs.store import ForeignFolderError, JobStore, MergeResult
