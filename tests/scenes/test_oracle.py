@@ -1,16 +1,31 @@
-"""Oracle masks and edges of a panoptic data set."""
+"""What perfect models would say of a panoptic data set, and masks that merge what touches."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from trace_d2.io.categories import load_categories
+from trace_d2.io.categories import load_categories, parse_categories
+from trace_d2.io.coco_panoptic import (
+    coco_dataset,
+    image_entry,
+    panoptic_annotation,
+    segments_info,
+    write_panoptic_png,
+)
 from trace_d2.scenes.dataset import SceneSettings, scene_categories, write_scenes
-from trace_d2.scenes.oracle import boundaries, punch_gaps, write_oracle
+from trace_d2.scenes.oracle import (
+    boundaries,
+    punch_gaps,
+    write_instances,
+    write_merged_masks,
+    write_oracle,
+)
 
 
 def test_boundaries_by_hand() -> None:
@@ -44,3 +59,85 @@ def test_oracle_of_scenes_is_what_the_scenes_say(tmp_path: Path) -> None:
                 written, np.array(Image.open(tmp_path / "s" / theirs / name))
             )
     assert load_categories(tmp_path / "o/categories.json") == scene_categories()
+
+
+CATEGORIES = parse_categories(
+    [
+        {"id": 1, "name": "cat", "isthing": 1},
+        {"id": 2, "name": "dog", "isthing": 1},
+        {"id": 3, "name": "sky", "isthing": 0},
+    ],
+    "the test",
+)
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """JSON, folder of its PNG, and the segment ids."""
+    ids = np.full((6, 8), 9)  # sky
+    ids[1:3, 1:3], ids[1:3, 3:5] = 1, 2  # a cat beside a dog
+    ids[4, 6] = 3  # a cat on its own
+    ids[5, 5] = 4  # a crowd, which touches it by a corner
+    write_panoptic_png(tmp_path / "a.png", ids)
+    segments = segments_info(ids, {1: 1, 2: 2, 3: 1, 4: 1, 9: 3}, crowd=[4])
+    content = coco_dataset(
+        [image_entry(7, "a.jpg", 6, 8)],
+        [panoptic_annotation(7, "a.png", segments)],
+        CATEGORIES,
+        "the test",
+    )
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    return tmp_path / "panoptic.json", tmp_path, ids
+
+
+def masks_of(content) -> list[np.ndarray]:
+    return [coco_mask.decode(a["segmentation"]).astype(bool) for a in content["annotations"]]
+
+
+def test_things_that_touch_are_one_mask(truth, tmp_path):
+    *files, ids = truth
+
+    count = write_merged_masks(*files, tmp_path / "merged.json", progress=False)
+
+    merged = json.loads((tmp_path / "merged.json").read_text())
+    assert count == len(merged["annotations"]) == 2
+    assert [a["id"] for a in merged["annotations"]] == [1, 2]
+    assert {a["image_id"] for a in merged["annotations"]} == {7}
+    assert [a["area"] for a in merged["annotations"]] == [8, 1]
+    assert [a["bbox"] for a in merged["annotations"]] == [[1, 1, 4, 2], [6, 4, 1, 1]]
+    masks = masks_of(merged)
+    np.testing.assert_array_equal(masks[0], np.isin(ids, [1, 2]))
+    np.testing.assert_array_equal(masks[1], ids == 3)
+
+
+def test_per_class_things_of_one_category_that_touch_are_one_mask(truth, tmp_path):
+    *files, ids = truth
+
+    count = write_merged_masks(*files, tmp_path / "m.json", progress=False, per_class=True)
+
+    merged = json.loads((tmp_path / "m.json").read_text())
+    assert count == len(merged["annotations"]) == 3
+    assert [a["category_id"] for a in merged["annotations"]] == [1, 1, 2]
+    assert [a["id"] for a in merged["annotations"]] == [1, 2, 3]
+    assert merged["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for mask, segment in zip(masks_of(merged), (1, 3, 2), strict=True):
+        np.testing.assert_array_equal(mask, ids == segment)
+
+
+def test_instances_are_the_things_and_the_crowds(truth, tmp_path):
+    *files, ids = truth
+
+    assert write_instances(*files, tmp_path / "instances.json", progress=False) == 4
+
+    content = json.loads((tmp_path / "instances.json").read_text())
+    assert [a["iscrowd"] for a in content["annotations"]] == [0, 0, 0, 1]
+    assert [a["category_id"] for a in content["annotations"]] == [1, 2, 1, 1]
+    for mask, segment in zip(masks_of(content), (1, 2, 3, 4), strict=True):
+        np.testing.assert_array_equal(mask, ids == segment)
+
+
+def test_a_truth_whose_files_disagree_is_named(truth, tmp_path):
+    *files, ids = truth
+    write_panoptic_png(tmp_path / "a.png", np.where(ids == 3, 9, ids))
+    with pytest.raises(ValueError, match=r"panoptic\.json: image 7: .*without a pixel: \[3\]"):
+        write_instances(*files, tmp_path / "instances.json", progress=False)

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from trace_d2.scenes.procedural import CATEGORY_IDS, STUFF_CLASSES, THING_CLASSES, make_scene
-from trace_d2.scenes.textures import THING_TEXTURES, smooth_noise
+from trace_d2.scenes.procedural import (
+    CATEGORY_IDS,
+    STUFF_CLASSES,
+    THING_CLASSES,
+    THING_TEXTURES,
+    make_scene,
+    smooth_noise,
+)
 
 
 @settings(max_examples=10, deadline=None)

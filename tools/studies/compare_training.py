@@ -24,7 +24,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from trace_d2.io.atomic import write_json
-from trace_d2.scenes.merged_masks import write_merged_masks
+from trace_d2.scenes.oracle import write_merged_masks
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"

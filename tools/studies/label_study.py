@@ -21,10 +21,8 @@ from trace_d2.io.categories import category_entries, parse_categories
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
 from trace_d2.io.edge_maps import write_edges
 from trace_d2.io.listing import list_images
-from trace_d2.scenes.degraded_edges import EdgeQuality, write_degraded_edges
-from trace_d2.scenes.merged_masks import write_instances, write_merged_masks
-from trace_d2.scenes.oracle import write_oracle
-from trace_d2.scenes.semantic_noise import write_degraded_semantic
+from trace_d2.scenes.noise import EdgeQuality, write_degraded_edges, write_degraded_semantic
+from trace_d2.scenes.oracle import write_instances, write_merged_masks, write_oracle
 
 NO_EDGES = "none"
 """The row without edges, which the others are held against."""

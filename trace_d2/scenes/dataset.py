@@ -23,9 +23,9 @@ from trace_d2.io.coco_panoptic import (
     write_panoptic_png,
 )
 
+from .noise import degrade_semantic
 from .oracle import boundaries
-from .procedural import CATEGORY_IDS, THING_CLASSES, make_scene
-from .semantic_noise import degrade_semantic
+from .procedural import CATEGORY_IDS, STUFF_CLASSES, THING_CLASSES, make_scene
 
 _FOLDERS = ("images", "panoptic", "semantic", "edges_oracle")
 
@@ -89,7 +89,7 @@ def _write_scene(
     semantic = degrade_semantic(
         scene.semantic(),
         tuple(CATEGORY_IDS[n] for n in THING_CLASSES),
-        tuple(i for n, i in CATEGORY_IDS.items() if n not in THING_CLASSES),
+        tuple(CATEGORY_IDS[n] for n in STUFF_CLASSES),
         settings.semantic_noise,
         zlib.crc32(f"{settings.series} {index}".encode()),
     )

@@ -1,21 +1,33 @@
-"""What perfect models would say of a panoptic data set: semantic masks and instance edges.
+"""What models would say of a panoptic data set, made from its truth.
 
-They bound what labels can reach, and edges with gaps show how a method bears missing pixels.
+Perfect semantic masks and instance edges bound what labels can reach; edges with gaps show how a
+method bears missing pixels; masks in which everything that touches is one, as unsupervised
+segmentation tends to give them, show how far edges alone can part instances.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from trace_d2.io.atomic import write_json, write_png
-from trace_d2.io.categories import UNKNOWN, category_entries
-from trace_d2.io.coco_panoptic import load_panoptic_json, read_panoptic_png
+from trace_d2.io.categories import UNKNOWN, Category, category_entries
+from trace_d2.io.coco_panoptic import (
+    PanopticSet,
+    instance_annotations,
+    load_panoptic_json,
+    read_panoptic_png,
+    segments_info,
+)
 
 _HOLE = 5  # side of a hole in pixels
+_OBJECT = Category(1, "object", True, (255, 255, 255))
 
 
 def boundaries(segment_ids: np.ndarray) -> np.ndarray:
@@ -44,9 +56,15 @@ def punch_gaps(edges: np.ndarray, share: float, seed: int | list[int]) -> np.nda
     rows, columns = np.nonzero(edges)
     broken = edges.copy()
     for i in rng.choice(len(rows), int(len(rows) * share / _HOLE), replace=False):
-        top, left = max(0, rows[i] - _HOLE // 2), max(0, columns[i] - _HOLE // 2)
-        broken[top : rows[i] + _HOLE // 2 + 1, left : columns[i] + _HOLE // 2 + 1] = 0
+        broken[hole_at(rows[i], columns[i], _HOLE)] = 0
     return broken
+
+
+def hole_at(row: int, column: int, side: int) -> tuple[slice, slice]:
+    """The square of ``side`` (odd) pixels around a pixel, as far as the image goes."""
+    reach = side // 2
+    rows = slice(max(0, row - reach), row + reach + 1)
+    return rows, slice(max(0, column - reach), column + reach + 1)
 
 
 def write_oracle(
@@ -62,9 +80,7 @@ def write_oracle(
     truth = load_panoptic_json(truth_json)
     for folder in ("semantic", "edges"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    annotations = truth.annotations.values()
-    for annotation in tqdm(annotations, desc="oracle", unit="image", disable=not progress):
-        ids = read_panoptic_png(truth_dir / annotation["file_name"])
+    for _, ids, annotation in _images(truth, truth_dir, "oracle", progress):
         stem = Path(annotation["file_name"]).stem
         edges = punch_gaps(boundaries(ids), gaps, [0, zlib.crc32(stem.encode())])
         write_png(output / "semantic" / f"{stem}.png", _semantic(ids, annotation["segments_info"]))
@@ -73,8 +89,90 @@ def write_oracle(
     return len(truth.annotations)
 
 
+def write_merged_masks(
+    truth_json: Path,
+    truth_dir: Path,
+    output: Path,
+    progress: bool = True,
+    *,
+    per_class: bool = False,
+) -> int:
+    """Write the merged masks of a panoptic data set as COCO instances.
+
+    The masks of an image are the 4-connected components of the union of its things, of one category
+    "object", or, ``per_class``, those of the things of each category, which they keep. Crowd
+    regions belong to none. Returns the number of masks.
+
+    Raises:
+        ValueError, OSError: the truth is damaged or ``output`` cannot be written.
+    """
+    truth = load_panoptic_json(truth_json)
+    things = tuple(category for category in truth.categories if category.isthing)
+    categories = things if per_class else (_OBJECT,)
+    annotations: list[dict[str, Any]] = []
+    for image_id, ids, annotation in _images(truth, truth_dir, "merged masks", progress):
+        for category in categories:
+            chosen = {category.id} if per_class else {thing.id for thing in things}
+            wanted = [
+                segment["id"]
+                for segment in annotation["segments_info"]
+                if segment["category_id"] in chosen and not segment["iscrowd"]
+            ]
+            labels, count = ndimage.label(np.isin(ids, wanted))
+            masks = segments_info(labels, dict.fromkeys(range(1, count + 1), category.id))
+            annotations += instance_annotations(
+                labels, masks, [category], image_id, first_id=len(annotations) + 1
+            )
+    _write(output, truth, annotations, categories)
+    return len(annotations)
+
+
+def write_instances(truth_json: Path, truth_dir: Path, output: Path, progress: bool = True) -> int:
+    """Write the things of a panoptic data set, crowd regions too, as COCO instances.
+
+    Returns the number of masks.
+
+    Raises:
+        ValueError, OSError: the truth is damaged or ``output`` cannot be written.
+    """
+    truth = load_panoptic_json(truth_json)
+    annotations: list[dict[str, Any]] = []
+    for image_id, ids, annotation in _images(truth, truth_dir, "instances", progress):
+        segments = annotation["segments_info"]
+        crowd = [s["id"] for s in segments if s["iscrowd"]]
+        try:
+            found = segments_info(ids, {s["id"]: s["category_id"] for s in segments}, crowd)
+        except ValueError as error:
+            raise ValueError(f"{truth.path}: image {image_id}: {error}") from error
+        annotations += instance_annotations(
+            ids, found, truth.categories, image_id, first_id=len(annotations) + 1
+        )
+    _write(output, truth, annotations, truth.categories)
+    return len(annotations)
+
+
+def _images(
+    truth: PanopticSet, truth_dir: Path, what: str, progress: bool
+) -> Iterator[tuple[Any, np.ndarray, dict[str, Any]]]:
+    """Image id, segment ids (H, W) and annotation of each image."""
+    bar = tqdm(truth.annotations.items(), desc=what, unit="image", disable=not progress)
+    for image_id, annotation in bar:
+        yield image_id, read_panoptic_png(truth_dir / annotation["file_name"]), annotation
+
+
 def _semantic(ids: np.ndarray, segments: list[dict[str, int]]) -> np.ndarray:
     values, inverse = np.unique(ids, return_inverse=True)
     category = {s["id"]: UNKNOWN if s["iscrowd"] else s["category_id"] for s in segments}
     table = np.array([category.get(int(v), UNKNOWN) for v in values], np.uint8)
     return table[inverse].reshape(ids.shape)
+
+
+def _write(
+    output: Path,
+    truth: PanopticSet,
+    annotations: list[dict[str, Any]],
+    categories: Iterable[Category],
+) -> None:
+    named = [{"id": category.id, "name": category.name} for category in categories]
+    content = {"images": list(truth.images), "annotations": annotations, "categories": named}
+    write_json(output, content)

@@ -2,16 +2,78 @@
 
 A scene shows textured things that touch and occlude one another, many of them beside a neighbour
 of their own class, before two kinds of stuff. Everything is a function of (seed, index).
+
+Each class of things has its own kind of two-colour texture, so that class is not colour. Edges
+inside a texture are as strong as those between instances: that is what defeats a colour gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from .textures import THING_TEXTURES, smooth_noise
+# To a pattern in 0..1, to blend two colours by.
+Pattern = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+
+
+def _rotated(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """``x`` and ``y`` turned by a random angle and moved by a random phase."""
+    angle = rng.uniform(0, np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    shift = rng.uniform(0, 64, 2)
+    return cos * x + sin * y + shift[0], cos * y - sin * x + shift[1]
+
+
+def _soft_step(wave: np.ndarray) -> np.ndarray:
+    """A wave in -1..1 to a pattern in 0..1 with steep, but not aliased, flanks."""
+    return 0.5 + 0.5 * np.tanh(3.0 * wave)
+
+
+def _stripes(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Parallel bands with a period of 6 to 12 pixels."""
+    u, _ = _rotated(x, y, rng)
+    return _soft_step(np.sin(2 * np.pi * u / rng.uniform(6, 12)))
+
+
+def _checks(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A chequerboard with a period of 8 to 14 pixels."""
+    u, v = _rotated(x, y, rng)
+    period = rng.uniform(8, 14)
+    return _soft_step(2.0 * np.sin(2 * np.pi * u / period) * np.sin(2 * np.pi * v / period))
+
+
+def _dots(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Discs on a square lattice of 7 to 12 pixels."""
+    u, v = _rotated(x, y, rng)
+    period = rng.uniform(7, 12)
+    du = (u / period) % 1.0 - 0.5
+    dv = (v / period) % 1.0 - 0.5
+    return _soft_step(4.0 * (rng.uniform(0.28, 0.36) - np.sqrt(du * du + dv * dv)))
+
+
+def _marble(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Irregular blobs of 4 to 8 pixels: band-passed noise."""
+    return _soft_step(1.2 * smooth_noise(x.shape, rng.uniform(2.0, 3.2), rng))
+
+
+def smooth_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise blurred by ``sigma`` pixels, of mean 0 and standard deviation 1."""
+    noise = rng.standard_normal(shape).astype(np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    return (blurred - blurred.mean()) / max(float(blurred.std()), 1e-6)
+
+
+THING_TEXTURES: dict[str, Pattern] = {
+    "striped": _stripes,
+    "checked": _checks,
+    "dotted": _dots,
+    "marbled": _marble,
+}
 
 THING_CLASSES = tuple(THING_TEXTURES)
 STUFF_CLASSES = ("sky", "ground")
@@ -52,12 +114,10 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class _Object:
-    """A thing of a scene: where it may be seen, how much of each pixel it covers, its class."""
-
     shape: _Shape
-    box: Box
-    coverage: np.ndarray
-    name: str
+    box: Box  # where it may be seen
+    coverage: np.ndarray  # of each pixel there, 0..1
+    name: str  # of its class
     area: int
 
 
