@@ -44,7 +44,7 @@ clean:
 
 # uv is much faster than pip, but does not read pip's configuration: it is told of pip's
 # index, and where it still fails (proxies, certificates) pip itself tries.
-$(STAMP): setup.py constraints.txt tools/install_detectron2.py tools/detectron2_wheel.py
+$(STAMP): setup.py constraints.txt tools/install_detectron2.py
 	@found=""; for python in $(CANDIDATES); do \
 		if $$python -c "$(SUPPORTED)" >/dev/null 2>&1; then found=$$python; break; fi; done; \
 	if [ -z "$$found" ]; then \

@@ -18,30 +18,22 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from detectron2_wheel import (
-    HOMEPAGE,
-    MISSING_OPERATORS,
-    PATCHES,
-    REQUIREMENTS,
-    InstallError,
-    apply_patches,
-    build_wheel,
-    check_sha256,
-    read_package,
-)
-
-GIT_URL = HOMEPAGE
+GIT_URL = "https://github.com/facebookresearch/detectron2"
 GIT_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
 GIT_VERSION = f"0.6+git{GIT_COMMIT[:8]}"
 INDEX_COPY = "pb1-detectron2==0.6"
@@ -53,6 +45,80 @@ CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 PROBE_TIMEOUT = 10.0
 FETCH_TIMEOUT = 300.0
 INSTALL_TIMEOUT = 1800.0
+
+# Upstream's list without black, which only pretty-prints saved configs, and without the packages of
+# the former Caffe2 export. setup.py's extra "detectron2" repeats it.
+REQUIREMENTS = (
+    "cloudpickle",
+    "fvcore>=0.1.5,<0.1.6",
+    "hydra-core>=1.1",
+    "iopath>=0.1.7,<0.1.10",
+    "matplotlib",
+    "omegaconf>=2.1,<2.4",
+    "packaging",
+    "pillow>=7.1",
+    "pycocotools>=2.0.2",
+    "setuptools<81",
+    "tabulate",
+    "tensorboard",
+    "termcolor>=1.1",
+    "tqdm>4.29.0",
+    "yacs>=0.1.8",
+)
+
+# Where the files of a source archive lie in the wheel.
+PLACES = {
+    "detectron2/": "detectron2/",
+    "projects/PointRend/point_rend/": "detectron2/projects/point_rend/",
+    "projects/DeepLab/deeplab/": "detectron2/projects/deeplab/",
+    "projects/Panoptic-DeepLab/panoptic_deeplab/": "detectron2/projects/panoptic_deeplab/",
+    "configs/": "detectron2/model_zoo/configs/",
+}
+
+# What release 0.6 has to become, in every file; as whole words.
+PATCHES = {
+    # NumPy 1.24 removed its aliases of Python's own types.
+    "np.int": "int",
+    "np.bool": "bool",
+    "np.float": "float",
+    # Pillow 10 removed the old name.
+    "Image.LINEAR": "Image.BILINEAR",
+    # Python 3.11 samples sequences only: without this a single bad record ends training.
+    "self._rng.sample(self._fallback_candidates, k=1)": (
+        "self._rng.sample(list(self._fallback_candidates), k=1)"
+    ),
+    # The default of COCOEvaluator is the compiled evaluation; fall back as upstream does now.
+    "from detectron2.evaluation.fast_eval_api import COCOeval_opt": "COCOeval_opt = COCOeval",
+}
+
+MISSING_OPERATORS = '''\
+"""Stands in for the compiled operators, which this installation of Detectron2 lacks."""
+
+
+def get_compiler_version():
+    return "none (Python files only)"
+
+
+get_cuda_version = get_compiler_version
+
+
+def has_cuda():
+    return False
+
+
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise ImportError(
+        f"detectron2._C.{name} is a compiled operator, and this Detectron2 was installed without "
+        "them. Build Detectron2 from its git repository with a C++ compiler: "
+        "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
+    )
+'''
+
+
+class InstallError(RuntimeError):
+    """Something the user can mend; the message says how."""
 
 
 class SourceUnavailableError(InstallError):
@@ -68,11 +134,7 @@ class Target(NamedTuple):
 
     @staticmethod
     def of(python: str) -> Target:
-        """Inspect the environment of the interpreter ``python``.
-
-        Raises:
-            InstallError: it does not run, or lacks PyTorch or any installer.
-        """
+        """Inspect the environment of the interpreter ``python``; InstallError: what it lacks."""
         code = (
             "import importlib.util as u, json;"
             "print(json.dumps({m: u.find_spec(m) is not None for m in ('torch', 'uv', 'pip')}))"
@@ -96,23 +158,10 @@ class Target(NamedTuple):
 
 
 def run(command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> str:
-    """Run a command without a terminal and return its standard output.
-
-    Raises:
-        OSError, subprocess.SubprocessError: it could not be started, failed, or took longer than
-            ``timeout`` seconds.
-    """
+    """Run a command without a terminal, for ``timeout`` seconds at most; return what it prints."""
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", **(env or {})}
-    done = subprocess.run(
-        list(command),
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.stdout
+    pipes: Any = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.check_output(command, text=True, timeout=timeout, env=environment, **pipes)
 
 
 def describe(error: Exception) -> str:
@@ -126,11 +175,7 @@ def describe(error: Exception) -> str:
 
 
 def installed_version(python: str) -> tuple[str | None, str]:
-    """Import Detectron2 as the plugin does.
-
-    Returns:
-        its version, or None if it cannot be imported; and where it lies, or why it cannot.
-    """
+    """Return the version of Detectron2 and its place, or None and why it cannot be imported."""
     code = (
         "import detectron2, detectron2.model_zoo, detectron2.data, detectron2.evaluation\n"
         "import detectron2.projects.point_rend\n"
@@ -145,11 +190,7 @@ def installed_version(python: str) -> tuple[str | None, str]:
 
 
 def fetch_git(folder: Path) -> Path:
-    """Fetch the pinned commit of the git repository, and return it as a tar file in ``folder``.
-
-    Raises:
-        SourceUnavailableError: git is missing, or the repository cannot be reached or read in time.
-    """
+    """Fetch the pinned commit of the git repository, and return it as a tar file in ``folder``."""
     if shutil.which("git") is None:
         raise SourceUnavailableError("git is not installed")
     repository, archive = folder / "repository", folder / "git.tar"
@@ -191,16 +232,19 @@ def index_options(python: str) -> list[list[str]]:
     return attempts
 
 
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise InstallError unless the file has the expected SHA-256 (hexadecimal)."""
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != expected:
+        raise InstallError(
+            f"{path.name} has SHA-256 {actual}, not {expected}: it was not installed. "
+            "Use another package index, or --source git"
+        )
+
+
 def fetch_index_copy(folder: Path, target: Target) -> Path:
-    """Fetch the package index's copy of release 0.6 into ``folder`` and check its hash.
-
-    pip and uv refuse this archive, for an optional dependency of its names a URL; so unearth, put
-    in a folder of its own, does the fetching.
-
-    Raises:
-        SourceUnavailableError: no index has it.
-        InstallError: the archive is not the one this script was written for.
-    """
+    """Fetch the package index's copy of release 0.6 into ``folder`` and check its hash."""
+    # pip and uv refuse this archive, for an optional dependency of its names a URL.
     tool = folder / "unearth"
     try:
         run([*target.install, "--target", str(tool), "unearth"], FETCH_TIMEOUT)
@@ -220,6 +264,77 @@ def fetch_index_copy(folder: Path, target: Target) -> Path:
     raise SourceUnavailableError(f"no package index gave {INDEX_COPY}: {'; '.join(reasons)}")
 
 
+def read_package(archive: Path) -> dict[str, bytes]:
+    """Return the files of a source archive that belong in the wheel, by their path in it."""
+    files: dict[str, bytes] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            path = member.name.removeprefix("pb1-detectron2-0.6/")
+            for source, place in {**PLACES, "LICENSE": "LICENSE"}.items():
+                wanted = path.startswith(source) and path.endswith((".py", ".yaml", "LICENSE"))
+                stream = tar.extractfile(member) if wanted else None
+                if stream is not None:
+                    files[place + path.removeprefix(source)] = stream.read()
+    for needed in ("detectron2/__init__.py", "detectron2/projects/point_rend/__init__.py"):
+        if needed not in files:
+            raise InstallError(f"{archive.name} is no Detectron2: it lacks {needed}")
+    return files
+
+
+def apply_patches(files: Mapping[str, bytes], patches: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the files with every patch made, each patched file saying so at its end."""
+    patched = dict(files)
+    for old, new in patches.items():
+        pattern = re.compile(rf"(?<![\w.]){re.escape(old)}(?!\w)".encode())
+        found = [path for path, data in patched.items() if pattern.search(data)]
+        if not found:
+            raise InstallError(
+                f"{old!r} was found nowhere. This is another source than the patches were made "
+                "for; use --source git"
+            )
+        note = f"# Changed by trace_d2's tools/install_detectron2.py: {old} -> {new}\n"
+        for path in found:
+            patched[path] = pattern.sub(new.encode(), patched[path]) + note.encode()
+    return patched
+
+
+def build_wheel(files: Mapping[str, bytes], version: str, folder: Path) -> Path:
+    """Write a wheel named detectron2 with full metadata into ``folder`` and return its path."""
+    info = f"detectron2-{version}.dist-info"
+    metadata = [
+        "Metadata-Version: 2.1",
+        "Name: detectron2",
+        f"Version: {version}",
+        "Summary: Platform for object detection and segmentation (Python files only)",
+        f"Home-page: {GIT_URL}",
+        "Author: FAIR",
+        "License: Apache-2.0",
+        "Requires-Python: >=3.10",
+        *(f"Requires-Dist: {requirement}" for requirement in REQUIREMENTS),
+    ]
+    kind = ["Wheel-Version: 1.0", "Generator: trace_d2 (1.0)", "Root-Is-Purelib: true"]
+    content = {path: data for path, data in files.items() if path != "LICENSE"}
+    content[f"{info}/licenses/LICENSE"] = files["LICENSE"]
+    content[f"{info}/METADATA"] = _lines(metadata)
+    content[f"{info}/WHEEL"] = _lines([*kind, "Tag: py3-none-any"])
+    record = [f"{path},{_digest(data)},{len(data)}" for path, data in sorted(content.items())]
+    content[f"{info}/RECORD"] = _lines([*record, f"{info}/RECORD,,"])
+    wheel = folder / f"detectron2-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, data in sorted(content.items()):
+            archive.writestr(zipfile.ZipInfo(path), data, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def _lines(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _digest(data: bytes) -> str:
+    encoded = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
+    return f"sha256={encoded.rstrip(b'=').decode()}"
+
+
 def make_wheel(source: str, folder: Path, target: Target) -> Path:
     """Fetch ``source`` ("git" or "pypi") and return the wheel made of it, in ``folder``."""
     if source == "git":
@@ -230,22 +345,17 @@ def make_wheel(source: str, folder: Path, target: Target) -> Path:
 
 
 def install(source: str, target: Target) -> str:
-    """Install Detectron2 from ``source`` ("auto", "git" or "pypi") and return which one it was.
-
-    Raises:
-        InstallError: the source, the installer or the import at the end failed.
-    """
+    """Install Detectron2 from ``source`` ("auto", "git" or "pypi") and return which one it was."""
     with tempfile.TemporaryDirectory(prefix="detectron2-") as name:
-        folder = Path(name)
         used = "git" if source == "auto" else source
         try:
-            wheel = make_wheel(used, folder, target)
+            wheel = make_wheel(used, Path(name), target)
         except SourceUnavailableError as error:
             if source != "auto":
                 raise
             print(f"{error}\nTaking the package index's copy of release 0.6 instead.", flush=True)
             used = "pypi"
-            wheel = make_wheel(used, folder, target)
+            wheel = make_wheel(used, Path(name), target)
         try:
             run([*target.install, *REQUIREMENTS], INSTALL_TIMEOUT)
             run([*target.install, "--no-deps", target.reinstall, str(wheel)], INSTALL_TIMEOUT)
@@ -260,8 +370,7 @@ def install(source: str, target: Target) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        description="Install Detectron2: nothing if it is importable, else from its git "
-        "repository, else from the package index's copy of release 0.6."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", choices=("auto", "git", "pypi"), default="auto")
     parser.add_argument(
@@ -270,9 +379,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         target = Target.of(options.python)
-        version, detail = installed_version(target.python)
+        version, place = installed_version(target.python)
         if version is not None:
-            print(f"Detectron2 {version} is importable already ({detail}): nothing to do.")
+            print(f"Detectron2 {version} is importable already ({place}): nothing to do.")
             return 0
         used = install(options.source, target)
     except InstallError as error:
