@@ -12,17 +12,12 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import make_pseudo_panoptic
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from trace_d2.evaluation import PanopticQuality
 
-from trace_d2.evaluation import PanopticQuality, panoptic_quality
-from trace_d2.evaluation.tables import comparison_table
-from trace_d2.io.atomic import write_json
-from trace_d2.io.edge_maps import write_edges
-from trace_d2.io.images import read_image
-from trace_d2.scenes.dataset import SceneSettings, write_scenes
-
+# Imports stand where they are used: --help loads nothing.
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny.yaml"
 
 
@@ -45,7 +40,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def write_gradient_edges(images: Path, output: Path) -> None:
     """Colour-gradient edges of all images of a folder, as files that ``--edges`` reads."""
+    from tqdm import tqdm
+
     from trace_d2.edges.gradient import color_gradient_edges
+    from trace_d2.io.edge_maps import write_edges
+    from trace_d2.io.images import read_image
 
     output.mkdir(exist_ok=True)
     for path in tqdm(sorted(images.iterdir()), desc="colour gradients", unit="image"):
@@ -55,11 +54,11 @@ def write_gradient_edges(images: Path, output: Path) -> None:
 
 
 def label(scenes: Path, output: Path, options: list[str]) -> PanopticQuality:
-    """Label the scenes by the command line that a user would type, and measure the labels.
+    """Label the scenes by the command line that a user would type, and measure the labels."""
+    import make_pseudo_panoptic
 
-    Raises:
-        SystemExit: the command failed; its own message is above.
-    """
+    from trace_d2.evaluation import panoptic_quality
+
     command = ["--images", f"{scenes}/images", "--semantic", f"{scenes}/semantic"]
     command += ["--categories", f"{scenes}/categories.json", "--output", str(output), *options]
     print(f"\n$ python tools/make_pseudo_panoptic.py {shlex.join(command)}", flush=True)
@@ -74,6 +73,10 @@ def label(scenes: Path, output: Path, options: list[str]) -> PanopticQuality:
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; the exit status is that of the label maker."""
     args = parse_arguments(arguments)
+    from trace_d2.evaluation.tables import comparison_table
+    from trace_d2.io.atomic import write_json
+    from trace_d2.scenes.dataset import SceneSettings, write_scenes
+
     settings = SceneSettings(0, (args.size, args.size), args.semantic_noise)
     scenes = args.output / f"scenes_{args.count}_{args.size}_{args.semantic_noise:g}"
     if not (scenes / "categories.json").is_file():  # the last file that write_scenes writes

@@ -10,8 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from trace_d2.scenes.oracle import write_oracle
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the files; 0 on success, 2 on bad input."""
@@ -25,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--gaps", type=float, default=0.0, metavar="SHARE", help="share of edge pixels to remove"
     )
     args = parser.parse_args(arguments)
+    from trace_d2.scenes.oracle import write_oracle  # --help loads nothing
+
     try:
         count = write_oracle(args.truth_json, args.truth_dir, args.output, args.gaps)
     except (ValueError, OSError) as error:

@@ -11,8 +11,6 @@ import os
 import sys
 from pathlib import Path
 
-from trace_d2.scenes.dataset import SceneSettings, write_scenes
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -38,6 +36,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Write the data set; 0 on success, 2 on unusable arguments or an unwritable folder."""
     args = parse_arguments(arguments)
+    from trace_d2.scenes.dataset import SceneSettings, write_scenes  # --help loads nothing
+
     settings = SceneSettings(args.series, tuple(args.size), args.semantic_noise)
     try:
         write_scenes(args.output, args.count, settings, args.workers)

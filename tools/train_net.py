@@ -13,37 +13,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_argument_parser, default_setup, launch
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
-
-import trace_d2
-from trace_d2.data.bad_records import NoUsableRecordError
-from trace_d2.data.label_folder import UnfinishedLabelsError
-from trace_d2.data.registration import register_from_config
-from trace_d2.engine.checkpointer import TraceCheckpointer, UnfitCheckpointError
-from trace_d2.engine.checks import check_config, check_test_data
-from trace_d2.engine.trainer import TraceTrainer
-from trace_d2.modeling.mask2former.official import (
-    add_official_mask2former_config,
-    adopt_official_input,
-)
+from fvcore.common.config import CfgNode
 
 logger = logging.getLogger("trace_d2.train_net")
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used."""
-
-
-# What the user can mend; the message says how. Any other error keeps its traceback.
-USER_ERRORS = (ConfigError, UnfitCheckpointError, NoUsableRecordError)
+    """A config that cannot be used; the message says how to mend it."""
 
 
 EPILOG = """examples:
@@ -59,6 +41,11 @@ EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; returns the exit status: 2 for what the user can mend."""
     args = build_parser().parse_args(argv)
+    from detectron2.engine import launch  # --help loads nothing
+
+    from trace_d2.data.bad_records import NoUsableRecordError
+    from trace_d2.engine.checkpointer import UnfitCheckpointError
+
     try:
         # Here as well as in each process, so that a mistake costs no start of many processes.
         prepare(args)
@@ -70,16 +57,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             dist_url=args.dist_url,
             args=(args,),
         )
-    except USER_ERRORS as error:
+    except (ConfigError, UnfitCheckpointError, NoUsableRecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line."""
-    parser = default_argument_parser(epilog=EPILOG)
-    parser.description = __doc__
+    """The options of Detectron2's ``default_argument_parser``, whose import takes many seconds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="path to config file")
+    add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="perform evaluation only")
+    add("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
+    add("--num-machines", type=int, default=1, help="total number of machines")
+    add("--machine-rank", type=int, default=0, help="the rank of this machine, from 0")
+    # A port of each user's own: processes that an earlier training left behind are noticed.
+    user = hash(os.getuid() if sys.platform != "win32" else 1)
+    port = 2**15 + 2**14 + user % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the machines meet")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
     return parser
 
 
@@ -89,6 +89,9 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     Raises:
         ConfigError: the config cannot be used, and why.
     """
+    from trace_d2.data.registration import register_from_config
+    from trace_d2.engine.checks import check_config
+
     with blamed_on_user(KeyError, AssertionError, ImportError):
         cfg = load_cfg(args.config_file, args.opts)
         register_from_config(cfg, cfg.DATASETS.TEST if args.eval_only else None)
@@ -103,6 +106,8 @@ def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
     Args:
         kinds: what to take for the user's besides ValueError, OSError and UnfinishedLabelsError.
     """
+    from trace_d2.data.label_folder import UnfinishedLabelsError
+
     foreseen: tuple[type[Exception], ...] = (ValueError, OSError, UnfinishedLabelsError, *kinds)
     try:
         yield
@@ -120,6 +125,14 @@ def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
         FileNotFoundError: there is no such file.
         ImportError: the config is of the official Mask2Former, which is not installed.
     """
+    from detectron2.config import get_cfg
+
+    import trace_d2
+    from trace_d2.modeling.mask2former.official import (
+        add_official_mask2former_config,
+        adopt_official_input,
+    )
+
     cfg = get_cfg()
     trace_d2.add_trace_config(cfg)
     official = bool(config_file) and add_official_mask2former_config(cfg, config_file)
@@ -138,6 +151,14 @@ def run(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: the config, its data or its weights cannot be used, and why.
     """
+    from detectron2.engine import default_setup
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from trace_d2.engine.checkpointer import TraceCheckpointer
+    from trace_d2.engine.checks import check_test_data
+    from trace_d2.engine.trainer import TraceTrainer
+
     cfg = prepare(args)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="trace_d2")

@@ -22,6 +22,16 @@ def train_net(load_tool):
     return load_tool("train_net")
 
 
+def test_options_are_those_of_detectron2(train_net):
+    from detectron2.engine import default_argument_parser
+
+    def options(parser):
+        traits = ("option_strings", "dest", "default", "type", "nargs", "const", "required")
+        return [[getattr(action, trait) for trait in traits] for action in parser._actions]
+
+    assert options(train_net.build_parser()) == options(default_argument_parser())
+
+
 def test_resumed_training_keeps_the_average(train_net, small_options, tmp_path):
     command = ["--config-file", str(MASK2FORMER), *small_options(MASK2FORMER, tmp_path)]
     command += ["MODEL.TRACE.SOLVER.EMA_DECAY", "0.5", "SOLVER.CHECKPOINT_PERIOD", "1"]
