@@ -123,9 +123,7 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
         cfg = get_trace_cfg()
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError) as error:  # what yacs raises for a key that does not exist
-        raise UsageError(
-            f"{error.args[0]}: see trace_d2/config.py and config_training.py for the keys"
-        ) from error
+        raise UsageError(f"{error.args[0]}: see docs/config.md for the keys") from error
     cfg.freeze()
     return cfg
 
