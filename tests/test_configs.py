@@ -52,7 +52,7 @@ def test_config_trains_and_evaluates(config, small_options, tmp_path, load_tool)
 @pytest.fixture(scope="module")
 def pseudo_edges(small_scenes, tmp_path_factory) -> Path:
     """Pseudo edges of the small scenes: a cross, and nothing known in a corner."""
-    from trace_d2.io.pseudo_edges import write_ternary
+    from trace_d2.io.edge_maps import write_ternary
 
     folder = tmp_path_factory.mktemp("pseudo_edges")
     labels = np.zeros((64, 64), np.int8)

@@ -23,11 +23,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from tqdm import tqdm
 
 from trace_d2.edges import EdgeDetector
+from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.trajectory import Trajectory, TrajectoryStep, read_trajectory
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.coco_panoptic import read_panoptic_png
+from trace_d2.io.edge_maps import label_shares
 from trace_d2.io.images import read_image
-from trace_d2.io.pseudo_edges import label_shares, ternary_edges
 from trace_d2.jobs.command_line import UsageError, exit_status, load_cfg
 from trace_d2.jobs.pictures import paint_segments
 

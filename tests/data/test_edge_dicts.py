@@ -17,7 +17,7 @@ from trace_d2.data.edge_dicts import load_edge_dicts
 from trace_d2.data.label_folder import UnfinishedLabelsError
 from trace_d2.data.registration import register_from_config, register_trace_edges
 from trace_d2.io.atomic import write_json
-from trace_d2.io.pseudo_edges import write_ternary
+from trace_d2.io.edge_maps import write_ternary
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
 from trace_d2.jobs.kinds.edge_store import PseudoEdgeStore

@@ -22,7 +22,7 @@ from trace_d2.backbones.image_size import resize_image
 from trace_d2.config import add_trace_config
 from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
 from trace_d2.data.edge_mapper import QuarterTurnTransform, RandomRecolor, TraceEdgeDatasetMapper
-from trace_d2.io.pseudo_edges import write_ternary
+from trace_d2.io.edge_maps import write_ternary
 
 pytestmark = pytest.mark.detectron2
 

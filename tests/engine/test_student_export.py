@@ -20,7 +20,7 @@ from trace_d2.config import add_trace_config
 from trace_d2.data.registration import register_from_config
 from trace_d2.engine.student_export import StudentFiles
 from trace_d2.engine.trainer import TraceTrainer
-from trace_d2.io.pseudo_edges import write_ternary
+from trace_d2.io.edge_maps import write_ternary
 
 pytestmark = pytest.mark.detectron2
 

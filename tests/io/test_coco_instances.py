@@ -105,7 +105,7 @@ def test_faulty_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no JSON file at"):
         read_truth(tmp_path / "absent.json", masks=True)
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match=r"bad\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"bad\.json is not valid JSON"):
         read_truth(tmp_path / "bad.json", masks=True)
     with pytest.raises(ValueError, match="no COCO instances file"):
         read_truth({"images": []}, masks=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from trace_d2.io.edge_maps import check_edges, find_edges, quantise_edges, read_edges, write_edges
+from trace_d2.io.edge_maps import (
+    check_edges,
+    find_edges,
+    quantise_edges,
+    read_edges,
+    read_ternary,
+    write_edges,
+    write_ternary,
+)
 
 
 def test_a_png_comes_back_as_its_16_bit_rounding(tmp_path: Path) -> None:
@@ -115,3 +124,42 @@ def test_find_edges(tmp_path: Path) -> None:
         find_edges(tmp_path, "a")
     with pytest.raises(FileNotFoundError, match=r"no edge file at .*b\.png"):
         read_edges(tmp_path / "b.png")
+
+
+LABELS = np.array([[1, 0, -1], [-1, -1, 0]], np.int8)
+
+
+def test_pseudo_edges_come_back_as_they_were(tmp_path) -> None:
+    write_ternary(tmp_path / "a.png", LABELS)
+    pixels = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(pixels, [[255, 0, 128], [128, 128, 0]])
+    labels = read_ternary(tmp_path / "a.png")
+    assert labels.dtype == np.int8
+    np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_other_labels_are_not_written(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"labels are 1, 0 and -1, not \[2\]"):
+        write_ternary(tmp_path / "a.png", LABELS + np.int8(1))
+    with pytest.raises(ValueError, match=r"int8 \(H, W\), not int64 of shape \(2, 3\)"):
+        write_ternary(tmp_path / "a.png", LABELS.astype(int))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_pseudo_edges_are_named(tmp_path) -> None:
+    path = tmp_path / "a.png"
+    with pytest.raises(FileNotFoundError, match=r"no pseudo edges at .*a\.png: make it again"):
+        read_ternary(path)
+    write_ternary(path, LABELS)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"a\.png is not a complete PNG: make it again"):
+        read_ternary(path)
+    cv2.imwrite(str(path), np.array([[0, 128, 7, 255]], np.uint8))
+    with pytest.raises(ValueError, match=r"a\.png has values \[7\], but pseudo edges are 0"):
+        read_ternary(path)
+    write_edges(path, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"a\.png holds uint16 of shape \(2, 3\)"):
+        read_ternary(path)
+    cv2.imwrite(str(path), np.zeros((2, 3, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"holds uint8 of shape \(2, 3, 3\).* 8-bit grey"):
+        read_ternary(path)

@@ -21,7 +21,7 @@ from trace_d2.edges.sources import build_edge_source
 from trace_d2.edges.student_files import load_student
 from trace_d2.engine.averaging import ExponentialMovingAverage
 from trace_d2.engine.optimizer import build_optimizer
-from trace_d2.io.pseudo_edges import write_ternary
+from trace_d2.io.edge_maps import write_ternary
 from trace_d2.modeling import TraceEdgePredictor
 
 pytestmark = pytest.mark.detectron2

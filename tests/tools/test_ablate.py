@@ -12,7 +12,8 @@ import torch
 
 from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
-from trace_d2.io.pseudo_edges import read_ternary, ternary_edges
+from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.io.edge_maps import read_ternary
 
 CONFIG = Path(__file__).parents[2] / "configs" / "edges" / "trace_tiny.yaml"
 SMALL = ("MODEL.TRACE.BACKBONE.RESOLUTION", "64", "MODEL.TRACE.DEVICE", "cpu")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_d2.io.edge_maps import quantise_edges, read_edges
-from trace_d2.io.pseudo_edges import read_ternary, ternary_edges
+from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
 from trace_d2.jobs.command_line import UsageError, detection_builder, edges_of, load_cfg
 from trace_d2.jobs.kinds import edge_command
 from trace_d2.jobs.kinds.edge_store import EdgeStore, PseudoEdgeStore

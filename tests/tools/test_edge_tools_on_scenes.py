@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trace_d2.io.edge_maps import quantise_edges, read_edges
-from trace_d2.io.pseudo_edges import read_ternary
+from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
 from trace_d2.jobs.command_line import load_cfg
 
 CONFIG = str(Path(__file__).parents[2] / "configs/edges/trace_tiny.yaml")

@@ -40,10 +40,10 @@ from label_study import BASELINE, NO_EDGES, ROWS, StudyInputs
 from trace_d2.evaluation import EdgeSettings, class_agnostic_ap, evaluate_edges, panoptic_quality
 from trace_d2.evaluation.edge_metrics import edge_scores, even_thresholds
 from trace_d2.evaluation.edge_sources import EdgeFolder
-from trace_d2.evaluation.panoptic_quality import available_cpus
 from trace_d2.evaluation.tables import below, halves_table
 from trace_d2.io.atomic import write_json, write_text
 from trace_d2.jobs.command_line import count
+from trace_d2.parallel import available_cpus
 
 THRESHOLDS = 19  # a fifth of BSDS's, in a fifth of the time
 METRICS = ("ODS", "PQ^th perfect", "PQ^th noisy", "AP^mk class parts", "AP^mk all parts")

@@ -14,7 +14,8 @@ from typing import Any
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
-from trace_d2.data.dataset_files import keep_present, paused_collector, read_json
+from trace_d2.data.dataset_files import keep_present, paused_collector
+from trace_d2.io.atomic import read_json
 from trace_d2.io.coco_instances import check_annotation, read_images
 from trace_d2.io.mask_rle import check_fit, encode_segmentation
 
@@ -46,7 +47,7 @@ def load_class_agnostic_dicts(
         ValueError: the file is no COCO instances file, or none of its annotations can be used.
     """
     path = Path(json_file)
-    images, entries = read_images(read_json(path, remedy), str(path))
+    images, entries = read_images(read_json(path, remedy=remedy), str(path))
     if not images:
         raise ValueError(f"{path} lists no images: there is nothing to load")
     for image_id, image in images.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -106,19 +105,3 @@ def tolerate_absent(absent: Sequence[str], total: int, message: str, remedy: str
     if len(absent) >= TOLERATED_SHARE * total:
         raise FileNotFoundError(f"{message}: {remedy}")
     logger.warning("%s: they are left out", message)
-
-
-def read_json(path: str | Path, remedy: str) -> object:
-    """The content of a JSON file of a data set.
-
-    Raises:
-        FileNotFoundError: there is none; the message ends with ``remedy``.
-        ValueError: it is not valid JSON.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}: {remedy}")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): make or download it again") from None

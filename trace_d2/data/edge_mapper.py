@@ -18,8 +18,8 @@ from PIL import Image
 from trace_d2.data.augmentation import ColorJitter, random_flip
 from trace_d2.data.bad_records import BadRecordLog, blame
 from trace_d2.data.edge_dicts import EDGES_KEY
+from trace_d2.io.edge_maps import read_ternary
 from trace_d2.io.images import Photograph, fit_to_photograph, read_image
-from trace_d2.io.pseudo_edges import read_ternary
 
 logger = logging.getLogger(__name__)
 

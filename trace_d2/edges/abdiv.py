@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -166,6 +167,25 @@ def pseudo_edges(
     labels[fine <= low if mode == "mean" else fine < low] = 0
     labels[fine > _edge_threshold(mean, deviation, mode)] = 1
     return labels
+
+
+def ternary_edges(abdiv: np.ndarray, size: tuple[int, int], mode: str = "mean_std") -> np.ndarray:
+    """``pseudo_edges`` from and to arrays.
+
+    Args:
+        abdiv: (h, w) float, ABDiv of the attention grid.
+        size: (H, W) of the image.
+        mode: one of ``THRESHOLDS``.
+
+    Returns:
+        (H, W) int8 of 1, 0 and -1.
+
+    Raises:
+        ValueError: the mode is unknown, or the map is not of two axes.
+    """
+    if abdiv.ndim != 2 or abdiv.size == 0:
+        raise ValueError(f"ABDiv is a map (h, w), not of shape {abdiv.shape}")
+    return pseudo_edges(torch.from_numpy(np.ascontiguousarray(abdiv)), mode, size).numpy()
 
 
 def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json, read_panoptic_png
+from trace_d2.parallel import ordered_map
 
 from .edge_metrics import (
     MAX_DISTANCE,
@@ -25,7 +23,6 @@ from .edge_metrics import (
 )
 from .edge_sources import EdgesToScore
 from .edge_truth import VOID_BOUNDARIES, thing_instances, truth_boundaries
-from .panoptic_quality import available_cpus
 
 # To start a process takes as long as to count some ten photographs.
 _IMAGES_A_WORKER = 10
@@ -151,9 +148,15 @@ def evaluate_edges(
         if stem not in skipped
     ]
     job = partial(_count_image, source, settings)
-    results = _map(job, tasks, workers or available_cpus())
-    bar = tqdm(results, total=len(tasks), desc="edges", unit="image", disable=not progress)
-    counts = {stem: one for (stem, *_), one in zip(tasks, bar, strict=True)}
+    results = ordered_map(
+        job,
+        tasks,
+        workers,
+        items_a_worker=_IMAGES_A_WORKER,
+        description="edges",
+        progress=progress,
+    )
+    counts = {stem: one for (stem, *_), one in zip(tasks, results, strict=True)}
     return EdgeEvaluation(edge_scores(list(counts.values())), counts, settings, tuple(absent))
 
 
@@ -211,19 +214,3 @@ def _count_image(
     stem, truth_file, things = task
     edges, origin = source.read(stem)
     return settings.count(edges, read_panoptic_png(truth_file), origin, things)
-
-
-def _map(
-    job: Callable[[Any], EdgeCounts], items: Sequence[Any], workers: int
-) -> Iterator[EdgeCounts]:
-    """``map`` in order over processes; in this one where there is too little to share out."""
-    workers = min(workers, len(items) // _IMAGES_A_WORKER)
-    if workers <= 1:
-        yield from map(job, items)
-        return
-    # Spawned, not forked: a fork copies the locks of the threads that torch and OpenCV keep.
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield from executor.map(job, items, chunksize=max(1, min(8, len(items) // (4 * workers))))
-    finally:
-        executor.shutdown(cancel_futures=True)

@@ -7,17 +7,13 @@ categories that have a segment anywhere, true or predicted.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import (
@@ -25,6 +21,7 @@ from trace_d2.io.coco_panoptic import (
     load_panoptic_json,
     read_panoptic_png,
 )
+from trace_d2.parallel import ordered_map
 
 from .segment_matching import image_counts, missed_counts
 
@@ -198,8 +195,9 @@ def panoptic_quality(
         _count_pair, truth_dir=Path(truth_dir), predicted_dir=Path(predicted_dir), rows=rows
     )
     total = np.zeros((len(rows), 4))
-    results = _map(job, pairs, workers or available_cpus())
-    for counts in tqdm(results, total=len(pairs), unit="image", disable=not progress):
+    for counts in ordered_map(
+        job, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress
+    ):
         total += counts
     return summarize(total, truth.categories, len(pairs), absent)
 
@@ -230,13 +228,6 @@ def missing_predictions(
     return absent
 
 
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _count_pair(
     pair: tuple[Mapping[str, Any], Mapping[str, Any] | None],
     truth_dir: Path,
@@ -257,20 +248,3 @@ def _count_pair(
         )
     except ValueError as error:
         raise ValueError(f"image {truth['image_id']}: {error}") from error
-
-
-def _map(
-    job: Callable[[Any], np.ndarray], items: Sequence[Any], workers: int
-) -> Iterator[np.ndarray]:
-    """``map`` in order over processes; in this one where there is too little to share out."""
-    workers = min(workers, len(items) // _IMAGES_A_WORKER)
-    if workers <= 1:
-        yield from map(job, items)
-        return
-    # Spawned, not forked: a fork copies the locks of the threads that torch and OpenCV keep.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        yield from executor.map(job, items, chunksize=max(1, min(64, len(items) // (4 * workers))))
-    finally:
-        executor.shutdown(cancel_futures=True)

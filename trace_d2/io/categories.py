@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import colorsys
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .atomic import read_json
 
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""
@@ -62,15 +63,9 @@ def load_categories(source: str | Path) -> tuple[Category, ...]:
     """
     builtin = BUILTIN_CATEGORIES.get(source) if isinstance(source, str) else None
     path = Path(__file__).parent / builtin if builtin else Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no categories file at {path}; give a JSON file or one of the built-in names: "
-            + ", ".join(BUILTIN_CATEGORIES)
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    names = ", ".join(BUILTIN_CATEGORIES)
+    remedy = f"give a JSON file or one of the built-in names: {names}"
+    content = read_json(path, "categories file", remedy)
     if isinstance(content, dict):
         if "categories" not in content:
             raise ValueError(f'{path} has no "categories" key; add it, or give the bare list')

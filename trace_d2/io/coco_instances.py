@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .atomic import read_json
 from .mask_rle import SegmentationError, check_fit, check_segmentation, encode_segmentation
 
 logger = logging.getLogger(__name__)
@@ -231,13 +231,7 @@ def check_annotation(row: Any, where: str, masks: bool = False) -> dict[str, Any
 def _load(source: Any, name: str) -> tuple[str, Any]:
     if not isinstance(source, (str, Path)):
         return name, source
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no JSON file at {path}")
-    try:
-        return str(path), json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    return str(source), read_json(source, "JSON file")
 
 
 def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:

@@ -6,7 +6,6 @@ with an example, names every annotation that had to be left out, and says why.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,12 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trace_d2.io.atomic import read_json
 from trace_d2.io.mask_findings import Findings, LeftOut
 from trace_d2.io.mask_rle import SegmentationError, check_segmentation
-
-
-class MaskFileError(ValueError):
-    """A file of masks cannot be used at all."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +81,15 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
 
     Raises:
         FileNotFoundError: there is no such file.
-        MaskFileError: no JSON, no annotations, or none that can be used; it says what to do.
+        ValueError: no JSON, no annotations, or none that can be used; it says what to do.
     """
     path = Path(path)
-    annotations, content = _parts(_read(path), path)
-    listing = _read(Path(images_json)) if images_json is not None else content
+    annotations, content = _parts(read_json(path), path)
+    listing = read_json(images_json) if images_json is not None else content
     if isinstance(listing, list):
         listing = {"images": listing}
     if images_json is not None and (not isinstance(listing, dict) or "images" not in listing):
-        raise MaskFileError(f'{images_json} has no list of images: give a COCO file with "images"')
+        raise ValueError(f'{images_json} has no list of images: give a COCO file with "images"')
     return _Reader(path, annotations, content, listing).read()
 
 
@@ -116,7 +112,7 @@ class _Reader:
         self.scored = any(isinstance(a, dict) and a.get("score") is not None for a in annotations)
 
     def read(self) -> MaskFile:
-        """The file, or a MaskFileError if nothing of it can be used."""
+        """The file, or a ValueError if nothing of it can be used."""
         sizes: dict[int, dict[int, tuple[int, int]]] = {}
         for number, annotation in enumerate(self.annotations):
             self._sort_in(number, annotation, sizes)
@@ -128,7 +124,7 @@ class _Reader:
             if not image.masks:
                 self.findings.note("no masks", image.file_name)
         if not any(image.masks for image in images):
-            raise MaskFileError(
+            raise ValueError(
                 f"{self.path} has no mask that can be used:\n  "
                 + "\n  ".join(self.findings.lines())
             )
@@ -141,7 +137,7 @@ class _Reader:
             named = dict.fromkeys(i for i in ids if isinstance(i, (int, str)))
             entries = [{"id": image_id, "file_name": str(image_id)} for image_id in named]
         if not isinstance(entries, list):
-            raise MaskFileError(f'{self.path}: "images" is no list: give a COCO file')
+            raise ValueError(f'{self.path}: "images" is no list: give a COCO file')
         integers = all(isinstance(e, dict) and type(e.get("id")) is int for e in entries)
         by_name: dict[str, MaskImage] = {}
         basenames: set[str] = set()
@@ -297,24 +293,15 @@ class _Reader:
             image.left_out.append(f"{_name(number, annotation)} is left out: {reason}")
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}: correct the path")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise MaskFileError(f"{path} is not valid JSON ({error}): write it again") from error
-
-
 def _parts(content: Any, path: Path) -> tuple[list[Any], dict[str, Any]]:
     """Annotations and the file around them."""
     if isinstance(content, list):
         content = {"annotations": content}
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
-        raise MaskFileError(f'{path} has no list "annotations": give COCO JSON with masks')
+        raise ValueError(f'{path} has no list "annotations": give COCO JSON with masks')
     if not annotations:
-        raise MaskFileError(f"{path} has no annotations at all: make the masks first")
+        raise ValueError(f"{path} has no annotations at all: make the masks first")
     return annotations, content
 
 

@@ -6,7 +6,6 @@ it lists each segment of each image.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
-from .atomic import write_png
+from .atomic import read_json, write_png
 from .categories import Category, category_entries, parse_categories
 from .regions import region_statistics
 
@@ -238,12 +237,7 @@ def load_panoptic_json(path: str | Path) -> PanopticSet:
         ValueError: it is not a panoptic JSON; the message names file, image and remedy.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no panoptic JSON at {path}; correct the path")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    content = read_json(path, "panoptic JSON")
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError(f'{path} has no list "annotations"; give a COCO panoptic JSON')
     annotations: dict[Any, dict[str, Any]] = {}

@@ -2,6 +2,9 @@
 
 Edge strength is in 0..1, and "edge" means above 0.5. A file is ``<stem>.png`` (grey, 8 or 16 bit,
 scaled to 0..1) or ``<stem>.npy`` (floating point, H x W, in 0..1).
+
+Pseudo edges, what the student learns, are no strengths but labels: 1 (edge), 0 (none) or -1
+(ignored). Their file is an 8-bit grey PNG of the image's size: 255 edge, 0 none, 128 ignored.
 """
 
 from __future__ import annotations
@@ -12,10 +15,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from trace_d2.io.atomic import write_bytes
+from .atomic import write_bytes, write_png
+
+EDGE, NONE, IGNORED = 1, 0, -1
+"""The labels of pseudo edges."""
 
 _LEVELS = 65535  # of a 16-bit PNG
 _SLACK = 1e-4  # rounding that detectors leave outside 0..1
+_GREY = {EDGE: 255, NONE: 0, IGNORED: 128}
+_INVALID = -2
+_REMEDY = "make it again with tools/make_pseudo_edges.py"
+
+
+def edge_paths(folder: str | Path, stem: str) -> list[Path]:
+    """The files that may hold the edges of the image ``stem`` in ``folder``."""
+    return [Path(folder) / f"{stem}{ending}" for ending in (".png", ".npy")]
+
+
+def has_edges(folder: str | Path, stem: str) -> bool:
+    """Whether there is an edge file of the image ``stem`` in ``folder``."""
+    return any(path.is_file() for path in edge_paths(folder, stem))
 
 
 def find_edges(folder: str | Path, stem: str) -> Path:
@@ -25,7 +44,7 @@ def find_edges(folder: str | Path, stem: str) -> Path:
         FileNotFoundError: there is neither a ``.png`` nor a ``.npy``.
         ValueError: there are both, so it is unclear which one is meant.
     """
-    choices = [Path(folder) / f"{stem}.png", Path(folder) / f"{stem}.npy"]
+    choices = edge_paths(folder, stem)
     found = [path for path in choices if path.is_file()]
     if not found:
         raise FileNotFoundError(
@@ -48,7 +67,15 @@ def read_edges(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no edge file at {path}")
-    return _read_array(path) if path.suffix == ".npy" else _read_png(path)
+    if path.suffix == ".npy":
+        return _read_array(path)
+    pixels = _read_png(path, "write it again")
+    if pixels.ndim == 3:
+        pixels = _one_channel(pixels, path)
+    highest = {"uint8": 255, "uint16": _LEVELS}.get(pixels.dtype.name)
+    if highest is None:
+        raise ValueError(f"{path} holds {pixels.dtype}: save it as an 8- or 16-bit grey PNG")
+    return pixels.astype(np.float32) / np.float32(highest)
 
 
 def write_edges(path: str | Path, edges: np.ndarray) -> None:
@@ -63,9 +90,7 @@ def write_edges(path: str | Path, edges: np.ndarray) -> None:
         np.save(buffer, edges, allow_pickle=False)
         write_bytes(path, buffer.getvalue())
         return
-    levels = np.rint(edges * np.float32(_LEVELS)).astype(np.uint16)
-    _, data = cv2.imencode(".png", levels, [cv2.IMWRITE_PNG_COMPRESSION, 2])
-    write_bytes(path, data.tobytes())
+    write_png(path, np.rint(edges * np.float32(_LEVELS)).astype(np.uint16), fast=True)
 
 
 def quantise_edges(edges: np.ndarray) -> np.ndarray:
@@ -100,20 +125,67 @@ def check_edges(edges: np.ndarray, origin: str | Path) -> np.ndarray:
     return np.clip(edges, 0, 1).astype(np.float32)
 
 
-def _read_png(path: Path) -> np.ndarray:
+def write_ternary(path: str | Path, labels: np.ndarray) -> None:
+    """Write pseudo edges ``labels`` (H, W) int8 of 1, 0 and -1 as a PNG, whole or not at all.
+
+    Raises:
+        ValueError: another shape or type, or other values.
+        OSError: the disk does not take the file.
+    """
+    if labels.ndim != 2 or labels.size == 0 or labels.dtype != np.int8:
+        raise ValueError(f"labels are int8 (H, W), not {labels.dtype} of shape {labels.shape}")
+    known = np.isin(labels, list(_GREY))
+    if not known.all():
+        raise ValueError(f"labels are 1, 0 and -1, not {np.unique(labels[~known])[:8].tolist()}")
+    pixels = np.full(labels.shape, _GREY[IGNORED], np.uint8)
+    pixels[labels == EDGE] = _GREY[EDGE]
+    pixels[labels == NONE] = _GREY[NONE]
+    write_png(path, pixels, fast=True)
+
+
+def read_ternary(path: str | Path) -> np.ndarray:
+    """What ``write_ternary`` wrote: (H, W) int8 of 1, 0 and -1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, not 8-bit grey, or has values besides 0, 128 and 255.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no pseudo edges at {path}: {_REMEDY}")
+    pixels = _read_png(path, _REMEDY)
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"{path} holds {pixels.dtype} of shape {pixels.shape}, but pseudo edges are an 8-bit "
+            f"grey PNG: {_REMEDY}"
+        )
+    table = np.full(256, _INVALID, np.int8)
+    for label, grey in _GREY.items():
+        table[grey] = label
+    labels = table[pixels]
+    if (labels == _INVALID).any():
+        strange = np.unique(pixels[labels == _INVALID])[:8].tolist()
+        raise ValueError(
+            f"{path} has values {strange}, but pseudo edges are 0 (none), 128 (ignored) and 255 "
+            f"(edge). Is it a map of strengths? {_REMEDY}"
+        )
+    return labels
+
+
+def label_shares(labels: np.ndarray) -> tuple[float, float, float]:
+    """The shares (0..1) of edge, none and ignored pixels in ``labels`` (H, W) int8."""
+    edge, none = (float((labels == label).mean()) for label in (EDGE, NONE))
+    return edge, none, float((labels == IGNORED).mean())
+
+
+def _read_png(path: Path, remedy: str) -> np.ndarray:
     data = path.read_bytes()
     # A truncated PNG may decode to a partly blank map, so its end marker must be there as well.
     whole = b"IEND" in data
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
-    if decoded is None:
-        raise ValueError(f"{path} is not a complete PNG: write it again")
-    pixels: np.ndarray = decoded
-    if pixels.ndim == 3:
-        pixels = _one_channel(pixels, path)
-    highest = {"uint8": 255, "uint16": _LEVELS}.get(pixels.dtype.name)
-    if highest is None:
-        raise ValueError(f"{path} holds {pixels.dtype}: save it as an 8- or 16-bit grey PNG")
-    return pixels.astype(np.float32) / np.float32(highest)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    if pixels is None:
+        raise ValueError(f"{path} is not a complete PNG: {remedy}")
+    return pixels
 
 
 def _one_channel(pixels: np.ndarray, path: Path) -> np.ndarray:

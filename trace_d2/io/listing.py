@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from .atomic import read_json
 
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -52,12 +53,7 @@ def read_image_ids(path: str | Path) -> dict[str, int]:
         ValueError: it is no such list, or two entries share a stem or an id.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of images at {path}: correct the path")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    content = read_json(path, "list of images")
     entries = content.get("images") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise ValueError(f'{path} has no list of images: give a COCO file with "images"')

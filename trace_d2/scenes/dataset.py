@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.categories import Category, category_entries, parse_categories
@@ -22,6 +18,7 @@ from trace_d2.io.coco_panoptic import (
     segments_info,
     write_panoptic_png,
 )
+from trace_d2.parallel import ordered_map
 
 from .noise import degrade_semantic
 from .oracle import boundaries
@@ -72,13 +69,10 @@ def write_scenes(
     for folder in _FOLDERS:
         (output / folder).mkdir(parents=True, exist_ok=True)
     write = partial(_write_scene, output, settings)
-    bar = partial(tqdm, total=count, desc="scenes", unit="scene", disable=not progress)
-    if workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            written = list(bar(pool.map(write, range(count), chunksize=8)))
-    else:
-        written = list(bar(map(write, range(count))))
-    _write_json_files(output, written)
+    written = ordered_map(
+        write, range(count), workers, description="scenes", unit="scene", progress=progress
+    )
+    _write_json_files(output, list(written))
 
 
 def _write_scene(

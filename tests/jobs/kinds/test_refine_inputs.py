@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskFileError, MaskImage
+from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage
 from trace_d2.io.mask_findings import Findings
 from trace_d2.jobs.kinds.refine_inputs import ImageFinder, MaskEntry, mask_entries
 
@@ -79,7 +79,7 @@ def test_two_names_of_one_file_are_not_both_it(tmp_path: Path) -> None:
 def test_absent_images_are_skipped_unless_all_are(tmp_path: Path) -> None:
     found = entries_of(make(tmp_path, "x.png"), "x.png", "gone.png")
     assert found["gone.png"].skipped.startswith("no image gone.png in")
-    with pytest.raises(MaskFileError, match=r"none of the 2 images .*correct --images"):
+    with pytest.raises(ValueError, match=r"none of the 2 images .*correct --images"):
         entries_of(tmp_path, "u.png", "v.png")
     with pytest.raises(NotADirectoryError, match="correct --images"):
         entries_of(tmp_path / "nowhere", "x.png")

@@ -16,10 +16,11 @@ from ablation_teacher import Reading, Trajectory
 from trace_d2._version import __version__
 from trace_d2.config import load_trace_cfg
 from trace_d2.edges import EdgeDetector
+from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.baselines import BASELINES, canny_edges
 from trace_d2.evaluation.edge_metrics import EdgeCounts, edge_counts
+from trace_d2.io.edge_maps import write_ternary
 from trace_d2.io.images import read_image
-from trace_d2.io.pseudo_edges import ternary_edges, write_ternary
 from trace_d2.scenes.oracle import boundaries
 
 

@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from trace_d2.data.dataset_files import read_json
-from trace_d2.io.atomic import write_json
+from trace_d2.io.atomic import read_json, write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import coco_dataset
 
@@ -44,7 +43,7 @@ def prepare_class_agnostic(
         FileNotFoundError: there is no file ``instances``.
         ValueError: it is not COCO instances, or lacks some of ``file_names``.
     """
-    content = read_json(instances, _SEE)
+    content = read_json(instances, remedy=_SEE)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise ValueError(f'{instances} has no "images" and "annotations": give COCO instances')
     images = [_image(image, str(instances)) for image in content["images"]]

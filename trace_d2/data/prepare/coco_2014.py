@@ -10,8 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trace_d2.data.dataset_files import read_json
-from trace_d2.io.atomic import write_json
+from trace_d2.io.atomic import read_json, write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry, load_panoptic_json
 
@@ -41,7 +40,7 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
     folder = Path(coco) / "annotations"
-    listed = read_json(folder / f"instances_{split}2014.json", _SEE)
+    listed = read_json(folder / f"instances_{split}2014.json", remedy=_SEE)
     if not isinstance(listed, dict) or "images" not in listed:
         raise ValueError(f'{folder}/instances_{split}2014.json has no "images": download it again')
     images = {image["id"]: image for image in listed["images"]}

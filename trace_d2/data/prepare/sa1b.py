@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trace_d2.data.dataset_files import folder_names, read_json
+from trace_d2.data.dataset_files import folder_names
 from trace_d2.data.prepare.class_agnostic import ONE_CLASS
-from trace_d2.io.atomic import write_json
+from trace_d2.io.atomic import read_json, write_json
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
 
 
@@ -42,7 +42,7 @@ def prepare_sa1b(
     annotations: list[dict[str, Any]] = []
     for stem in tqdm(stems, unit="image", disable=not progress):
         path = Path(folder) / f"{stem}.json"
-        content = read_json(path, "unpack the archive again")
+        content = read_json(path, remedy="unpack the archive again")
         if not isinstance(content, dict) or not {"image", "annotations"} <= content.keys():
             raise ValueError(f'{path} has no "image" and "annotations": it is not of SA-1B')
         image = content["image"]

@@ -8,16 +8,13 @@ val: 10,582 images. Those of VOC's train keep VOC's own, finer annotations.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from tqdm import tqdm
 
 from trace_d2.data.dataset_files import folder_names
 from trace_d2.data.prepare.class_agnostic import ONE_CLASS
@@ -31,6 +28,7 @@ from trace_d2.io.coco_panoptic import (
     segments_info,
     write_panoptic_png,
 )
+from trace_d2.parallel import ordered_map
 
 SPLITS = ("train_aug", "val")
 _VOID = 255
@@ -78,12 +76,8 @@ def prepare_voc(
         )
     (output / "panoptic").mkdir(parents=True, exist_ok=True)
     write = partial(_write_image, output)
-    bar = partial(tqdm, total=len(sources), desc=split, unit="image", disable=not progress)
-    if workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            written = list(bar(pool.map(write, sources.items(), chunksize=16)))
-    else:
-        written = list(bar(map(write, sources.items())))
+    items = list(sources.items())
+    written = list(ordered_map(write, items, workers, description=split, progress=progress))
     _write_json_files(output, split, written)
     return len(written)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trace_d2.io.pseudo_edges import EDGE, IGNORED
+from trace_d2.io.edge_maps import EDGE, IGNORED
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, Record
 from trace_d2.jobs.pictures import data_address, paint_edges, shrink

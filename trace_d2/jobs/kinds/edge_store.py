@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from trace_d2.io.atomic import write_json
-from trace_d2.io.pseudo_edges import write_ternary
+from trace_d2.io.edge_maps import write_ternary
 from trace_d2.jobs.kinds.edge_report import write_edge_report
 from trace_d2.jobs.store import ForeignFolderError, JobStore, MergeResult
 

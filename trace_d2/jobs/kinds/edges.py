@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.io.edge_maps import label_shares
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.listing import list_images, spread
-from trace_d2.io.pseudo_edges import label_shares, ternary_edges
 from trace_d2.jobs.entries import ImageEntry, build_entries
 from trace_d2.jobs.image_job import DetectedEdges, ImageJob, files_print
 from trace_d2.jobs.journal import Record
@@ -92,6 +92,8 @@ class EdgeJob(ImageJob[ImageEntry, EdgeInputs, tuple[float, ...]]):
             return inputs
         if found.abdiv is None:
             raise ValueError(f"no ABDiv of {entry.file_name}: pseudo edges need the teacher")
+        from trace_d2.edges.abdiv import ternary_edges  # with torch, which workers do without
+
         return replace(inputs, labels=ternary_edges(found.abdiv, size, self.threshold))
 
     def make(self, entry: ImageEntry, inputs: EdgeInputs) -> tuple[float, ...]:

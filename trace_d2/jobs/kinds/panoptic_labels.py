@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import UNKNOWN
+from trace_d2.io.edge_maps import edge_paths
 from trace_d2.io.images import Sample, load_sample
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.image_job import ImageJob, files_print
@@ -44,7 +45,7 @@ class LabelJob(ImageJob[ImageEntry, Sample, PanopticLabel]):
         folder = self.settings.edges_folder
         paths = [self.settings.images / entry.file_name, self.semantic_path(entry)]
         if folder is not None:
-            paths += [folder / f"{entry.stem}.png", folder / f"{entry.stem}.npy"]
+            paths += edge_paths(folder, entry.stem)
         return files_print(paths)
 
     def semantic_path(self, entry: ImageEntry) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskFileError, MaskImage
+from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage
 from trace_d2.io.listing import IMAGE_SUFFIXES
 from trace_d2.jobs.entries import ImageEntry
 
@@ -120,7 +120,7 @@ def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
 
     Raises:
         NotADirectoryError: there is no such folder.
-        MaskFileError: none of the images with masks is there.
+        ValueError: none of the images with masks is there.
     """
     finder = ImageFinder(images)
     paths: dict[int, str] = {}
@@ -134,7 +134,7 @@ def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
             absent[image.image_id] = str(error)
     if not any(image.masks and image.image_id in paths for image in file.images):
         first = next(image.file_name for image in file.images if image.masks)
-        raise MaskFileError(
+        raise ValueError(
             f"none of the {len(file.images)} images of {file.path} is in {images} (the first is "
             f"{first}): correct --images"
         )

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from trace_d2.io.coco_masks import GivenMask
-from trace_d2.io.edge_maps import find_edges
+from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
 from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
 from trace_d2.jobs.image_job import ImageJob, files_print
@@ -93,7 +93,7 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
         folder = self.settings.edges_folder
         if folder is not None:
             for stem in entry.edge_stems:
-                paths += [folder / f"{stem}.png", folder / f"{stem}.npy"]
+                paths += edge_paths(folder, stem)
         masks = [(mask.category_id, mask.segmentation, mask.score) for mask in entry.masks]
         return files_print(paths, masks, entry.size, entry.skipped)
 
@@ -109,7 +109,7 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
         if folder is None:
             return inputs
         for stem in entry.edge_stems[:-1]:
-            if any((folder / f"{stem}{ending}").is_file() for ending in (".png", ".npy")):
+            if has_edges(folder, stem):
                 return inputs.with_edge_file(find_edges(folder, stem))
         return inputs.with_edge_file(find_edges(folder, entry.edge_stems[-1]))
 

@@ -1,8 +1,7 @@
-"""Ternary pseudo edges against a brute force, and their files."""
+"""Ternary pseudo edges against a brute force."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trace_d2.edges import normalise_edges, pseudo_edges
-from trace_d2.io.edge_maps import write_edges
-from trace_d2.io.pseudo_edges import label_shares, read_ternary, ternary_edges, write_ternary
-
-LABELS = np.array([[1, 0, -1], [-1, -1, 0]], np.int8)
+from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.io.edge_maps import label_shares
 
 
 def bilinear(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -78,39 +75,3 @@ def test_an_image_below_the_grid_and_wrong_arguments() -> None:
         ternary_edges(abdiv, (8, 8), "median")
     with pytest.raises(ValueError, match=r"not of shape \(1, 8, 8\)"):
         ternary_edges(abdiv[None], (8, 8))
-
-
-def test_files_give_back_what_was_written(tmp_path) -> None:
-    write_ternary(tmp_path / "a.png", LABELS)
-    pixels = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(pixels, [[255, 0, 128], [128, 128, 0]])
-    labels = read_ternary(tmp_path / "a.png")
-    assert labels.dtype == np.int8
-    np.testing.assert_array_equal(labels, LABELS)
-
-
-def test_other_labels_are_not_written(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"labels are 1, 0 and -1, not \[2\]"):
-        write_ternary(tmp_path / "a.png", LABELS + np.int8(1))
-    with pytest.raises(ValueError, match=r"int8 \(H, W\), not int64 of shape \(2, 3\)"):
-        write_ternary(tmp_path / "a.png", LABELS.astype(int))
-    assert not list(tmp_path.iterdir())
-
-
-def test_bad_files_are_named(tmp_path) -> None:
-    path = tmp_path / "a.png"
-    with pytest.raises(FileNotFoundError, match=r"no pseudo edges at .*a\.png: make it again"):
-        read_ternary(path)
-    write_ternary(path, LABELS)
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"a\.png is not a complete PNG: make it again"):
-        read_ternary(path)
-    cv2.imwrite(str(path), np.array([[0, 128, 7, 255]], np.uint8))
-    with pytest.raises(ValueError, match=r"a\.png has values \[7\], but pseudo edges are 0"):
-        read_ternary(path)
-    write_edges(path, np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"a\.png holds uint16 of shape \(2, 3\)"):
-        read_ternary(path)
-    cv2.imwrite(str(path), np.zeros((2, 3, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"holds uint8 of shape \(2, 3, 3\).* 8-bit grey"):
-        read_ternary(path)

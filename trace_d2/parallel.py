@@ -1,0 +1,61 @@
+"""An ordered map over processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ordered_map(
+    job: Callable[[T], R],
+    items: Sequence[T],
+    workers: int = 1,
+    *,
+    items_a_worker: int = 1,
+    description: str | None = None,
+    unit: str = "image",
+    progress: bool = False,
+) -> Iterator[R]:
+    """``map(job, items)`` over processes, in the order of ``items``, under a progress bar.
+
+    Args:
+        job: a function of a module, or a ``partial`` of one, as it goes to them by pickle.
+        items: what it is called with.
+        workers: processes at most; 0: one a CPU. Others than this one import the main module anew,
+            which must keep its work under ``if __name__ == "__main__"``.
+        items_a_worker: how many are worth the start of a process; a share that is smaller than
+            that for two is done in this one.
+        description, unit: of the bar.
+        progress: show it.
+
+    Raises:
+        what ``job`` does, at the result of its item; what has not begun is dropped.
+    """
+    workers = min(workers or available_cpus(), len(items) // items_a_worker)
+    bar = partial(tqdm, total=len(items), desc=description, unit=unit, disable=not progress)
+    if workers <= 1:
+        yield from bar(map(job, items))
+        return
+    # Spawned, not forked: a fork copies the locks of the threads that torch and OpenCV keep.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    chunk = max(1, min(16, len(items) // (4 * workers)))
+    try:
+        yield from bar(pool.map(job, items, chunksize=chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)
