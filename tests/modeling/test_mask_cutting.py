@@ -11,14 +11,14 @@ pytest.importorskip("detectron2")
 from detectron2.structures import Boxes, Instances
 
 from trace_d2.modeling.mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
-from trace_d2.propagation import BoundaryGuidedPropagation
+from trace_d2.propagation import BgpSettings, BoundaryGuidedPropagation
 from trace_d2.propagation.calibration import EdgeCalibration
 
 pytestmark = pytest.mark.detectron2
 
 SIZE = (20, 40)
-BASINS = BoundaryGuidedPropagation(cut="basins", calibration=EdgeCalibration.assumed())
-COMPONENTS = BoundaryGuidedPropagation(cut="components")
+BASINS = BoundaryGuidedPropagation(BgpSettings("basins"), EdgeCalibration.assumed())
+COMPONENTS = BoundaryGuidedPropagation(BgpSettings("components"))
 
 
 def wall(*columns: int) -> np.ndarray:

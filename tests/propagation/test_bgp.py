@@ -7,9 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trace_d2.config import get_trace_cfg
-from trace_d2.propagation import BoundaryGuidedPropagation, boundary_guided_propagation
+from trace_d2.propagation import (
+    BgpSettings,
+    BoundaryGuidedPropagation,
+    boundary_guided_propagation,
+)
 from trace_d2.propagation.calibration import EdgeCalibration
-from trace_d2.propagation.grid import grid_size, pool_edges, pool_labels, upsample
+from trace_d2.propagation.grid import grid_size, pool, pool_labels, upsample
 
 
 def _two_halves(gap: slice | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -208,14 +212,13 @@ def test_basins_give_every_pixel_of_their_masks_to_one_of_its_instances(seed, he
 def test_options_come_from_the_config():
     cfg = get_trace_cfg()
     built = BoundaryGuidedPropagation.from_config(cfg)
-    # The class does as the paper, the config as the measurements say.
-    assert vars(built) == vars(BoundaryGuidedPropagation(cut="basins"))
+    assert vars(built) == vars(BoundaryGuidedPropagation(BgpSettings()))
     names = {"REACH": 0.25, "STRIDE": 2, "GROW": True, "THREADS": 2, "MIN_AREA": 3, "STEPS": 8}
     names |= {"CUT": "components", "NECK_DEPTH": 1.5}
     for name, value in names.items():
         cfg.MODEL.TRACE.BGP[name] = value
     built = BoundaryGuidedPropagation.from_config(cfg)
-    assert {name: getattr(built, name.lower()) for name in names} == names
+    assert {name: getattr(built.settings, name.lower()) for name in names} == names
 
 
 @pytest.mark.parametrize(
@@ -227,16 +230,19 @@ def test_options_come_from_the_config():
         {"merge_iou": 2.0},
         {"radius": 1},
         {"threads": 0},
+        {"beta": 0.0},
+        {"steps": -1},
+        {"neck_depth": -1.0},
     ],
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=f"(?i){next(iter(options))}"):
-        BoundaryGuidedPropagation(**options)
+        BgpSettings(**options)
 
 
 def test_bad_input_is_refused():
     mask, edges = _two_halves()
-    bgp = BoundaryGuidedPropagation()
+    bgp = BoundaryGuidedPropagation(BgpSettings())
     with pytest.raises(ValueError, match="differ in size"):
         bgp(mask, edges[1:])
     with pytest.raises(ValueError, match="bool"):
@@ -250,13 +256,13 @@ def test_bad_input_is_refused():
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 9), (480, 640), (7, 2)])
 def test_the_grid_is_that_of_irnet(shape):
     assert grid_size(shape, 4) == ((shape[0] - 1) // 4 + 1, (shape[1] - 1) // 4 + 1)
-    assert pool_edges(np.zeros(shape), 4).shape == grid_size(shape, 4)
+    assert pool(np.zeros(shape), 4).shape == grid_size(shape, 4)
 
 
 def test_pooling_by_hand():
     edges = np.zeros((3, 5), np.float32)
     edges[1, 1], edges[2, 4] = 0.7, 0.2
-    np.testing.assert_allclose(pool_edges(edges, 2), [[0.7, 0, 0], [0, 0, 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(pool(edges, 2), [[0.7, 0, 0], [0, 0, 0.2]], rtol=1e-6)
     labels = np.array([[1, 1, 0, 2, 2], [1, 0, 2, 2, 0], [0, 1, 2, 2, 2]], np.int32)
     np.testing.assert_allclose(
         pool_labels(labels, 2, 2), [[[0.75, 0, 0], [0.5, 0, 0]], [[0, 0.75, 0.5], [0, 1, 1]]]

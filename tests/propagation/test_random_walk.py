@@ -7,8 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain.random_walk import dense_affinity, dense_random_walk
 
-from trace_d2.propagation.affinity import direction_path, path_affinity, walk_directions
-from trace_d2.propagation.random_walk import RandomWalk, power_coefficients, random_walk
+from trace_d2.propagation.walk import (
+    RandomWalk,
+    direction_path,
+    path_affinity,
+    power_coefficients,
+    random_walk,
+    walk_directions,
+)
 
 
 def _random_case(seed: int, height: int, width: int, count: int = 3):

@@ -16,16 +16,18 @@ from trace_d2.propagation.calibration import (
     EdgeStatistics,
     semantic_statistics,
 )
-from trace_d2.propagation.pieces import TINY_PIECES, settle_tiny_pieces
-from trace_d2.propagation.regions import component_regions, cut_basins
+from trace_d2.propagation.regions import (
+    CUTS,
+    TINY_PIECES,
+    component_regions,
+    cut_basins,
+    settle_tiny_pieces,
+)
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from trace_d2.io.categories import Category
-
-CUTS = ("basins", "components")
-"""How the mask of a thing class is cut along edges."""
 
 REFERENCE_PIXELS = 640 * 480
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -82,8 +83,9 @@ class PostProcessor:
             raise ValueError(f"{key}SHARE_POWER must not be negative, but is {share_power}")
         self.propagation = propagation
         # Panoptic segments do not overlap, so none may grow.
-        self.panoptic_propagation = copy.copy(propagation)
-        self.panoptic_propagation.grow = False
+        self.panoptic_propagation = BoundaryGuidedPropagation(
+            replace(propagation.settings, grow=False), propagation.calibration
+        )
         self.edge_source = edge_source
         self.build_source = build_source
         self.input_format = input_format

@@ -1,25 +1,5 @@
-"""Boundary-guided propagation (BGP): components cut by edges, random walk, merging."""
+"""Boundary-guided propagation (BGP): masks cut by edges, random walk, merging."""
 
-from trace_d2.propagation.affinity import PathAffinity, path_affinity
-from trace_d2.propagation.bgp import (
-    BoundaryGuidedPropagation,
-    PropagatedInstances,
-    boundary_guided_propagation,
-)
-from trace_d2.propagation.components import EDGE_THRESHOLD, cut_components
-from trace_d2.propagation.merging import MergedMasks, merge_masks
-from trace_d2.propagation.random_walk import RandomWalk, random_walk
+import lazy_loader
 
-__all__ = [
-    "EDGE_THRESHOLD",
-    "BoundaryGuidedPropagation",
-    "MergedMasks",
-    "PathAffinity",
-    "PropagatedInstances",
-    "RandomWalk",
-    "boundary_guided_propagation",
-    "cut_components",
-    "merge_masks",
-    "path_affinity",
-    "random_walk",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

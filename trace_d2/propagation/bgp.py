@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from trace_d2.propagation.affinity import check_edges
 from trace_d2.propagation.calibration import EdgeCalibration, calibrate_on_masks
-from trace_d2.propagation.components import cut_components
-from trace_d2.propagation.grid import pool_edges, pool_labels, upsample
+from trace_d2.propagation.grid import check_edges, pool, pool_labels, upsample
 from trace_d2.propagation.merging import check_masks, merge_groups
-from trace_d2.propagation.pieces import settle_tiny_pieces
-from trace_d2.propagation.random_walk import RandomWalk
-from trace_d2.propagation.regions import cut_basins
+from trace_d2.propagation.regions import CUTS, cut_basins, cut_components, settle_tiny_pieces
+from trace_d2.settings import NodeSettings, one_of, within
 
-CUTS = ("basins", "components")
-"""How a mask is cut along edges."""
+if TYPE_CHECKING:
+    from trace_d2.propagation.walk import RandomWalk
 
 # Log-odds that a border in a mask that merges objects of any class has on top of one in a class.
 _MERGED = 0.8
@@ -61,95 +59,51 @@ class _Piece:
     reach: np.ndarray  # flat indices of the pixels that its walk covers
 
 
+@dataclass(frozen=True)
+class BgpSettings(NodeSettings, node="MODEL.TRACE.BGP"):
+    """How masks are cut, propagated and merged; ``config`` says what the keys mean.
+
+    ``cut`` is ``components``, what edges leave connected, as the paper does, which leaks through a
+    gap of one pixel; or ``basins``, basins between edges, merged where a border between them is
+    unlikely. With ``grow`` off basins do not walk, so that no gap can join them again, instances
+    stay inside the masks they came from, and every pixel of a mask goes to exactly one of its
+    instances (semantic masks). With it an instance may spread to the edges around it (coarse masks
+    of unsupervised segmentation).
+    """
+
+    cut: str = one_of(*CUTS, default="basins")
+    neck_depth: float = within(0.0, default=2.0)
+    radius: int = within(2, default=5)
+    beta: float = within(1e-6, default=10.0)
+    steps: int = within(0, default=256)
+    stride: int = within(1, default=4)
+    merge_iou: float = within(0.0, 1.0, default=0.5)
+    irnet_padding: bool = False
+    reach: float = within(1e-6, 1.0, default=0.5)
+    min_area: int = 16
+    grow: bool = False
+    threads: int = within(1, default=1)
+
+
 class BoundaryGuidedPropagation:
     """Cut masks by edges, propagate the pieces and merge them (BGP).
 
     Args:
-        cut: ``components``: what edges leave connected, as the paper does, which leaks through a
-            gap of one pixel. ``basins``: basins between edges, merged where a border between them
-            is unlikely; with ``grow`` off they do not walk, so that no gap can join them again.
-        neck_depth: of the basins, see ``MODEL.TRACE.BGP.NECK_DEPTH``.
-        radius: neighbours on the walk's grid are closer than this, in cells.
-        beta: exponent of the affinities.
-        steps: steps of the walk.
-        stride: side of a cell in pixels.
-        merge_iou: masks with a higher IoU are merged.
-        irnet_padding: see `trace_d2.propagation.random_walk.random_walk`; changes no result.
-        reach: a piece covers the pixels where its walk has at least this share of its maximum.
-        min_area: pieces of fewer pixels are left out; their pixels join a neighbour.
-        grow: False keeps each instance inside the masks it came from and gives every pixel of a
-            mask to exactly one of its instances (semantic masks). True lets an instance spread to
-            the edges around it (coarse masks of unsupervised segmentation).
-        threads: threads of the walk.
+        settings: how.
         calibration: what the strengths of the edges mean, for basins; None: measured anew on the
             masks of each image.
-
-    Raises:
-        ValueError: an option is out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        cut: str = "components",
-        neck_depth: float = 2.0,
-        radius: int = 5,
-        beta: float = 10.0,
-        steps: int = 256,
-        stride: int = 4,
-        merge_iou: float = 0.5,
-        irnet_padding: bool = False,
-        reach: float = 0.5,
-        min_area: int = 16,
-        grow: bool = False,
-        threads: int = 1,
-        calibration: EdgeCalibration | None = None,
-    ) -> None:
-        if cut not in CUTS:
-            raise ValueError(f"MODEL.TRACE.BGP.CUT must be one of {', '.join(CUTS)}, not {cut!r}")
-        if stride < 1:
-            raise ValueError(f"stride must be at least 1 pixel, not {stride}")
-        if not 0 < reach <= 1:
-            raise ValueError(f"reach must lie in (0, 1], not {reach}")
-        if not 0 <= merge_iou <= 1:
-            raise ValueError(f"merge_iou must lie in 0..1, not {merge_iou}")
-        self.cut = cut
-        self.neck_depth = neck_depth
-        self.radius = radius
-        self.beta = beta
-        self.steps = steps
-        self.stride = stride
-        self.merge_iou = merge_iou
-        self.irnet_padding = irnet_padding
-        self.reach = reach
-        self.min_area = min_area
-        self.grow = grow
-        self.threads = threads
+    def __init__(self, settings: BgpSettings, calibration: EdgeCalibration | None = None) -> None:
+        self.settings = settings
         self.calibration = calibration
-        # A wrong option of the walk fails here rather than at some image.
-        self._walk(np.zeros((1, 1), np.float32))
 
     @classmethod
     def from_config(
         cls, cfg: Any, calibration: EdgeCalibration | None = None
     ) -> BoundaryGuidedPropagation:
         """Build it from the ``MODEL.TRACE.BGP`` keys."""
-        bgp = cfg.MODEL.TRACE.BGP
-        return cls(
-            cut=bgp.CUT,
-            neck_depth=bgp.NECK_DEPTH,
-            radius=bgp.RADIUS,
-            beta=bgp.BETA,
-            steps=bgp.STEPS,
-            stride=bgp.STRIDE,
-            merge_iou=bgp.MERGE_IOU,
-            irnet_padding=bgp.IRNET_PADDING,
-            reach=bgp.REACH,
-            min_area=bgp.MIN_AREA,
-            grow=bgp.GROW,
-            threads=bgp.THREADS,
-            calibration=calibration,
-        )
+        return cls(BgpSettings.from_config(cfg), calibration)
 
     def __call__(
         self, masks: np.ndarray, edges: np.ndarray, scores: np.ndarray | None = None
@@ -168,31 +122,23 @@ class BoundaryGuidedPropagation:
         masks, scores = check_masks(masks, scores)
         if masks.shape[1:] != edges.shape:
             raise ValueError(f"masks {masks.shape} and edges {edges.shape} differ in size")
-        shape = (edges.shape[0], edges.shape[1])
-        walker = _GridWalk(lambda: self._walk(edges), shape, self.stride)
-        cut = self._basins(edges, masks) if self.cut == "basins" else self._components(edges)
+        walker = _GridWalk(edges, self.settings)
+        basins = self.settings.cut == "basins"
+        cut = self._basins(edges, masks) if basins else self._components(edges)
         pieces = [
             piece
             for source, mask in enumerate(masks)
             if mask.any()
             for piece in self._pieces(source, mask, *cut(mask), walker)
         ]
-        groups = merge_groups([piece.reach for piece in pieces], edges.size, self.merge_iou)
-        return self._instances(pieces, groups, scores, edges.shape)
-
-    def _walk(self, edges: np.ndarray) -> RandomWalk:
-        return RandomWalk(
-            pool_edges(edges, self.stride),
-            radius=self.radius,
-            beta=self.beta,
-            steps=self.steps,
-            irnet_padding=self.irnet_padding,
-            threads=self.threads,
+        groups = merge_groups(
+            [piece.reach for piece in pieces], edges.size, self.settings.merge_iou
         )
+        return self._instances(pieces, groups, scores, edges.shape)
 
     def _components(self, edges: np.ndarray) -> _Cut:
         def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
-            labels, count = cut_components(mask, edges, min_area=self.min_area)
+            labels, count = cut_components(mask, edges, min_area=self.settings.min_area)
             # Where nothing remains beside edges and specks, the mask itself is the one piece.
             return (labels, count) if count else (mask.astype(np.int32), 1)
 
@@ -205,9 +151,9 @@ class BoundaryGuidedPropagation:
 
         def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
             box = _bounding_box(mask)
-            regions = cut_basins(mask[box], evidence.crop(box), self.neck_depth, _MERGED)
+            regions = cut_basins(mask[box], evidence.crop(box), self.settings.neck_depth, _MERGED)
             labels = np.zeros(mask.shape, np.int32)
-            labels[box] = settle_tiny_pieces(regions, self.min_area, 0.0, "join")
+            labels[box] = settle_tiny_pieces(regions, self.settings.min_area, 0.0, "join")
             return labels, int(labels.max())
 
         return cut
@@ -216,7 +162,7 @@ class BoundaryGuidedPropagation:
         self, source: int, mask: np.ndarray, labels: np.ndarray, count: int, walker: _GridWalk
     ) -> list[_Piece]:
         """Walk the pieces 1..count of a mask, and give each pixel of the mask to one of them."""
-        if not self.grow and (count == 1 or self.cut == "basins"):
+        if not self.settings.grow and (count == 1 or self.settings.cut == "basins"):
             owners = mask.ravel().astype(np.int32) if count == 1 else labels.ravel()
             return [_Piece(source, pixels, pixels) for pixels in _pixels_of(owners, count)]
         cut = np.flatnonzero(mask.ravel() & (labels.ravel() == 0))
@@ -240,8 +186,8 @@ class BoundaryGuidedPropagation:
     def _reach(self, score: np.ndarray, piece: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Flat pixels where the walk of a piece has its share of its maximum, and the piece."""
         top = score.max()
-        covered = score >= self.reach * top if top > 0 else np.zeros_like(piece)
-        if not self.grow:
+        covered = score >= self.settings.reach * top if top > 0 else np.zeros_like(piece)
+        if not self.settings.grow:
             covered &= mask
         return np.flatnonzero(covered | piece)
 
@@ -256,10 +202,11 @@ class BoundaryGuidedPropagation:
         for piece, group in zip(pieces, groups, strict=True):
             parts[group].append(piece)
         members = [
-            _union([part.reach if self.grow else part.pixels for part in own]) for own in parts
+            _union([part.reach if self.settings.grow else part.pixels for part in own])
+            for own in parts
         ]
         # Unions of whole pieces may meet where their walks did not: merge until nothing changes.
-        merged = merge_groups(members, shape[0] * shape[1], self.merge_iou)
+        merged = merge_groups(members, shape[0] * shape[1], self.settings.merge_iou)
         count = int(merged.max(initial=-1)) + 1
         masks = np.zeros((count, *shape), bool)
         best = np.full(count, -np.inf, np.float32)
@@ -273,31 +220,52 @@ class BoundaryGuidedPropagation:
 
 
 def boundary_guided_propagation(
-    masks: np.ndarray, edges: np.ndarray, scores: np.ndarray | None = None, **options: Any
+    masks: np.ndarray,
+    edges: np.ndarray,
+    scores: np.ndarray | None = None,
+    *,
+    cut: str = "components",
+    calibration: EdgeCalibration | None = None,
+    **options: Any,
 ) -> PropagatedInstances:
-    """`BoundaryGuidedPropagation` with ``options`` on one image; see there."""
-    return BoundaryGuidedPropagation(**options)(masks, edges, scores)
+    """`BoundaryGuidedPropagation` of one image, with the paper's cut where no other is asked for.
+
+    ``options`` are further fields of ``BgpSettings``.
+    """
+    settings = BgpSettings(cut=cut, **options)
+    return BoundaryGuidedPropagation(settings, calibration)(masks, edges, scores)
 
 
 class _GridWalk:
     """Walks pieces given by a label map on the coarse grid of one image."""
 
-    def __init__(self, walk: Callable[[], RandomWalk], shape: tuple[int, int], stride: int) -> None:
-        self._make = walk
-        self._walk: RandomWalk | None = None
-        self._shape = shape
-        self._stride = stride
+    def __init__(self, edges: np.ndarray, settings: BgpSettings) -> None:
+        self._edges = edges
+        self._settings = settings
+
+    @cached_property
+    def _walk(self) -> RandomWalk:
+        # Only now: most images of one mask an object need no walk at all, nor Numba.
+        from trace_d2.propagation.walk import RandomWalk
+
+        settings = self._settings
+        return RandomWalk(
+            pool(self._edges, settings.stride),
+            radius=settings.radius,
+            beta=settings.beta,
+            steps=settings.steps,
+            irnet_padding=settings.irnet_padding,
+            threads=settings.threads,
+        )
 
     def __call__(self, labels: np.ndarray, count: int) -> Iterator[np.ndarray]:
         """Yield the (H, W) float32 score of each piece 1..count of (H, W) ``labels``."""
-        if self._walk is None:
-            # Only now: most images of one mask an object need no walk at all.
-            self._walk = self._make()
+        stride, (height, width) = self._settings.stride, self._edges.shape
         for start in range(0, count, _PIECES_A_WALK):
             stop = min(start + _PIECES_A_WALK, count)
             part = np.where((labels > start) & (labels <= stop), labels - start, 0)
-            for score in self._walk(pool_labels(part, stop - start, self._stride)):
-                yield upsample(score, self._shape, self._stride)
+            for score in self._walk(pool_labels(part, stop - start, stride)):
+                yield upsample(score, (height, width), stride)
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:

@@ -17,14 +17,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from scipy.optimize import isotonic_regression
+
+from trace_d2.propagation.grid import pool
 
 # Lengths are in units of the square root of the image's area, areas of the image's area, so that
 # nothing depends on the resolution. The two densities below are of 640 x 480 photographs.
@@ -217,16 +218,16 @@ class EdgeStatistics:
         scale = _scale(edges.shape)
         stride = max(1, round(scale / _CELLS))
         outline, near = _outlines(labels)
-        strength = _pool(edges, stride)
+        strength = pool(edges, stride)
         # Masks are seldom exact to the pixel: edges count from up to two pixels away, or a cell.
         side = 5 if stride == 1 else 3
         nearby = cv2.dilate(strength, np.ones((side, side), np.uint8))
-        self.outline += _histogram(nearby[_pool(outline, stride)])
+        self.outline += _histogram(nearby[pool(outline, stride)])
         away = cv2.distanceTransform((~near).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
         crests, cell = _ridges(strength), stride / scale
 
         def count(inside: np.ndarray) -> tuple[np.ndarray, float]:
-            clear = ~_pool(~(inside & (away > _CLEAR * scale)), stride)
+            clear = ~pool(~(inside & (away > _CLEAR * scale)), stride)
             return _histogram(strength[clear & crests]) * cell, np.count_nonzero(clear) * cell**2
 
         length, area = count(objects)
@@ -240,16 +241,14 @@ class EdgeStatistics:
 
     def __iadd__(self, other: EdgeStatistics) -> EdgeStatistics:
         """Take in the counts of other images."""
-        self.outline += other.outline
-        self.inside += other.inside
-        self.area += other.area
-        self.stuff += other.stuff
-        self.stuff_area += other.stuff_area
-        self.images += other.images
+        for own in fields(self):
+            setattr(self, own.name, getattr(self, own.name) + getattr(other, own.name))
         return self
 
     def calibrate(self) -> EdgeCalibration:
         """The calibration; an assumed one where there are no outlines or no insides."""
+        from scipy.optimize import isotonic_regression  # a second of start-up
+
         cells = int(self.outline.sum())
         if cells < _LEAST_OUTLINE or self.area <= 0:
             return EdgeCalibration.assumed()
@@ -360,14 +359,6 @@ def _prior(borders: float) -> float:
 
 def _scale(shape: tuple[int, ...]) -> float:
     return math.sqrt(shape[0] * shape[1])
-
-
-def _pool(pixels: np.ndarray, stride: int) -> np.ndarray:
-    """Greatest value of each cell of ``stride`` pixels; the last ones may be smaller."""
-    if stride == 1:
-        return pixels
-    rows = np.maximum.reduceat(pixels, np.arange(0, pixels.shape[0], stride), axis=0)
-    return np.maximum.reduceat(rows, np.arange(0, pixels.shape[1], stride), axis=1)
 
 
 def _outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

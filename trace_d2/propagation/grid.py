@@ -1,4 +1,4 @@
-"""Between the pixels of an image and the coarse grid of the random walk.
+"""Edge maps, and the way between their pixels and coarse grids.
 
 Cell (i, j) covers the pixels from (stride i, stride j) on; those of the last row and column may
 hang over the border. The grid has (H-1)//stride + 1 by (W-1)//stride + 1 cells.
@@ -9,16 +9,34 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+EDGE_THRESHOLD = 0.5
+"""An edge is a strength above this, everywhere in the package."""
+
+
+def check_edges(edges: np.ndarray) -> None:
+    """Raise ValueError unless ``edges`` is a non-empty (H, W) float map in 0..1 without NaN."""
+    if edges.ndim != 2 or edges.size == 0:
+        raise ValueError(f"edges must be a non-empty (H, W) map, not of shape {edges.shape}")
+    if not np.issubdtype(edges.dtype, np.floating):
+        raise ValueError(f"edges must be floating point in 0..1, not {edges.dtype}")
+    low, high = edges.min(), edges.max()
+    if np.isnan(low):
+        raise ValueError(f"edges hold {np.isnan(edges).sum()} NaN; repair the edge map first")
+    if low < 0 or high > 1:
+        raise ValueError(f"edges must lie in 0..1, not {low:g}..{high:g}; normalise them first")
+
 
 def grid_size(shape: tuple[int, int], stride: int) -> tuple[int, int]:
     """Cells (h, w) of an image of ``shape`` (H, W) pixels."""
     return (shape[0] - 1) // stride + 1, (shape[1] - 1) // stride + 1
 
 
-def pool_edges(edges: np.ndarray, stride: int) -> np.ndarray:
-    """Strongest edge (h, w) in each cell of (H, W) ``edges``: a thin edge stays closed."""
-    rows = np.maximum.reduceat(edges, np.arange(0, edges.shape[0], stride), axis=0)
-    return np.maximum.reduceat(rows, np.arange(0, edges.shape[1], stride), axis=1)
+def pool(pixels: np.ndarray, stride: int) -> np.ndarray:
+    """Greatest value (h, w) in each cell of (H, W) ``pixels``: a thin edge stays closed."""
+    if stride == 1:
+        return pixels
+    rows = np.maximum.reduceat(pixels, np.arange(0, pixels.shape[0], stride), axis=0)
+    return np.maximum.reduceat(rows, np.arange(0, pixels.shape[1], stride), axis=1)
 
 
 def pool_labels(labels: np.ndarray, count: int, stride: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Cut a mask into regions along edges, such that every pixel of it has one.
+"""Cut a mask into regions along edges.
 
 Two ways: the connected components that edges leave (Section "BGP", step 1 of the paper), which
 leak through a single missing edge pixel and believe every edge, and merged basins, which do
@@ -17,11 +17,47 @@ from skimage.segmentation import watershed
 
 from trace_d2.propagation.borders import BorderMerger, measure_borders, merge_shallow
 from trace_d2.propagation.calibration import EdgeEvidence
-from trace_d2.propagation.components import EDGE_THRESHOLD
+from trace_d2.propagation.grid import EDGE_THRESHOLD
+
+CUTS = ("basins", "components")
+"""How a mask is cut along edges."""
+
+TINY_PIECES = ("join", "void", "keep")
+"""What may become of tiny pieces: join the nearest segment of the class, void, nothing."""
 
 # Log-odds above which a pixel is an edge (probabilities 0.08 to 0.5): the distance to edges is
 # the mean over these, so that it hardly depends on any.
 _LEVELS = (-2.5, -1.8, -1.2, -0.7)
+
+
+def cut_components(
+    mask: np.ndarray, edges: np.ndarray, min_area: int = 1
+) -> tuple[np.ndarray, int]:
+    """Label the pieces of ``mask`` that remain when the pixels on an edge are taken out.
+
+    Pixels touch over their sides only (4-connectivity), so that an edge one pixel wide separates
+    even where it runs diagonally.
+
+    Args:
+        mask: (H, W) bool.
+        edges: (H, W) float, strength in 0..1.
+        min_area: pieces of fewer pixels get the label 0.
+
+    Returns:
+        labels: (H, W) int32, 0 for every other pixel, pieces counted from 1 in the order in which
+            a scan by rows meets them.
+        count: number of pieces.
+    """
+    uncut = mask & ~(edges > EDGE_THRESHOLD)
+    total, labels, stats, _ = cv2.connectedComponentsWithStats(
+        uncut.view(np.uint8), connectivity=4, ltype=cv2.CV_32S
+    )
+    keep = stats[:, cv2.CC_STAT_AREA] >= min_area
+    keep[0] = False
+    if keep[1:].all():
+        return labels, total - 1
+    renumber = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    return renumber[labels], int(keep.sum())
 
 
 def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
@@ -77,6 +113,62 @@ def cut_basins(
     peaks = _highest(regions, distance)
     merger = BorderMerger(borders, area, peaks, edges, evidence.trust, evidence.scale, prior)
     return _relabel(regions, merger.merge())
+
+
+def settle_tiny_pieces(
+    regions: np.ndarray, tiny_area: float, tiny_share: float, policy: str
+) -> np.ndarray:
+    """Join tiny regions of one class to the nearest other, or drop them.
+
+    A region is tiny below ``tiny_area`` pixels or below ``tiny_share`` of the largest region of
+    the class; the largest itself never is. Tiny pieces are mostly slivers that an edge left over
+    and parts of an object that another one covers.
+
+    Args:
+        regions: int32 (H, W) labels 1..R of the regions of one class, 0 outside.
+        tiny_area: pixels.
+        tiny_share: of the area of the largest region, 0..1.
+        policy: one of ``TINY_PIECES``. With ``void``, tiny regions that touch a larger one of the
+            class still join it: nothing says that they are something else.
+
+    Returns:
+        int32 (H, W): labels 1, 2, ... and 0.
+    """
+    area = np.bincount(regions.ravel())
+    area[0] = 0
+    largest = area.max(initial=0)
+    tiny = area < min(largest, max(tiny_area, tiny_share * largest))
+    tiny[0] = False
+    if policy == "keep" or not tiny.any():
+        return regions
+    becomes = np.where(tiny, 0, np.cumsum(~tiny) - 1).astype(np.int32)
+    settled = becomes[regions]
+    piece = np.nonzero(tiny[regions])
+    gap, nearest = _nearest_segment(settled, piece)
+    label = regions[piece]
+    # The nearest pixel of a piece decides for all of it, the first in reading order among equals.
+    order = np.lexsort((gap, label))
+    first = order[np.unique(label[order], return_index=True)[1]]
+    target = nearest[first]
+    if policy == "void":
+        target = np.where(gap[first] <= 1, target, 0)
+    becomes[label[first]] = target
+    settled[piece] = becomes[label]
+    return settled
+
+
+def _nearest_segment(
+    labels: np.ndarray, where: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance in pixels to the nearest label that is not 0, and that label, at some pixels."""
+    empty = (labels == 0).view(np.uint8)
+    distance, source = cv2.distanceTransformWithLabels(
+        empty, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    inside = labels > 0
+    table = np.zeros(int(source.max()) + 1, np.int32)
+    table[source[inside]] = labels[inside]
+    return distance[where], table[source[where]]
 
 
 def _distance(mask: np.ndarray, log_odds: np.ndarray) -> np.ndarray:

@@ -116,7 +116,7 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
     @property
     def calibrates(self) -> bool:
         """Whether there are edges and masks hang on what their strengths mean."""
-        return self.settings.edges != NO_EDGES and self.propagation.cut == "basins"
+        return self.settings.edges != NO_EDGES and self.propagation.settings.cut == "basins"
 
     def use_calibration(self, calibration: EdgeCalibration | None) -> None:
         """Cut with ``calibration``."""
@@ -147,7 +147,7 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
             strengths = np.array([kept[rank].score for rank in own]) if scored else None
             refined: MergedMasks | PropagatedInstances
             if inputs.edges is None:
-                iou = self.propagation.merge_iou
+                iou = self.propagation.settings.merge_iou
                 refined = merge_masks(given[own], strengths, iou_threshold=iou)
             else:
                 refined = self.propagation(given[own], inputs.edges, strengths)
