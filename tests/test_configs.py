@@ -94,7 +94,7 @@ def test_config_distills_and_its_student_is_used(
     ]
     keys += ["MODEL.TRACE.STUDENT.WEIGHTS", str(tmp_path / "student"), "MODEL.TRACE.DEVICE", "cpu"]
     image = np.zeros((48, 64, 3), np.uint8)
-    edges = build_edge_source(load_trace_cfg(config, keys))(image, "black")
+    edges = build_edge_source(load_trace_cfg(config, keys))(image, "black").edges
     assert edges.shape == (48, 64)
 
 

@@ -42,7 +42,7 @@ def write_gradient_edges(images: Path, output: Path) -> None:
     """Colour-gradient edges of all images of a folder, as files that ``--edges`` reads."""
     from tqdm import tqdm
 
-    from trace_d2.edges.gradient import color_gradient_edges
+    from trace_d2.edges.baselines import BASELINES
     from trace_d2.io.edge_maps import write_edges
     from trace_d2.io.images import read_image
 
@@ -50,7 +50,8 @@ def write_gradient_edges(images: Path, output: Path) -> None:
     for path in tqdm(sorted(images.iterdir()), desc="colour gradients", unit="image"):
         target = output / f"{path.stem}.png"
         if not target.is_file():
-            write_edges(target, color_gradient_edges(read_image(path).pixels))
+            found = BASELINES["gradient"](read_image(path).pixels, path.stem)
+            write_edges(target, found.edges)
 
 
 def label(scenes: Path, output: Path, options: list[str]) -> PanopticQuality:

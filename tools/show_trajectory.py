@@ -66,7 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def student_panel(cfg: CfgNode, image: np.ndarray, key: str) -> Panel | str:
     """The student's edges, or why there are none."""
-    from trace_d2.edges.student import StudentDetector
+    from trace_d2.edges.detector import StudentDetector
     from trace_d2.edges.student_files import student_folder
 
     try:

@@ -24,6 +24,7 @@ from trace_d2.data.target_generator import (
     build_target_generator,
     number_segments,
 )
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import parse_categories
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb
 from trace_d2.jobs.store import LabelStore
@@ -187,10 +188,10 @@ def test_edges_of_a_network(
     expected = build_target_generator(config(tmp_path))(record)
     calls = []
 
-    def network(image: np.ndarray, stem: str) -> np.ndarray:
+    def network(image: np.ndarray, stem: str) -> EdgeOutput:
         calls.append(stem)
         assert image.shape == (*SEMANTIC.shape, 3)
-        return EDGES / np.float32(255)
+        return EdgeOutput(EDGES / np.float32(255))
 
     monkeypatch.setattr(module, "build_edge_source", lambda cfg: network)
     cfg = config(tmp_path, "INPUT.TRACE.EDGES", "source", "DATALOADER.NUM_WORKERS", 0)

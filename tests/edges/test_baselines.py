@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from trace_d2.edges.baselines import BASELINES, canny_edges, sobel_edges
-from trace_d2.evaluation.edge_sources import BASELINE_NAMES
+from trace_d2.edges.baselines import BASELINES, canny_edges, color_gradient_edges, sobel_edges
 from trace_d2.scenes.procedural import make_scene
 
 
@@ -18,20 +17,16 @@ def step(contrast: int) -> np.ndarray:
     return image
 
 
-def test_the_names_are_known_without_importing_them() -> None:
-    assert tuple(BASELINES) == BASELINE_NAMES
-
-
-@pytest.mark.parametrize("name", BASELINE_NAMES)
+@pytest.mark.parametrize("name", ["canny", "sobel", "gradient"])
 def test_a_step_is_an_edge_and_plain_areas_have_none(name) -> None:
-    edges = BASELINES[name](step(120))
+    edges = BASELINES[name](step(120), "a").edges
     assert edges.shape == (24, 40)
     assert edges.dtype == np.float32
     assert 0 <= edges.min() < edges.max() <= 1
     assert (edges[:, 18:22].max(axis=1) > 0.5).all()
     assert not edges[:, :14].any()
     assert not edges[:, 26:].any()
-    assert not BASELINES[name](step(0)).any()
+    assert not BASELINES[name](step(0), "a").edges.any()
 
 
 def test_canny_strength_says_how_high_the_threshold_may_be() -> None:
@@ -62,7 +57,7 @@ def test_sobel_grows_with_the_contrast_within_an_image() -> None:
     assert 0 < edges[12, 18:22].max() < edges[12, 28:32].max()
 
 
-@pytest.mark.parametrize("edges", [canny_edges, sobel_edges])
+@pytest.mark.parametrize("edges", [canny_edges, sobel_edges, color_gradient_edges])
 def test_bad_input(edges) -> None:
     with pytest.raises(ValueError, match="uint8"):
         edges(np.zeros((4, 4), np.uint8))
@@ -70,3 +65,24 @@ def test_bad_input(edges) -> None:
         edges(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="0 or more"):
         edges(step(3), sigma=-1)
+
+
+def test_a_coloured_step_is_an_edge_and_nothing_else_is() -> None:
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[:, 20:] = (200, 30, 90)
+    edges = color_gradient_edges(image)
+    assert edges.shape == (20, 40)
+    assert edges.dtype == np.float32
+    assert (edges[:, 19:21] > 0.5).all()
+    assert (edges[:, :14] == 0).all()
+    assert (edges[:, 26:] == 0).all()
+
+
+def test_colours_of_one_lightness_have_an_edge_too() -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, :8], image[:, 8:] = (160, 90, 90), (75, 120, 90)
+    assert (color_gradient_edges(image)[:, 7:9] > 0.5).all()
+
+
+def test_a_plain_image_has_none() -> None:
+    assert not color_gradient_edges(np.full((9, 9, 3), 77, np.uint8)).any()

@@ -136,10 +136,9 @@ def test_one_pixel(backbone: StandIn) -> None:
 
 
 def test_from_config(backbone: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_d2 import backbones
     from trace_d2.config import get_trace_cfg
 
-    monkeypatch.setattr(backbones, "build_backbone", lambda cfg: backbone)
+    monkeypatch.setattr("trace_d2.edges.detector.build_backbone", lambda cfg: backbone)
     cfg = get_trace_cfg()
     cfg.MODEL.TRACE.SEED = 5
     cfg.MODEL.TRACE.EMERGENCE.STRIDE = 300

@@ -10,7 +10,8 @@ import torch
 
 from trace_d2.backbones.noise_levels import clean_estimate
 from trace_d2.edges.abdiv import upsample_edges
-from trace_d2.edges.student import EdgeStudent, StudentDetector, blank_latent
+from trace_d2.edges.detector import StudentDetector
+from trace_d2.edges.student import EdgeStudent, blank_latent
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 TIED = ("CNN", "UNET", "MASK2FORMER")

@@ -11,19 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trace_d2.backbones import build_backbone
-from trace_d2.edges import student_files
+from trace_d2.edges import student as student_module
+from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.sources import build_edge_source
-from trace_d2.edges.student import EdgeStudent, StudentDetector
+from trace_d2.edges.student import EdgeStudent, load_student, save_student, student_to_train
 from trace_d2.edges.student_files import (
     DECODER_FILE,
     FILES,
     JSON_NAME,
     LORA_FILE,
-    load_student,
     read_description,
-    save_student,
     student_folder,
-    student_to_train,
 )
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -155,7 +153,7 @@ def test_an_interrupted_save_leaves_the_former_student(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(student_files, step, stopped)
+        patch.setattr(student_module, step, stopped)
         with pytest.raises(KeyboardInterrupt):
             save_student(make_student("sd3", STUDENT__BLOCKS=[0]), folder)
     loaded = load_student(folder, build_backbone(student_cfg("sd3")))
@@ -335,4 +333,4 @@ def test_an_offloaded_backbone_takes_a_student(saved, student_cfg) -> None:
     cfg = student_cfg("sd3", STUDENT__WEIGHTS=str(folder), BACKBONE__CPU_OFFLOAD=True)
     source = build_edge_source(cfg)
     for _ in range(2):
-        np.testing.assert_allclose(source(IMAGE, "dog"), edges(student), atol=1e-3)
+        np.testing.assert_allclose(source(IMAGE, "dog").edges, edges(student), atol=1e-3)

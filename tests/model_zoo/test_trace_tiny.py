@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges import EdgeDetector
-from trace_d2.edges.gradient import color_gradient_edges
+from trace_d2.edges.baselines import color_gradient_edges
 from trace_d2.model_zoo import TRACE_TINY
 from trace_d2.scenes.oracle import boundaries
 from trace_d2.scenes.procedural import THING_CLASSES, Scene, make_scene

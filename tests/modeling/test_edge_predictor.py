@@ -13,7 +13,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 import trace_d2
-from trace_d2.edges.sources import build_edge_source
+from trace_d2.edges.sources import EdgeOutput, build_edge_source
 from trace_d2.modeling import TraceEdgePredictor
 
 pytestmark = pytest.mark.detectron2
@@ -56,7 +56,7 @@ def test_edges_are_those_of_the_detector(cfg, model):
     ]
     first, second, third = (one["edges"] for one in model(records))
     assert first.dtype == torch.float32
-    expected = build_edge_source(cfg)(IMAGE, "dog")
+    expected = build_edge_source(cfg)(IMAGE, "dog").edges
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(second, expected)
     assert third.shape == (30, 50)
@@ -93,8 +93,8 @@ def test_a_source_with_weights_is_part_of_the_checkpoint():
             super().__init__()
             self.scale = nn.Parameter(torch.tensor(0.5))
 
-        def forward(self, image: np.ndarray, stem: str) -> np.ndarray:
-            return np.full(image.shape[:2], float(self.scale), np.float32)
+        def forward(self, image: np.ndarray, stem: str) -> EdgeOutput:
+            return EdgeOutput(np.full(image.shape[:2], float(self.scale), np.float32))
 
     model = TraceEdgePredictor(edge_source=Student(), source_name="student")
     assert set(model.state_dict()) == {"edge_source_tag", "edge_source.scale"}
@@ -102,6 +102,7 @@ def test_a_source_with_weights_is_part_of_the_checkpoint():
 
 
 def test_a_source_that_changes_the_size_is_an_error():
-    model = TraceEdgePredictor(edge_source=lambda image, stem: np.zeros((2, 2)), source_name="x")
+    small = EdgeOutput(np.zeros((2, 2), np.float32))
+    model = TraceEdgePredictor(edge_source=lambda image, stem: small, source_name="x")
     with pytest.raises(ValueError, match=r"gave \(2, 2\)"):
         model([{"image": chw(IMAGE)}])

@@ -18,7 +18,7 @@ from PIL import Image
 
 import trace_d2
 from trace_d2.edges.sources import build_edge_source
-from trace_d2.edges.student_files import load_student
+from trace_d2.edges.student import load_student
 from trace_d2.engine.averaging import ExponentialMovingAverage
 from trace_d2.engine.optimizer import build_optimizer
 from trace_d2.io.edge_maps import write_ternary
@@ -142,7 +142,7 @@ def test_the_saved_folder_gives_the_same_edges(model, tmp_path) -> None:
         assert used.student is None
         assert set(used.state_dict()) == {"edge_source_tag"}
         torch.testing.assert_close(used(record)[0]["edges"], expected, rtol=0, atol=tolerance)
-        found = build_edge_source(cfg)(IMAGE, "a")
+        found = build_edge_source(cfg)(IMAGE, "a").edges
         np.testing.assert_allclose(found, expected, atol=1e-3)
     # And training goes on from it.
     again = build_model(config(*weights))

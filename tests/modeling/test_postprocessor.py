@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 import trace_d2
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import write_edges
 from trace_d2.modeling.postprocessor import PostProcessor, has_postprocessor, with_postprocessor
 
@@ -72,12 +73,12 @@ class Wall:
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
-    def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
+    def __call__(self, image: np.ndarray, stem: str) -> EdgeOutput:
         self.calls.append((image.copy(), stem))
         edges = framed(image.shape[:2])
         middle = image.shape[1] // 2
         edges[:, middle - 1 : middle + 1] = 1
-        return edges
+        return EdgeOutput(edges)
 
 
 def record(height=24, width=40, **more) -> dict:
@@ -226,5 +227,5 @@ def test_the_teacher_is_built_at_the_first_image_on_the_device_of_the_model():
     (hook,) = model._forward_hooks.values()
     assert hook.edge_source is None
     found = model([record()])[0]["instances"]
-    assert hook.edge_source.detector.backbone.device.type == "cpu"
+    assert hook.edge_source.backbone.device.type == "cpu"
     assert found.pred_masks.any(0).sum() == 20 * 36

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from PIL import Image
 
 from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.edges.sources import EDGE_SOURCES, EdgeOutput
 from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
 from trace_d2.jobs.command_line import UsageError, detection_builder, edges_of, load_cfg
 from trace_d2.jobs.kinds import edge_command
@@ -82,23 +82,16 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         if own.fail is not None:
             raise own.fail
         own.weights.append(cfg.MODEL.TRACE.STUDENT.WEIGHTS)
-        return lambda image, key: SimpleNamespace(
-            edges=find_edges(image, key).edges, abdiv=None, timestep=0
-        )
+        return lambda image, key: EdgeOutput(find_edges(image, key).edges, timestep=0)
 
     def student_folder(cfg: object) -> Path:
         if not own.folder.is_dir():
             raise FileNotFoundError(f"no student in {own.folder}")
         return own.folder
 
-    modules = {
-        "student": {"StudentDetector": SimpleNamespace(from_config=from_config)},
-        "student_files": {"student_folder": student_folder},
-    }
-    for name, content in modules.items():
-        module = ModuleType(f"trace_d2.edges.{name}")
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(EDGE_SOURCES, "student", SimpleNamespace(from_config=from_config))
+    monkeypatch.setattr("trace_d2.edges.sources.student_folder", student_folder)
+    monkeypatch.setattr("trace_d2.jobs.settings.student_folder", student_folder)
     return own
 
 

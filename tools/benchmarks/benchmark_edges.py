@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from plain.edge_metrics import edge_counts_plainly
 
-from trace_d2.edges.gradient import color_gradient_edges
+from trace_d2.edges.baselines import color_gradient_edges
 from trace_d2.evaluation import edge_counts, truth_boundaries
 from trace_d2.evaluation.edge_metrics import MAX_DISTANCE, THRESHOLDS
 from trace_d2.scenes.procedural import make_scene

@@ -28,10 +28,9 @@ from tqdm import tqdm
 from trace_d2.attention import native_attention
 from trace_d2.backbones import build_backbone
 from trace_d2.backbones.loading import pick_device, pick_dtype
-from trace_d2.edges import EdgeDetector
-from trace_d2.edges.detector import timesteps_per_pass
+from trace_d2.edges.detector import EdgeDetector, StudentDetector, timesteps_per_pass
 from trace_d2.edges.lora import merge_lora_adapters
-from trace_d2.edges.student import EdgeStudent, StudentDetector
+from trace_d2.edges.student import EdgeStudent
 from trace_d2.edges.student_files import student_folder
 from trace_d2.io.atomic import write_json
 from trace_d2.io.images import read_image

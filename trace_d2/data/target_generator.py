@@ -223,7 +223,7 @@ class OnlineTargetGenerator:
         with blame(record):
             sample = self._load(image, semantic, edges)
         if edges is None and self.edge_source is not None:
-            found = self.edge_source(sample.photograph.pixels, image.stem)
+            found = self.edge_source(sample.photograph.pixels, image.stem).edges
             sample = sample.with_edges(check_edges(found, f"the edges found in {image}"))
         return sample
 

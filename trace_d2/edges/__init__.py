@@ -11,10 +11,10 @@ from trace_d2.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .abdiv import attention_boundary_divergence, normalise_edges, pseudo_edges
-    from .detector import EdgeDetector, EdgeOutput
+    from .detector import EdgeDetector, StudentDetector
     from .emergence import Emergence, instance_emergence_point
-    from .sources import EdgeSource, build_edge_source, check_edge_source
-    from .student import EdgeStudent, StudentDetector
+    from .sources import EdgeOutput, EdgeSource, build_edge_source, check_edge_source
+    from .student import EdgeStudent
 
 __all__ = [
     "EdgeDetector",
@@ -33,11 +33,11 @@ __all__ = [
 
 _MODULES = {
     "EdgeDetector": "trace_d2.edges.detector",
-    "EdgeOutput": "trace_d2.edges.detector",
+    "EdgeOutput": "trace_d2.edges.sources",
     "EdgeSource": "trace_d2.edges.sources",
     "EdgeStudent": "trace_d2.edges.student",
     "Emergence": "trace_d2.edges.emergence",
-    "StudentDetector": "trace_d2.edges.student",
+    "StudentDetector": "trace_d2.edges.detector",
     "attention_boundary_divergence": "trace_d2.edges.abdiv",
     "build_edge_source": "trace_d2.edges.sources",
     "check_edge_source": "trace_d2.edges.sources",

@@ -1,17 +1,17 @@
-"""Edges without a model, to compare with: Canny and Sobel, beside the colour gradient."""
+"""Edges without a model, to compare with: Canny, Sobel and the colour gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 
-from .abdiv import normalise_edges
-from .gradient import color_gradient_edges
+from .sources import EdgeOutput, EdgeSource
 
 _SOBEL_RANGE = 4 * 255.0  # the largest Sobel response to 8-bit values
+_LAB_ROUNDING = 1e-3  # CIELAB units a pixel; 8-bit colours differ by more
 _SCALE = 16  # OpenCV's Canny takes whole numbers; in sixteenths, weak gradients stay apart
 
 
@@ -37,12 +37,9 @@ def canny_edges(
     Raises:
         ValueError: the image is not (H, W, 3) uint8, or a setting is out of its range.
     """
-    _check_image(image)
-    if sigma < 0 or thresholds < 1 or not 0 <= low <= 1:
-        raise ValueError(
-            "sigma is 0 or more, thresholds 1 or more, low in 0..1; not "
-            f"{sigma}, {thresholds}, {low}"
-        )
+    _check_image(image, sigma)
+    if thresholds < 1 or not 0 <= low <= 1:
+        raise ValueError(f"thresholds is 1 or more, low in 0..1; not {thresholds}, {low}")
     smooth = _blur(image.astype(np.float32), sigma)
     across, down = (
         np.rint(cv2.Sobel(smooth, cv2.CV_32F, *order, scale=_SCALE)).astype(np.int16)
@@ -71,27 +68,75 @@ def sobel_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     Raises:
         ValueError: the image is not (H, W, 3) uint8, or sigma is negative.
     """
-    _check_image(image)
-    if sigma < 0:
-        raise ValueError(f"sigma is 0 or more, not {sigma}")
+    _check_image(image, sigma)
     grey = _blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), sigma)
     norm = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     norm[norm < 1e-2] = 0  # rounding; values that differ by a grey level give more
-    return normalise_edges(torch.from_numpy(norm)).numpy()
+    return _as_abdiv(norm)
 
 
-BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "canny": canny_edges,
-    "sobel": sobel_edges,
-    "gradient": color_gradient_edges,
+def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
+    """Strength of the colour gradient, scaled like ABDiv: its mu + sigma falls on 0.5.
+
+    The norm of the Scharr gradient over the three channels of CIELAB, after a Gaussian blur.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        sigma: of the blur, in pixels; 0: no blur.
+
+    Returns:
+        (H, W) float32 in 0..1.
+
+    Raises:
+        ValueError: the image is not (H, W, 3) uint8, or sigma is negative.
+    """
+    _check_image(image, sigma)
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = _blur(lab, sigma)
+    across = cv2.Scharr(lab, cv2.CV_32F, 1, 0, scale=1 / 32)
+    down = cv2.Scharr(lab, cv2.CV_32F, 0, 1, scale=1 / 32)
+    norm = np.sqrt((across**2 + down**2).sum(axis=2))
+    norm[norm < _LAB_ROUNDING] = 0
+    return _as_abdiv(norm)
+
+
+@dataclass(frozen=True)
+class ImageEdges:
+    """An ``EdgeSource`` that needs the image alone.
+
+    Attributes:
+        find: (H, W, 3) uint8 RGB to edge strength (H, W) float32 in 0..1.
+    """
+
+    find: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, image: np.ndarray, key: str = "") -> EdgeOutput:
+        """Edges of ``image``; ``key`` makes no difference."""
+        return EdgeOutput(self.find(image))
+
+
+BASELINES: dict[str, EdgeSource] = {
+    "canny": ImageEdges(canny_edges),
+    "sobel": ImageEdges(sobel_edges),
+    "gradient": ImageEdges(color_gradient_edges),
 }
-"""(H, W, 3) uint8 RGB to edge strength (H, W) float32 in 0..1, by name."""
+"""Edge sources without a model, by name."""
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigma) if sigma else image
 
 
-def _check_image(image: np.ndarray) -> None:
+def _as_abdiv(norm: np.ndarray) -> np.ndarray:
+    import torch
+
+    from .abdiv import normalise_edges
+
+    return normalise_edges(torch.from_numpy(norm)).numpy()
+
+
+def _check_image(image: np.ndarray, sigma: float = 0.0) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image is (H, W, 3) uint8, not {image.dtype} of {image.shape}")
+    if sigma < 0:
+        raise ValueError(f"sigma is 0 or more, not {sigma}")

@@ -1,10 +1,9 @@
-"""An image in, instance edges out: trajectory, emergence point, boundary divergence."""
+"""An image in, instance edges out: by the teacher's search or by the student's one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
 from trace_d2.attention.divergences import DIVERGENCES
+from trace_d2.backbones import DiffusionBackbone, build_backbone
 
 from .abdiv import (
     THRESHOLDS,
@@ -20,31 +20,15 @@ from .abdiv import (
     upsample_edges,
 )
 from .emergence import instance_emergence_point
-
-if TYPE_CHECKING:
-    from trace_d2.backbones import DiffusionBackbone
-
-
-@dataclass(frozen=True)
-class EdgeOutput:
-    """Edges of one image.
-
-    Attributes:
-        edges: (H, W) float32 in 0..1 of the image's own size; above 0.5 is an edge (ABDiv above
-            the threshold).
-        abdiv: (h, w) float32 of the attention grid, in nats; None from the student.
-        timestep: where the attention was read: t*, the fixed one, or 0 (the student).
-        curve: timestep -> divergence from the one before; empty for a fixed timestep.
-    """
-
-    edges: np.ndarray
-    abdiv: np.ndarray | None
-    timestep: int
-    curve: dict[int, float]
+from .sources import EdgeOutput
+from .student import EdgeStudent, blank_latent, load_student
+from .student_files import student_folder
 
 
 class EdgeDetector:
-    """Instance edges of photographs by a diffusion backbone (Algorithms 1 and 2).
+    """The teacher: instance edges by a diffusion backbone (Algorithms 1 and 2).
+
+    An ``EdgeSource``.
 
     Args:
         backbone: image -> latent -> one forward pass at a timestep.
@@ -103,8 +87,6 @@ class EdgeDetector:
     @classmethod
     def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> EdgeDetector:
         """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
-        from trace_d2.backbones import build_backbone
-
         trace = cfg.MODEL.TRACE
         return cls(
             build_backbone(cfg) if backbone is None else backbone,
@@ -154,6 +136,47 @@ class EdgeDetector:
         with native_attention(self.backbone), reader:
             self.backbone(noised, steps)
         return reader.attention()
+
+
+class StudentDetector:
+    """The student: instance edges by one forward pass, an ``EdgeSource``.
+
+    Args:
+        student: in evaluation mode.
+        seed: with an image's key it fixes the noise; see ``EdgeDetector``.
+    """
+
+    def __init__(self, student: EdgeStudent, seed: int = 0) -> None:
+        self.student = student.eval()
+        self.seed = seed
+
+    @classmethod
+    def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> StudentDetector:
+        """Loads the student that ``MODEL.TRACE.STUDENT`` names.
+
+        Its backbone is that of ``cfg``, or one that is there already.
+
+        Raises:
+            ValueError, FileNotFoundError: see ``load_student``.
+        """
+        folder = student_folder(cfg)
+        trace = cfg.MODEL.TRACE
+        student = load_student(
+            folder,
+            build_backbone(cfg) if backbone is None else backbone,
+            merge_lora=trace.STUDENT.MERGE_LORA,
+            scratch_mb=trace.ATTENTION.SCRATCH_MB,
+        )
+        return cls(student, trace.SEED)
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
+        """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
+        backbone = self.student.backbone
+        pixels = backbone.prepare(image)
+        noise = backbone.noise(blank_latent(backbone, pixels), self.seed, key)
+        edges = self.student(pixels, noise, reconstruct=False).logits[0].sigmoid()
+        return EdgeOutput(upsample_edges(edges, image.shape[:2]).cpu().numpy(), timestep=0)
 
 
 def timesteps_per_pass(tokens: int, memory_mb: float) -> int:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers.loaders.peft import PeftAdapterMixin
-from peft import LoraConfig
 from torch import nn
 
 ADAPTER = "trace"
@@ -64,6 +62,8 @@ def add_lora(denoiser: Any, layers: Sequence[str], rank: int, alpha: float) -> N
         raise ValueError(
             f"MODEL.TRACE.STUDENT.LORA: RANK and ALPHA are positive, not {rank} and {alpha}"
         )
+    from peft import LoraConfig  # takes seconds, which a teacher need not wait
+
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=list(layers), init_lora_weights=True
     )
@@ -74,6 +74,8 @@ def add_lora(denoiser: Any, layers: Sequence[str], rank: int, alpha: float) -> N
 
 def make_adaptable(denoiser: Any) -> None:
     """Give ``denoiser`` diffusers' methods for adapters where its class lacks them (PixArt's)."""
+    from diffusers.loaders.peft import PeftAdapterMixin
+
     if not isinstance(denoiser, PeftAdapterMixin):
         kind = type(denoiser)
         denoiser.__class__ = type(kind.__name__, (kind, PeftAdapterMixin), {})

@@ -1,72 +1,43 @@
-"""Where edges come from: one callable for every source, chosen by ``MODEL.TRACE.EDGES``."""
+"""Where edges come from: ``MODEL.TRACE.EDGES`` chooses among teacher, student and files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import Any
 
 import numpy as np
+from fvcore.common.config import CfgNode
 
 from trace_d2.io.edge_maps import find_edges, read_edges
 from trace_d2.propagation.calibration import EdgeCalibration
 
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
-
-    from .detector import EdgeDetector
-    from .student import StudentDetector
-
-CALIBRATION_NAME = "calibration.json"
-"""In the folder of a student: what its strengths mean."""
-
-EdgeSource = Callable[[np.ndarray, str], np.ndarray]
-"""(image (H, W, 3) uint8 RGB, stem of its file) -> edge strength (H, W) float32 in 0..1, where an
-edge is above 0.5."""
+from .student_files import CALIBRATION_NAME, student_folder
 
 
-class TeacherEdges:
-    """Edges by emergence point and ABDiv, as ``EdgeDetector`` finds them.
+@dataclass(frozen=True)
+class EdgeOutput:
+    """Edges of one image.
 
-    Args:
-        detector: image, key -> edges and more.
+    Attributes:
+        edges: (H, W) float32 in 0..1 of the image's own size; above 0.5 is an edge.
+        abdiv: (h, w) float32 of the attention grid, in nats; None unless the teacher found them.
+        timestep: where the attention was read: t*, the fixed one, or 0 (the student); None where
+            none was read, or no timestep exists.
+        curve: timestep -> divergence from the one before; empty unless t* was searched.
     """
 
-    def __init__(self, detector: EdgeDetector) -> None:
-        self.detector = detector
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> TeacherEdges:
-        """Builds the backbone and the detector of ``cfg.MODEL.TRACE``."""
-        from .detector import EdgeDetector
-
-        return cls(EdgeDetector.from_config(cfg))
-
-    def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
-        """Edges (H, W) of ``image`` (H, W, 3) uint8 RGB; ``stem`` fixes its noise."""
-        return self.detector(image, stem).edges
+    edges: np.ndarray
+    abdiv: np.ndarray | None = None
+    timestep: int | None = None
+    curve: dict[int, float] = field(default_factory=dict)
 
 
-class StudentEdges:
-    """Edges by the distilled student: one forward pass at t = 0.
-
-    Args:
-        detector: image, key -> edges and more.
-    """
-
-    def __init__(self, detector: StudentDetector) -> None:
-        self.detector = detector
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> StudentEdges:
-        """Builds the backbone and the student of ``cfg.MODEL.TRACE``."""
-        from .student import StudentDetector
-
-        return cls(StudentDetector.from_config(cfg))
-
-    def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
-        """Edges (H, W) of ``image`` (H, W, 3) uint8 RGB."""
-        return self.detector(image, stem).edges
+EdgeSource = Callable[[np.ndarray, str], EdgeOutput]
+"""(image (H, W, 3) uint8 RGB, key) -> its edges. The key is the stem of the image's file: it fixes
+the noise of a network, or names the file of edges."""
 
 
 class FileEdges:
@@ -98,30 +69,30 @@ class FileEdges:
         """Reads from the folder ``cfg.MODEL.TRACE.EDGES.DIR``."""
         return cls(cfg.MODEL.TRACE.EDGES.DIR)
 
-    def __call__(self, image: np.ndarray, stem: str) -> np.ndarray:
-        """Edges (H, W) of the image file called ``stem``; of ``image`` only the size counts.
+    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
+        """Edges of the image file with the stem ``key``; of ``image`` only the size counts.
 
         Raises:
             FileNotFoundError: there is no edge file.
             ValueError: the file is damaged, or not of the image's size.
         """
-        path = find_edges(self.folder, stem)
+        path = find_edges(self.folder, key)
         edges = read_edges(path)
         if edges.shape != image.shape[:2]:
             raise ValueError(
                 f"{path} is {edges.shape[0]} x {edges.shape[1]} (height x width), but the image "
                 f"is {image.shape[0]} x {image.shape[1]}: write the edges at the image's size"
             )
-        return edges
+        return EdgeOutput(edges)
 
 
 EDGE_SOURCES: dict[str, Any] = {
-    "teacher": TeacherEdges,
+    "teacher": "trace_d2.edges.detector:EdgeDetector",
     "files": FileEdges,
-    "student": StudentEdges,
+    "student": "trace_d2.edges.detector:StudentDetector",
 }
 """Values of ``MODEL.TRACE.EDGES.SOURCE``: classes with a ``from_config(cfg)`` that gives an
-``EdgeSource``."""
+``EdgeSource``, or "module:class" of those that need PyTorch."""
 
 
 def check_edge_source(cfg: CfgNode) -> None:
@@ -140,8 +111,6 @@ def check_edge_source(cfg: CfgNode) -> None:
     if source == "files":
         FileEdges.from_config(cfg)
     if source == "student":
-        from .student_files import student_folder
-
         student_folder(cfg)
 
 
@@ -160,7 +129,8 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
     """
     check_edge_source(cfg)
     cfg = on_device(cfg, device)
-    source: EdgeSource = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE].from_config(cfg)
+    entry = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE]
+    source: EdgeSource = (resolve_name(entry) if isinstance(entry, str) else entry).from_config(cfg)
     return source
 
 
@@ -176,8 +146,6 @@ def edge_calibration(cfg: CfgNode) -> EdgeCalibration | None:
     if node.CALIBRATION:
         return EdgeCalibration.load(node.CALIBRATION)
     if node.SOURCE == "student":
-        from .student_files import student_folder
-
         carried = student_folder(cfg) / CALIBRATION_NAME
         return EdgeCalibration.load(carried) if carried.is_file() else None
     return None

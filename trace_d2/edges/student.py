@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from trace_d2.attention import SelfAttentionReader, native_attention
+from trace_d2._version import __version__
+from trace_d2.attention import SelfAttentionReader, forbid_cudnn_attention, native_attention
+from trace_d2.backbones import DiffusionBackbone, build_backbone
 from trace_d2.backbones.noise_levels import clean_estimate
+from trace_d2.backbones.registry import canonical_name
+from trace_d2.io.atomic import write_bytes, write_json
 
-from .abdiv import upsample_edges
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
-from .detector import EdgeOutput
-from .lora import add_lora, lora_layers
-
-if TYPE_CHECKING:
-    from trace_d2.backbones import DiffusionBackbone
+from .lora import (
+    ADAPTER,
+    add_lora,
+    float32_adapters,
+    lora_layers,
+    make_adaptable,
+    merge_lora_adapters,
+)
+from .student_files import (
+    DECODER_FILE,
+    FORMAT,
+    JSON_NAME,
+    LORA_FILE,
+    former_folder,
+    read_description,
+    student_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +101,6 @@ class EdgeStudent(nn.Module):
             ValueError: a key of ``MODEL.TRACE.STUDENT`` is out of its range, or the backbone is
                 offloaded, which training cannot do.
         """
-        from trace_d2.backbones import build_backbone
-
         trace = cfg.MODEL.TRACE
         settings = decoder_settings(trace.STUDENT.DECODER)
         check_trainable(cfg)
@@ -165,51 +182,6 @@ def check_trainable(cfg: Any) -> None:
         )
 
 
-class StudentDetector:
-    """Instance edges of photographs by one forward pass of a trained student.
-
-    Args:
-        student: in evaluation mode.
-        seed: with an image's key it fixes the noise; see ``EdgeDetector``.
-    """
-
-    def __init__(self, student: EdgeStudent, seed: int = 0) -> None:
-        self.student = student.eval()
-        self.seed = seed
-
-    @classmethod
-    def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> StudentDetector:
-        """Loads the student that ``MODEL.TRACE.STUDENT`` names.
-
-        Its backbone is that of ``cfg``, or one that is there already.
-
-        Raises:
-            ValueError, FileNotFoundError: see ``student_files.load_student``.
-        """
-        from trace_d2.backbones import build_backbone
-
-        from .student_files import load_student, student_folder
-
-        folder = student_folder(cfg)
-        trace = cfg.MODEL.TRACE
-        student = load_student(
-            folder,
-            build_backbone(cfg) if backbone is None else backbone,
-            merge_lora=trace.STUDENT.MERGE_LORA,
-            scratch_mb=trace.ATTENTION.SCRATCH_MB,
-        )
-        return cls(student, trace.SEED)
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
-        backbone = self.student.backbone
-        pixels = backbone.prepare(image)
-        noise = backbone.noise(blank_latent(backbone, pixels), self.seed, key)
-        edges = self.student(pixels, noise, reconstruct=False).logits[0].sigmoid()
-        return EdgeOutput(upsample_edges(edges, image.shape[:2]).cpu().numpy(), None, 0, {})
-
-
 def blank_latent(backbone: DiffusionBackbone, pixels: Tensor | None = None) -> Tensor:
     """Zeros of the shape of the latent of ``pixels`` (1, 3, H, W), or of a square image.
 
@@ -235,3 +207,192 @@ def _expect_trainable(student: Any, incompatible: Any) -> None:
     names = set(student.trainable())
     missing = [k for k in incompatible.missing_keys if any(k.endswith(n) for n in names)]
     incompatible.missing_keys[:] = missing
+
+
+def save_student(student: EdgeStudent, folder: str | Path) -> None:
+    """Write ``student`` to ``folder``; an interruption leaves a former one whole.
+
+    Args:
+        student: with its adapters (not merged).
+        folder: is replaced if it is there.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "lora").mkdir(parents=True)
+    try:
+        _write_files(student, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    former = former_folder(folder)
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    partial.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _write_files(student: EdgeStudent, folder: Path) -> None:
+    student.backbone.denoiser.save_lora_adapter(folder / "lora", adapter_name=ADAPTER)
+    weights = {
+        name: t.detach().cpu().contiguous() for name, t in student.decoder.state_dict().items()
+    }
+    write_bytes(folder / DECODER_FILE, save(weights))
+    write_json(folder / JSON_NAME, describe(student), indent=1)
+    # diffusers writes files that their owner alone can read.
+    (folder / LORA_FILE).chmod((folder / JSON_NAME).stat().st_mode & 0o777)
+
+
+def describe(student: EdgeStudent) -> dict[str, Any]:
+    """What a student belongs to, as it stands in ``student.json``."""
+    backbone = student.backbone
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "backbone": {
+            "name": canonical_name(backbone.name),
+            "denoiser": type(backbone.denoiser).__name__,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+        },
+        "resolution": backbone.resolution,
+        "grid": list(student.grid),
+        "timestep": 0,
+        "blocks": list(student.blocks),
+        "decoder": {"name": student.decoder.name, "settings": student.decoder.settings},
+    }
+
+
+def load_student(
+    folder: str | Path,
+    backbone: DiffusionBackbone,
+    *,
+    merge_lora: bool = False,
+    trainable: bool = False,
+    scratch_mb: float = 16,
+) -> EdgeStudent:
+    """The student in ``folder``, in evaluation mode, on ``backbone`` (which gets its adapters).
+
+    Args:
+        folder: written by ``save_student``.
+        backbone: the one it was trained on, at the resolution of its grid.
+        merge_lora: add the adapters to the backbone's weights, for speed.
+        trainable: adapters and decoder take gradients.
+        scratch_mb: see ``SelfAttentionReader``.
+
+    Raises:
+        ValueError: a file is damaged, of a newer version, or belongs to another backbone or grid;
+            the message says which and what to do.
+    """
+    folder = Path(folder)
+    described = read_description(folder)
+    _check_backbone(described, backbone, folder)
+    layout = backbone.attention_layout(blank_latent(backbone))
+    decoder = _described_decoder(described, layout.tokens, folder)
+    grid = tuple(described["grid"])
+    if decoder.of_one_grid and (layout.largest != grid or backbone.aspect != "square"):
+        raise ValueError(
+            f"the student in {folder} was trained on a grid of {grid[0]} x {grid[1]} tokens, which "
+            f"its decoder {decoder.name!r} is tied to, and the backbone makes {layout.largest[0]} "
+            f"x {layout.largest[1]} ({backbone.aspect}): set MODEL.TRACE.BACKBONE.RESOLUTION "
+            f"{described['resolution']} and ASPECT square, or train a student with the decoder "
+            "'relative'"
+        )
+    _load_decoder(decoder, folder / DECODER_FILE)
+    _load_lora(backbone, folder)
+    student = EdgeStudent(backbone, decoder, blocks=described["blocks"], scratch_mb=scratch_mb)
+    if not all(bool(weights.isfinite().all()) for weights in student.trainable().values()):
+        raise ValueError(f"the student in {folder} has weights that are no numbers: train it again")
+    if merge_lora:
+        merge_lora_adapters(backbone.denoiser)
+    return student.eval() if trainable else student.eval().requires_grad_(False)
+
+
+def student_to_train(cfg: Any) -> EdgeStudent:
+    """A new student by ``MODEL.TRACE.STUDENT``, or the one in its ``WEIGHTS`` to be trained on.
+
+    From here on this process does without cuDNN's attention; see ``forbid_cudnn_attention``.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``EdgeStudent.from_config`` and ``load_student``.
+    """
+    forbid_cudnn_attention()
+    trace = cfg.MODEL.TRACE
+    if trace.STUDENT.WEIGHTS:
+        check_trainable(cfg)
+        student = load_student(
+            student_folder(cfg),
+            build_backbone(cfg),
+            trainable=True,
+            scratch_mb=trace.ATTENTION.SCRATCH_MB,
+        )
+        if trace.STUDENT.GRADIENT_CHECKPOINTING:
+            student.backbone.denoiser.enable_gradient_checkpointing()
+        return student
+    return EdgeStudent.from_config(cfg)
+
+
+def _check_backbone(described: dict[str, Any], backbone: DiffusionBackbone, folder: Path) -> None:
+    trained, name = described["backbone"], canonical_name(backbone.name)
+    kind = type(backbone.denoiser).__name__
+    if (trained["name"], trained["denoiser"]) != (name, kind):
+        raise ValueError(
+            f"the student in {folder} was trained on {trained['name']} ({trained['denoiser']}), "
+            f"and the config asks for {name} ({kind}): change MODEL.TRACE.BACKBONE.NAME or "
+            "MODEL.TRACE.STUDENT.WEIGHTS"
+        )
+
+
+def _described_decoder(described: dict[str, Any], tokens: int, folder: Path) -> EdgeDecoder:
+    decoder = described["decoder"]
+    try:
+        return build_decoder(decoder["name"], tokens, decoder["settings"])
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder / JSON_NAME} describes a decoder that cannot be built ({error}): it was "
+            "changed, or made by another version of trace_d2"
+        ) from error
+
+
+def _load_decoder(decoder: torch.nn.Module, path: Path) -> None:
+    try:
+        decoder.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} does not fit its {JSON_NAME} ({error})") from error
+
+
+def _load_lora(backbone: DiffusionBackbone, folder: Path) -> None:
+    """Adds the adapters of ``folder`` to the denoiser, once it is sure that all of them fit."""
+    path = folder / LORA_FILE
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
+    layers = dict(backbone.denoiser.named_modules())
+    for key, tensor in weights.items():
+        # A reads what the layer reads, B writes what it writes.
+        name, _, matrix = key.partition(".lora_")
+        side = 1 if matrix.startswith("A") else 0
+        weight = getattr(layers.get(name), "weight", None)
+        if weight is None or weight.shape[side] != tensor.shape[side]:
+            raise ValueError(
+                f"{path} has an adapter {key} of shape {tuple(tensor.shape)}, which no layer of "
+                f"{backbone.name} takes: the student belongs to another backbone. Change "
+                "MODEL.TRACE.BACKBONE or MODEL.TRACE.STUDENT.WEIGHTS"
+            )
+    make_adaptable(backbone.denoiser)
+    backbone.denoiser.load_lora_adapter(
+        str(path.parent),
+        weight_name=path.name,
+        use_safetensors=True,
+        adapter_name=ADAPTER,
+        prefix=None,
+    )
+    float32_adapters(backbone.denoiser)
+    # diffusers makes adapters of the denoiser's type: what that rounded is put in its place again.
+    for name, parameter in backbone.denoiser.named_parameters():
+        if ".lora_" in name:
+            key = name.replace(f".{ADAPTER}.", ".")
+            if key not in weights:
+                raise ValueError(f"{path} is damaged (it has no {key}): copy it again")
+            parameter.data.copy_(weights[key])

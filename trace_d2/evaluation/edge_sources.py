@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
+from trace_d2.edges.baselines import BASELINES
 from trace_d2.io.edge_maps import find_edges, read_edges
 from trace_d2.io.images import read_image
 from trace_d2.io.listing import list_images
 
-BASELINE_NAMES = ("canny", "sobel", "gradient")
-"""Keys of ``trace_d2.edges.baselines.BASELINES``, whose module takes seconds to import."""
+BASELINE_NAMES = tuple(BASELINES)
 
 
 class EdgesToScore(Protocol):
@@ -87,7 +87,5 @@ class BaselineEdges:
         Raises:
             FileNotFoundError, ValueError: the image is not there, or faulty.
         """
-        from trace_d2.edges.baselines import BASELINES  # imports torch
-
         path = self.folder / self._files[stem]
-        return BASELINES[self.name](read_image(path).pixels), str(path)
+        return BASELINES[self.name](read_image(path).pixels, stem).edges, str(path)

@@ -11,8 +11,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from trace_d2.config import get_trace_cfg, load_trace_cfg
-from trace_d2.edges.sources import check_edge_source
-from trace_d2.jobs.image_job import EdgeDetection
+from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.trust import show_trust
 from trace_d2.jobs.locks import FolderInUseError
@@ -173,22 +172,15 @@ def existing_folder(path: str, option: str) -> Path:
     return Path(path)
 
 
-def detection_builder(cfg: CfgNode) -> Callable[[], EdgeDetection]:
+def detection_builder(cfg: CfgNode) -> Callable[[], EdgeSource]:
     """What makes the edge detector of ``cfg``, once an image needs it."""
 
-    def build() -> EdgeDetection:
+    def build() -> EdgeSource:
         name = f"the backbone {cfg.MODEL.TRACE.BACKBONE.NAME}"
+        if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
+            name = _the_student(cfg)
         try:
-            # Imported here, as given edges need no diffusion model.
-            if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
-                from trace_d2.edges.student import StudentDetector
-
-                name = _the_student(cfg)
-                student: EdgeDetection = StudentDetector.from_config(cfg)
-                return student
-            from trace_d2.edges import EdgeDetector
-
-            return EdgeDetector.from_config(cfg)
+            return build_edge_source(cfg)
         except (ValueError, KeyError, OSError, ImportError) as error:
             raise UsageError(f"{name} cannot be loaded: {error}") from error
 

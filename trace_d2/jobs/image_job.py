@@ -14,10 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from trace_d2.edges.sources import EdgeOutput, EdgeSource
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.edge_maps import check_edges
 from trace_d2.io.images import Inputs
@@ -29,27 +30,6 @@ from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
 )
-
-
-class DetectedEdges(Protocol):
-    """What an edge detector returns."""
-
-    @property
-    def edges(self) -> np.ndarray:
-        """float32 (H, W) in 0..1 at the size of the image."""
-
-    @property
-    def timestep(self) -> int:
-        """The instance emergence point the edges were read at; 0 from the student."""
-
-    @property
-    def abdiv(self) -> np.ndarray | None:
-        """float (h, w), ABDiv of the attention grid; None from the student. Only pseudo edges
-        are made of it."""
-
-
-EdgeDetection = Callable[[np.ndarray, str], DetectedEdges]
-"""From an image uint8 (H, W, 3) RGB and its stem to its edges."""
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 InputsT = TypeVar("InputsT", bound=Inputs)
@@ -147,7 +127,7 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
         """What fixes the noise of the detector: the stem without folders."""
         return Path(entry.file_name).stem
 
-    def with_detected(self, entry: EntryT, inputs: InputsT, found: DetectedEdges) -> InputsT:
+    def with_detected(self, entry: EntryT, inputs: InputsT, found: EdgeOutput) -> InputsT:
         """``inputs`` with what was detected. Raises ValueError if that is no map of edges."""
         edges = check_edges(found.edges, f"the edges detected in {entry.file_name}")
         return inputs.with_edges(edges)
@@ -155,7 +135,7 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
     def detect(
         self,
         entry: EntryT,
-        detection: EdgeDetection,
+        detection: EdgeSource,
         read: Callable[[], InputsT],
         keep: bool = False,
     ) -> Loaded[InputsT] | Record:
@@ -169,7 +149,7 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
         """
         start = time.perf_counter()
         path = self.store.sampled_path(entry.stem, self.inputs_print(entry))
-        found: DetectedEdges
+        found: EdgeOutput
         try:
             inputs = read()
             if path.is_file():
@@ -180,8 +160,8 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
         except Exception as error:  # recorded with its cause; the other images go on
             return self.failure(entry, error, time.perf_counter() - start)
         if keep and inputs.edges is not None and not path.is_file():
-            write_sampled(path, inputs.edges, int(found.timestep))
-        timestep = int(found.timestep) if self.settings.edges == BACKBONE else None
+            write_sampled(path, inputs.edges, found.timestep)
+        timestep = found.timestep if self.settings.edges == BACKBONE else None
         return Loaded(inputs, timestep, time.perf_counter() - start)
 
     def __call__(self, entry: EntryT, loaded: Loaded[InputsT] | None = None) -> Record:
@@ -230,29 +210,21 @@ class ImageJob(ABC, Generic[EntryT, InputsT, ResultT]):
         )
 
 
-@dataclass(frozen=True)
-class SampledEdges:
-    """Edges that were detected for the calibration, as ``DetectedEdges`` has them."""
-
-    edges: np.ndarray
-    timestep: int
-    abdiv: np.ndarray | None = None
-
-
-def write_sampled(path: Path, edges: np.ndarray, timestep: int) -> None:
+def write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
     """Keep ``edges`` float32 (H, W) of 16-bit levels. Raises OSError if the disk takes them not."""
     buffer = io.BytesIO()
     levels = np.rint(edges * np.float32(65535)).astype(np.uint16)
-    np.savez_compressed(buffer, levels=levels, timestep=timestep)
+    np.savez_compressed(buffer, levels=levels, timestep=-1 if timestep is None else timestep)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
 
 
-def read_sampled(path: Path) -> SampledEdges:
+def read_sampled(path: Path) -> EdgeOutput:
     """What ``write_sampled`` wrote."""
     with np.load(path, allow_pickle=False) as content:
         edges = content["levels"].astype(np.float32) / np.float32(65535)
-        return SampledEdges(edges, int(content["timestep"]))
+        timestep = int(content["timestep"])
+        return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
 
 
 def files_print(paths: Iterable[Path], *others: Any) -> str:

@@ -24,8 +24,9 @@ from typing import Any
 import cv2
 from tqdm import tqdm
 
+from trace_d2.edges.sources import EdgeSource
 from trace_d2.jobs.entries import ImageEntry, Shard
-from trace_d2.jobs.image_job import EdgeDetection, ImageJob, Loaded
+from trace_d2.jobs.image_job import ImageJob, Loaded
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
 from trace_d2.jobs.kinds.calibrating import calibrate_job
 from trace_d2.jobs.locks import folder_lock
@@ -60,7 +61,7 @@ class JobPlan:
     limit: int | None = None
     workers: int = 1
     overwrite: bool = False
-    build_detection: Callable[[], EdgeDetection] | None = None
+    build_detection: Callable[[], EdgeSource] | None = None
     begin: Callable[[], None] | None = None
     progress: bool = False
 
@@ -208,7 +209,7 @@ def _tasks(
     if not plan.job.settings.detects:
         yield from ((entry, None) for entry in entries)
         return
-    detection: EdgeDetection | None = None
+    detection: EdgeSource | None = None
     with contextlib.closing(_read_ahead(plan.job, entries)) as reading:
         for entry, read in reading:
             if read is None:

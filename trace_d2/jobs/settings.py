@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from fvcore.common.config import CfgNode
 
+from trace_d2.edges.student_files import student_folder
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.propagation.calibration import EdgeCalibration
 
@@ -135,8 +136,6 @@ def student_print(cfg: CfgNode) -> str:
     Raises:
         FileNotFoundError, ValueError: there is no student, see ``student_folder``.
     """
-    from trace_d2.edges.student_files import student_folder
-
     folder = Path(student_folder(cfg))
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in _HASHED_ENDINGS):

@@ -11,10 +11,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from trace_d2.backbones.registry import canonical_name
+from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
-from trace_d2.edges.sources import EdgeSource, StudentEdges, build_edge_source, on_device
-from trace_d2.edges.student import EdgeStudent, StudentDetector
-from trace_d2.edges.student_files import save_student, student_to_train
+from trace_d2.edges.sources import EdgeSource, build_edge_source, on_device
+from trace_d2.edges.student import EdgeStudent, save_student, student_to_train
 
 from .input_images import find_image_edges, output_size
 
@@ -81,7 +81,7 @@ class TraceEdgePredictor(nn.Module):
             return arguments | {"edge_source": build_edge_source(cfg)}
         student = student_to_train(on_device(cfg))
         return arguments | {
-            "edge_source": StudentEdges(StudentDetector(student, trace.SEED)),
+            "edge_source": StudentDetector(student, trace.SEED),
             "student": student,
             "dice_weight": trace.STUDENT.LOSS.DICE,
             "reconstruction_weight": trace.STUDENT.LOSS.RECONSTRUCTION,

@@ -68,7 +68,7 @@ def find_image_edges(
         )
     rgb = rgb_image(record["image"], input_format, size)
     key = Path(name).stem if name else hashlib.sha256(rgb.tobytes()).hexdigest()
-    edges = np.asarray(source(rgb, key), np.float32)
+    edges = np.asarray(source(rgb, key).edges, np.float32)
     if edges.shape != size:
         raise ValueError(
             f"the edge source gave {edges.shape} for an image of {size}: it must keep the size"

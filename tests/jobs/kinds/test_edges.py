@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,9 +29,7 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "lora").mkdir(parents=True)
     (folder / "student.json").write_text("{}")
     (folder / "lora/weights.safetensors").write_bytes(b"one")
-    files = ModuleType("trace_d2.edges.student_files")
-    files.student_folder = lambda cfg: folder
-    monkeypatch.setitem(sys.modules, files.__name__, files)
+    monkeypatch.setattr("trace_d2.jobs.settings.student_folder", lambda cfg: folder)
     return folder
 
 

@@ -144,7 +144,7 @@ def score_baselines(
     judge = find_judge(settings)
     edges: dict[str, np.ndarray | None] = {"none": None}
     for name, detect in BASELINES.items():
-        found = detect(truth.scene.image)
+        found = detect(truth.scene.image, key_of(truth)).edges
         edges[name] = found if name != "canny" else scaled(found, canny_threshold)
     edges["oracle"] = boundaries(truth.scene.segment_ids).astype(np.float32) / 255
     return truth, {name: judge(truth, own) for name, own in edges.items()}
@@ -164,7 +164,7 @@ def scaled(edges: np.ndarray, threshold: float) -> np.ndarray:
 
 def find_student(settings: Settings, seed: int, weights: str) -> Any:
     """The student of folder ``weights`` ("": the one that comes with the backbone)."""
-    from trace_d2.edges.student import StudentDetector
+    from trace_d2.edges.detector import StudentDetector
 
     return StudentDetector.from_config(settings.cfg(seed, "MODEL.TRACE.STUDENT.WEIGHTS", weights))
 

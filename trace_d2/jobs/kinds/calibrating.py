@@ -18,9 +18,10 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from trace_d2.edges.sources import EdgeSource
 from trace_d2.io.atomic import write_json
 from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.image_job import EdgeDetection, ImageJob
+from trace_d2.jobs.image_job import ImageJob
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.store import writing_to
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
@@ -41,7 +42,7 @@ def draw(seed: int, stem: str) -> int:
 def calibrate_job(
     job: _Job,
     entries: Sequence[ImageEntry],
-    build_detection: Callable[[], EdgeDetection] | None,
+    build_detection: Callable[[], EdgeSource] | None,
     workers: int,
     progress: bool,
 ) -> EdgeCalibration | None:
@@ -99,7 +100,7 @@ def _first(entries: Iterator[ImageEntry], count: int) -> list[ImageEntry]:
     return [entry for entry, _ in zip(entries, range(count), strict=False)]
 
 
-def _read(job: _Job, build_detection: Callable[[], EdgeDetection] | None, entry: ImageEntry) -> Any:
+def _read(job: _Job, build_detection: Callable[[], EdgeSource] | None, entry: ImageEntry) -> Any:
     """The inputs of ``entry`` with edges; None where the image will fail, and be recorded then."""
     if build_detection is not None:
         found = job.detect(entry, build_detection(), partial(job.load, entry), keep=True)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import label_shares
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.listing import list_images, spread
 from trace_d2.jobs.entries import ImageEntry, build_entries
-from trace_d2.jobs.image_job import DetectedEdges, ImageJob, files_print
+from trace_d2.jobs.image_job import ImageJob, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.edge_report import make_edge_pictures
 from trace_d2.jobs.kinds.edge_store import EdgeStore, PseudoEdgeStore
@@ -73,9 +74,7 @@ class EdgeJob(ImageJob[ImageEntry, EdgeInputs, tuple[float, ...]]):
         """The photograph of ``entry``; raises as ``read_image`` does."""
         return EdgeInputs(read_image(self.settings.images / entry.file_name), None, ())
 
-    def with_detected(
-        self, entry: ImageEntry, inputs: EdgeInputs, found: DetectedEdges
-    ) -> EdgeInputs:
+    def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
         """``inputs`` with edges and, from the teacher, pseudo edges.
 
         Raises:
