@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from trace_d2.data import bad_records
-from trace_d2.data.bad_records import BadRecordError, BadRecordLog, NoUsableRecordError, blame
+from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError, Tolerant, blame
 
 RECORD = {"file_name": "a.jpg"}
 
@@ -51,27 +51,32 @@ BAD = [{"file_name": f"{number}.jpg", "bad": True} for number in range(9)]
 
 
 def test_bad_records_between_good_ones(caplog: pytest.LogCaptureFixture) -> None:
-    log = BadRecordLog(most_at_first=3, most_in_a_row=5)
+    mapper = Tolerant(use, most_at_first=3, most_in_a_row=5)
     with caplog.at_level(logging.WARNING, bad_records.__name__):
         for _ in range(4):
-            assert [log.map(use, record) for record in BAD[:2]] == [None, None]
-            assert log.map(use, GOOD) == "used"
+            assert [mapper(record) for record in BAD[:2]] == [None, None]
+            assert mapper(GOOD) == "used"
     assert [entry.getMessage() for entry in caplog.records] == [
         "left out of training: 0.jpg is bad",
         "left out of training: 1.jpg is bad",
     ]
-    assert [log.map(use, record) for record in BAD[:4]] == [None] * 4
+    assert [mapper(record) for record in BAD[:4]] == [None] * 4
     with pytest.raises(NoUsableRecordError, match=r"5 records in a row .* first: 0\.jpg is bad"):
-        log.map(use, BAD[4])
+        mapper(BAD[4])
 
 
 def test_no_good_record_at_all() -> None:
-    log = BadRecordLog(most_at_first=3)
-    assert [log.map(use, record) for record in BAD[5:7]] == [None, None]
+    mapper = Tolerant(use, most_at_first=3)
+    assert [mapper(record) for record in BAD[5:7]] == [None, None]
     with pytest.raises(NoUsableRecordError, match=r"3 records .* The first: 5\.jpg is bad"):
-        log.map(use, BAD[7])
+        mapper(BAD[7])
 
 
 def test_other_errors_are_not_counted() -> None:
     with pytest.raises(KeyError):
-        BadRecordLog().map(use, {"bad": True})
+        Tolerant(use)({"bad": True})
+
+
+def test_strict_raises() -> None:
+    with pytest.raises(BadRecordError, match=r"0\.jpg is bad"):
+        Tolerant(use, strict=True)(BAD[0])

@@ -13,13 +13,7 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from trace_d2.data import builtin_datasets
-from trace_d2.data.builtin_datasets import (
-    CLASS_AGNOSTIC,
-    PANOPTIC_TRUTH,
-    PSEUDO_LABELS,
-    register_builtin_datasets,
-)
+from trace_d2.data.builtin_datasets import BUILTIN, register_builtin_datasets
 from trace_d2.data.registration import check_categories
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.categories import category_entries, load_categories, parse_categories
@@ -33,15 +27,9 @@ from trace_d2.io.coco_panoptic import (
 
 pytestmark = pytest.mark.detectron2
 
-NAMES = [
-    *PANOPTIC_TRUTH,
-    *CLASS_AGNOSTIC,
-    *(f"{kind}_{name}" for name in PSEUDO_LABELS for kind in ("trace", "tag")),
-]
-
 
 def remove_names() -> None:
-    for name in NAMES:
+    for name in BUILTIN:
         DatasetCatalog.pop(name, None)
         MetadataCatalog.pop(name, None)
 
@@ -56,13 +44,11 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_importing_registers_all_names() -> None:
-    assert builtin_datasets is not None
-    assert set(NAMES) <= set(DatasetCatalog)
-    assert len(set(NAMES)) == len(NAMES)
+    assert set(BUILTIN) <= set(DatasetCatalog)
     register_builtin_datasets()  # again, as the plugin may
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILTIN)
 def test_missing_folder_says_what_to_put_where(name: str, root: Path) -> None:
     register_builtin_datasets(root)
     with pytest.raises(FileNotFoundError) as error:

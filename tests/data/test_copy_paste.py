@@ -11,7 +11,7 @@ from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from trace_d2.config import add_trace_config
-from trace_d2.data.copy_paste import CopyPaste
+from trace_d2.data.copy_paste import CopyPaste, CopyPasteSettings
 
 pytestmark = pytest.mark.detectron2
 
@@ -30,14 +30,8 @@ def record(*rectangles, size=(6, 8), grey=0, **more) -> dict:
 
 
 def build(seed=0, **changes) -> CopyPaste:
-    options = {
-        "probability": 1.0,
-        "max_instances": 0,
-        "min_scale": 1.0,
-        "max_scale": 1.0,
-        "min_visible": 0.1,
-    }
-    return CopyPaste(**(options | changes), generator=torch.Generator().manual_seed(seed))
+    settings = CopyPasteSettings(**({"min_scale": 1.0} | changes))
+    return CopyPaste(settings, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -167,9 +161,7 @@ def cfg():
 
 def test_config(cfg):
     cfg.INPUT.TRACE.COPY_PASTE.MIN_SCALE = 0.5
-    paste = CopyPaste(cfg)
-    assert paste.scales == (0.5, 1.0)
-    assert (paste.probability, paste.max_instances, paste.min_visible) == (1.0, 0, 0.1)
+    assert CopyPaste.from_config(cfg).settings == CopyPasteSettings(min_scale=0.5)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +177,10 @@ def test_config(cfg):
 def test_bad_config(cfg, key, value):
     cfg.INPUT.TRACE.COPY_PASTE[key] = value
     with pytest.raises(ValueError, match=rf"INPUT\.TRACE\.COPY_PASTE.*{key}"):
-        CopyPaste(cfg)
+        CopyPaste.from_config(cfg)
 
 
 def test_polygon_config_is_refused(cfg):
     cfg.INPUT.MASK_FORMAT = "polygon"
     with pytest.raises(ValueError, match=r"INPUT\.MASK_FORMAT is 'polygon'"):
-        CopyPaste(cfg)
+        CopyPaste.from_config(cfg)

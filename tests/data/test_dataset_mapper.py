@@ -327,8 +327,11 @@ def test_other_errors_are_not_hidden(record: dict[str, Any]) -> None:
         (("INPUT.TRACE.FORMAT", "bitmask"), r"INPUT\.MASK_FORMAT 'polygon'"),
         (("INPUT.TRACE.CLASS_AGNOSTIC", True), r"INPUT\.TRACE\.CLASS_AGNOSTIC is True"),
         (("INPUT.TRACE.SEMANTIC", "both"), r"INPUT\.TRACE\.SEMANTIC is 'both'"),
-        (("INPUT.TRACE.AUGMENTATION", "crop"), r"INPUT\.TRACE\.AUGMENTATION is 'crop'"),
-        (("INPUT.TRACE.IMAGE_SIZE", 0), r"INPUT\.TRACE\.IMAGE_SIZE is 0"),
+        (
+            ("INPUT.TRACE.AUGMENTATION", "crop"),
+            r"AUGMENTATION must be one of lsj, resize, not",
+        ),
+        (("INPUT.TRACE.IMAGE_SIZE", 0), r"INPUT\.TRACE\.IMAGE_SIZE must be 1 or more, not 0"),
         (("INPUT.TRACE.MIN_SCALE", 3.0), r"INPUT\.TRACE\.MIN_SCALE is 3\.0"),
         (("INPUT.TRACE.MIN_SCALE", 0.0), r"INPUT\.TRACE\.MIN_SCALE is 0\.0"),
         (("INPUT.TRACE.TARGETS", "later"), r"INPUT\.TRACE\.TARGETS is 'later'"),

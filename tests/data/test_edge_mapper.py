@@ -20,8 +20,9 @@ from PIL import Image
 
 from trace_d2.backbones.image_size import resize_image
 from trace_d2.config import add_trace_config
+from trace_d2.data.augmentation import QuarterTurnTransform, RandomRecolor
 from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
-from trace_d2.data.edge_mapper import QuarterTurnTransform, RandomRecolor, TraceEdgeDatasetMapper
+from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
 from trace_d2.io.edge_maps import write_ternary
 
 pytestmark = pytest.mark.detectron2
@@ -187,8 +188,8 @@ def test_without_a_size_images_must_agree(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("INPUT.TRACE.PSEUDO_EDGES.SIZE", -1, r"PSEUDO_EDGES\.SIZE is -1"),
-        ("INPUT.TRACE.PSEUDO_EDGES.CROP", -1, r"PSEUDO_EDGES\.CROP is -1"),
+        ("INPUT.TRACE.PSEUDO_EDGES.SIZE", -1, r"PSEUDO_EDGES\.SIZE must be 0 or more, not -1"),
+        ("INPUT.TRACE.PSEUDO_EDGES.CROP", -1, r"PSEUDO_EDGES\.CROP must be 0 or more, not -1"),
         ("MODEL.TRACE.BACKBONE.RESOLUTION", 32, r"SIZE is 16, but .*RESOLUTION 32"),
         ("MODEL.TRACE.BACKBONE.ASPECT", "keep", r"BACKBONE\.ASPECT is 'keep'"),
         ("INPUT.RANDOM_FLIP", "diagonal", r"INPUT\.RANDOM_FLIP is 'diagonal'"),

@@ -151,7 +151,7 @@ def test_an_edge_predictor_is_trained_on_pseudo_edges_and_tested_on_panoptic_tru
         (["MODEL.TRACE.STUDENT.TRAIN", False], r"STUDENT\.TRAIN is False"),
         (["INPUT.TRACE.COPY_PASTE.ENABLED", True], r"COPY_PASTE\.ENABLED pastes instances"),
         (["INPUT.TRACE.CLASS_AGNOSTIC", True], r"is for INPUT\.TRACE\.MAPPER trace;"),
-        (["INPUT.TRACE.PSEUDO_EDGES.CROP", -1], r"PSEUDO_EDGES\.CROP is -1"),
+        (["INPUT.TRACE.PSEUDO_EDGES.CROP", -1], r"PSEUDO_EDGES\.CROP must be 0 or more, not -1"),
         (["DATASETS.TEST", ("checks_agnostic",)], r"are evaluated on panoptic truth"),
         (["DATASETS.TEST", ("checks_edges",)], r"are evaluated on panoptic truth"),
     ],

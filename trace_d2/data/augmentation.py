@@ -1,14 +1,17 @@
-"""What the dataset mapper does to training images, built from Detectron2's augmentations."""
+"""What the dataset mappers do to training images, built from Detectron2's augmentations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import cv2
 import detectron2.data.transforms as T
 import numpy as np
 from detectron2.config import CfgNode
+from PIL import Image
+
+from trace_d2.settings import NodeSettings, one_of, within
 
 # Strengths of SSD's photometric distortion (Liu et al. 2016), as Mask2Former has them.
 _BRIGHTNESS = 32.0
@@ -102,61 +105,64 @@ def jitter_color(
     return changed
 
 
-def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
-    """Flip, scale at random, crop and pad to a fixed size: Mask2Former's recipe.
+@dataclass(frozen=True)
+class AugmentationSettings(NodeSettings, node="INPUT.TRACE"):
+    """How training images are augmented; ``defaults.yaml`` tells what the keys mean."""
 
-    Raises:
-        ValueError: ``IMAGE_SIZE``, ``MIN_SCALE`` or ``MAX_SCALE`` makes no sense.
-    """
-    node = cfg.INPUT.TRACE
-    if node.IMAGE_SIZE < 1:
-        raise ValueError(f"INPUT.TRACE.IMAGE_SIZE is {node.IMAGE_SIZE}; it must be at least 1")
-    if not 0 < node.MIN_SCALE <= node.MAX_SCALE:
+    augmentation: str = one_of("lsj", "resize", default="lsj")
+    image_size: int = within(1, default=1024)
+    min_scale: float = 0.1
+    max_scale: float = 2.0
+    color_jitter: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scales(self.node, self.min_scale, self.max_scale)
+
+
+@dataclass(frozen=True)
+class EdgeAugmentationSettings(NodeSettings, node="INPUT.TRACE.PSEUDO_EDGES"):
+    """How images with pseudo edges are augmented; see ``defaults.yaml``."""
+
+    size: int = within(0, default=0)
+    crop: int = within(0, default=0)
+    rotate: bool = False
+    recolor: bool = False
+
+
+def check_scales(node: str, low: float, high: float) -> None:
+    """Raise a ValueError unless 0 < ``low`` <= ``high``, MIN_SCALE and MAX_SCALE of ``node``."""
+    if not 0 < low <= high:
         raise ValueError(
-            f"INPUT.TRACE.MIN_SCALE is {node.MIN_SCALE} and INPUT.TRACE.MAX_SCALE "
-            f"{node.MAX_SCALE}; they must be above 0 and in this order"
+            f"{node}.MIN_SCALE is {low} and {node}.MAX_SCALE {high}; they must be above 0 and in "
+            "this order"
         )
-    side = node.IMAGE_SIZE
-    return [
-        *random_flip(cfg),
-        ResizeScale(node.MIN_SCALE, node.MAX_SCALE, side, side),
-        T.FixedSizeCrop((side, side)),
-    ]
-
-
-def resize_and_crop(cfg: CfgNode) -> list[T.Augmentation]:
-    """Resize the short edge, crop where ``INPUT.CROP`` says so, flip: Detectron2's own keys."""
-    resize = ResizeShortestEdge(
-        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    )
-    crop = cfg.INPUT.CROP
-    crops = [T.RandomCrop(crop.TYPE, crop.SIZE)] if crop.ENABLED else []
-    return [resize, *crops, *random_flip(cfg)]
-
-
-AUGMENTATIONS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
-    "lsj": large_scale_jitter,
-    "resize": resize_and_crop,
-}
-"""What ``INPUT.TRACE.AUGMENTATION`` may be."""
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of ``cfg``; for evaluation only the resizing of ``INPUT.MIN_SIZE_TEST``.
 
+    ``lsj`` is Mask2Former's recipe: flip, scale at random, crop and pad to a fixed size. ``resize``
+    obeys Detectron2's own keys: resize the short edge, crop where ``INPUT.CROP`` says so, flip.
+
     Raises:
         ValueError: a key has a value that makes no sense; the message names it.
     """
+    size = cfg.INPUT
     if not is_train:
-        return [ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-    name = cfg.INPUT.TRACE.AUGMENTATION
-    if name not in AUGMENTATIONS:
-        raise ValueError(
-            f"INPUT.TRACE.AUGMENTATION is {name!r}; it must be one of {', '.join(AUGMENTATIONS)}"
-        )
-    jitter = [ColorJitter(cfg.INPUT.FORMAT)] if cfg.INPUT.TRACE.COLOR_JITTER else []
+        return [ResizeShortestEdge(size.MIN_SIZE_TEST, size.MAX_SIZE_TEST, "choice")]
+    settings = AugmentationSettings.from_config(cfg)
     # Before anything is padded, so that padding keeps its grey.
-    return [*jitter, *AUGMENTATIONS[name](cfg)]
+    jitter = [ColorJitter(size.FORMAT)] if settings.color_jitter else []
+    if settings.augmentation == "lsj":
+        side = settings.image_size
+        scale = ResizeScale(settings.min_scale, settings.max_scale, side, side)
+        return [*jitter, *random_flip(cfg), scale, T.FixedSizeCrop((side, side))]
+    resize = ResizeShortestEdge(
+        size.MIN_SIZE_TRAIN, size.MAX_SIZE_TRAIN, size.MIN_SIZE_TRAIN_SAMPLING
+    )
+    crop = [T.RandomCrop(size.CROP.TYPE, size.CROP.SIZE)] if size.CROP.ENABLED else []
+    return [*jitter, resize, *crop, *random_flip(cfg)]
 
 
 def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
@@ -174,3 +180,79 @@ def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
         return []
     horizontal = direction == "horizontal"
     return [T.RandomFlip(horizontal=horizontal, vertical=not horizontal)]
+
+
+class RandomQuarterTurn(T.Augmentation):
+    """Turn by 0, 90, 180 or 270 degrees and mirror: one of the square's eight symmetries."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """A transform for images (H, W, ...)."""
+        return QuarterTurnTransform(np.random.randint(4), bool(np.random.randint(2)))
+
+
+class QuarterTurnTransform(T.Transform):
+    """Mirror left to right if asked, then turn counter-clockwise by ``turns`` x 90 degrees."""
+
+    def __init__(self, turns: int, mirrored: bool) -> None:
+        super().__init__()
+        self.turns, self.mirrored = turns, mirrored
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """(H, W, ...) or, after an odd number of turns, (W, H, ...)."""
+        return np.rot90(img[:, ::-1] if self.mirrored else img, self.turns)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """Not there: edges have no coordinates.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("quarter turns are for images and maps")
+
+
+class RandomRecolor(T.Augmentation):
+    """Permute the channels and, half of the time, invert them."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """A transform of colours alone, for images uint8 (H, W, 3)."""
+        order, inverted = np.random.permutation(3), np.random.rand() < 0.5
+
+        def recolor(pixels: np.ndarray) -> np.ndarray:
+            return 255 - pixels[..., order] if inverted else pixels[..., order]
+
+        return T.ColorTransform(recolor)
+
+
+def build_edge_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform]:
+    """Crop, resize, flip, turn and recolour as ``cfg`` says; in evaluation resize only.
+
+    Raises:
+        ValueError: a key has a value that makes no sense, or does not fit another.
+    """
+    settings = EdgeAugmentationSettings.from_config(cfg)
+    side = _training_side(cfg, settings.size)
+    # As the denoiser's images are resized elsewhere: backbones/image_size.py.
+    resize = [T.Resize((side, side), Image.Resampling.LANCZOS)] if side else []
+    if not is_train:
+        return resize
+    crop = [T.RandomCrop("absolute", (settings.crop,) * 2)] if settings.crop else []
+    turn = [RandomQuarterTurn()] if settings.rotate else random_flip(cfg)
+    jitter = [ColorJitter(cfg.INPUT.FORMAT)] if cfg.INPUT.TRACE.COLOR_JITTER else []
+    recolor = [RandomRecolor()] if settings.recolor else []
+    return [*crop, *resize, *turn, *jitter, *recolor]
+
+
+def _training_side(cfg: CfgNode, size: int) -> int:
+    """Side in pixels of the square that images are resized to; 0: they keep their size."""
+    backbone = cfg.MODEL.TRACE.BACKBONE
+    if backbone.ASPECT != "square":
+        raise ValueError(
+            f"MODEL.TRACE.BACKBONE.ASPECT is {backbone.ASPECT!r}, but edge predictors are trained "
+            "on squares: set it to square"
+        )
+    if size and backbone.RESOLUTION and size != backbone.RESOLUTION:
+        raise ValueError(
+            f"INPUT.TRACE.PSEUDO_EDGES.SIZE is {size}, but MODEL.TRACE.BACKBONE.RESOLUTION "
+            f"{backbone.RESOLUTION}: set the former to 0"
+        )
+    return int(backbone.RESOLUTION or size)

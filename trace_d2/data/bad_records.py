@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
@@ -50,35 +50,47 @@ def blame(record: Record, remedy: str = "") -> Iterator[None]:
         raise BadRecordError(f"image {record.get('file_name')}: {error}{ending}") from error
 
 
-class BadRecordLog:
-    """Leaves bad records out of training, with a word about each, unless there are no others.
+class Tolerant(Generic[_Mapped]):
+    """A mapper that leaves out what another one finds bad: such records map to None.
 
-    Each worker of a loader has its own.
+    Detectron2's loader then draws another. Each is logged once for its file, and each worker of a
+    loader counts for itself.
     """
 
     def __init__(
-        self, most_at_first: int = MOST_AT_FIRST, most_in_a_row: int = MOST_IN_A_ROW
+        self,
+        mapper: Callable[[Record], _Mapped],
+        strict: bool = False,
+        most_at_first: int = MOST_AT_FIRST,
+        most_in_a_row: int = MOST_IN_A_ROW,
     ) -> None:
         """
         Args:
+            mapper: from a record to the input of a model; a BadRecordError makes a record bad.
+            strict: raise on bad records.
             most_at_first: end at this many bad records if no good one came before.
             most_in_a_row: end at this many bad records in a row.
         """
+        self.mapper = mapper
+        self.strict = strict
         self._limit = most_at_first
         self._most_in_a_row = most_in_a_row
         self._in_a_row = 0
         self._first = ""
         self._reported: set[str] = set()
 
-    def map(self, function: Callable[[Record], _Mapped], record: Record) -> _Mapped | None:
-        """``function(record)``, or None if the record is bad, which is logged once for its file.
+    def __call__(self, record: Record) -> _Mapped | None:
+        """What ``mapper`` makes of ``record``; None if it is bad.
 
         Raises:
+            BadRecordError: it is, and ``strict``.
             NoUsableRecordError: too many bad records in a row.
         """
         try:
-            mapped = function(record)
+            mapped = self.mapper(record)
         except BadRecordError as error:
+            if self.strict:
+                raise
             self._leave_out(str(record.get("file_name")), error)
             return None
         self._in_a_row = 0

@@ -8,12 +8,16 @@ front of others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
+
+from trace_d2.data.augmentation import check_scales
+from trace_d2.settings import NodeSettings, within
 
 _FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
 
@@ -32,6 +36,28 @@ class _Pasted(NamedTuple):
     classes: torch.Tensor
 
 
+@dataclass(frozen=True)
+class CopyPasteSettings(NodeSettings, node="INPUT.TRACE.COPY_PASTE"):
+    """How much is pasted.
+
+    Attributes:
+        probability: share of the images that get instances pasted, 0..1.
+        max_instances: paste 1 to this many at random; 0: 1 to all of the other image.
+        min_scale, max_scale: range of the factor by which they are resized.
+        min_visible: instances that keep a smaller share of their pixels are dropped, 0..1.
+    """
+
+    probability: float = within(0.0, 1.0, default=1.0)
+    max_instances: int = within(0, default=0)
+    min_scale: float = 0.3
+    max_scale: float = 1.0
+    min_visible: float = within(0.0, 1.0, default=0.1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scales(self.node, self.min_scale, self.max_scale)
+
+
 class CopyPaste:
     """Pastes instances between the images of a batch; the batch itself is left as it was.
 
@@ -39,60 +65,30 @@ class CopyPaste:
     what lies below: hidden pixels leave the masks, and boxes follow. Random numbers are torch's.
     """
 
-    @configurable
     def __init__(
-        self,
-        *,
-        probability: float,
-        max_instances: int,
-        min_scale: float,
-        max_scale: float,
-        min_visible: float,
-        generator: torch.Generator | None = None,
+        self, settings: CopyPasteSettings, generator: torch.Generator | None = None
     ) -> None:
         """
         Args:
-            probability: share of the images that get instances pasted, 0..1.
-            max_instances: paste 1 to this many at random; 0: 1 to all of the other image.
-            min_scale, max_scale: range of the factor by which they are resized.
-            min_visible: instances that keep a smaller share of their pixels are dropped, 0..1.
+            settings: how much is pasted.
             generator: of the random numbers, on the CPU; None: torch's global one.
         """
-        self.probability = probability
-        self.max_instances = max_instances
-        self.scales = (min_scale, max_scale)
-        self.min_visible = min_visible
+        self.settings = settings
         self.generator = generator
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> CopyPaste:
         """Read ``INPUT.TRACE.COPY_PASTE``.
 
         Raises:
             ValueError: a value out of range, or a config whose masks are not bit masks.
         """
-        node, prefix = cfg.INPUT.TRACE.COPY_PASTE, "INPUT.TRACE.COPY_PASTE"
-        for key in ("PROBABILITY", "MIN_VISIBLE"):
-            if not 0 <= node[key] <= 1:
-                raise ValueError(f"{prefix}.{key} is {node[key]}; it must lie in 0..1")
-        if node.MAX_INSTANCES < 0:
-            raise ValueError(f"{prefix}.MAX_INSTANCES is {node.MAX_INSTANCES}; it must be >= 0")
-        if not 0 < node.MIN_SCALE <= node.MAX_SCALE:
-            raise ValueError(
-                f"{prefix}.MIN_SCALE and MAX_SCALE are {node.MIN_SCALE} and {node.MAX_SCALE}; "
-                "they must be above 0 and in this order"
-            )
+        settings = CopyPasteSettings.from_config(cfg)
         if cfg.INPUT.MASK_FORMAT != "bitmask":
             raise ValueError(
-                f"INPUT.MASK_FORMAT is {cfg.INPUT.MASK_FORMAT!r}; {prefix} needs 'bitmask'"
+                f"INPUT.MASK_FORMAT is {cfg.INPUT.MASK_FORMAT!r}; {settings.node} needs 'bitmask'"
             )
-        return {
-            "probability": node.PROBABILITY,
-            "max_instances": node.MAX_INSTANCES,
-            "min_scale": node.MIN_SCALE,
-            "max_scale": node.MAX_SCALE,
-            "min_visible": node.MIN_VISIBLE,
-        }
+        return cls(settings)
 
     def __call__(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """
@@ -116,7 +112,7 @@ class CopyPaste:
     def _paste_into(
         self, record: Mapping[str, Any], number: int, batch: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        if self._uniform() >= self.probability:
+        if self._uniform() >= self.settings.probability:
             return dict(record)
         others = [i for i in range(len(batch)) if i != number and len(batch[i]["instances"])]
         if not others:
@@ -130,18 +126,18 @@ class CopyPaste:
     def _choose(self, source: Mapping[str, Any], size: Sequence[int]) -> _Pasted:
         """Some instances of ``source``, flipped, resized and placed on a canvas of ``size``."""
         instances: Instances = source["instances"]
-        limit = min(self.max_instances or len(instances), len(instances))
+        limit = min(self.settings.max_instances or len(instances), len(instances))
         order = torch.randperm(len(instances), generator=self.generator)
         chosen = order[: 1 + self._below(limit)]
         image, masks = source["image"], instances.gt_masks.tensor[chosen]
         if self._below(2):
             image, masks = image.flip(-1), masks.flip(-1)
-        low, high = self.scales
+        low, high = self.settings.min_scale, self.settings.max_scale
         image, masks = _resize(image, masks, low + (high - low) * self._uniform())
         shift = [self._shift(to, of) for to, of in zip(size, image.shape[-2:], strict=True)]
         areas = masks.sum((1, 2))
         image, masks = _place(image, size, shift), _place(masks, size, shift)
-        kept = _visible(masks, areas, self.min_visible)
+        kept = _visible(masks, areas, self.settings.min_visible)
         return _Pasted(image, masks[kept], instances.gt_classes[chosen][kept])
 
     def _compose(self, record: Mapping[str, Any], pasted: _Pasted) -> dict[str, Any]:
@@ -152,7 +148,7 @@ class CopyPaste:
         areas = own.gt_masks.tensor.sum((1, 2))
         hidden = masks.sum((1, 2)) < areas
         # Labels that nothing covers stay as they are, degenerate ones too.
-        kept = ~hidden | _visible(masks, areas, self.min_visible)
+        kept = ~hidden | _visible(masks, areas, self.settings.min_visible)
         boxes = own.gt_boxes.clone()
         boxes.tensor[hidden] = _boxes(masks[hidden], boxes.tensor)
         boxes.tensor = torch.cat([boxes.tensor[kept], _boxes(pasted.masks, boxes.tensor)])

@@ -38,15 +38,10 @@ def paused_collector() -> Iterator[None]:
 
 
 def folder_names(folder: str | Path, what: str, remedy: str) -> frozenset[str]:
-    """The names of what lies in ``folder``.
-
-    Args:
-        folder: the folder.
-        what: what it should hold, for the message, such as "images".
-        remedy: what the user is to do if there is no such folder.
+    """The names of what lies in ``folder``, which holds ``what`` ("images").
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder; the message ends with ``remedy``.
     """
     try:
         with os.scandir(folder) as entries:
@@ -58,19 +53,10 @@ def folder_names(folder: str | Path, what: str, remedy: str) -> frozenset[str]:
 def keep_present(
     records: Sequence[dict[str, Any]], key: str, what: str, remedy: str
 ) -> list[dict[str, Any]]:
-    """The records whose file ``record[key]`` exists.
-
-    Args:
-        records: dicts with the path of a file under ``key``.
-        key: which file to look for.
-        what: what the files are, for messages, such as "images".
-        remedy: what the user is to do about missing ones.
-
-    Returns:
-        all records, or, with a warning, those whose file exists if fewer than 1 % lack theirs.
+    """The records whose file ``record[key]``, one of ``what`` ("images"), exists.
 
     Raises:
-        FileNotFoundError: a folder, or 1 % of the files or more, are missing.
+        FileNotFoundError: a folder, or 1 % of the files or more, are missing; fewer are a warning.
     """
     present: dict[str, frozenset[str]] = {}
     kept: list[dict[str, Any]] = []
@@ -88,13 +74,7 @@ def keep_present(
 
 
 def tolerate_absent(absent: Sequence[str], total: int, message: str, remedy: str) -> None:
-    """Warn of few ``absent`` files; raise for many.
-
-    Args:
-        absent: names of what is missing.
-        total: how many there should be.
-        message: what is the matter with them, such as "images are missing".
-        remedy: what the user is to do about it.
+    """Warn of few ``absent`` files of ``total``; ``message`` says what is the matter with them.
 
     Raises:
         FileNotFoundError: 1 % of ``total`` or more are absent.

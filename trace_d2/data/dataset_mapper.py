@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import detectron2.data.transforms as T
 import numpy as np
 import torch
@@ -16,7 +14,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.augmentation import build_augmentations
-from trace_d2.data.bad_records import BadRecordError, BadRecordLog, blame
+from trace_d2.data.bad_records import BadRecordError, Record, blame
+from trace_d2.data.image_mapper import ImageMapper, choose
 from trace_d2.data.target_generator import (
     PanopticTarget,
     TargetGenerator,
@@ -24,13 +23,8 @@ from trace_d2.data.target_generator import (
 )
 from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.coco_panoptic import VOID, id2rgb, rgb2id
-from trace_d2.io.images import read_image, read_semantic
+from trace_d2.io.images import read_semantic
 from trace_d2.io.regions import region_statistics
-
-logger = logging.getLogger(__name__)
-
-IMAGE_FORMATS = ("BGR", "RGB")
-"""What ``INPUT.FORMAT`` may be."""
 
 SEMANTIC_SOURCES = ("segments", "file", "none")
 """What ``INPUT.TRACE.SEMANTIC`` may be."""
@@ -40,14 +34,17 @@ _ANNOTATIONS = ("segments_info", "annotations")
 _MOST_FILE_CLASSES = 254
 
 
-class TraceDatasetMapper:
+class TraceDatasetMapper(ImageMapper):
     """Maps a record to the input of a model, for training and for evaluation.
 
     Image, segments and semantic map go through the same augmentations. A crop that leaves nothing
-    of a segment drops it; crowd regions are no segments.
+    of a segment drops it; crowd regions are no segments. For bad records see ``ImageMapper``.
 
-    A record whose files cannot be used, once training runs, is logged once and maps to None, so
-    that Detectron2's loader draws another image. In evaluation it raises.
+    A record has ``file_name``, ``height`` and ``width`` (pixels) for evaluation, and what the
+    target generator reads. It maps to itself without annotations, and ``image`` uint8 (3, H, W). In
+    training also ``instances`` with ``gt_classes`` int64 (N,), ``gt_boxes`` and ``gt_masks``, bool
+    (N, H, W) for ``mask2former``, ``BitMasks`` of things for ``bitmask``; and ``sem_seg`` int64
+    (H, W) contiguous ids, 255 = void, unless ``semantic`` is ``none``.
     """
 
     @configurable
@@ -77,9 +74,9 @@ class TraceDatasetMapper:
         Raises:
             ValueError: an unknown name, or training without a target generator.
         """
-        _choose("INPUT.FORMAT", image_format, IMAGE_FORMATS)
-        _choose("INPUT.TRACE.FORMAT", target_format, tuple(TARGET_FORMATS))
-        _choose("INPUT.TRACE.SEMANTIC", semantic, SEMANTIC_SOURCES)
+        super().__init__(is_train, augmentations, image_format, strict)
+        choose("INPUT.TRACE.FORMAT", target_format, tuple(TARGET_FORMATS))
+        choose("INPUT.TRACE.SEMANTIC", semantic, SEMANTIC_SOURCES)
         if is_train and target_generator is None:
             raise ValueError("training needs a target_generator; pass one, or is_train=False")
         if class_agnostic and target_format != "bitmask":
@@ -87,17 +84,10 @@ class TraceDatasetMapper:
                 f"INPUT.TRACE.CLASS_AGNOSTIC is True, but INPUT.TRACE.FORMAT {target_format!r}: "
                 "it is for bitmask"
             )
-        self.is_train = is_train
-        self.augmentations = T.AugmentationList(augmentations)
-        self.image_format = image_format
-        self.target_generator = target_generator
+        self.target_generator = target_generator if is_train else None
         self.target_format = target_format
         self.class_agnostic = class_agnostic
         self.semantic = semantic
-        self.strict = strict
-        self._bad_records = BadRecordLog()
-        mode = "training" if is_train else "evaluation"
-        logger.info("Augmentations in %s: %s", mode, self.augmentations)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -112,7 +102,6 @@ class TraceDatasetMapper:
                 f"INPUT.TRACE.FORMAT is 'bitmask', but INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r}:"
                 " set both to bitmask"
             )
-        _choose("INPUT.FORMAT", cfg.INPUT.FORMAT, IMAGE_FORMATS)
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
@@ -124,67 +113,32 @@ class TraceDatasetMapper:
             "strict": node.STRICT,
         }
 
-    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Map one record, which stays as it is.
-
-        Args:
-            record: ``file_name``, ``height`` and ``width`` (pixels) for evaluation, and what the
-                target generator reads.
-
-        Returns:
-            The record without annotations, and ``image`` uint8 (3, H, W). In training also
-            ``instances`` with ``gt_classes`` int64 (N,), ``gt_boxes`` and ``gt_masks``, bool
-            (N, H, W) for ``mask2former``, ``BitMasks`` of things for ``bitmask``; and ``sem_seg``
-            int64 (H, W) contiguous ids, 255 = void, unless ``semantic`` is ``none``. Or None, in
-            training, for a record that cannot be used.
-
-        Raises:
-            BadRecordError: such a record, if ``strict`` or in evaluation.
-            NoUsableRecordError: in training, too many such records and no others.
-            ValueError: records of another kind of data set than ``target_generator`` reads.
-        """
-        if self.strict or not self.is_train:
-            return self._map(record)
-        return self._bad_records.map(self._map, record)
-
-    def _map(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def _map(self, record: Record) -> dict[str, Any]:
         mapped = {key: value for key, value in record.items() if key not in _ANNOTATIONS}
         with blame(record):
-            image = self._read_image(record)
+            image = self._read(record).pixels
             if not self.is_train:  # predictions are resized to what the record says
                 detection_utils.check_image_size(mapped, image)
-        if not self.is_train or self.target_generator is None:
-            augmented = T.AugInput(image)
-            self.augmentations(augmented)
-            mapped["image"] = _to_tensor(augmented.image)
+        if self.target_generator is None:
+            mapped["image"], _, _ = self._augment(image)
             return mapped
         # Records made from masks may have the size of a photograph before it is turned.
         mapped["height"], mapped["width"] = image.shape[:2]
         target = self.target_generator(record)
         _check_size(record, target.segment_map, image)
-        augmented = T.AugInput(image, sem_seg=_pack(target.segment_map))
         semantic = self._read_semantic(record, image) if self.semantic == "file" else None
-        transforms = self.augmentations(augmented)
-        mapped["image"] = _to_tensor(augmented.image)
-        segment_map = _unpack(augmented.sem_seg, len(target.category_ids))
+        mapped["image"], packed, transforms = self._augment(image, _pack(target.segment_map))
+        segment_map = _unpack(packed, len(target.category_ids))
         if semantic is not None:
             mapped["sem_seg"] = _semantic_tensor(transforms.apply_segmentation(semantic))
         elif self.semantic == "segments":
             mapped["sem_seg"] = semantic_of(segment_map, target)
-        make = TARGET_FORMATS[self.target_format]
-        mapped["instances"] = make(segment_map, target)
+        mapped["instances"] = TARGET_FORMATS[self.target_format](segment_map, target)
         if self.class_agnostic:
             mapped["instances"].gt_classes.zero_()
         return mapped
 
-    def _read_image(self, record: Mapping[str, Any]) -> np.ndarray:
-        """uint8 (H, W, 3) in ``image_format``, turned as EXIF says."""
-        image = read_image(PathManager.get_local_path(record["file_name"])).pixels
-        if self.image_format == "BGR":
-            return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        return image
-
-    def _read_semantic(self, record: Mapping[str, Any], image: np.ndarray) -> np.ndarray:
+    def _read_semantic(self, record: Record, image: np.ndarray) -> np.ndarray:
         """The record's own semantic map, uint8 (H, W): contiguous id + 1, 0 = void."""
         if "sem_seg_file_name" not in record:
             raise ValueError(
@@ -292,22 +246,10 @@ def _unpack(packed: np.ndarray, count: int) -> np.ndarray:
     return np.where(segment_map > count, segment_map.dtype.type(VOID), segment_map)
 
 
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """uint8 (3, H, W) of an image (H, W, 3)."""
-    # A copy, as images from files cannot be written to.
-    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
-
-
-def _check_size(record: Mapping[str, Any], array: np.ndarray, image: np.ndarray) -> None:
+def _check_size(record: Record, array: np.ndarray, image: np.ndarray) -> None:
     """Raise a BadRecordError unless ``array`` (H, W) has the size of the image."""
     if array.shape != image.shape[:2]:
         raise BadRecordError(
             f"image {record['file_name']} is {image.shape[1]}x{image.shape[0]} pixels, but its "
             f"label {array.shape[1]}x{array.shape[0]}: make the label again"
         )
-
-
-def _choose(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a ValueError that names ``key`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(choices)}")

@@ -1,30 +1,19 @@
-"""Whether a folder of labels is ready to train on, and what its categories are."""
+"""Whether what a job left in a folder is ready to train on, and what its categories are."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from trace_d2.io.categories import Category, load_categories, parse_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json
-from trace_d2.jobs.journal import FAILED
-from trace_d2.jobs.store import LabelStore
+from trace_d2.jobs.store import JobFolder, open_job_folder
 
 logger = logging.getLogger(__name__)
-
-_GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
 
 
 class UnfinishedLabelsError(RuntimeError):
     """A folder of labels is still being written, or was left half done."""
-
-
-def is_label_folder(folder: str | Path) -> bool:
-    """Whether the label maker wrote ``folder``, so that it has settings and a journal."""
-    return (Path(folder) / "settings.json").is_file()
 
 
 def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
@@ -37,11 +26,9 @@ def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
         ValueError: a file is damaged or names no categories.
     """
     folder = Path(folder)
-    if is_label_folder(folder):
-        path = folder / "settings.json"
-        content = LabelStore(folder).read_settings()
-        if "categories" in content:
-            return parse_categories(content["categories"], str(path))
+    job = open_job_folder(folder)
+    if job is not None and "categories" in job.settings:
+        return parse_categories(job.settings["categories"], str(folder / "settings.json"))
     if (folder / "categories.json").is_file():
         return load_categories(folder / "categories.json")
     path = folder / "panoptic.json"
@@ -56,61 +43,44 @@ def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
     return categories
 
 
-def check_label_folder(folder: str | Path) -> None:
-    """Raise unless the label maker is through with ``folder``; warn of images that failed.
-
-    A folder of another origin passes.
+def check_labels(job: JobFolder) -> None:
+    """Raise unless the label maker is through with a folder; warn of images that failed.
 
     Raises:
         UnfinishedLabelsError: a job writes there, images are yet to be labelled, or the labels of
             shards are yet to be joined.
         ValueError: a file of the folder is damaged.
     """
-    store = LabelStore(folder)
-    if not is_label_folder(folder) or not store.images_path.is_file():
+    if not job.entries:
         return
-    if _is_locked(store.root):
+    if job.is_locked():
         raise UnfinishedLabelsError(
-            f"{folder} is still being written by another job: wait until it ends"
+            f"{job.root} is still being written by another job: wait until it ends"
         )
-    entries, limit = store.read_images()
-    records = store.read_records()
-    wanted = entries[:limit]
-    pending = [entry for entry in wanted if entry.stem not in records]
-    if pending:
+    check_done(job, "labels")
+    if not job.joined:
         raise UnfinishedLabelsError(
-            f"{folder} lacks the labels of {len(pending)} of {len(wanted)} images, such as "
-            f"{pending[0].file_name}: run the command that made them again, it continues"
+            f"the shards of {job.root} are not joined yet: run "
+            f"`python tools/make_pseudo_panoptic.py --merge {job.root}`"
         )
-    if any((store.root / "shards").glob("journal-*.jsonl")):
+
+
+def check_done(job: JobFolder, what: str) -> None:
+    """Raise an UnfinishedLabelsError if images lack ``what``; warn of those that failed."""
+    if job.pending:
         raise UnfinishedLabelsError(
-            f"the shards of {folder} are not joined yet: run "
-            f"`python tools/make_pseudo_panoptic.py --merge {folder}`"
+            f"{job.root} lacks the {what} of {len(job.pending)} of {len(job.entries)} images, such "
+            f"as {job.pending[0].file_name}: wait for the job that makes them, or run its command "
+            "again, it continues"
         )
-    failed = [r for e in wanted if (r := records[e.stem]).status == FAILED]
-    if failed:
+    if job.failed:
         logger.warning(
-            "%s: the labels of %d of %d images failed (%s: %s ...); they are left out. Run the "
-            "command that made them again to try once more",
-            folder, len(failed), len(wanted), failed[0].file_name, failed[0].reason,
-        )  # fmt: skip
-
-
-def _is_locked(root: Path) -> bool:
-    """Whether a job holds a lock of the folder.
-
-    The gate is held meanwhile, so that a job that starts just now waits instead of meeting a lock
-    that we hold for a moment. Nobody writes to a folder that cannot be written to.
-    """
-    locks = root / ".locks"
-    jobs = sorted(locks.glob("job*.lock"))
-    if not jobs or not os.access(locks, os.W_OK):
-        return False
-    try:
-        with FileLock(locks / "gate.lock").acquire(timeout=_GATE_SECONDS):
-            for path in jobs:
-                with FileLock(path).acquire(timeout=0):
-                    pass
-    except Timeout:
-        return True
-    return False
+            "%s: the %s of %d of %d images failed (%s: %s ...); they are left out. Run the command "
+            "that made them again to try once more",
+            job.root,
+            what,
+            len(job.failed),
+            len(job.entries),
+            job.failed[0].file_name,
+            job.failed[0].reason,
+        )

@@ -4,67 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trace_d2.data.dataset_files import folder_names, keep_present, paused_collector
-from trace_d2.data.label_folder import check_label_folder, is_label_folder
+from trace_d2.data.label_folder import check_labels
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
+from trace_d2.jobs.store import open_job_folder
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PanopticFiles:
-    """Where the files of a panoptic data set lie.
-
-    Attributes:
-        image_root: folder that ``file_name`` of the JSON's images is relative to.
-        panoptic_json: COCO panoptic JSON.
-        panoptic_root: folder of its PNG files.
-        semantic_root: folder of ``<stem>.png`` of contiguous ids, or None; it may be missing.
-        label_folder: folder of the label maker that must be finished, or None.
-        remedy: what the user is to do if something is missing.
-    """
-
-    image_root: Path
-    panoptic_json: Path
-    panoptic_root: Path
-    semantic_root: Path | None
-    label_folder: Path | None
-    remedy: str
-
-    @classmethod
-    def of_folder(cls, folder: str | Path, image_root: str | Path, remedy: str) -> PanopticFiles:
-        """Those of a folder with ``panoptic.json`` and ``panoptic/``.
-
-        ``semantic/`` holds contiguous ids in folders of the label maker only: elsewhere, as in
-        procedural scenes, it holds the masks that labels are made from.
-        """
-        folder = Path(folder)
-        own = is_label_folder(folder)
-        return cls(
-            image_root=Path(image_root),
-            panoptic_json=folder / "panoptic.json",
-            panoptic_root=folder / "panoptic",
-            semantic_root=folder / "semantic" if own else None,
-            label_folder=folder if own else None,
-            remedy=remedy,
-        )
-
-
 @paused_collector()
 def load_panoptic_dicts(
-    files: PanopticFiles, categories: Sequence[Category], check: bool = True
+    image_root: str | Path,
+    panoptic_json: str | Path,
+    panoptic_root: str | Path,
+    categories: Sequence[Category],
+    remedy: str,
+    check: bool = True,
 ) -> list[dict[str, Any]]:
     """Dataset dicts of all labelled images, in the order of the file.
 
+    A folder of the label maker must be finished. Of such a folder alone ``semantic/`` is used: it
+    holds contiguous ids there, but in procedural scenes the masks that labels are made from.
+
     Args:
-        files: where everything is.
-        categories: the categories that the data set was registered with; the rank in the list is
-            the contiguous id.
+        image_root: folder that ``file_name`` of the JSON's images is relative to.
+        panoptic_json: COCO panoptic JSON.
+        panoptic_root: folder of its PNG files.
+        categories: those that the data set was registered with; the rank is the contiguous id.
+        remedy: what the user is to do if something is missing.
         check: look whether label folder, images and PNG files are complete.
 
     Returns:
@@ -78,18 +49,20 @@ def load_panoptic_dicts(
         UnfinishedLabelsError: the label folder is not finished.
         ValueError: the JSON is damaged, or its categories are not ``categories``.
     """
-    if check and files.label_folder is not None:
-        check_label_folder(files.label_folder)
-    if not files.panoptic_json.is_file():
-        raise FileNotFoundError(f"no panoptic JSON at {files.panoptic_json}: {files.remedy}")
-    content = load_panoptic_json(files.panoptic_json)
-    check_same_categories(content.categories, categories, str(files.panoptic_json))
-    records = _to_dicts(content, files, categories)
+    path = Path(panoptic_json)
+    job = open_job_folder(path.parent)
+    if check and job is not None:
+        check_labels(job)
+    if not path.is_file():
+        raise FileNotFoundError(f"no panoptic JSON at {path}: {remedy}")
+    content = load_panoptic_json(path)
+    check_same_categories(content.categories, categories, str(path))
+    records = _to_dicts(content, Path(image_root), Path(panoptic_root), categories)
     if check:
-        records = keep_present(records, "file_name", "images", files.remedy)
-        records = keep_present(records, "pan_seg_file_name", "panoptic PNG files", files.remedy)
-    if files.semantic_root is not None and files.semantic_root.is_dir():
-        _add_semantic(records, files.semantic_root, files.remedy)
+        records = keep_present(records, "file_name", "images", remedy)
+        records = keep_present(records, "pan_seg_file_name", "panoptic PNG files", remedy)
+    if job is not None and (path.parent / "semantic").is_dir():
+        _add_semantic(records, path.parent / "semantic", remedy)
     return records
 
 
@@ -100,30 +73,27 @@ def check_same_categories(
     if not found:
         raise ValueError(f'{origin} has no "categories": add them to the file')
     for rank in range(max(len(found), len(expected))):
-        pair = [side[rank] if rank < len(side) else None for side in (found, expected)]
-        there, here = (None if c is None else (c.id, c.name, c.isthing) for c in pair)
+        there, here = (
+            _describe(side[rank]) if rank < len(side) else "absent" for side in (found, expected)
+        )
         if there != here:
             raise ValueError(
                 f"the categories of {origin} differ from those the data set is registered with: "
-                f"number {rank} is {_describe(pair[0])} there and {_describe(pair[1])} here; "
+                f"number {rank} is {there} there and {here} here; "
                 "register the folder with its own categories, or make the labels again"
             )
 
 
-def _describe(category: Category | None) -> str:
-    if category is None:
-        return "absent"
-    kind = "thing" if category.isthing else "stuff"
-    return f"{category.name!r} (id {category.id}, {kind})"
+def _describe(category: Category) -> str:
+    return f"{category.name!r} (id {category.id}, {'thing' if category.isthing else 'stuff'})"
 
 
 def _to_dicts(
-    content: PanopticSet, files: PanopticFiles, categories: Sequence[Category]
+    content: PanopticSet, image_root: Path, panoptic_root: Path, categories: Sequence[Category]
 ) -> list[dict[str, Any]]:
-    rank = {category.id: (i, category.isthing) for i, category in enumerate(categories)}
+    ranks = {category.id: (i, category.isthing) for i, category in enumerate(categories)}
     images = {image["id"]: image for image in content.images}
-    image_root, panoptic_root = str(files.image_root), str(files.panoptic_root)
-    records, empty = [], 0
+    records = []
     for image_id, annotation in content.annotations.items():
         image = images.get(image_id)
         if image is None or any(k not in image for k in ("file_name", "height", "width")):
@@ -131,11 +101,7 @@ def _to_dicts(
                 f'{content.path}: "images" lacks image {image_id}, or its file_name, height or '
                 "width: add it"
             )
-        segments = [
-            _segment(segment, rank, content.path, image_id)
-            for segment in annotation["segments_info"]
-        ]
-        empty += not segments
+        where = f"{content.path}: image {image_id}"
         records.append(
             {
                 "file_name": f"{image_root}/{image['file_name']}",
@@ -143,7 +109,7 @@ def _to_dicts(
                 "height": image["height"],
                 "width": image["width"],
                 "pan_seg_file_name": f"{panoptic_root}/{annotation['file_name']}",
-                "segments_info": segments,
+                "segments_info": [_segment(s, ranks, where) for s in annotation["segments_info"]],
             }
         )
     if not records:
@@ -151,31 +117,30 @@ def _to_dicts(
     bare = len(images) - len(records)
     if bare > 0:
         logger.warning("%s: %d images have no label and are left out", content.path, bare)
+    empty = sum(not record["segments_info"] for record in records)
     if empty:
         logger.info("%s: %d images have no segment", content.path, empty)
     return records
 
 
 def _segment(
-    segment: Mapping[str, Any], rank: Mapping[int, tuple[int, bool]], path: Path, image_id: Any
+    segment: Mapping[str, Any], ranks: Mapping[int, tuple[int, bool]], where: str
 ) -> dict[str, Any]:
     """One entry of ``segments_info`` with a contiguous category."""
-    known = rank.get(segment["category_id"])
-    if known is None:
+    category = segment["category_id"]
+    if category not in ranks:
         raise ValueError(
-            f"{path}: image {image_id}, segment {segment['id']} has category "
-            f'{segment["category_id"]}, which "categories" lacks: add it there'
+            f"{where}, segment {segment['id']} has category {category}, which "
+            '"categories" lacks: add it there'
         )
-    result = {
+    rank, isthing = ranks[category]
+    return {
         "id": segment["id"],
-        "category_id": known[0],
+        "category_id": rank,
         "iscrowd": int(segment.get("iscrowd", 0)),
-        "isthing": known[1],
+        "isthing": isthing,
+        **{key: segment[key] for key in ("area", "bbox") if key in segment},
     }
-    for key in ("area", "bbox"):
-        if key in segment:
-            result[key] = segment[key]
-    return result
 
 
 def _add_semantic(records: Sequence[dict[str, Any]], folder: Path, remedy: str) -> None:

@@ -1,15 +1,18 @@
-"""Registers data sets with Detectron2's catalogues.
+"""Registers data sets with Detectron2's catalogues: a ``DatasetSpec`` each.
 
 Files are read when the data set is first loaded (``DatasetCatalog.get``), which is before training
 starts; only the categories are read at once, since models are built from them. Contiguous ids
 count things and stuff in one range, in the order of the categories, as Mask2Former does.
+
+Another kind of data set is a loader and a function here that registers it; its entries in the
+config are a line of ``_CONFIG``, its usual place a row of ``builtin_datasets``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,9 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.data.class_agnostic_dicts import load_class_agnostic_dicts
 from trace_d2.data.dataset_files import datasets_root
-from trace_d2.data.edge_dicts import edges_folder, load_edge_dicts
 from trace_d2.data.label_folder import read_folder_categories
-from trace_d2.data.panoptic_dicts import (
-    PanopticFiles,
-    check_same_categories,
-    load_panoptic_dicts,
-)
-from trace_d2.data.semantic_dicts import load_semantic_dicts
+from trace_d2.data.panoptic_dicts import check_same_categories, load_panoptic_dicts
+from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
 from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
 
 IGNORE_LABEL = 255
@@ -34,10 +32,71 @@ IGNORE_LABEL = 255
 LABEL_DIVISOR = 1000
 """Panoptic ids of models that return no ``segments_info``: category x divisor + instance."""
 
-CLASS_AGNOSTIC_CLASSES = ["object"]
-"""Classes of class-agnostic data sets."""
+Categories = str | Path | Sequence[Category]
+"""Categories as a built-in name, a file or a list."""
 
-_REGISTERED: dict[str, tuple[Any, ...]] = {}  # name -> what it was registered with
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a data set is made of.
+
+    Attributes:
+        load: gives the dataset dicts; ``files``, ``options`` and ``remedy`` are its arguments.
+        files: paths by argument of ``load``; those that are not None are in the metadata, too.
+        remedy: what the user is to do if something is missing.
+        categories: those that the metadata tells of; empty: none.
+        options: other arguments of ``load``.
+        metadata: other attributes of ``MetadataCatalog.get(name)``.
+    """
+
+    load: Callable[..., list[dict[str, Any]]]
+    files: Mapping[str, str | Path | None]
+    remedy: str
+    categories: tuple[Category, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """The dataset dicts."""
+        return self.load(**self.files, **self.options, remedy=self.remedy)
+
+    def same_as(self, other: object) -> bool:
+        """Whether ``other`` is the same data set, whatever remedies and spellings of paths are."""
+        return isinstance(other, DatasetSpec) and self._identity() == other._identity()
+
+    def _identity(self) -> tuple[Any, ...]:
+        files = {key: path and os.path.abspath(path) for key, path in self.files.items()}
+        return self.load, files, self.categories, self.options
+
+
+def register(name: str, spec: DatasetSpec) -> None:
+    """Register ``spec`` as ``name`` in the catalogues, unless that has been done before.
+
+    Raises:
+        ValueError: the name is empty, or belongs to another data set.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the name of a data set is a non-empty text, not {name!r}")
+    if name in DatasetCatalog:
+        if spec.same_as(_REGISTERED.get(name)):
+            return
+        owner = "with other arguments" if name in _REGISTERED else "by somebody else"
+        raise ValueError(f"a data set {name!r} is registered already, {owner}: choose another name")
+    if name in _REGISTERED:  # removed from the catalogue since
+        MetadataCatalog.pop(name, None)
+    files = {key: str(path) for key, path in spec.files.items() if path is not None}
+    known = _category_metadata(spec.categories) if spec.categories else {}
+    MetadataCatalog.get(name).set(**files, **known, **spec.metadata)
+    DatasetCatalog.register(name, spec)
+    _REGISTERED[name] = spec
+
+
+_REGISTERED: dict[str, DatasetSpec] = {}
+
+
+def is_registered_elsewhere(name: str) -> bool:
+    """Whether somebody else has registered ``name``."""
+    return name in DatasetCatalog and name not in _REGISTERED
 
 
 def register_trace_panoptic(
@@ -46,7 +105,7 @@ def register_trace_panoptic(
     image_root: str | Path,
     *,
     check: bool = True,
-    categories: str | Path | Sequence[Category] | None = None,
+    categories: Categories | None = None,
 ) -> None:
     """Register a folder with ``panoptic.json`` and ``panoptic/`` as a panoptic data set.
 
@@ -67,30 +126,59 @@ def register_trace_panoptic(
             ``categories``. Loading raises as ``load_panoptic_dicts`` does.
     """
     folder = Path(output_dir)
-    remedy = "correct the folders given to register_trace_panoptic, or make the labels again"
     if categories is None:
-        known = read_folder_categories(folder)
-    else:
-        known = as_categories(categories)
-        if folder.is_dir():
-            check_same_categories(read_folder_categories(folder), known, str(folder))
+        categories = read_folder_categories(folder)
+    elif folder.is_dir():
+        categories = _as_categories(categories)
+        check_same_categories(read_folder_categories(folder), categories, str(folder))
+    register_panoptic_files(
+        name,
+        image_root,
+        folder / "panoptic.json",
+        folder / "panoptic",
+        folder / "instances.json",
+        categories,
+        remedy="correct the folders given to register_trace_panoptic, or make the labels again",
+        check=check,
+    )
 
-    def load() -> list[dict[str, Any]]:  # looks again, as the folder may be made later
-        files = PanopticFiles.of_folder(folder, image_root, remedy)
-        return load_panoptic_dicts(files, known, check)
 
-    files = PanopticFiles.of_folder(folder, image_root, remedy)
-    metadata = panoptic_file_metadata(known, files, folder / "instances.json")
-    arguments = ("panoptic", _absolute(folder), _absolute(image_root), check, known)
-    register_once(name, arguments, load, metadata)
+def register_panoptic_files(
+    name: str,
+    image_root: str | Path,
+    panoptic_json: str | Path,
+    panoptic_root: str | Path,
+    instances_json: str | Path,
+    categories: Categories,
+    *,
+    remedy: str,
+    check: bool = True,
+) -> None:
+    """``register_trace_panoptic`` for files in any place, see ``load_panoptic_dicts``."""
+    known = _as_categories(categories)
+    spec = DatasetSpec(
+        load_panoptic_dicts,
+        {
+            "image_root": image_root,
+            "panoptic_json": panoptic_json,
+            "panoptic_root": panoptic_root,
+        },
+        remedy,
+        known,
+        options={"categories": known, "check": check},
+        metadata={"json_file": str(instances_json), "evaluator_type": "coco_panoptic_seg"},
+    )
+    register(name, spec)
 
 
 def register_trace_semantic(
     name: str,
     image_root: str | Path,
     semantic_root: str | Path,
-    categories: str | Path | Sequence[Category],
+    categories: Categories,
     edges_root: str | Path | None = None,
+    *,
+    remedy: str = "correct the folders given to register_trace_semantic",
 ) -> None:
     """Register images with semantic masks, whose labels the mapper makes ("online").
 
@@ -100,21 +188,15 @@ def register_trace_semantic(
         semantic_root: folder of 8-bit ``<stem>.png``, pixel = category id, 255 = unknown.
         categories: as ``load_categories`` takes them, or a list.
         edges_root: folder of ``<stem>.png`` or ``<stem>.npy``; None: the data set has no edges.
+        remedy: what to do if something is missing, for the message.
 
     Raises:
         FileNotFoundError: there is no such file of categories.
         ValueError: another data set has this name. Loading raises as ``load_semantic_dicts`` does.
     """
-    known = as_categories(categories)
-    remedy = "correct the folders given to register_trace_semantic"
-    load = partial(load_semantic_dicts, image_root, semantic_root, edges_root, remedy)
-    metadata = {
-        **panoptic_metadata(known),
-        "image_root": str(image_root),
-        "semantic_root": str(semantic_root),
-    }
-    folders = [None if f is None else _absolute(f) for f in (image_root, semantic_root, edges_root)]
-    register_once(name, ("semantic", *folders, known), load, metadata)
+    files = {"image_root": image_root, "semantic_root": semantic_root, "edges_root": edges_root}
+    spec = DatasetSpec(load_semantic_dicts, files, remedy, _as_categories(categories))
+    register(name, spec)
 
 
 def register_trace_edges(name: str, image_root: str | Path, edges_root: str | Path) -> None:
@@ -129,44 +211,57 @@ def register_trace_edges(name: str, image_root: str | Path, edges_root: str | Pa
     Raises:
         ValueError: another data set has this name. Loading raises as ``load_edge_dicts`` does.
     """
-    remedy = "correct the folders given to register_trace_edges, or make the pseudo edges again"
-    load = partial(load_edge_dicts, image_root, edges_root, remedy)
-    metadata = {
-        "image_root": str(image_root),
-        "pseudo_edges_root": str(edges_folder(edges_root)),
-    }
-    arguments = ("edges", _absolute(image_root), _absolute(edges_root))
-    register_once(name, arguments, load, metadata)
+    spec = DatasetSpec(
+        load_edge_dicts,
+        {"image_root": image_root, "edges_root": edges_root},
+        "correct the folders given to register_trace_edges, or make the pseudo edges again",
+        metadata={"pseudo_edges_root": str(edges_folder(edges_root))},
+    )
+    register(name, spec)
 
 
-def register_class_agnostic(name: str, json_file: str | Path, image_root: str | Path) -> None:
+def register_class_agnostic(
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    remedy: str = "correct the paths given to register_class_agnostic",
+) -> None:
     """Register a COCO instances file as a data set of the one class "object".
 
     Args:
         name: name in the catalogues.
         json_file: COCO instances; its categories are not looked at.
         image_root: folder that the file's ``file_name`` are relative to.
+        remedy: what to do if something is missing, for the message.
 
     Raises:
         ValueError: another data set has this name. Loading raises as
             ``load_class_agnostic_dicts`` does.
     """
-    remedy = "correct the paths given to register_class_agnostic"
-    register_class_agnostic_files(name, json_file, image_root, remedy)
+    spec = DatasetSpec(
+        load_class_agnostic_dicts,
+        {"json_file": json_file, "image_root": image_root},
+        remedy,
+        metadata={"thing_classes": ["object"], "evaluator_type": "class_agnostic"},
+    )
+    register(name, spec)
 
 
-def register_class_agnostic_files(
-    name: str, json_file: str | Path, image_root: str | Path, remedy: str
-) -> None:
-    """``register_class_agnostic`` with what to say, as ``remedy``, where something is missing."""
-    load = partial(load_class_agnostic_dicts, json_file, image_root, remedy)
-    metadata = {
-        "thing_classes": CLASS_AGNOSTIC_CLASSES,
-        "json_file": str(json_file),
-        "image_root": str(image_root),
-        "evaluator_type": "class_agnostic",
-    }
-    register_once(name, ("instances", _absolute(json_file), _absolute(image_root)), load, metadata)
+# Node of DATASETS.TRACE -> what registers an entry, the parts of one, and what follows the name as
+# arguments, those that may be left out last.
+_CONFIG: dict[str, tuple[Callable[..., None], str, tuple[str, ...]]] = {
+    "PANOPTIC": (
+        register_trace_panoptic, "NAME, OUTPUT, IMAGES", ("output_dir", "image_root", "categories")
+    ),
+    "SEMANTIC": (
+        register_trace_semantic,
+        "NAME, IMAGES, SEMANTIC, CATEGORIES",
+        ("image_root", "semantic_root", "categories", "edges_root"),
+    ),
+    "INSTANCES": (register_class_agnostic, "NAME, JSON, IMAGES", ("json_file", "image_root")),
+    "EDGES": (register_trace_edges, "NAME, IMAGES, PSEUDO_EDGES", ("image_root", "edges_root")),
+}  # fmt: skip
 
 
 def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> None:
@@ -180,85 +275,36 @@ def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> 
         ValueError: an entry has too few or too many parts, or its name is taken.
         FileNotFoundError: a folder of labels does not exist.
     """
-    parts = {
-        "PANOPTIC": ("NAME, OUTPUT, IMAGES", 3, 4),
-        "SEMANTIC": ("NAME, IMAGES, SEMANTIC, CATEGORIES", 4, 5),
-        "INSTANCES": ("NAME, JSON, IMAGES", 3, 3),
-        "EDGES": ("NAME, IMAGES, PSEUDO_EDGES", 3, 3),
-    }
-    for key, form in parts.items():
-        for name, *values in _entries(cfg.DATASETS.TRACE, key, *form):
+    for key, (register_entry, parts, arguments) in _CONFIG.items():
+        for name, *values in _entries(cfg, key, parts, len(arguments) + 1):
             if names is None or name in names:
-                _REGISTER[key](name, *values)
+                places = zip(arguments, values, strict=False)
+                register_entry(name, **{key: _rooted(key, place) for key, place in places})
 
 
-def _register_panoptic(name: str, folder: str, images: str, categories: str | None = None) -> None:
-    expected = _categories_argument(categories) if categories else None
-    register_trace_panoptic(name, _rooted(folder), _rooted(images), categories=expected)
+def _entries(cfg: CfgNode, key: str, parts: str, most: int) -> Iterator[list[str]]:
+    """The entries of ``DATASETS.TRACE.<key>``, checked for their number of texts."""
+    least = len(parts.split(","))
+    for entry in cfg.DATASETS.TRACE[key]:
+        if (
+            not isinstance(entry, (list, tuple))
+            or not least <= len(entry) <= most
+            or not all(isinstance(part, str) and part for part in entry)
+        ):
+            raise ValueError(
+                f"DATASETS.TRACE.{key} holds {entry!r}: each entry is a list [{parts}] of texts"
+            )
+        yield list(entry)
 
 
-def _register_semantic(
-    name: str, images: str, semantic: str, categories: str, edges: str | None = None
-) -> None:
-    known = _categories_argument(categories)
-    edges_root = _rooted(edges) if edges else None
-    register_trace_semantic(name, _rooted(images), _rooted(semantic), known, edges_root)
+def _rooted(argument: str, text: str) -> str | Path:
+    if argument == "categories" and text in BUILTIN_CATEGORIES:
+        return text
+    return datasets_root() / os.path.expanduser(text)
 
 
-def _register_instances(name: str, json_file: str, images: str) -> None:
-    register_class_agnostic(name, _rooted(json_file), _rooted(images))
-
-
-def _register_edges(name: str, images: str, pseudo_edges: str) -> None:
-    register_trace_edges(name, _rooted(images), _rooted(pseudo_edges))
-
-
-_REGISTER: dict[str, Callable[..., None]] = {
-    "PANOPTIC": _register_panoptic,
-    "SEMANTIC": _register_semantic,
-    "INSTANCES": _register_instances,
-    "EDGES": _register_edges,
-}
-
-
-def register_once(
-    name: str,
-    arguments: tuple[Any, ...],
-    load: Callable[[], list[dict[str, Any]]],
-    metadata: dict[str, Any],
-) -> None:
-    """Register ``load`` and ``metadata`` as ``name``, unless that has been done before.
-
-    Args:
-        name: name in the catalogues.
-        arguments: what tells this data set from another.
-        load: returns the dataset dicts.
-        metadata: attributes of ``MetadataCatalog.get(name)``.
-
-    Raises:
-        ValueError: the name is empty, or belongs to another data set.
-    """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"the name of a data set is a non-empty text, not {name!r}")
-    if name in DatasetCatalog:
-        if _REGISTERED.get(name) == arguments:
-            return
-        owner = "with other arguments" if name in _REGISTERED else "by somebody else"
-        raise ValueError(f"a data set {name!r} is registered already, {owner}: choose another name")
-    if name in _REGISTERED:  # removed from the catalogue since
-        MetadataCatalog.pop(name, None)
-    MetadataCatalog.get(name).set(**metadata)
-    DatasetCatalog.register(name, load)
-    _REGISTERED[name] = arguments
-
-
-def is_registered_elsewhere(name: str) -> bool:
-    """Whether somebody else has registered ``name``."""
-    return name in DatasetCatalog and name not in _REGISTERED
-
-
-def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
-    """The metadata that follows from the categories, laid out as ``coco_panoptic_standard``."""
+def _category_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """What follows from the categories, laid out as ``coco_panoptic_standard``."""
     names = [category.name for category in categories]
     colors = [list(category.color) for category in categories]
     ranks = list(enumerate(categories))
@@ -275,22 +321,7 @@ def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     }
 
 
-def panoptic_file_metadata(
-    categories: Sequence[Category], files: PanopticFiles, instances_json: str | Path
-) -> dict[str, Any]:
-    """``panoptic_metadata``, and where the files are."""
-    return {
-        **panoptic_metadata(categories),
-        "image_root": str(files.image_root),
-        "panoptic_root": str(files.panoptic_root),
-        "panoptic_json": str(files.panoptic_json),
-        "json_file": str(instances_json),
-        "evaluator_type": "coco_panoptic_seg",
-    }
-
-
-def as_categories(source: str | Path | Sequence[Category]) -> tuple[Category, ...]:
-    """Categories of a name, a file or a list of them."""
+def _as_categories(source: Categories) -> tuple[Category, ...]:
     return load_categories(source) if isinstance(source, (str, Path)) else tuple(source)
 
 
@@ -349,30 +380,3 @@ def _classes(name: str) -> list[tuple[str, bool]] | None:
         return [(text, True) for text in names]
     things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
     return [(text, rank in things) for rank, text in enumerate(metadata.stuff_classes)]
-
-
-def _entries(node: CfgNode, key: str, parts: str, least: int, most: int) -> list[list[str]]:
-    """The entries of ``DATASETS.TRACE.<key>``, checked for their number of texts."""
-    entries = node[key]
-    for entry in entries:
-        if (
-            not isinstance(entry, (list, tuple))
-            or not least <= len(entry) <= most
-            or not all(isinstance(part, str) and part for part in entry)
-        ):
-            raise ValueError(
-                f"DATASETS.TRACE.{key} holds {entry!r}: each entry is a list [{parts}] of texts"
-            )
-    return [list(entry) for entry in entries]
-
-
-def _categories_argument(source: str) -> str | Path:
-    return source if source in BUILTIN_CATEGORIES else _rooted(source)
-
-
-def _rooted(path: str) -> Path:
-    return datasets_root() / os.path.expanduser(path)
-
-
-def _absolute(path: str | Path) -> str:
-    return os.path.abspath(path)

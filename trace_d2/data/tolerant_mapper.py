@@ -12,16 +12,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, transforms
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
-from trace_d2.data.bad_records import BadRecordLog, Record, blame
+from trace_d2.data.bad_records import Record, Tolerant, blame
 from trace_d2.io.mask_rle import check_fit, check_segmentation
 
 
 class TolerantDatasetMapper(DatasetMapper):
-    """``DatasetMapper`` that leaves out what it cannot use.
+    """``DatasetMapper`` that leaves out what it cannot use, see ``Tolerant``.
 
-    A record whose image or masks cannot be read, or do not fit together, is logged once and maps
-    to None, so that Detectron2's loader draws another image. In evaluation it raises. Images
-    without objects have empty masks, where Detectron2's have none.
+    That is a record whose image or masks cannot be read, or do not fit together. In evaluation it
+    raises. Images without objects have empty masks, where Detectron2's have none.
     """
 
     @configurable
@@ -33,8 +32,7 @@ class TolerantDatasetMapper(DatasetMapper):
             options: of ``DatasetMapper``.
         """
         super().__init__(is_train, **options)
-        self.strict = strict
-        self._bad_records = BadRecordLog()
+        self._tolerant = Tolerant(self._map, strict or not is_train)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -43,18 +41,13 @@ class TolerantDatasetMapper(DatasetMapper):
         return options | {"strict": cfg.INPUT.TRACE.STRICT}
 
     def __call__(self, dataset_dict: Record) -> dict[str, Any] | None:
-        """Map one record, which stays as it is, see ``DatasetMapper``.
-
-        Returns:
-            what ``DatasetMapper`` returns; None, in training, for a record that cannot be used.
+        """What ``DatasetMapper`` returns; None, in training, for a record that cannot be used.
 
         Raises:
             BadRecordError: such a record, if ``strict`` or in evaluation.
             NoUsableRecordError: in training, too many such records and no others.
         """
-        if self.strict or not self.is_train:
-            return self._map(dataset_dict)
-        return self._bad_records.map(self._map, dataset_dict)
+        return self._tolerant(dataset_dict)
 
     def _map(self, record: Record) -> dict[str, Any]:
         if self.is_train:

@@ -8,8 +8,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from trace_d2.data.augmentation import build_edge_augmentations
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
-from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper, build_edge_augmentations
+from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
 
 Batch = list[dict[str, Any]]

@@ -120,7 +120,7 @@ class TraceTrainer(DefaultTrainer):
         """Detectron2's loader with the mapper of the config, and copy-paste where it is on."""
         loader = build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
         enabled = cfg.INPUT.TRACE.COPY_PASTE.ENABLED
-        return BatchLoader(loader, [CopyPaste(cfg)] if enabled else [])
+        return BatchLoader(loader, [CopyPaste.from_config(cfg)] if enabled else [])
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:

@@ -1,0 +1,194 @@
+"""Images as dataset dicts with what other folders hold of their stem: semantic masks, edges, pseudo
+edges."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
+from trace_d2.data.label_folder import check_done
+from trace_d2.io.listing import list_images
+from trace_d2.jobs.entries import ImageEntry, build_entries
+from trace_d2.jobs.journal import DONE
+from trace_d2.jobs.store import open_job_folder
+
+logger = logging.getLogger(__name__)
+
+SEMANTIC_KEY = "trace_semantic_file_name"
+EDGES_KEY = "trace_edges_file_name"
+PSEUDO_EDGES_KEY = "trace_pseudo_edges_file_name"
+"""Where a record names its semantic mask, its edges and its pseudo edges."""
+
+SUBFOLDER = "pseudo_edges"
+"""Where ``tools/make_pseudo_edges.py`` puts the maps in its output folder."""
+
+_PNG_HEAD = struct.Struct(">16x2I")  # signature, length and "IHDR", then width and height
+
+
+@paused_collector()
+def load_semantic_dicts(
+    image_root: str | Path, semantic_root: str | Path, edges_root: str | Path | None, remedy: str
+) -> list[dict[str, Any]]:
+    """Dataset dicts of all images that have a mask, in order of their stems.
+
+    Args:
+        image_root: folder of the images (not below it).
+        semantic_root: folder of ``<stem>.png``, pixel = category id, 255 = unknown.
+        edges_root: folder of ``<stem>.png`` or ``<stem>.npy``, or None.
+        remedy: what the user is to do if something is missing.
+
+    Returns:
+        ``{file_name, image_id, height, width (pixels, of the mask), trace_semantic_file_name}``
+        each, and ``trace_edges_file_name`` if there is an ``edges_root``. An image's id is its
+        stem if all stems are numbers, else its rank in the folder, from 1.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or 1 % of the masks or more lack image or edges.
+        ValueError: no image has a mask, a mask is no PNG, or two files share a stem.
+    """
+    masks = _png_stems(semantic_root, "semantic masks", remedy)
+    entries = _list_entries(image_root, remedy)
+    masked = [entry for entry in entries if entry.stem in masks]
+    if not masked:
+        raise ValueError(
+            f"no image of {image_root} has a mask <stem>.png in {semantic_root}: {remedy}"
+        )
+    _log_rest(logging.INFO, masked, entries, image_root, f"mask in {semantic_root}")
+    strays = [f"{stem}.png" for stem in sorted(masks - {entry.stem for entry in masked})]
+    lost = f"masks of {semantic_root} have no image in {image_root}"
+    tolerate_absent(strays, len(masks), lost, remedy)
+    if edges_root is None:
+        return [_record(image_root, e, SEMANTIC_KEY, semantic_root) for e in masked]
+    edges = _edge_files(edges_root, remedy)
+    bare = [entry.file_name for entry in masked if entry.stem not in edges]
+    tolerate_absent(bare, len(masked), f"images with a mask have no edges in {edges_root}", remedy)
+    return [
+        {
+            **_record(image_root, entry, SEMANTIC_KEY, semantic_root),
+            EDGES_KEY: f"{edges_root}/{edges[entry.stem]}",
+        }
+        for entry in masked
+        if entry.stem in edges
+    ]
+
+
+@paused_collector()
+def load_edge_dicts(
+    image_root: str | Path, edges_root: str | Path, remedy: str
+) -> list[dict[str, Any]]:
+    """Dataset dicts of all images that have pseudo edges, in order of their stems.
+
+    Args:
+        image_root: folder of the images (not below it).
+        edges_root: output folder of ``tools/make_pseudo_edges.py``, or a folder of 8-bit
+            ``<stem>.png``: 0 no edge, 255 edge, 128 ignored.
+        remedy: what the user is to do if something is missing.
+
+    Returns:
+        as ``load_semantic_dicts``, with ``trace_pseudo_edges_file_name`` in place of masks and
+        edges; height and width are the map's.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or 1 % of the images or of the maps, or more.
+        UnfinishedLabelsError: images of the folder are yet to be done.
+        ValueError: no image has a map, a map is no PNG, or two files share a stem.
+    """
+    folder = edges_folder(edges_root)
+    done = _done_stems(folder.parent) if folder.name == SUBFOLDER else None
+    present = _png_stems(folder, "pseudo edges", remedy)
+    wanted = present if done is None else done
+    entries = _list_entries(image_root, remedy)
+    used = [entry for entry in entries if entry.stem in wanted & present]
+    if not used:
+        raise ValueError(
+            f"no image of {image_root} has pseudo edges <stem>.png in {folder}: {remedy}"
+        )
+    strays = wanted - {entry.stem for entry in entries}
+    for absent, lost in (
+        (wanted - present, "are missing"),
+        (strays, f"have no image in {image_root}"),
+    ):
+        tolerate_absent(sorted(absent), len(wanted), f"maps of {folder} {lost}", remedy)
+    _log_rest(logging.WARNING, used, entries, image_root, f"pseudo edges in {folder}")
+    return [_record(image_root, entry, PSEUDO_EDGES_KEY, folder) for entry in used]
+
+
+def edges_folder(edges_root: str | Path) -> Path:
+    """The folder of the maps: ``edges_root`` itself, or its ``pseudo_edges/`` if it has one."""
+    inner = Path(edges_root) / SUBFOLDER
+    return inner if inner.is_dir() else Path(edges_root)
+
+
+def png_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) in pixels from the head of a PNG file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no PNG.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_PNG_HEAD.size)
+    if len(head) < _PNG_HEAD.size or not head.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path} is no PNG file: make it again")
+    width, height = _PNG_HEAD.unpack(head)
+    return height, width
+
+
+def _png_stems(folder: str | Path, what: str, remedy: str) -> set[str]:
+    names = folder_names(folder, what, remedy)
+    return {name.removesuffix(".png") for name in names if name.endswith(".png")}
+
+
+def _list_entries(image_root: str | Path, remedy: str) -> list[ImageEntry]:
+    folder_names(image_root, "images", remedy)
+    return build_entries(list_images(image_root), None)
+
+
+def _log_rest(
+    level: int, used: Collection[Any], entries: Collection[Any], root: str | Path, lacking: str
+) -> None:
+    rest = len(entries) - len(used)
+    if rest:
+        message = "%d of %d images of %s have no %s and are left out"
+        logger.log(level, message, rest, len(entries), root, lacking)
+
+
+def _record(
+    image_root: str | Path, entry: ImageEntry, key: str, folder: str | Path
+) -> dict[str, Any]:
+    """The dict of one image, whose PNG in ``folder`` has its size and goes under ``key``."""
+    path = f"{folder}/{entry.stem}.png"
+    height, width = png_size(path)
+    return {
+        "file_name": f"{image_root}/{entry.file_name}",
+        "image_id": entry.image_id,
+        "height": height,
+        "width": width,
+        key: path,
+    }
+
+
+def _edge_files(folder: str | Path, remedy: str) -> dict[str, str]:
+    """Stem to name of the edge files in ``folder``."""
+    files: dict[str, str] = {}
+    for name in sorted(folder_names(folder, "edges", remedy)):
+        stem, dot, suffix = name.rpartition(".")
+        if not dot or suffix not in ("png", "npy"):
+            continue
+        if stem in files:
+            raise ValueError(f"both {files[stem]} and {name} are in {folder}: remove one of them")
+        files[stem] = name
+    return files
+
+
+def _done_stems(root: Path) -> set[str] | None:
+    """Stems of the images that the job of the folder ``root`` made; None: no job wrote it."""
+    job = open_job_folder(root)
+    if job is None or not job.entries:
+        return None
+    check_done(job, "pseudo edges")
+    return {stem for stem, record in job.records.items() if record.status == DONE}
