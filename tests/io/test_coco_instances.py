@@ -5,42 +5,38 @@ import pytest
 from pycocotools import mask as mask_api
 
 from trace_d2.io.coco_instances import (
-    check_sizes,
+    InstanceFile,
     read_predictions,
     read_truth,
     sizes_are_swapped,
-    to_rle,
 )
 
 IMAGE = {"id": 1, "height": 6, "width": 8}
 
 
-def test_to_rle_reads_all_three_kinds():
+def test_rle_of_all_three_kinds():
+    file = InstanceFile("file", {1: IMAGE}, [])
     mask = np.zeros((6, 8), np.uint8)
     mask[1:4, 2:5] = 1
     compressed = mask_api.encode(np.asfortranarray(mask))
     uncompressed = {"size": [6, 8], "counts": [13, 3, 3, 3, 3, 3, 20]}
     polygon = [[2, 1, 5, 1, 5, 4, 2, 4]]
     for given_mask in (compressed, uncompressed, polygon):
-        np.testing.assert_array_equal(mask_api.decode(to_rle(given_mask, IMAGE)), mask)
-
-
-def test_polygons_far_outside_are_refused():
-    with pytest.raises(ValueError, match="image 1: a polygon lies far outside"):
-        to_rle([[0, 0, 1e9, 0, 1e9, 1e9]], IMAGE)
+        encoded = file.rle({"image_id": 1, "segmentation": given_mask})
+        np.testing.assert_array_equal(mask_api.decode(encoded), mask)
 
 
 def test_sizes():
     truth = read_truth({"images": [IMAGE | {"file_name": "a.jpg"}], "annotations": []}, masks=True)
-    check_sizes(truth, "file", [{"image_id": 1, "segmentation": {"size": [6, 8], "counts": [48]}}])
-    check_sizes(truth, "file", [{"image_id": 1, "bbox": [0, 0, 1, 1]}])
+    truth.check_fit({"image_id": 1, "segmentation": {"size": [6, 8], "counts": [48]}}, "file")
+    truth.check_fit({"image_id": 1, "bbox": [0, 0, 1, 1]}, "file")
     turned = {"image_id": 1, "segmentation": {"size": [8, 6], "counts": [48]}}
     with pytest.raises(ValueError, match=r"file: a mask of image 1 \(a\.jpg\) .* 8 x 6 .* 6 x 8;"):
-        check_sizes(truth, "file", [turned])
+        truth.check_fit(turned, "file")
 
     outside = {"image_id": 1, "segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}
     with pytest.raises(ValueError, match=r"file: a mask of image 1 \(a\.jpg\) .* far outside"):
-        check_sizes(truth, "file", [outside])
+        truth.check_fit(outside, "file")
 
 
 RLE = {"size": [6, 8], "counts": [48]}
@@ -113,7 +109,7 @@ def test_faulty_files(tmp_path):
         read_truth({"images": [{"id": 1}], "annotations": []}, masks=True)
     with pytest.raises(ValueError, match="lists image 1 twice"):
         read_truth({"images": [IMAGE, IMAGE], "annotations": []}, masks=True)
-    with pytest.raises(ValueError, match="is of image 2, which is not listed"):
+    with pytest.raises(ValueError, match=r"\(image 2\) is of an image that the file does not list"):
         read_truth(
             {"images": [IMAGE], "annotations": [{"image_id": 2, "segmentation": RLE}]}, masks=True
         )

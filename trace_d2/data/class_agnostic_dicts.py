@@ -6,8 +6,7 @@ that start at 0, file names with folders, and files whose image widths and heigh
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,7 @@ from pycocotools import mask as coco_mask
 
 from trace_d2.data.dataset_files import keep_present, paused_collector
 from trace_d2.io.atomic import read_json
-from trace_d2.io.coco_instances import check_annotation, read_images
-from trace_d2.io.mask_rle import check_fit, encode_segmentation
-
-logger = logging.getLogger(__name__)
+from trace_d2.io.coco_instances import InstanceFile, read_truth
 
 
 @paused_collector()
@@ -47,13 +43,17 @@ def load_class_agnostic_dicts(
         ValueError: the file is no COCO instances file, or none of its annotations can be used.
     """
     path = Path(json_file)
-    images, entries = read_images(read_json(path, remedy=remedy), str(path))
+    content = read_json(path, remedy=remedy)
+    file = read_truth(content, masks=None, name=str(path), leave_out=True)
+    images = file.images
     if not images:
         raise ValueError(f"{path} lists no images: there is nothing to load")
     for image_id, image in images.items():
         if not isinstance(image.get("file_name"), str):
             raise ValueError(f"{path}: image {image_id} has no file_name: give it one")
-    by_image = _annotations(entries, images, path)
+    by_image: dict[Any, list[dict[str, Any]]] = {}
+    for row in file.annotations:
+        by_image.setdefault(row["image_id"], []).append(_annotation(row, file))
     records = [
         {
             "file_name": f"{image_root}/{image['file_name']}",
@@ -67,59 +67,19 @@ def load_class_agnostic_dicts(
     return keep_present(records, "file_name", "images", remedy) if check else records
 
 
-def _annotations(
-    entries: Sequence[Any], images: Mapping[Any, Mapping[str, Any]], path: Path
-) -> dict[Any, list[dict[str, Any]]]:
-    """The annotations of each image that can be used."""
-    masks = any(isinstance(entry, dict) and entry.get("segmentation") for entry in entries)
-    by_image: dict[Any, list[dict[str, Any]]] = {}
-    faults, first = 0, ""
-    for number, entry in enumerate(entries):
-        try:
-            row = _annotation(entry, images, masks, f"annotation {number}")
-        except ValueError as error:
-            faults, first = faults + 1, first or str(error)
-            continue
-        by_image.setdefault(entry["image_id"], []).append(row)
-    if faults:
-        message = f"{path}: {faults} of {len(entries)} annotations cannot be used; first: {first}"
-        if not by_image:
-            raise ValueError(f"{message}: make the file again")
-        logger.warning("%s: they are left out", message)
-    return by_image
-
-
-def _annotation(
-    entry: Any, images: Mapping[Any, Mapping[str, Any]], masks: bool, where: str
-) -> dict[str, Any]:
-    """One annotation of Detectron2's, with a mask if the file has ``masks``.
-
-    Raises:
-        ValueError: it cannot be used.
-    """
-    row = check_annotation(entry, where)
-    where = f"{where} (image {row['image_id']})"
-    if row["image_id"] not in images:
-        raise ValueError(f"{where} is of an image that the file does not list")
-    if masks and "segmentation" not in row:
-        raise ValueError(f"{where} has no mask (segmentation), but others have one")
-    image = images[row["image_id"]]
+def _annotation(row: Mapping[str, Any], file: InstanceFile) -> dict[str, Any]:
+    """One annotation of Detectron2's, with a mask if the file has masks."""
     result: dict[str, Any] = {
         "bbox": row.get("bbox"),
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": 0,
-        "iscrowd": int(row.get("iscrowd", 0)),
+        "iscrowd": row["iscrowd"],
     }
-    if not masks:
+    if "segmentation" not in row:
         return result
-    mask, size = row["segmentation"], (image["height"], image["width"])
-    try:
-        check_fit(mask, *size)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    mask = row["segmentation"]
     if isinstance(mask, dict) and isinstance(mask["counts"], list):
-        mask = encode_segmentation(mask, *size)
+        mask = file.rle(row)
     if result["bbox"] is None:
-        result["bbox"] = coco_mask.toBbox(encode_segmentation(mask, *size)).tolist()
-    result["segmentation"] = mask
-    return result
+        result["bbox"] = coco_mask.toBbox(file.rle(row)).tolist()
+    return result | {"segmentation": mask}

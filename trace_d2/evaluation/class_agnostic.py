@@ -19,13 +19,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from trace_d2.io.coco_instances import (
-    InstanceFile,
-    check_sizes,
-    read_predictions,
-    read_truth,
-    to_rle,
-)
+from trace_d2.io.coco_instances import InstanceFile, read_predictions, read_truth
 
 IOU_TYPES = ("segm", "bbox")
 MATCHES = ("auto", "id", "file_name")
@@ -138,7 +132,8 @@ def class_agnostic_ap(
             "(--ignore-unknown)"
         )
     rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
-    check_sizes(true, found.name, rows)
+    for row in rows:
+        true.check_fit(row, found.name)
     if image_ids is not None:
         true = true.only(image_ids)
         rows = [row for row in rows if row["image_id"] in true.images]
@@ -214,7 +209,7 @@ def _entry(true: InstanceFile, row: Mapping[str, Any], number: int, kind: str) -
     if kind == "bbox" and "bbox" in row:
         entry["bbox"] = list(row["bbox"])
     else:
-        entry["segmentation"] = to_rle(row["segmentation"], true.images[row["image_id"]])
+        entry["segmentation"] = true.rle(row)
         entry["bbox"] = mask_api.toBbox(entry["segmentation"]).tolist()
     if "score" in row:
         entry["score"] = row["score"]

@@ -1,4 +1,8 @@
-"""COCO instance files: truth or labels, and predictions; every fault is named."""
+"""COCO instances, of truth, labels or predictions: every fault is named.
+
+Faulty annotations are refused or, for who asks for that, left out and counted. ``coco_masks`` reads
+masks of other people's tools, where more is forgiven and all is reported.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import read_json
+from .coco_panoptic import wanted_ids
 from .mask_rle import SegmentationError, check_fit, check_segmentation, encode_segmentation
 
 logger = logging.getLogger(__name__)
@@ -23,7 +28,7 @@ class InstanceFile:
         name: the path, or what to call content that came without one.
         images: records by image id; those of a truth have integer ``height`` and ``width``.
         annotations: each with ``image_id``, ``segmentation`` and/or ``bbox``, then ``iscrowd``
-            (truth) or ``score`` (predictions).
+            (truth) or ``score`` (predictions); empty keys are left out.
     """
 
     name: str
@@ -36,40 +41,80 @@ class InstanceFile:
         Raises:
             ValueError: an id is not listed.
         """
-        wanted = frozenset(image_ids)
-        unknown = sorted(map(str, wanted - set(self.images)))
-        if unknown:
-            raise ValueError(
-                f"{self.name} lists no image {', '.join(unknown[:5])}: choose of its image ids"
-            )
+        wanted = wanted_ids(image_ids, self.images, f"{self.name} lists no image")
         images = {key: image for key, image in self.images.items() if key in wanted}
         rows = [row for row in self.annotations if row["image_id"] in wanted]
         return InstanceFile(self.name, images, rows)
 
+    def rle(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Compressed RLE of the mask of ``row``, an annotation of one of these images."""
+        image = self.images[row["image_id"]]
+        return encode_segmentation(row["segmentation"], image["height"], image["width"])
 
-def read_truth(source: str | Path | Mapping[str, Any], masks: bool) -> InstanceFile:
-    """COCO instances; ``masks`` demands a segmentation of each.
+    def check_fit(self, row: Mapping[str, Any], where: str) -> None:
+        """Refuse a mask that does not fit its image: RLE of another size, polygons far outside.
+
+        Args:
+            row: an annotation of one of these images.
+            where: what to call its place, for the message.
+
+        Raises:
+            ValueError: such a mask, with its image.
+        """
+        if "segmentation" not in row:
+            return
+        image = self.images[row["image_id"]]
+        try:
+            check_fit(row["segmentation"], image["height"], image["width"])
+        except SegmentationError as error:
+            raise ValueError(
+                f"{where}: a mask of image {row['image_id']} ({image.get('file_name', '')}) does "
+                f"not fit the image in {self.name}: {error}; make it again for that image"
+            ) from error
+
+
+def read_truth(
+    source: str | Path | Mapping[str, Any],
+    masks: bool | None,
+    *,
+    name: str = "the truth",
+    leave_out: bool = False,
+) -> InstanceFile:
+    """COCO instances.
 
     Where width and height of the images are swapped, as in files of MaskCut, they are swapped back.
 
+    Args:
+        source: the content or its path.
+        masks: demand a segmentation of each annotation; None: if any has one.
+        name: what to call content that comes without a path.
+        leave_out: leave out what is faulty of the annotations, with a warning that counts it.
+
     Raises:
-        ValueError: no COCO content, an annotation of no image, one without what is scored, or a
-            mask that does not fit its image.
+        ValueError: no COCO content; or an annotation of no image, one without what is needed, or a
+            mask that does not fit its image, unless they are left out and others remain.
         OSError: the file cannot be read.
     """
-    name, content = _load(source, "the truth")
-    images, annotations = read_images(content, name)
-    rows = []
+    name, content = _load(source, name)
+    images, annotations = _sized_images(content, name)
+    truth = InstanceFile(name, images, [])
+    alike = masks is None and any(
+        isinstance(row, Mapping) and row.get("segmentation") for row in annotations
+    )
+    faults = []
     for number, row in enumerate(annotations):
-        row = check_annotation(row, f"{name}: annotation {number}", masks)
-        if row["image_id"] not in images:
-            raise ValueError(
-                f"{name}: annotation {number} is of image {row['image_id']}, which is not listed"
-            )
-        row = {key: value for key, value in row.items() if key != "score"}
-        rows.append(row | {"iscrowd": int(row.get("iscrowd", 0))})
-    truth = InstanceFile(name, images, rows)
-    check_sizes(truth, name, rows)
+        try:
+            truth.annotations.append(_true_row(row, number, truth, bool(masks), alike))
+        except ValueError as error:
+            if not leave_out:
+                raise ValueError(f"{name}: {error}") from error
+            faults.append(str(error))
+    if faults:
+        share = f"{len(faults)} of {len(annotations)} annotations"
+        message = f"{name}: {share} cannot be used; first: {faults[0]}"
+        if not truth.annotations:
+            raise ValueError(f"{message}: make the file again")
+        logger.warning("%s: they are left out", message)
     return truth
 
 
@@ -99,7 +144,7 @@ def read_predictions(
     if not isinstance(content, Sequence) or isinstance(content, str):
         raise ValueError(f"{name} is neither a list of results nor a COCO dictionary")
     rows = [
-        check_annotation(row, f"{name}: annotation {number}", masks)
+        _checked_row(row, f"{name}: annotation {number}", masks)
         for number, row in enumerate(content)
     ]
     scored = sum("score" in row for row in rows)
@@ -113,32 +158,6 @@ def read_predictions(
         if not _is_number(row["score"]):
             raise ValueError(f"{name}: annotation {number} has score {row['score']!r}")
     return InstanceFile(name, _images(listed, name), rows)
-
-
-def read_images(content: Any, name: str) -> tuple[dict[Any, dict[str, Any]], list[Any]]:
-    """Images by id, their sizes the right way round, and annotations, which are not checked.
-
-    Args:
-        content: of a COCO instances file.
-        name: of the file, for messages.
-
-    Raises:
-        ValueError: it is no such content, or an image has no size or the id of another one.
-    """
-    if not isinstance(content, Mapping) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations")
-    ):
-        raise ValueError(f"{name} is no COCO instances file: it needs images and annotations")
-    images, annotations = _images(content["images"], name), content["annotations"]
-    for key, image in images.items():
-        sides = (image.get("height"), image.get("width"))
-        if not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ValueError(f"{name}: image {key} has no height and width in pixels")
-    if sizes_are_swapped(images, annotations):
-        logger.warning("%s: width and height of its images are swapped; read the right way", name)
-        for image in images.values():
-            image["height"], image["width"] = image["width"], image["height"]
-    return images, annotations
 
 
 def sizes_are_swapped(images: Mapping[Any, Mapping[str, Any]], annotations: Iterable[Any]) -> bool:
@@ -162,53 +181,59 @@ def sizes_are_swapped(images: Mapping[Any, Mapping[str, Any]], annotations: Iter
     return swapped > 0
 
 
-def check_sizes(truth: InstanceFile, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse masks that do not fit their image: RLE of another size, polygons far outside.
-
-    Args:
-        truth: lists the images, with their sizes.
-        name: where ``rows`` come from, for the message.
-        rows: annotations whose ``image_id`` is in ``truth.images``.
-
-    Raises:
-        ValueError: the first such mask, with its image.
-    """
-    for row in rows:
-        if "segmentation" not in row:
-            continue
-        image = truth.images[row["image_id"]]
-        try:
-            check_fit(row["segmentation"], image["height"], image["width"])
-        except SegmentationError as error:
-            raise ValueError(
-                f"{name}: a mask of image {row['image_id']} ({image.get('file_name', '')}) does "
-                f"not fit the image in {truth.name}: {error}; make it again for that image"
-            ) from error
+def _load(source: Any, name: str) -> tuple[str, Any]:
+    if not isinstance(source, (str, Path)):
+        return name, source
+    return str(source), read_json(source, "JSON file")
 
 
-def to_rle(mask: Any, image: Mapping[str, Any]) -> dict[str, Any]:
-    """Compressed RLE of a COCO segmentation in an image of ``height`` and ``width``.
+def _sized_images(content: Any, name: str) -> tuple[dict[Any, dict[str, Any]], list[Any]]:
+    """Images by id, their sizes the right way round, and annotations, which are not checked."""
+    if not isinstance(content, Mapping) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
+        raise ValueError(f"{name} is no COCO instances file: it needs images and annotations")
+    images, annotations = _images(content["images"], name), content["annotations"]
+    for key, image in images.items():
+        sides = (image.get("height"), image.get("width"))
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"{name}: image {key} has no height and width in pixels")
+    if sizes_are_swapped(images, annotations):
+        logger.warning("%s: width and height of its images are swapped; read the right way", name)
+        for image in images.values():
+            image["height"], image["width"] = image["width"], image["height"]
+    return images, annotations
 
-    Raises:
-        ValueError: the mask does not fit the image.
-    """
-    try:
-        return encode_segmentation(mask, image["height"], image["width"])
-    except SegmentationError as error:
-        raise ValueError(f"image {image.get('id')}: {error}") from error
+
+def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
+    images: dict[Any, dict[str, Any]] = {}
+    for image in listed:
+        if not isinstance(image, Mapping) or "id" not in image:
+            raise ValueError(f"{name}: an image without id: {str(image)[:80]}")
+        if image["id"] in images:
+            raise ValueError(f"{name} lists image {image['id']} twice")
+        images[image["id"]] = dict(image)
+    return images
 
 
-def check_annotation(row: Any, where: str, masks: bool = False) -> dict[str, Any]:
-    """An annotation or a result, without its empty keys.
+def _true_row(
+    row: Any, number: int, truth: InstanceFile, masks: bool, alike: bool
+) -> dict[str, Any]:
+    """An annotation of one of the truth's images; ``alike`` demands a mask as others have one."""
+    row = _checked_row(row, f"annotation {number}", masks)
+    where = f"annotation {number} (image {row['image_id']})"
+    if row["image_id"] not in truth.images:
+        raise ValueError(f"{where} is of an image that the file does not list")
+    if alike and "segmentation" not in row:
+        raise ValueError(f"{where} has no mask (segmentation), but others have one")
+    truth.check_fit(row, where)
+    row.pop("score", None)
+    row["iscrowd"] = int(row.get("iscrowd", 0))
+    return row
 
-    Args:
-        row: the entry of the file.
-        where: what to call it, for messages.
-        masks: demand a segmentation; else a box will do.
 
-    Raises:
-        ValueError: it names no image, has neither mask nor box, or one that is broken.
-    """
+def _checked_row(row: Any, where: str, masks: bool) -> dict[str, Any]:
+    """A copy without the empty keys of an annotation that has what is needed, sound."""
     if not isinstance(row, Mapping) or "image_id" not in row:
         raise ValueError(f"{where} has no image_id")
     where += f" (image {row['image_id']})"
@@ -226,23 +251,6 @@ def check_annotation(row: Any, where: str, masks: bool = False) -> dict[str, Any
     if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
         raise ValueError(f"{where} has bbox {box!r}; it must be x, y, width and height")
     return row
-
-
-def _load(source: Any, name: str) -> tuple[str, Any]:
-    if not isinstance(source, (str, Path)):
-        return name, source
-    return str(source), read_json(source, "JSON file")
-
-
-def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
-    images: dict[Any, dict[str, Any]] = {}
-    for image in listed:
-        if not isinstance(image, Mapping) or "id" not in image:
-            raise ValueError(f"{name}: an image without id: {str(image)[:80]}")
-        if image["id"] in images:
-            raise ValueError(f"{name} lists image {image['id']} twice")
-        images[image["id"]] = dict(image)
-    return images
 
 
 def _is_number(value: Any) -> bool:

@@ -13,9 +13,88 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trace_d2.io.atomic import read_json
-from trace_d2.io.mask_findings import Findings, LeftOut
-from trace_d2.io.mask_rle import SegmentationError, check_segmentation
+from .atomic import read_json
+from .mask_rle import SegmentationError, check_segmentation
+
+# Annotations that cannot be used, by reason.
+_LEFT_OUT = {
+    "entry": "annotations are no JSON objects",
+    "dangling": "annotations point to an image_id that images[] lacks",
+    "ambiguous": "annotations point to an image_id that two images have",
+    "missing": "annotations have no mask",
+    "broken RLE": "annotations have a broken RLE",
+    "broken polygon": "annotations have a broken polygon",
+    "size": "annotations have a mask of another size than their image",
+    "empty": "annotations have an empty mask",
+    "crowd": "annotations are crowd regions",
+    "score": "annotations have a score that is no finite number",
+    "category": "annotations have a category_id that categories lack",
+}
+# What is used, but worth knowing.
+_NOTED = {
+    "swapped": "images have width and height swapped in images[]: swapped back",
+    "resized": "images have another size in images[] than their masks: the masks' is taken",
+    "unsized": "images have no size in images[]: their masks' is taken",
+    "bad image": "entries of images[] have no id or file_name: left out",
+    "same image": "images are listed twice: joined",
+    "image ids": "image ids are not integers: numbered anew",
+    "folders": "file names have folders",
+    "basenames": "file names differ from another one in their folder only",
+    "no masks": "images have no mask",
+    "annotation ids": "annotation ids are missing or occur twice: numbered anew",
+    "uncompressed": "masks are uncompressed RLE",
+    "polygons": "masks are polygons",
+    "one pixel": "masks are one pixel",
+    "full": "masks cover the whole image",
+    "unscored": "annotations have no score where others have one: 1 is taken",
+    "no category": "annotations have no category_id: the only category is taken",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An annotation that cannot be used.
+
+    Attributes:
+        number: its place in the file, from 0.
+        annotation_id: its id, if it has one.
+        image_id: the image it points to, as the file has it.
+        reason: why it cannot be used.
+    """
+
+    number: int
+    annotation_id: Any
+    image_id: Any
+    reason: str
+
+
+class Findings:
+    """What is peculiar about a file of masks.
+
+    Attributes:
+        counts: how often each kind occurs.
+        left_out: every annotation that cannot be used.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.left_out: list[LeftOut] = []
+        self._examples: dict[str, str] = {}
+
+    def note(self, kind: str, example: str) -> None:
+        """Count one occurrence of ``kind``."""
+        self.counts[kind] += 1
+        self._examples.setdefault(kind, example)
+
+    def lines(self) -> list[str]:
+        """One line for every kind that occurs, with its first example; what is left out first."""
+        return [
+            f"{self.counts[kind]} {text}{' (left out)' if table is _LEFT_OUT else ''}; "
+            f"first: {self._examples[kind]}"
+            for table in (_LEFT_OUT, _NOTED)
+            for kind, text in table.items()
+            if self.counts[kind]
+        ]
 
 
 @dataclass(frozen=True)
@@ -84,60 +163,74 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
         ValueError: no JSON, no annotations, or none that can be used; it says what to do.
     """
     path = Path(path)
-    annotations, content = _parts(read_json(path), path)
-    listing = read_json(images_json) if images_json is not None else content
+    content = read_json(path)
+    if isinstance(content, list):
+        content = {"annotations": content}
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list):
+        raise ValueError(f'{path} has no list "annotations": give COCO JSON with masks')
+    if not annotations:
+        raise ValueError(f"{path} has no annotations at all: make the masks first")
+    listing = content if images_json is None else read_json(images_json)
     if isinstance(listing, list):
         listing = {"images": listing}
     if images_json is not None and (not isinstance(listing, dict) or "images" not in listing):
         raise ValueError(f'{images_json} has no list of images: give a COCO file with "images"')
-    return _Reader(path, annotations, content, listing).read()
+    categories = _categories(content.get("categories") or listing.get("categories"), annotations)
+    reader = _Reader(annotations, categories)
+    reader.list_images(_image_entries(listing, annotations, path))
+    for number, annotation in enumerate(annotations):
+        reader.sort_in(number, annotation)
+    images = tuple({id(image): image for image in reader.images.values()}.values())
+    for image in images:
+        reader.settle_size(image)
+        if not image.masks:
+            reader.findings.note("no masks", image.file_name)
+    if not any(image.masks for image in images):
+        lines = "\n  ".join(reader.findings.lines())
+        raise ValueError(f"{path} has no mask that can be used:\n  {lines}")
+    return MaskFile(path, images, categories, reader.findings)
+
+
+def _image_entries(listing: Mapping[str, Any], annotations: list[Any], path: Path) -> list[Any]:
+    """The entries of images[]; of a list of results, whose ids are the names, one for each."""
+    entries = listing.get("images")
+    if entries is None:
+        ids = (a.get("image_id") for a in annotations if isinstance(a, dict))
+        named = dict.fromkeys(i for i in ids if isinstance(i, (int, str)))
+        return [{"id": image_id, "file_name": str(image_id)} for image_id in named]
+    if not isinstance(entries, list):
+        raise ValueError(f'{path}: "images" is no list: give a COCO file')
+    return entries
+
+
+def _categories(categories: Any, annotations: list[Any]) -> tuple[dict[str, Any], ...]:
+    """The given categories, or one for every id in use."""
+    if isinstance(categories, list):
+        sound = [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
+        if sound:
+            return tuple(sound)
+    used = (a.get("category_id") for a in annotations if isinstance(a, dict))
+    ids = sorted({i for i in used if type(i) is int}) or [1]
+    if len(ids) == 1:
+        return ({"id": ids[0], "name": "object"},)
+    return tuple({"id": i, "name": f"category {i}"} for i in ids)
 
 
 class _Reader:
     """Sorts annotations into images."""
 
-    def __init__(
-        self, path: Path, annotations: list[Any], content: Mapping[str, Any], listing: Any
-    ) -> None:
-        self.path = path
+    def __init__(self, annotations: list[Any], categories: tuple[dict[str, Any], ...]) -> None:
         self.annotations = annotations
+        self.categories = [category["id"] for category in categories]
         self.findings = Findings()
-        self.ids: set[Any] = set()
         self.images: dict[Any, MaskImage] = {}
         self.ambiguous: set[Any] = set()
-        self._read_images(listing)
-        categories = content.get("categories") or listing.get("categories")
-        self.categories = _categories(categories, annotations)
-        self.known = {category["id"] for category in self.categories}
+        self.ids: set[Any] = set()  # of annotations, so far
         self.scored = any(isinstance(a, dict) and a.get("score") is not None for a in annotations)
 
-    def read(self) -> MaskFile:
-        """The file, or a ValueError if nothing of it can be used."""
-        sizes: dict[int, dict[int, tuple[int, int]]] = {}
-        for number, annotation in enumerate(self.annotations):
-            self._sort_in(number, annotation, sizes)
-        distinct = {id(image): image for image in self.images.values()}
-        for image in distinct.values():
-            self._settle_size(image, sizes.get(image.image_id, {}))
-        images = tuple(distinct.values())
-        for image in images:
-            if not image.masks:
-                self.findings.note("no masks", image.file_name)
-        if not any(image.masks for image in images):
-            raise ValueError(
-                f"{self.path} has no mask that can be used:\n  "
-                + "\n  ".join(self.findings.lines())
-            )
-        return MaskFile(self.path, images, self.categories, self.findings)
-
-    def _read_images(self, listing: Any) -> None:
-        entries = listing.get("images")
-        if entries is None:  # a list of results: the ids are the names
-            ids = (a.get("image_id") for a in self.annotations if isinstance(a, dict))
-            named = dict.fromkeys(i for i in ids if isinstance(i, (int, str)))
-            entries = [{"id": image_id, "file_name": str(image_id)} for image_id in named]
-        if not isinstance(entries, list):
-            raise ValueError(f'{self.path}: "images" is no list: give a COCO file')
+    def list_images(self, entries: list[Any]) -> None:
+        """Take up the entries of images[]."""
         integers = all(isinstance(e, dict) and type(e.get("id")) is int for e in entries)
         by_name: dict[str, MaskImage] = {}
         basenames: set[str] = set()
@@ -166,97 +259,40 @@ class _Reader:
         for key in self.ambiguous:  # neither of the two is known to own the annotations
             self.images.pop(key)
 
-    def _sort_in(
-        self, number: int, annotation: Any, sizes: dict[int, dict[int, tuple[int, int]]]
-    ) -> None:
+    def sort_in(self, number: int, annotation: Any) -> None:
         """Give one annotation to its image, or leave it out with the reason."""
-        if not isinstance(annotation, dict):
-            self._leave_out("entry", number, {}, f"it is {str(annotation)[:40]!r}")
-            return
-        key = annotation.get("image_id")
-        if not isinstance(key, (int, str)) or key not in self.images:
-            ambiguous = isinstance(key, (int, str)) and key in self.ambiguous
-            kind = "ambiguous" if ambiguous else "dangling"
-            self._leave_out(kind, number, annotation, f"image_id {key!r}")
-            return
-        image = self.images[key]
+        image = None
         try:
-            size, area = check_segmentation(annotation.get("segmentation"))
-        except SegmentationError as error:
-            self._leave_out(error.kind, number, annotation, str(error), image)
+            if not isinstance(annotation, dict):
+                raise SegmentationError("entry", f"it is {str(annotation)[:40]!r}")
+            image = self._image_of(annotation.get("image_id"))
+            _, area = check_segmentation(annotation.get("segmentation"))
+            self._check(annotation, area)
+        except SegmentationError as fault:
+            self._leave_out(number, fault, image)
             return
-        fault = self._fault(annotation, area)
-        if fault:
-            self._leave_out(fault[0], number, annotation, fault[1], image)
-            return
-        self._tell(number, annotation, size, area)
-        if size is not None:
-            sizes.setdefault(image.image_id, {})[number] = size
-        score = annotation.get("score")
-        if score is None and self.scored:
-            self.findings.note("unscored", _name(number, annotation))
-            score = 1.0
-        image.masks.append(
-            GivenMask(
-                number,
-                self._category(number, annotation),
-                annotation["segmentation"],
-                None if score is None else float(score),
-            )
-        )
-
-    def _fault(self, annotation: dict[str, Any], area: int | None) -> tuple[str, str] | None:
-        """Kind and reason of what forbids the use of a sound mask."""
-        score, category = annotation.get("score"), annotation.get("category_id")
-        if area == 0:
-            return "empty", "its mask is empty"
-        if annotation.get("iscrowd"):
-            return "crowd", "it is a crowd region"
-        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
-            return "score", f"its score is {score!r}"
-        alone = category is None and len(self.known) == 1
-        if not alone and (not isinstance(category, int) or category not in self.known):
-            return "category", f"its category_id is {category!r}"
-        return None
-
-    def _tell(
-        self,
-        number: int,
-        annotation: dict[str, Any],
-        size: tuple[int, int] | None,
-        area: int | None,
-    ) -> None:
-        """Note what is peculiar about an annotation that is used."""
         name = _name(number, annotation)
-        segmentation = annotation["segmentation"]
-        if size is None:
-            self.findings.note("polygons", name)
-        elif isinstance(segmentation["counts"], list):
-            self.findings.note("uncompressed", name)
-        if area == 1:
-            self.findings.note("one pixel", name)
-        if size is not None and area == size[0] * size[1]:
-            self.findings.note("full", name)
-        own = annotation.get("id")
-        if not isinstance(own, (int, str)) or own in self.ids:
-            if "id" in annotation or self.ids:  # a list of results has no ids at all
-                self.findings.note("annotation ids", name)
-        else:
-            self.ids.add(own)
+        self._tell(name, annotation, area)
+        category, score = annotation.get("category_id"), annotation.get("score")
+        if category is None:
+            self.findings.note("no category", name)
+            category = self.categories[0]
+        if score is None and self.scored:
+            self.findings.note("unscored", name)
+            score = 1.0
+        score = None if score is None else float(score)
+        image.masks.append(GivenMask(number, int(category), annotation["segmentation"], score))
 
-    def _category(self, number: int, annotation: dict[str, Any]) -> int:
-        category = annotation.get("category_id")
-        if category is not None:
-            return int(category)
-        self.findings.note("no category", _name(number, annotation))
-        return int(self.categories[0]["id"])
-
-    def _settle_size(self, image: MaskImage, sizes: dict[int, tuple[int, int]]) -> None:
+    def settle_size(self, image: MaskImage) -> None:
         """Decide on the size of an image by what images[] and its RLEs say of it."""
+        sizes = {
+            mask.number: tuple(mask.segmentation["size"])
+            for mask in image.masks
+            if isinstance(mask.segmentation, dict)
+        }
         if not sizes:
             return
-        counts = Counter(sizes.values())
-        declared = image.size
+        counts, declared = Counter(sizes.values()), image.size
         if declared not in counts:
             height, width = counts.most_common(1)[0][0]
             if declared is None:
@@ -267,55 +303,61 @@ class _Reader:
                 example = f"{image.file_name} is said to be {said}, its masks are {real}"
                 self.findings.note(kind, example)
             image.size = (height, width)
-        kept = []
-        for mask in image.masks:
-            size = sizes.get(mask.number, image.size)
-            if size == image.size:
-                kept.append(mask)
+        given, image.masks = image.masks, []
+        for mask in given:
+            size = sizes.get(mask.number)
+            if size is None or size == image.size:
+                image.masks.append(mask)
                 continue
-            annotation = self.annotations[mask.number]
-            reason = f"its mask is {size[1]}x{size[0]}" if size else ""
-            self._leave_out("size", mask.number, annotation, reason, image)
-        image.masks = kept
+            fault = SegmentationError("size", f"its mask is {size[1]}x{size[0]}")
+            self._leave_out(mask.number, fault, image)
 
-    def _leave_out(
-        self,
-        kind: str,
-        number: int,
-        annotation: dict[str, Any],
-        reason: str,
-        image: MaskImage | None = None,
-    ) -> None:
-        self.findings.note(kind, f"{_name(number, annotation)}: {reason}")
-        left = LeftOut(number, annotation.get("id"), annotation.get("image_id"), reason)
+    def _image_of(self, key: Any) -> MaskImage:
+        if isinstance(key, (int, str)) and key in self.images:
+            return self.images[key]
+        ambiguous = isinstance(key, (int, str)) and key in self.ambiguous
+        raise SegmentationError("ambiguous" if ambiguous else "dangling", f"image_id {key!r}")
+
+    def _check(self, annotation: dict[str, Any], area: int | None) -> None:
+        """Raise for what forbids the use of a sound mask."""
+        score, category = annotation.get("score"), annotation.get("category_id")
+        if area == 0:
+            raise SegmentationError("empty", "its mask is empty")
+        if annotation.get("iscrowd"):
+            raise SegmentationError("crowd", "it is a crowd region")
+        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
+            raise SegmentationError("score", f"its score is {score!r}")
+        alone = category is None and len(set(self.categories)) == 1
+        if not alone and (not isinstance(category, int) or category not in self.categories):
+            raise SegmentationError("category", f"its category_id is {category!r}")
+
+    def _tell(self, name: str, annotation: dict[str, Any], area: int | None) -> None:
+        """Note what is peculiar about an annotation that is used."""
+        segmentation = annotation["segmentation"]
+        if area is None:
+            self.findings.note("polygons", name)
+        elif isinstance(segmentation["counts"], list):
+            self.findings.note("uncompressed", name)
+        if area == 1:
+            self.findings.note("one pixel", name)
+        if area is not None and area == math.prod(segmentation["size"]):
+            self.findings.note("full", name)
+        own = annotation.get("id")
+        if isinstance(own, (int, str)) and own not in self.ids:
+            self.ids.add(own)
+        elif "id" in annotation or self.ids:  # a list of results has no ids at all
+            self.findings.note("annotation ids", name)
+
+    def _leave_out(self, number: int, fault: SegmentationError, image: MaskImage | None) -> None:
+        annotation = self.annotations[number]
+        if not isinstance(annotation, dict):
+            annotation = {}
+        name = _name(number, annotation)
+        self.findings.note(fault.kind, f"{name}: {fault}")
+        left = LeftOut(number, annotation.get("id"), annotation.get("image_id"), str(fault))
         self.findings.left_out.append(left)
         if image is not None:
-            image.left_out.append(f"{_name(number, annotation)} is left out: {reason}")
-
-
-def _parts(content: Any, path: Path) -> tuple[list[Any], dict[str, Any]]:
-    """Annotations and the file around them."""
-    if isinstance(content, list):
-        content = {"annotations": content}
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(annotations, list):
-        raise ValueError(f'{path} has no list "annotations": give COCO JSON with masks')
-    if not annotations:
-        raise ValueError(f"{path} has no annotations at all: make the masks first")
-    return annotations, content
-
-
-def _categories(categories: Any, annotations: list[Any]) -> tuple[dict[str, Any], ...]:
-    """The given categories, or one for every id in use."""
-    if isinstance(categories, list):
-        sound = [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
-        if sound:
-            return tuple(sound)
-    used = (a.get("category_id") for a in annotations if isinstance(a, dict))
-    ids = sorted({i for i in used if type(i) is int}) or [1]
-    if len(ids) == 1:
-        return ({"id": ids[0], "name": "object"},)
-    return tuple({"id": i, "name": f"category {i}"} for i in ids)
+            image.left_out.append(f"{name} is left out: {fault}")
 
 
 def _declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:

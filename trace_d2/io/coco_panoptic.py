@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from .atomic import read_json, write_png
 from .categories import Category, category_entries, parse_categories
+from .mask_rle import text_rle
 from .regions import region_statistics
 
 VOID = 0
@@ -48,18 +49,23 @@ class PanopticSet:
         Raises:
             ValueError: an id has no annotation.
         """
-        wanted = frozenset(image_ids)
-        unknown = sorted(map(str, wanted - set(self.annotations)))
-        if unknown:
-            raise ValueError(
-                f"{self.path} has no annotation of image {', '.join(unknown[:5])}: choose of its "
-                "image ids"
-            )
+        wanted = wanted_ids(image_ids, self.annotations, f"{self.path} has no annotation of image")
         return replace(
             self,
             images=tuple(image for image in self.images if image["id"] in wanted),
             annotations={key: one for key, one in self.annotations.items() if key in wanted},
         )
+
+
+def wanted_ids(
+    image_ids: Collection[Any], known: Collection[Any], complaint: str
+) -> frozenset[Any]:
+    """``image_ids``; raises a ValueError that begins with ``complaint`` if some are not known."""
+    wanted = frozenset(image_ids)
+    unknown = sorted(map(str, wanted.difference(known)))
+    if unknown:
+        raise ValueError(f"{complaint} {', '.join(unknown[:5])}: choose of its image ids")
+    return wanted
 
 
 def rgb2id(rgb: np.ndarray) -> np.ndarray:
@@ -169,8 +175,7 @@ def panoptic_annotation(
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """(H, W) bool to COCO's compressed RLE, ``{size: [H, W], counts: str}``."""
-    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+    return text_rle(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def instance_annotations(

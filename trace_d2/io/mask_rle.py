@@ -7,6 +7,7 @@ are checked here first, number by number, and decoded by pycocotools after.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ _CONTINUES, _NEGATIVE, _BITS = 0x20, 0x10, 0x1F
 
 
 class SegmentationError(ValueError):
-    """A segmentation cannot be read.
+    """A segmentation, or the annotation around it, cannot be used.
 
     Attributes:
-        kind: ``"missing"``, ``"broken RLE"``, ``"broken polygon"`` or ``"size"``.
+        kind: ``"missing"``, ``"broken RLE"``, ``"broken polygon"``, ``"size"``, or what
+            ``coco_masks`` finds at fault besides.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -106,12 +108,19 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str,
     """
     check_fit(segmentation, height, width)
     if isinstance(segmentation, list):
-        united: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        return united
+        return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
     if isinstance(segmentation["counts"], list):
-        compressed: dict[str, Any] = coco_mask.frPyObjects(segmentation, height, width)
-        return compressed
+        return dict(coco_mask.frPyObjects(segmentation, height, width))
     return dict(segmentation)
+
+
+def text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
+    """Compressed RLE of pycocotools as JSON takes it: ``{size: [H, W], counts: str}``."""
+    counts = rle["counts"]
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:

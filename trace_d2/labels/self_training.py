@@ -14,13 +14,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from trace_d2.io.coco_instances import (
-    InstanceFile,
-    check_sizes,
-    read_predictions,
-    read_truth,
-    to_rle,
-)
+from trace_d2.io.coco_instances import InstanceFile, read_predictions, read_truth
+from trace_d2.io.mask_rle import text_rle
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,8 @@ def merge_predictions(
     earlier = read_truth(labels, masks=True)
     found = read_predictions(predictions, masks=True, need_scores=True)
     _check_images(earlier, found)
-    check_sizes(earlier, found.name, found.annotations)
+    for row in found.annotations:
+        earlier.check_fit(row, found.name)
     confident = [row for row in found.annotations if row["score"] >= threshold]
     new, old = _by_image(confident, earlier), _by_image(earlier.annotations, earlier)
     annotations: list[dict[str, Any]] = []
@@ -130,8 +126,7 @@ def _by_image(rows: Sequence[dict[str, Any]], labels: InstanceFile) -> dict[Any,
     """Compressed masks with their annotations, by image id; each image has its list."""
     grouped: dict[Any, list[_Row]] = {key: [] for key in labels.images}
     for row in rows:
-        key = row["image_id"]
-        grouped[key].append((to_rle(row["segmentation"], labels.images[key]), row))
+        grouped[row["image_id"]].append((labels.rle(row), row))
     return grouped
 
 
@@ -147,7 +142,6 @@ def _uncovered(
 
 
 def _annotation(number: int, image_id: Any, mask: dict[str, Any], crowd: int) -> dict[str, Any]:
-    counts = mask["counts"]
     return {
         "id": number,
         "image_id": image_id,
@@ -155,8 +149,5 @@ def _annotation(number: int, image_id: Any, mask: dict[str, Any], crowd: int) ->
         "iscrowd": crowd,
         "area": int(mask_api.area(mask)),
         "bbox": mask_api.toBbox(mask).tolist(),
-        "segmentation": {
-            "size": [int(side) for side in mask["size"]],
-            "counts": counts.decode() if isinstance(counts, bytes) else counts,
-        },
+        "segmentation": text_rle(mask),
     }

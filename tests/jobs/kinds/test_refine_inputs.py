@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage
-from trace_d2.io.mask_findings import Findings
+from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile, MaskImage
 from trace_d2.jobs.kinds.refine_inputs import ImageFinder, MaskEntry, mask_entries
 
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from trace_d2.io.atomic import atomic_file, write_json
+from trace_d2.io.coco_masks import LeftOut
 from trace_d2.io.coco_panoptic import image_entry
-from trace_d2.io.mask_findings import LeftOut
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.kinds.refine_report import write_refine_report
 from trace_d2.jobs.merge import CocoStream

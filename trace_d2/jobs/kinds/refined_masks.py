@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from trace_d2.io.coco_masks import GivenMask
 from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
 from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
-from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
+from trace_d2.io.mask_rle import SegmentationError, decode_segmentation, text_rle
 from trace_d2.jobs.image_job import ImageJob, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.refine_inputs import MaskEntry
@@ -194,7 +194,7 @@ def coco_annotations(result: RefinedMasks) -> list[dict[str, Any]]:
             "bbox": boxes[rank],
             "area": areas[rank],
             "iscrowd": 0,
-            "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+            "segmentation": text_rle(rle),
         }
         if result.scores is not None:
             annotation["score"] = result.scores[rank]
