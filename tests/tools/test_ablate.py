@@ -21,7 +21,7 @@ SMALL = ("MODEL.TRACE.BACKBONE.RESOLUTION", "64", "MODEL.TRACE.DEVICE", "cpu")
 
 @pytest.fixture(scope="module")
 def jobs(load_tool):
-    return load_tool("ablation_jobs")
+    return load_tool("ablation.work")
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +31,22 @@ def settings(jobs):
 
 @pytest.fixture(scope="module")
 def teacher_module(load_tool):
-    return load_tool("ablation_teacher")
+    return load_tool("ablation.teacher")
+
+
+@pytest.fixture(scope="module")
+def latency(load_tool):
+    return load_tool("ablation.latency")
 
 
 @pytest.fixture(scope="module")
 def rows(load_tool):
-    return load_tool("ablation_rows")
+    return load_tool("ablation.rows")
 
 
 @pytest.fixture(scope="module")
 def scene(load_tool):
-    return load_tool("ablation_scoring").held_out(0, 64)
+    return load_tool("ablation.scoring").held_out(0, 64)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,7 @@ def test_divergences_between_neighbours_are_sums_over_opposite_ones(
     ],
 )
 def test_variants_are_those_of_the_detector(
-    teacher_module, rows, detector, trajectory, scene, row, options
+    latency, rows, detector, trajectory, scene, row, options
 ):
     teacher = rows.TEACHERS[row]
     image = scene.scene.image
@@ -104,7 +109,7 @@ def test_variants_are_those_of_the_detector(
     reading = trajectory.reading(teacher, {})
     assert reading.timestep == expected.timestep
     np.testing.assert_allclose(trajectory.edges(reading), expected.edges, atol=2e-3)
-    timed = teacher_module.teacher_edges(detector, teacher, image, "scene_000000")
+    timed = latency.teacher_edges(detector, teacher, image, "scene_000000")
     np.testing.assert_allclose(timed, expected.edges, atol=2e-3)
 
 
@@ -153,7 +158,7 @@ def test_training_labels_are_those_of_the_teacher(jobs, settings, scene, detecto
 
 
 def test_numbers_are_made_once_and_anew_for_other_settings(load_tool, rows, tmp_path, monkeypatch):
-    ablate = load_tool("ablate")
+    ablate, study = load_tool("ablate"), load_tool("ablation.study")
     for row in set(rows.TEACHERS) - {f"t {t}" for t in rows.TIMESTEPS} - {"teacher", "iep l1"}:
         monkeypatch.delitem(rows.TEACHERS, row)  # the others take no other way
     docs = tmp_path / "docs"
@@ -180,7 +185,7 @@ def test_numbers_are_made_once_and_anew_for_other_settings(load_tool, rows, tmp_
         raise ValueError("work that was done before")
 
     for name in ("count_canny", "score_teachers", "measure_latency"):
-        monkeypatch.setattr(ablate, name, refuse)
+        monkeypatch.setattr(study, name, refuse)
     assert ablate.main(command) == 0
     assert not calls
     command[command.index("9")] = "8"
@@ -204,8 +209,8 @@ def common():
 
 
 def test_the_report_says_how_rows_compare_with_the_paper(load_tool, common, tmp_path, capsys):
-    report, rows = load_tool("ablation_report"), load_tool("ablation_rows")
-    cells = load_tool("ablation_cells").Cells(tmp_path / "cells")
+    report, rows = load_tool("ablation.report"), load_tool("ablation.rows")
+    cells = load_tool("ablation.cells").Cells(tmp_path / "cells")
     every = dict.fromkeys(rows.TEACHERS, (0.2, 0.3))
     every |= {"none": (0.1, 0.1), "t 0": (0.3, 0.42), "iep l1": (0.1, 0.19)}
     curve = {"curves": [[1.0] * 9, [2.0] * 9], "curve_timesteps": list(range(100, 1000, 100))}
@@ -253,7 +258,9 @@ def test_every_line_of_every_table_is_a_row_that_is_run(rows):
         named = {entry.row for entry in section.entries}
         named |= {row for c in section.contrasts for row in (c.before, c.after)}
         assert named <= known, section.key
-    assert set(rows.REMARKS) <= {section.key for section in rows.SECTIONS}
+    written = (Path(rows.__file__).parent / "remarks.md").read_text()
+    titles = {line.removeprefix("## ") for line in written.splitlines() if line.startswith("## ")}
+    assert titles <= {section.key for section in rows.SECTIONS}
 
 
 class _Trainer:
@@ -274,7 +281,7 @@ class _Trainer:
 @pytest.fixture
 def run_students(load_tool, tmp_path, monkeypatch):
     """``run_students(trainer, *options)``: the exit status, with nothing trained or scored."""
-    ablate, students = load_tool("ablate"), load_tool("ablation_students")
+    ablate, students = load_tool("ablate"), load_tool("ablation.students")
     scores = dict.fromkeys(("ods", "ois", "cldice", "pq_th", "ap"), 0.5)
     config = tmp_path / "distill.yaml"
     config.write_text("SEED: 0\n")
@@ -286,7 +293,7 @@ def run_students(load_tool, tmp_path, monkeypatch):
     monkeypatch.setattr(students, "student_folder", lambda cfg: tmp_path)
 
     def run(trainer, *options):
-        monkeypatch.setattr(students.subprocess, "run", trainer.run)
+        monkeypatch.setattr(load_tool("commands").subprocess, "run", trainer.run)
         command = ["--output", str(tmp_path / "out"), "--docs", str(tmp_path / "docs")]
         command += ["--scenes", "1", "--seeds", "2", "--side", "64", "--workers", "1"]
         command += ["--training-scenes", "1", "--student-config", str(config)]

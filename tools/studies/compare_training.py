@@ -13,21 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
+from commands import ROOT, CommandError, finished, run_tool, train
 
-from trace_d2.io.atomic import write_json
-from trace_d2.scenes.oracle import write_merged_masks
-
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools"
 EDGES = ROOT / "configs" / "edges" / "trace_tiny.yaml"
 TRAIN_SERIES, VAL_SERIES = 11, 12  # trace-tiny was trained on series 1
 
@@ -71,26 +62,43 @@ TASKS = {
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, print the table and write ``comparison_<task>.json``."""
     args = build_parser().parse_args(argv)
-    task = TASKS[args.task]
+    try:
+        train_all(args, TASKS[args.task])
+    except CommandError as error:
+        print(f"compare_training: {error}", file=sys.stderr)
+        return 1
+    report(args, TASKS[args.task])
+    return 0
+
+
+def train_all(args: argparse.Namespace, task: Task) -> None:
+    """Make scenes and labels, and train on those that were chosen."""
     make_scenes(args)
     labels = MAKERS[args.task](args)
-    chosen = args.only or task.origins
     common = list(args.set)
     if task.backbone is not None:
-        common = ["MODEL.WEIGHTS", train_backbone(args, task, labels), *common]
-    for origin in chosen:
-        train(args, task, origin, [*labels[origin], *common])
-    rows = [read_result(args.output, args.task, task, origin) for origin in task.origins]
+        folder = args.output / f"{args.task}_backbone"
+        train(folder, task.backbone, *labels[task.origins[0]])
+        common = ["MODEL.WEIGHTS", folder / "model_final.pth", *common]
+    for origin in args.only or task.origins:
+        train(run_folder(args, origin), task.config, *labels[origin], *common)
+
+
+def report(args: argparse.Namespace, task: Task) -> None:
+    """Print what is known; with all rows, write how far TRACE gets."""
+    from tabulate import tabulate
+
+    from trace_d2.io.atomic import write_json
+
+    rows = [read_result(run_folder(args, origin), task, origin) for origin in task.origins]
     known = [row for row in rows if row]
     print(tabulate(known, headers="keys", floatfmt=".1f"))
     if len(known) == len(task.origins):
         low, middle, high = (float(str(row[task.title])) for row in known)
         share = (middle - low) / (high - low)
         print(f"TRACE closes {100 * share:.0f} % of the distance")
-        write_json(
-            args.output / f"comparison_{args.task}.json", {"rows": known, "closed": share}, indent=1
-        )
-    return 0
+        content = {"rows": known, "closed": share}
+        write_json(args.output / f"comparison_{args.task}.json", content, indent=1)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,28 +120,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(tool: str, *arguments: object, log: Path | None = None) -> None:
-    """Run one of the tools as a user would.
-
-    Raises:
-        SystemExit: it failed; its own message is on the screen or in ``log``.
-    """
-    command = [sys.executable, str(TOOLS / tool), *map(str, arguments)]
-    print(f"$ python tools/{tool} {shlex.join(map(str, arguments))}", flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if log is None:
-        status = subprocess.run(command, env=environment, check=False).returncode
-    else:
-        with log.open("w") as file:
-            status = subprocess.run(
-                command, env=environment, check=False, stdout=file, stderr=subprocess.STDOUT
-            ).returncode
-    if status:
-        raise SystemExit(
-            f"tools/{tool} ended with status {status}" + (f": see {log}" if log else "")
-        )
-
-
 def make_scenes(args: argparse.Namespace) -> None:
     """Scenes to train on and held-out ones, unless they are there."""
     for name, count, series in (
@@ -142,7 +128,7 @@ def make_scenes(args: argparse.Namespace) -> None:
     ):
         folder = args.output / name
         if not (folder / "categories.json").is_file():  # written last
-            run("make_scenes.py", "--output", folder, "--count", count, "--series", series)
+            run_tool("make_scenes", "--output", folder, "--count", count, "--series", series)
 
 
 def find_edges(args: argparse.Namespace) -> Path:
@@ -150,8 +136,8 @@ def find_edges(args: argparse.Namespace) -> Path:
     if args.edges is not None:
         return args.edges
     output = args.output / "labels_trace"
-    run(
-        "make_pseudo_panoptic.py", "--config-file", EDGES, *_label_inputs(args.output / "train"),
+    run_tool(
+        "make_pseudo_panoptic", "--config-file", EDGES, *_label_inputs(args.output / "train"),
         "--output", output, "--save-edges", "--workers", 1,
     )  # fmt: skip
     return output / "edges"
@@ -172,8 +158,10 @@ def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
     none, trace = output / "labels_no_edges", output / "labels_trace"
     edges = find_edges(args)
     if args.edges is not None:
-        run("make_pseudo_panoptic.py", *_label_inputs(scenes), "--output", trace, "--edges", edges)
-    run("make_pseudo_panoptic.py", *_label_inputs(scenes), "--output", none, "--no-edges")
+        run_tool(
+            "make_pseudo_panoptic", *_label_inputs(scenes), "--output", trace, "--edges", edges
+        )
+    run_tool("make_pseudo_panoptic", *_label_inputs(scenes), "--output", none, "--no-edges")
     folders = {"no edges": none, "TRACE": trace, "truth": scenes}
     images, val = scenes / "images", output / "val"
     return {
@@ -185,11 +173,13 @@ def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
 def make_instance_labels(args: argparse.Namespace) -> dict[str, list[object]]:
     """COCO files by origin, as config keys."""
     output, scenes = args.output, args.output / "train"
+    from trace_d2.scenes.oracle import write_merged_masks
+
     merged, refined = output / "merged.json", output / "refined.json"
     if not merged.is_file():
         write_merged_masks(scenes / "panoptic.json", scenes / "panoptic", merged)
-    run(
-        "refine_masks.py", "--images", scenes / "images", "--masks", merged,
+    run_tool(
+        "refine_masks", "--images", scenes / "images", "--masks", merged,
         "--edges", find_edges(args), "--output", refined,
     )  # fmt: skip
     files = {"merged masks": merged, "TRACE": refined, "truth": scenes / "instances.json"}
@@ -211,42 +201,19 @@ def _keys(kind: str, train_set: list[Path], val_set: list[Path]) -> list[object]
     return [f"DATASETS.TRACE.{kind}", sets]
 
 
-def _run_folder(output: Path, task_name: str, origin: str) -> Path:
-    return output / f"{task_name}_{origin.replace(' ', '_').lower()}"
+def run_folder(args: argparse.Namespace, origin: str) -> Path:
+    """Where the training on labels of one origin lies."""
+    return Path(args.output / f"{args.task}_{origin.replace(' ', '_').lower()}")
 
 
-def train_backbone(args: argparse.Namespace, task: Task, labels: dict[str, list[object]]) -> Path:
-    """Weights that all trainings start from."""
-    folder = args.output / f"{args.task}_backbone"
-    _train(folder, task.backbone, labels[task.origins[0]])
-    return folder / "model_final.pth"
-
-
-def train(args: argparse.Namespace, task: Task, origin: str, keys: list[object]) -> None:
-    """Train on labels of one origin."""
-    _train(_run_folder(args.output, args.task, origin), task.config, keys)
-
-
-def _train(folder: Path, config: Path | None, keys: list[object]) -> None:
-    """Run ``tools/train_net.py``, unless that is done."""
-    if (folder / "seconds.json").is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    options = ["--config-file", config, "--resume", *keys, "OUTPUT_DIR", folder]
-    run("train_net.py", *options, log=folder / "console.txt")
-    write_json(folder / "seconds.json", time.perf_counter() - start)
-
-
-def read_result(output: Path, task_name: str, task: Task, origin: str) -> dict[str, object] | None:
+def read_result(folder: Path, task: Task, origin: str) -> dict[str, object] | None:
     """A row of the table, or None before the training."""
-    folder = _run_folder(output, task_name, origin)
-    if not (folder / "seconds.json").is_file():
+    if not finished(folder).is_file():
         return None
     result = json.loads((folder / "results.json").read_text())
     for key in task.metric:
         result = result[key]
-    minutes = json.loads((folder / "seconds.json").read_text()) / 60
+    minutes = json.loads(finished(folder).read_text()) / 60
     return {"labels": origin, task.title: result, "minutes": minutes}
 
 

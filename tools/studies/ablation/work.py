@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation_rows import LABELS, STRIDE, TEACHERS, Teacher
-from ablation_scoring import HeldOut, ImageScore, Judge, held_out
-from ablation_teacher import Reading, Trajectory
 
+from ablation.rows import LABELS, STRIDE, TEACHERS, Teacher
+from ablation.scoring import HeldOut, ImageScore, Judge, held_out
+from ablation.teacher import Trajectory
 from trace_d2._version import __version__
 from trace_d2.config import load_trace_cfg
 from trace_d2.edges import EdgeDetector
@@ -111,7 +111,7 @@ def score_teachers(settings: Settings, seed: int, index: int) -> TeacherScores:
     found: dict[tuple[str, int], int] = {}
     readings = {row: trajectory.reading(teacher, found) for row, teacher in TEACHERS.items()}
     judge = find_judge(settings)
-    scores: dict[Reading, ImageScore] = {}
+    scores: dict[Teacher, ImageScore] = {}
     for reading in readings.values():
         if reading not in scores:
             scores[reading] = judge(truth, trajectory.edges(reading))

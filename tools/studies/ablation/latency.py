@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ablation_jobs import Settings, find_detector, find_student, key_of
-from ablation_rows import TEACHERS, Teacher
-from ablation_scoring import HeldOut, held_out
-from ablation_teacher import Trajectory, divergence_seconds, seconds, teacher_edges
+import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from ablation.rows import TEACHERS, Teacher
+from ablation.scoring import HeldOut, held_out
+from ablation.teacher import Trajectory, boundary_divergence, edges_of
+from ablation.work import Settings, find_detector, find_student, key_of
+from trace_d2.edges import EdgeDetector, instance_emergence_point
 from trace_d2.edges.baselines import BASELINES
+from trace_d2.edges.detector import timesteps_per_pass
 
 _REPEATS = 3  # of what takes milliseconds
 
@@ -87,3 +93,56 @@ def _divergences(settings: Settings, seed: int, truth: HeldOut) -> dict[str, dic
             iep, abdiv = (1000 * statistics.median(part) for part in zip(*taken, strict=True))
             result[row] = {"iep_ms": iep, "abdiv_ms": abdiv}
     return result
+
+
+def teacher_edges(
+    detector: EdgeDetector, teacher: Teacher, image: np.ndarray, key: str
+) -> np.ndarray:
+    """The edges of one variant as a user gets them, with no work shared; this is what is timed.
+
+    Args:
+        detector: whose backbone and seed are used. With blocks in ``teacher`` a fixed timestep is
+            read of them; a search reads all blocks.
+        teacher: the variant.
+        image: (H, W, 3) uint8 RGB.
+        key: fixes the noise.
+
+    Returns:
+        (H, W) float32 in 0..1.
+    """
+    backbone = detector.backbone
+    own = EdgeDetector(
+        backbone, seed=detector.seed, blocks=teacher.blocks if teacher.timestep >= 0 else ()
+    )
+    with torch.no_grad():
+        latent = backbone.encode(backbone.prepare(image))
+        noise = backbone.noise(latent, own.seed, key)
+        layout = backbone.attention_layout(latent)
+
+        def read(timesteps: Sequence[int]) -> Tensor:
+            return own.read_attention(latent, noise, timesteps, layout)
+
+        if teacher.timestep >= 0:
+            attention = read([teacher.timestep])[0]
+        else:
+            batch = timesteps_per_pass(layout.tokens, own.memory_mb)
+            steps = range(0, 1000, teacher.stride)
+            attention = instance_emergence_point(read, steps, teacher.metric, batch).attention
+        return edges_of(attention, layout.largest, teacher, image.shape)
+
+
+def seconds(work: Callable[..., Any], *arguments: Any) -> float:
+    """Processor time of ``work(*arguments)``: what else the machine does hardly changes it."""
+    start = time.process_time()
+    work(*arguments)
+    return time.process_time() - start
+
+
+def divergence_seconds(trajectory: Trajectory, teacher: Teacher) -> tuple[float, float]:
+    """Seconds of the divergences alone: along the trajectory, and between neighbours."""
+    attention, grid = trajectory.maps[500], trajectory.layout.largest
+    neighbours = (attention, grid, teacher.abdiv, teacher.neighbourhood)
+    return (
+        seconds(trajectory.curve, teacher.metric, teacher.stride),
+        seconds(boundary_divergence, *neighbours),
+    )

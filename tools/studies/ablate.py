@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The study of the method's parts, in miniature: on held-out scenes, with trace-tiny.
 
-    python tools/studies/ablation/ablate.py --output DIR   # everything; a second run continues
-    python tools/studies/ablation/ablate.py --output DIR --only teacher   # one group
-    python tools/studies/ablation/ablate.py --output DIR --report-only   # docs/ablation.md
+    python tools/studies/ablate.py --output DIR   # everything; a second run continues
+    python tools/studies/ablate.py --output DIR --only teacher   # one group
+    python tools/studies/ablate.py --output DIR --report-only   # docs/ablation.md
 
 Groups: baselines, teacher, latency, students. The numbers of each group and seed lie in
 DIR/cells/*.json; numbers of other settings are made again. A seed has scenes and noise of its own,
@@ -16,130 +16,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ablation_cells import Cells
-from ablation_jobs import (
-    Settings,
-    count_canny,
-    find_judge,
-    score_baselines,
-    score_teachers,
-    start_worker,
-)
-from ablation_latency import measure_latency
-from ablation_report import write_report
-from ablation_rows import BASELINES, TEACHERS
-from ablation_students import Students
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from ablation.cells import Cells
 
-from trace_d2.evaluation.edge_metrics import edge_scores
-
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 GROUPS = ("baselines", "teacher", "latency", "students")
-
-
-class Study:
-    """Runs groups of rows, each number once.
-
-    Args:
-        settings: of the numbers.
-        cells: where the numbers are kept.
-        seeds: how many.
-        pool: worker processes; None: this process does the work.
-    """
-
-    def __init__(
-        self, settings: Settings, cells: Cells, seeds: int, pool: ProcessPoolExecutor | None
-    ) -> None:
-        self.settings = settings
-        self.cells = cells
-        self.seeds = range(seeds)
-        self.pool = pool
-
-    def map(self, work: Callable[[Any], Any], items: Iterable[Any], title: str) -> list[Any]:
-        """``work`` of each item in order, with a progress bar."""
-        items = list(items)
-        results = map(work, items) if self.pool is None else self.pool.map(work, items)
-        return list(tqdm(results, total=len(items), desc=title))
-
-    def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """``work`` in a process of the pool."""
-        if self.pool is None:
-            return work(*arguments)
-        return self.pool.submit(work, *arguments).result()
-
-    def run_baselines(self) -> None:
-        """No edges, edges without a model, oracle edges."""
-        fingerprint = self.settings.fingerprint() | {"rows": list(BASELINES)}
-        for seed in self.seeds:
-            if self.cells.read("baselines", seed, fingerprint):
-                continue
-            indices = self.settings.indices(seed)
-            counts = self.map(
-                partial(count_canny, self.settings), indices, f"Canny's threshold, seed {seed}"
-            )
-            threshold = edge_scores(counts).ods_threshold
-            work = partial(score_baselines, self.settings, threshold)
-            scored = self.map(work, indices, f"baselines, seed {seed}")
-            rows = self._totals([truth for truth, _ in scored], [rows for _, rows in scored])
-            self.cells.write("baselines", seed, fingerprint, rows, {"canny_threshold": threshold})
-
-    def run_teacher(self) -> None:
-        """All variants of the teacher."""
-        variants = {row: vars(teacher) for row, teacher in TEACHERS.items()}
-        fingerprint = self.settings.fingerprint() | {"rows": variants}
-        for seed in self.seeds:
-            if self.cells.read("teacher", seed, fingerprint):
-                continue
-            work = partial(score_teachers, self.settings, seed)
-            scored = self.map(work, self.settings.indices(seed), f"teacher, seed {seed}")
-            rows = self._totals([one.truth for one in scored], [one.rows for one in scored])
-            extra = {
-                "timesteps": {row: [one.timesteps[row] for one in scored] for row in TEACHERS},
-                "curves": [list(one.curve.values()) for one in scored],
-                "curve_timesteps": list(scored[0].curve),
-            }
-            self.cells.write("teacher", seed, fingerprint, rows, extra)
-
-    def _totals(
-        self, truths: list[Any], scores: list[dict[str, Any]]
-    ) -> dict[str, dict[str, float]]:
-        judge = find_judge(self.settings)
-        return {row: judge.total(truths, [one[row] for one in scores]) for row in scores[0]}
-
-    def run_latency(self, images: int) -> None:
-        """Milliseconds of teachers and baselines, in this process alone."""
-        fingerprint = self.settings.fingerprint() | {"images": images, "rows": list(TEACHERS)}
-        for seed in self.seeds:
-            if not self.cells.read("latency", seed, fingerprint):
-                rows = measure_latency(self.settings, seed, images)
-                self.cells.write("latency", seed, fingerprint, rows, {})
-
-
-@contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """``workers`` processes, or none for one; work not begun is dropped on an error."""
-    if workers <= 1:
-        yield None
-        return
-    # Spawned, not forked: a fork copies the locks of the threads that torch and OpenCV keep.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the study; the exit status is 1 where a training failed and 2 for bad input."""
     args = build_parser().parse_intermixed_args(arguments)
+    from ablation.cells import Cells  # --help loads nothing
+    from ablation.report import write_report
+
     cells = Cells(args.output / "cells")
     failures: list[str] = []
     try:
@@ -157,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, cells: Cells) -> list[str]:
     """Run the chosen groups; returns what failed."""
+    from ablation.report import write_report
+    from ablation.students import Students
+    from ablation.study import Study, worker_pool
+    from ablation.work import Settings, start_worker
+
     start_worker()
     begin = time.monotonic()
     settings = Settings(

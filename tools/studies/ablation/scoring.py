@@ -33,8 +33,6 @@ from trace_d2.scenes.procedural import Scene, make_scene
 SERIES = 0
 """The held-out scenes; trace-tiny was trained on series 1, students are on series 11."""
 
-METRICS = ("ods", "ois", "cldice", "pq_th", "ap")
-
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -129,7 +127,7 @@ class Judge:
         ]
 
     def total(self, truth: Sequence[HeldOut], scores: Sequence[ImageScore]) -> dict[str, float]:
-        """The ``METRICS`` in 0..1 over the images of ``truth``.
+        """The metrics of the report in 0..1 over the images of ``truth``.
 
         Besides: the threshold of ODS, and the mean strength on boundaries and off them.
         """

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
-from ablation_rows import BLOCKS, FINEST_STRIDE, Teacher
 from torch import Tensor
 
+from ablation.rows import BLOCKS, FINEST_STRIDE, Teacher
 from trace_d2.attention import SelfAttentionReader, native_attention
 from trace_d2.attention.divergences import divergence, mean_divergence
 from trace_d2.edges import (
     EdgeDetector,
     attention_boundary_divergence,
-    instance_emergence_point,
     normalise_edges,
 )
 from trace_d2.edges.detector import timesteps_per_pass, upsample_edges
 
 _STEPS = {4: ((1, 0), (0, 1)), 8: ((1, 0), (0, 1), (1, 1), (1, -1))}
 _MEMORY_MB = 32  # of the maps of one forward pass: larger batches are no faster
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What fixes the edges once the timestep is known; see ``Teacher``."""
-
-    timestep: int
-    abdiv: str
-    neighbourhood: int
-    threshold: str
-    blocks: tuple[int, ...]
 
 
 def boundary_divergence(
@@ -59,23 +44,19 @@ def boundary_divergence(
     if metric == "kl":
         return attention_boundary_divergence(attention, grid, neighbourhood)
     height, width = grid
-    tokens = torch.arange(height * width).reshape(height, width)
+    rows = attention.view(height, width, -1)
+    columns = torch.arange(width)
     result = attention.new_zeros(height, width)
     for i in range(height):  # a grid row at a time stays in the cache
         for down, right in _STEPS[neighbourhood]:
             p, q = (
-                tokens[_near(i + s * down, height), _shifted(width, s * right)] for s in (1, -1)
+                rows[
+                    min(max(i + s * down, 0), height - 1), (columns + s * right).clamp(0, width - 1)
+                ]
+                for s in (1, -1)
             )
-            result[i] += divergence(attention[p], attention[q], metric)
+            result[i] += divergence(p, q, metric)
     return result
-
-
-def _near(index: int, length: int) -> int:
-    return min(max(index, 0), length - 1)
-
-
-def _shifted(length: int, step: int) -> Tensor:
-    return (torch.arange(length) + step).clamp(0, length - 1)
 
 
 class Trajectory:
@@ -114,8 +95,11 @@ class Trajectory:
             for before, t in pairwise(range(0, 1000, stride))
         }
 
-    def reading(self, teacher: Teacher, found: dict[tuple[str, int], int]) -> Reading:
-        """``teacher`` with its timestep; ``found`` keeps t* of each (metric, stride)."""
+    def reading(self, teacher: Teacher, found: dict[tuple[str, int], int]) -> Teacher:
+        """``teacher`` with its timestep fixed; ``found`` keeps t* of each (metric, stride).
+
+        Equal readings have equal edges.
+        """
         timestep = teacher.timestep
         if timestep < 0:
             search = (teacher.metric, teacher.stride)
@@ -123,9 +107,7 @@ class Trajectory:
                 curve = self.curve(*search)
                 found[search] = max(curve, key=lambda t: curve[t])  # the first of equals
             timestep = found[search]
-        return Reading(
-            timestep, teacher.abdiv, teacher.neighbourhood, teacher.threshold, teacher.blocks
-        )
+        return replace(teacher, timestep=timestep, metric=Teacher.metric, stride=Teacher.stride)
 
     def attention(self, timestep: int, blocks: tuple[int, ...]) -> Tensor:
         """The map (N, N) at ``timestep``, the mean over ``blocks``, or over all."""
@@ -148,68 +130,16 @@ class Trajectory:
             backbone(noised, steps)
         return [reader.attention()[0] for reader in readers]
 
-    def edges(self, reading: Reading) -> np.ndarray:
+    def edges(self, reading: Teacher) -> np.ndarray:
         """Edges (H, W) float32 in 0..1."""
         attention = self.attention(reading.timestep, reading.blocks)
-        return _edges(attention, self.layout.largest, reading, self.size)
+        return edges_of(attention, self.layout.largest, reading, self.size)
 
 
-def _edges(
-    attention: Tensor, grid: tuple[int, int], variant: Reading | Teacher, size: tuple[int, ...]
+def edges_of(
+    attention: Tensor, grid: tuple[int, int], teacher: Teacher, size: tuple[int, ...]
 ) -> np.ndarray:
-    abdiv = boundary_divergence(attention, grid, variant.abdiv, variant.neighbourhood)
-    edges = normalise_edges(abdiv, variant.threshold)
+    """Edges (H, W) float32 in 0..1 of a map (N, N), by divergence and threshold of ``teacher``."""
+    abdiv = boundary_divergence(attention, grid, teacher.abdiv, teacher.neighbourhood)
+    edges = normalise_edges(abdiv, teacher.threshold)
     return upsample_edges(edges, (size[0], size[1])).cpu().numpy()
-
-
-def teacher_edges(
-    detector: EdgeDetector, teacher: Teacher, image: np.ndarray, key: str
-) -> np.ndarray:
-    """The edges of one variant as a user gets them, with no work shared; this is what is timed.
-
-    Args:
-        detector: whose backbone and seed are used. With blocks in ``teacher`` a fixed timestep is
-            read of them; a search reads all blocks.
-        teacher: the variant.
-        image: (H, W, 3) uint8 RGB.
-        key: fixes the noise.
-
-    Returns:
-        (H, W) float32 in 0..1.
-    """
-    backbone = detector.backbone
-    own = EdgeDetector(
-        backbone, seed=detector.seed, blocks=teacher.blocks if teacher.timestep >= 0 else ()
-    )
-    with torch.no_grad():
-        latent = backbone.encode(backbone.prepare(image))
-        noise = backbone.noise(latent, own.seed, key)
-        layout = backbone.attention_layout(latent)
-
-        def read(timesteps: Sequence[int]) -> Tensor:
-            return own.read_attention(latent, noise, timesteps, layout)
-
-        if teacher.timestep >= 0:
-            attention = read([teacher.timestep])[0]
-        else:
-            batch = timesteps_per_pass(layout.tokens, own.memory_mb)
-            steps = range(0, 1000, teacher.stride)
-            attention = instance_emergence_point(read, steps, teacher.metric, batch).attention
-        return _edges(attention, layout.largest, teacher, image.shape)
-
-
-def seconds(work: Callable[..., Any], *arguments: Any) -> float:
-    """Processor time of ``work(*arguments)``: what else the machine does hardly changes it."""
-    start = time.process_time()
-    work(*arguments)
-    return time.process_time() - start
-
-
-def divergence_seconds(trajectory: Trajectory, teacher: Teacher) -> tuple[float, float]:
-    """Seconds of the divergences alone: along the trajectory, and between neighbours."""
-    attention, grid = trajectory.maps[500], trajectory.layout.largest
-    neighbours = (attention, grid, teacher.abdiv, teacher.neighbourhood)
-    return (
-        seconds(trajectory.curve, teacher.metric, teacher.stride),
-        seconds(boundary_divergence, *neighbours),
-    )

@@ -5,29 +5,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ablation_jobs import make_labels, score_student
-from ablation_latency import measure_students
-from ablation_rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Student
+from commands import CommandError, finished, train
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
+from ablation.latency import measure_students
+from ablation.rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Student
+from ablation.study import Study
+from ablation.work import make_labels, score_student
 from trace_d2.edges.student_files import student_folder
-from trace_d2.io.atomic import write_json
 from trace_d2.scenes.dataset import SceneSettings, write_scenes
-
-if TYPE_CHECKING:
-    from ablate import Study
-
-ROOT = Path(__file__).resolve().parents[3]
 
 SERIES = 11
 """Scenes that students learn from."""
@@ -78,19 +71,18 @@ class Students:
             found = student_folder(self.study.settings.cfg(0, "MODEL.TRACE.STUDENT.WEIGHTS", given))
         except FileNotFoundError as error:
             return [f"the row of the shipped student is not run: {error}"]
-        fingerprint = self.study.settings.fingerprint() | {"weights": _files_hash(found)}
         for seed in self.study.seeds:
-            self._score(SHIPPED, seed, found, fingerprint)
+            self._score(SHIPPED, seed, found, {"weights": _files_hash(found)})
         return []
 
     def _score(
-        self, row: str, seed: int, weights: Path, fingerprint: dict[str, Any], **extra: Any
+        self, row: str, seed: int, weights: Path, what: dict[str, Any], **extra: Any
     ) -> None:
-        group = slug(row)
-        if self.study.cells.read(group, seed, fingerprint) is None:
+        def make() -> tuple[dict[str, Any], dict[str, Any]]:
             scores = self.study.call(score_student, self.study.settings, seed, str(weights))
-            extra["weights"] = str(weights)
-            self.study.cells.write(group, seed, fingerprint, {row: scores}, extra)
+            return {row: scores}, {**extra, "weights": str(weights)}
+
+        self.study.keep(slug(row), seed, what, make)
 
     def _prepare(self) -> None:
         """Training scenes and their pseudo edges, where they are missing."""
@@ -101,14 +93,12 @@ class Students:
         images = sorted(self.images.glob("*.png")) + sorted(self.images.glob("*.jpg"))
         if not images:
             raise ValueError(f"{self.images} holds no .png or .jpg images to train on")
-        own = {n: f for n, f in self.labels.items() if n != DEFAULT_LABELS or not self._given()}
+        given = {DEFAULT_LABELS} if self.args.pseudo_edges else set()
+        own = {name: folder for name, folder in self.labels.items() if name not in given}
         for folder in own.values():
             folder.mkdir(parents=True, exist_ok=True)
         work = partial(make_labels, self.study.settings, folders=own)
         self.study.map(work, images, "pseudo edges")
-
-    def _given(self) -> bool:
-        return self.args.pseudo_edges is not None
 
     def _train_and_score(self, row: str, seed: int) -> str:
         """One student of one seed; returns why it failed, or nothing."""
@@ -123,22 +113,19 @@ class Students:
         }
         digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:8]
         folder = args.output / "students" / f"{slug(row)}_{digest}" / f"seed_{seed}"
-        done = folder / "trained.json"
-        if not done.is_file():
-            if time.monotonic() > self.latest:
-                return ""
-            taken = self._train(student, seed, folder)
-            if taken is None:
-                return f"training {row!r}, seed {seed}, failed: see {folder / 'console.txt'}"
-            write_json(done, {"seconds": taken})
-        fingerprint = self.study.settings.fingerprint() | {"training": training}
-        seconds = json.loads(done.read_text())["seconds"]
-        self._score(row, seed, folder / "student", fingerprint, seconds=seconds)
+        if not finished(folder).is_file() and time.monotonic() > self.latest:
+            return ""
+        try:
+            seconds = train(
+                folder, args.student_config, *self._keys(student, seed), *args.train_set, threads=1
+            )
+        except CommandError:
+            return f"training {row!r}, seed {seed}, failed: see {folder / 'console.txt'}"
+        self._score(row, seed, folder / "student", {"training": training}, seconds=seconds)
         return ""
 
-    def _train(self, student: Student, seed: int, folder: Path) -> float | None:
-        """Run tools/train_net.py; returns its seconds, or None where it failed."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def _keys(self, student: Student, seed: int) -> list[Any]:
+        """Config keys of a training."""
         name = "study_edges"
         entry = [name, str(self.images.resolve()), str(self.labels[student.labels].resolve())]
         keys: dict[str, Any] = {
@@ -148,25 +135,12 @@ class Students:
             "DATASETS.TRACE.EDGES": [entry],
             "DATASETS.TRAIN": (name,),
             "DATASETS.TEST": (),
-            "OUTPUT_DIR": folder,
         }
         if student.whole:
             keys |= {"INPUT.TRACE.PSEUDO_EDGES.CROP": 0, "SOLVER.IMS_PER_BATCH": _WHOLE_BATCH}
         if not student.reconstruction:
             keys["MODEL.TRACE.STUDENT.LOSS.RECONSTRUCTION"] = 0.0
-        command = [sys.executable, ROOT / "tools" / "train_net.py", "--resume", "--config-file"]
-        command += [self.args.student_config, *(part for pair in keys.items() for part in pair)]
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        start = time.perf_counter()
-        with (folder / "console.txt").open("w") as log:
-            status = subprocess.run(
-                [str(part) for part in (*command, *self.args.train_set)],
-                env={**os.environ, **threads, "PYTHONPATH": str(ROOT)},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
-        return None if status else time.perf_counter() - start
+        return [part for pair in keys.items() for part in pair]
 
     def _measure(self) -> None:
         """Milliseconds of the students that were scored, when nothing else runs."""
@@ -177,11 +151,12 @@ class Students:
                 path = self.study.cells.path(slug(row), seed)
                 if path.is_file():
                     weights[row] = json.loads(path.read_text())["extra"]["weights"]
-            fingerprint = self.study.settings.fingerprint() | {"images": images, "rows": weights}
-            group = "latency_students"
-            if weights and not self.study.cells.read(group, seed, fingerprint):
-                rows = measure_students(self.study.settings, seed, images, weights)
-                self.study.cells.write(group, seed, fingerprint, rows, {})
+            if weights:
+                measure = partial(measure_students, self.study.settings, seed, images, weights)
+                what = {"images": images, "rows": weights}
+                self.study.keep(
+                    "latency_students", seed, what, lambda measure=measure: (measure(), {})
+                )
 
 
 def slug(row: str) -> str:

@@ -1,0 +1,79 @@
+"""The project's commands as a study runs them: as a user would type them."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class CommandError(RuntimeError):
+    """A command ended with ``status``; its own message is on the screen or in its log."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def run_tool(
+    tool: str, *arguments: object, log: Path | None = None, threads: int | None = None
+) -> None:
+    """Run ``tools/<tool>.py``.
+
+    Args:
+        tool: its name.
+        arguments: its command line.
+        log: gets what it prints; the tool then runs in a process of its own.
+        threads: of that process.
+
+    Raises:
+        CommandError: it failed.
+    """
+    words = [str(argument) for argument in arguments]
+    path = ROOT / "tools" / f"{tool}.py"
+    if log is None:
+        print(f"\n$ python tools/{tool}.py {shlex.join(words)}", flush=True)
+        status = runpy.run_path(str(path))["main"](words)
+    else:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if threads:
+            environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        with log.open("w") as file:
+            status = subprocess.run(
+                [sys.executable, str(path), *words],
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+    if status:
+        where = f": see {log}" if log else ""
+        raise CommandError(f"tools/{tool}.py ended with status {status}{where}", status)
+
+
+def train(folder: Path, config: Path, *keys: object, threads: int | None = None) -> float:
+    """Train by ``config`` and ``keys`` into ``folder``, unless that is done; returns the seconds.
+
+    Raises:
+        CommandError: the training failed.
+    """
+    done = finished(folder)
+    if not done.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ["--resume", "--config-file", config, *keys, "OUTPUT_DIR", folder]
+        start = time.perf_counter()
+        run_tool("train_net", *options, log=folder / "console.txt", threads=threads)
+        done.write_text(json.dumps(time.perf_counter() - start))
+    return float(json.loads(done.read_text()))
+
+
+def finished(folder: Path) -> Path:
+    """The file that says how long a training took, once it is done."""
+    return folder / "seconds.json"
