@@ -143,13 +143,13 @@ def find_edges(args: argparse.Namespace) -> Path:
     return output / "edges"
 
 
-def _label_inputs(scenes: Path) -> list[object]:
+def _label_inputs(scenes: Path) -> list[str]:
     inputs = [
         ("--images", "images"),
         ("--semantic", "semantic"),
         ("--categories", "categories.json"),
     ]
-    return [part for option, name in inputs for part in (option, scenes / name)]
+    return [part for option, name in inputs for part in (option, str(scenes / name))]
 
 
 def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
@@ -157,11 +157,10 @@ def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
     output, scenes = args.output, args.output / "train"
     none, trace = output / "labels_no_edges", output / "labels_trace"
     edges = find_edges(args)
+    labels = ["make_pseudo_panoptic", *_label_inputs(scenes), "--output"]
     if args.edges is not None:
-        run_tool(
-            "make_pseudo_panoptic", *_label_inputs(scenes), "--output", trace, "--edges", edges
-        )
-    run_tool("make_pseudo_panoptic", *_label_inputs(scenes), "--output", none, "--no-edges")
+        run_tool(*labels, trace, "--edges", edges)
+    run_tool(*labels, none, "--no-edges")
     folders = {"no edges": none, "TRACE": trace, "truth": scenes}
     images, val = scenes / "images", output / "val"
     return {

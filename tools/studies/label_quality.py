@@ -25,23 +25,17 @@ OUTPUT/rows; OUTPUT/inputs does not depend on what is measured.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
+from commands import CommandError, run_tool
 from label_study import BASELINE, NO_EDGES, ROWS, StudyInputs
 
-from trace_d2.evaluation import EdgeSettings, class_agnostic_ap, evaluate_edges, panoptic_quality
-from trace_d2.evaluation.edge_metrics import edge_scores, even_thresholds
-from trace_d2.evaluation.edge_sources import EdgeFolder
-from trace_d2.evaluation.tables import below, halves_table
-from trace_d2.io.atomic import write_json, write_text
 from trace_d2.jobs.command_line import count
 from trace_d2.parallel import available_cpus
 
@@ -50,14 +44,6 @@ METRICS = ("ODS", "PQ^th perfect", "PQ^th noisy", "AP^mk class parts", "AP^mk al
 
 Scores = dict[str, list[float | None]]
 """By metric: of all images, of the even ranks and of the odd ones; 0..1 or None."""
-
-
-class CommandError(RuntimeError):
-    """A command of the project ended with ``status``; its own message is printed."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -80,6 +66,8 @@ def measure(study: Study, row: str) -> Scores:
         CommandError: a command failed.
         ValueError, OSError: an input is wrong, or the row was measured with other edges.
     """
+    from trace_d2.io.atomic import write_json
+
     folder = study.output / "rows" / row
     path = folder / "figures.json"
     origin = str(study.detectors[row].resolve()) if row in study.detectors else ""
@@ -105,6 +93,10 @@ def measure(study: Study, row: str) -> Scores:
 
 def score_edges(study: Study, edges: Path | None) -> list[float | None]:
     """ODS of each part of the images."""
+    from trace_d2.evaluation import EdgeSettings, edge_scores, evaluate_edges
+    from trace_d2.evaluation.edge_metrics import even_thresholds
+    from trace_d2.evaluation.edge_sources import EdgeFolder
+
     if edges is None:
         return [None] * len(study.parts)
     settings = EdgeSettings(tuple(even_thresholds(THRESHOLDS).tolist()))
@@ -122,6 +114,8 @@ def score_edges(study: Study, edges: Path | None) -> list[float | None]:
 
 def score_labels(study: Study, edges: Path | None, folder: Path, noisy: bool) -> list[float | None]:
     """PQ^th of the labels that the command makes, of each part of the images."""
+    from trace_d2.evaluation import panoptic_quality
+
     output = folder / ("labels_noisy" if noisy else "labels_perfect")
     inputs = ["--semantic", study.semantic(noisy), "--images-json", study.truth_json]
     inputs += ["--categories", study.categories()]
@@ -148,6 +142,8 @@ def score_masks(
     study: Study, edges: Path | None, folder: Path, per_class: bool
 ) -> list[float | None]:
     """AP^mk of merged masks as the command refines them, of each part of the images."""
+    from trace_d2.evaluation import class_agnostic_ap
+
     masks = study.merged_masks(per_class)
     if edges is not None:
         output = folder / f"refined_{'classes' if per_class else 'all'}.json"
@@ -166,30 +162,13 @@ def _run(tool: str, study: Study, edges: Path | None, options: Sequence[object])
     """A command line as a user would type it; an interrupted one is continued."""
     given: list[object] = ["--no-edges"] if edges is None else ["--edges", edges]
     words = ["--images", study.images, *options, *given, "--workers", study.workers, *study.opts]
-    command = [str(word) for word in words]
-    print(f"\n$ python tools/{tool}.py {shlex.join(command)}", flush=True)
-    status = _tool(tool).main(command)
-    if status:
-        raise CommandError(status)
-
-
-def _tool(name: str) -> ModuleType:
-    """The command ``name`` of the folder above."""
-    if name not in _TOOLS:
-        path = Path(__file__).resolve().parents[1] / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        _TOOLS[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(_TOOLS[name])
-    return _TOOLS[name]
-
-
-_TOOLS: dict[str, ModuleType] = {}
+    run_tool(tool, *words)
 
 
 def report(study: Study, results: dict[str, Scores]) -> str:
     """The results as Markdown."""
+    from trace_d2.evaluation.tables import below, halves_table
+
     titles = study.rows
     table = halves_table({titles[n]: s for n, s in results.items()}, titles[NO_EDGES], METRICS)
     floor = results.get(NO_EDGES, {})
@@ -214,6 +193,8 @@ def report(study: Study, results: dict[str, Scores]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; 0 done, 2 bad input, else the status of a command that failed."""
     args = _parser().parse_args(arguments)
+    from trace_d2.io.atomic import write_json, write_text  # --help loads nothing
+
     study = Study(
         args.images,
         args.truth_json,
@@ -257,57 +238,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs")
-    parser.add_argument(
-        "--truth-json",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="COCO panoptic JSON; images that it does not list are left out",
-    )
-    parser.add_argument(
-        "--truth-dir", type=Path, required=True, metavar="DIR", help="folder of its PNGs"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="new folder, or one to continue"
-    )
-    parser.add_argument(
-        "--detector",
-        type=_name_and_folder,
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="edges of a real detector, <stem>.png or .npy, a row of their own; repeatable. The "
-        f"first gives the false edges; without any, colour gradients ({BASELINE}) do",
-    )
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        metavar="ROW",
-        help=f"some rows only: {', '.join(ROWS)}, and the detectors (or {BASELINE}); "
+
+    def add(option: str, help_text: str, **settings: Any) -> None:
+        parser.add_argument(option, help=help_text, **settings)
+
+    add("--images", "photographs", type=Path, required=True, metavar="DIR")
+    add(
+        "--truth-json", "COCO panoptic JSON; images that it does not list are left out",
+        type=Path, required=True, metavar="FILE",
+    )  # fmt: skip
+    add("--truth-dir", "folder of its PNGs", type=Path, required=True, metavar="DIR")
+    add("--output", "new folder, or one to continue", type=Path, required=True, metavar="DIR")
+    add(
+        "--detector", "edges of a real detector, <stem>.png or .npy, a row of their own; "
+        f"repeatable. The first gives the false edges; without any, colour gradients ({BASELINE}) "
+        "do",
+        type=_name_and_folder, action="append", default=[], metavar="NAME=DIR",
+    )  # fmt: skip
+    add(
+        "--rows", f"some rows only: {', '.join(ROWS)}, and the detectors (or {BASELINE}); "
         f"{NO_EDGES} is always one",
-    )
-    parser.add_argument(
+        nargs="+", metavar="ROW",
+    )  # fmt: skip
+    add(
         "--semantic-noise",
-        type=float,
-        default=0.2,
-        metavar="LEVEL",
-        help="of the noisy semantic masks, 0 (none) to 1 (poor); default %(default)s",
-    )
-    parser.add_argument(
-        "--workers",
-        type=count,
-        default=available_cpus(),
-        metavar="N",
-        help="processes; default: CPUs",
-    )
-    parser.add_argument(
-        "--opts",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys of both commands, as MODEL.TRACE.LABELS.CUT components",
-    )
+        "of the noisy semantic masks, 0 (none) to 1 (poor); default %(default)s",
+        type=float, default=0.2, metavar="LEVEL",
+    )  # fmt: skip
+    add("--workers", "processes; default: CPUs", type=count, default=available_cpus(), metavar="N")
+    add(
+        "--opts", "config keys of both commands, as MODEL.TRACE.LABELS.CUT components",
+        nargs="*", default=[], metavar="KEY VALUE",
+    )  # fmt: skip
     return parser
 
 

@@ -11,38 +11,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from trace_d2.evaluation.edge_sources import BaselineEdges, EdgeFolder
-from trace_d2.io.atomic import write_json
-from trace_d2.io.categories import category_entries, parse_categories
-from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
-from trace_d2.io.edge_maps import write_edges
-from trace_d2.io.listing import list_images
-from trace_d2.scenes.noise import EdgeQuality, write_degraded_edges, write_degraded_semantic
-from trace_d2.scenes.oracle import write_instances, write_merged_masks, write_oracle
+if TYPE_CHECKING:
+    from trace_d2.io.coco_panoptic import PanopticSet
 
 NO_EDGES = "none"
 """The row without edges, which the others are held against."""
 
 BASELINE = "gradient"
-"""The detector where none is given, of ``BASELINE_NAMES``."""
+"""The detector where none is given."""
 
 _GAPS = {"oracle": 0.0, "oracle-gaps": 0.2}
-_QUALITIES = {f"soft-{false}": EdgeQuality(false) for false in (0.5, 0.7, 0.9)} | {
-    "grid-128": EdgeQuality(0.7, grid=128),
-    "grid-64": EdgeQuality(0.5, grid=64),
-}
+_SOFT = {f"soft-{false}": (false, 0) for false in (0.5, 0.7, 0.9)}
+_GRIDS = {"grid-128": (0.7, 128), "grid-64": (0.5, 64)}
+_QUALITIES = _SOFT | _GRIDS
+"""Strength of the false edges, and side of the token grid or 0."""
 
 ROWS = {
     NO_EDGES: "none",
     "oracle": "oracle",
     "oracle-gaps": f"oracle, {100 * _GAPS['oracle-gaps']:.0f} % gaps",
-} | {
-    name: (f"grid of {q.grid}, false {q.false}" if q.grid else f"soft, false {q.false}")
-    for name, q in _QUALITIES.items()
+    **{name: f"soft, false {false}" for name, (false, _) in _SOFT.items()},
+    **{name: f"grid of {grid}, false {false}" for name, (false, grid) in _GRIDS.items()},
 }
 """Titles of the kinds of edges by name; those of detectors come after them."""
 
@@ -68,6 +59,8 @@ class StudyInputs:
     @cached_property
     def truth(self) -> PanopticSet:
         """The truth, read once."""
+        from trace_d2.io.coco_panoptic import load_panoptic_json
+
         return load_panoptic_json(self.truth_json)
 
     @cached_property
@@ -98,6 +91,10 @@ class StudyInputs:
         Raises:
             ValueError, OSError: one is missing or does not fit, named.
         """
+        from trace_d2.evaluation.edge_sources import EdgeFolder
+        from trace_d2.io.categories import category_entries, parse_categories
+        from trace_d2.io.listing import list_images
+
         parse_categories(category_entries(self.truth.categories), str(self.truth_json))
         listed = {image["id"]: Path(image["file_name"]).stem for image in self.truth.images}
         present = list_images(self.images)
@@ -126,6 +123,8 @@ class StudyInputs:
         Raises:
             ValueError: it has other inputs or settings.
         """
+        from trace_d2.io.atomic import write_json
+
         false = self.detectors.get(self.false_edges)
         own = {
             "images": str(self.images.resolve()),
@@ -151,16 +150,20 @@ class StudyInputs:
 
     def semantic(self, noisy: bool) -> Path:
         """Folder of semantic masks."""
-        perfect = self._oracle() / "semantic"
+        from trace_d2.scenes.noise import write_degraded_semantic
+
+        perfect, categories = self._oracle() / "semantic", self.truth.categories
         if not noisy:
             return perfect
         return self._made(
             "semantic_noisy",
-            lambda path: write_degraded_semantic(perfect, path, self.truth.categories, self.noise),
+            lambda path: write_degraded_semantic(perfect, path, categories, self.noise),
         )
 
     def edges(self, row: str) -> Path | None:
         """Folder of the edges of a row; None: no edges."""
+        from trace_d2.scenes.noise import EdgeQuality, write_degraded_edges
+
         if row == NO_EDGES:
             return None
         if row in _GAPS:
@@ -168,12 +171,16 @@ class StudyInputs:
         if row not in _QUALITIES:
             return self._detected(row)
         true, false = self._oracle() / "edges", self._detected(self.false_edges)
+        strength, grid = _QUALITIES[row]
+        quality = EdgeQuality(strength, grid=grid)
         return self._made(
-            f"edges_{row}", lambda path: write_degraded_edges(true, false, path, _QUALITIES[row])
+            f"edges_{row}", lambda path: write_degraded_edges(true, false, path, quality)
         )
 
     def merged_masks(self, per_class: bool) -> Path:
         """COCO file of the connected parts of each thing class, or of all things."""
+        from trace_d2.scenes.oracle import write_merged_masks
+
         return self._made(
             "merged_classes.json" if per_class else "merged_all.json",
             lambda path: write_merged_masks(
@@ -183,6 +190,8 @@ class StudyInputs:
 
     def instances(self) -> Path:
         """COCO file of the things themselves."""
+        from trace_d2.scenes.oracle import write_instances
+
         return self._made(
             "instances.json", lambda path: write_instances(self.truth_json, self.truth_dir, path)
         )
@@ -194,12 +203,19 @@ class StudyInputs:
 
     def _oracle(self, gaps: float = 0.0) -> Path:
         """Folder of perfect semantic masks, edges (with gaps) and categories."""
+        from trace_d2.scenes.oracle import write_oracle
+
         return self._made(
             "oracle_gaps" if gaps else "oracle",
             lambda path: write_oracle(self.truth_json, self.truth_dir, path, gaps),
         )
 
     def _write_baseline(self, folder: Path) -> None:
+        from tqdm import tqdm
+
+        from trace_d2.evaluation.edge_sources import BaselineEdges
+        from trace_d2.io.edge_maps import write_edges
+
         source = BaselineEdges(BASELINE, self.images)
         folder.mkdir(exist_ok=True)
         for stem in tqdm(self.stems.values(), desc=BASELINE, unit="image"):

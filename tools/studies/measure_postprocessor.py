@@ -33,11 +33,13 @@ MERGES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_intermixed_args(arguments)
+    from trace_d2.io.atomic import write_json  # --help loads nothing
+
     try:
         masks = _make_masks(args.scenes, args.count)
         results = {merge: _measure(args, merge, masks) for merge in MERGES}
         if args.json:
-            args.json.write_text(json.dumps(results, indent=1))
+            write_json(args.json, results, indent=1)
     except (ValueError, OSError, KeyError) as error:
         print(f"measure_postprocessor: {error}", file=sys.stderr)
         return 2
@@ -62,6 +64,11 @@ def _make_masks(scenes: Path, count: int | None) -> dict[str, dict[str, Any]]:
             wanted = {image["id"] for image in images}
             found = [one for one in content["annotations"] if one["image_id"] in wanted]
             masks[merge] = {"images": images, "annotations": found}
+    # All have score 1: the order of ties, and so AP, is that of the things of each class.
+    rank: dict[tuple[int, int], int] = {}
+    for thing in masks["none"]["annotations"]:
+        rank.setdefault((thing["image_id"], thing["category_id"]), len(rank))
+    masks["classes"]["annotations"].sort(key=lambda one: rank[one["image_id"], one["category_id"]])
     return masks
 
 

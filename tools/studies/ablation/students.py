@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ablation.latency import measure_students
 from ablation.rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Student
-from ablation.study import Study
+from ablation.study import Rows, Study
 from ablation.work import make_labels, score_student
 from trace_d2.edges.student_files import student_folder
 from trace_d2.scenes.dataset import SceneSettings, write_scenes
@@ -152,11 +152,14 @@ class Students:
                 if path.is_file():
                     weights[row] = json.loads(path.read_text())["extra"]["weights"]
             if weights:
-                measure = partial(measure_students, self.study.settings, seed, images, weights)
                 what = {"images": images, "rows": weights}
                 self.study.keep(
-                    "latency_students", seed, what, lambda measure=measure: (measure(), {})
+                    "latency_students", seed, what, partial(self._latency, seed, weights)
                 )
+
+    def _latency(self, seed: int, weights: dict[str, str]) -> tuple[Rows, dict[str, Any]]:
+        images = self.args.latency_scenes
+        return measure_students(self.study.settings, seed, images, weights), {}
 
 
 def slug(row: str) -> str:

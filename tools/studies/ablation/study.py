@@ -116,8 +116,10 @@ class Study:
         """Milliseconds of teachers and baselines, in this process alone."""
         what = {"images": images, "rows": list(TEACHERS)}
         for seed in self.seeds:
-            measure = partial(measure_latency, self.settings, seed, images)
-            self.keep("latency", seed, what, lambda measure=measure: (measure(), {}))
+            self.keep("latency", seed, what, partial(self._latency, seed, images))
+
+    def _latency(self, seed: int, images: int) -> tuple[Rows, dict[str, Any]]:
+        return measure_latency(self.settings, seed, images), {}
 
 
 @contextmanager

@@ -50,10 +50,8 @@ def boundary_divergence(
     for i in range(height):  # a grid row at a time stays in the cache
         for down, right in _STEPS[neighbourhood]:
             p, q = (
-                rows[
-                    min(max(i + s * down, 0), height - 1), (columns + s * right).clamp(0, width - 1)
-                ]
-                for s in (1, -1)
+                rows[min(max(i + y, 0), height - 1), (columns + x).clamp(0, width - 1)]
+                for y, x in ((down, right), (-down, -right))
             )
             result[i] += divergence(p, q, metric)
     return result
