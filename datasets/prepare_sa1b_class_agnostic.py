@@ -3,41 +3,27 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
-from trace_d2.data.dataset_files import datasets_root
-from trace_d2.data.prepare.sa1b import prepare_sa1b
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--root", type=Path, default=datasets_root(), help="data sets (DETECTRON2_DATASETS)"
-    )
-    parser.add_argument("--limit", type=int, metavar="K", help="the first K photographs only")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(arguments)
-    if args.limit is not None and args.limit < 1:
-        parser.error("--limit is a count of 1 or more")
-    return args
+from trace_d2.data.prepare.command import make_parser, run
+from trace_d2.data.prepare.one_class import prepare_sa1b
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the file; 0 on success, 2 if something is missing or damaged."""
-    args = parse_arguments(arguments)
-    output = args.root / "sa1b/annotations/sa1b_cls_agnostic.json"
-    try:
-        images, instances = prepare_sa1b(
-            args.root / "sa1b/images", output, args.limit, not args.quiet
-        )
-    except (ValueError, OSError) as error:
-        print(f"prepare_sa1b_class_agnostic: {error}", file=sys.stderr)
-        return 2
-    print(f"{images} images with {instances} instances in {output}")
-    return 0
+    parser = make_parser(__doc__)
+    parser.add_argument("--limit", type=int, metavar="K", help="the first K photographs only")
+    args = parser.parse_args(arguments)
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit is a count of 1 or more")
+
+    def write() -> Iterator[str]:
+        folder, output = args.root / "sa1b/images", "sa1b/annotations/sa1b_cls_agnostic.json"
+        counts = prepare_sa1b(folder, args.root / output, args.limit, not args.quiet)
+        yield f"{counts[0]} images with {counts[1]} instances in {args.root / output}"
+
+    return run(__file__, write())
 
 
 if __name__ == "__main__":

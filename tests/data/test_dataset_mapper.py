@@ -29,10 +29,7 @@ from trace_d2.data.dataset_mapper import (
     bitmask_instances,
     mask2former_instances,
 )
-from trace_d2.data.target_generator import (
-    OfflineTargetGenerator,
-    PanopticTarget,
-)
+from trace_d2.data.target_generator import PanopticTarget, read_target
 from trace_d2.io.coco_panoptic import id2rgb
 
 pytestmark = pytest.mark.detectron2
@@ -68,7 +65,7 @@ def make_mapper(augmentations: list[Any], **options: Any) -> TraceDatasetMapper:
     return TraceDatasetMapper(
         True,
         augmentations=augmentations,
-        target_generator=OfflineTargetGenerator(),
+        target_generator=read_target,
         **options,
     )
 
@@ -334,7 +331,7 @@ def test_other_errors_are_not_hidden(record: dict[str, Any]) -> None:
         (("INPUT.TRACE.IMAGE_SIZE", 0), r"INPUT\.TRACE\.IMAGE_SIZE must be 1 or more, not 0"),
         (("INPUT.TRACE.MIN_SCALE", 3.0), r"INPUT\.TRACE\.MIN_SCALE is 3\.0"),
         (("INPUT.TRACE.MIN_SCALE", 0.0), r"INPUT\.TRACE\.MIN_SCALE is 0\.0"),
-        (("INPUT.TRACE.TARGETS", "later"), r"INPUT\.TRACE\.TARGETS is 'later'"),
+        (("INPUT.TRACE.TARGETS", "later"), r"INPUT\.TRACE\.TARGETS must be .*not 'later'"),
         (("INPUT.RANDOM_FLIP", "both"), r"INPUT\.RANDOM_FLIP is 'both'"),
         (("INPUT.FORMAT", "L"), r"INPUT\.FORMAT is 'L'"),
     ],

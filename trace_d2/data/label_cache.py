@@ -38,10 +38,16 @@ class LabelCache:
             settings: all that decides the content besides the input files; JSON types.
 
         Raises:
-            OSError: the folder cannot be made.
+            ValueError: the folder cannot be made.
         """
         self.folder = Path(folder) / fingerprint(settings)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"the label cache {folder} cannot be made ({error}): name a folder that can by "
+                "INPUT.TRACE.CACHE_DIR, or 'none'"
+            ) from error
         self._writable = True
 
     def get(

@@ -8,7 +8,7 @@ masks and edges, differ in nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +20,17 @@ from detectron2.utils.file_io import PathManager
 from trace_d2._version import __version__
 from trace_d2.data.bad_records import Record, blame
 from trace_d2.data.label_cache import LabelCache
+from trace_d2.data.stem_dicts import EDGES_KEY, SEMANTIC_KEY
 from trace_d2.data.target_calibration import calibrate_records
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
 from trace_d2.io.edge_maps import check_edges, find_edges
-from trace_d2.io.images import (
-    Sample,
-    check_classes,
-    fit_to_photograph,
-    read_image,
-    read_semantic,
-)
+from trace_d2.io.images import Sample, load_sample
 from trace_d2.jobs.settings import flatten, student_print
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.propagation.calibration import EdgeCalibration
+from trace_d2.settings import NodeSettings, one_of
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -63,43 +59,31 @@ class PanopticTarget:
     isthing: np.ndarray
     iscrowd: np.ndarray
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The attributes by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
 
 TargetGenerator = Callable[[Record], PanopticTarget]
 
 
-class OfflineTargetGenerator:
-    """Reads labels that were made before: a panoptic PNG and ``segments_info`` with contiguous ids.
+def read_target(record: Record) -> PanopticTarget:
+    """The target of a label that was made before: a panoptic PNG and ``segments_info``.
 
-    Records are those of ``register_trace_panoptic``, and of any panoptic data set in the format of
-    Mask2Former.
+    Args:
+        record: of ``register_trace_panoptic``, or of any panoptic data set in the format of
+            Mask2Former; its category ids are contiguous.
+
+    Raises:
+        BadRecordError: the PNG cannot be read, or disagrees with ``segments_info``.
+        ValueError: the record is not one of a panoptic data set.
     """
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> OfflineTargetGenerator:
-        """A generator; it has no settings."""
-        return cls()
-
-    def __call__(self, record: Record) -> PanopticTarget:
-        """The target of ``record``.
-
-        Raises:
-            BadRecordError: the PNG cannot be read, or disagrees with ``segments_info``.
-            ValueError: the record is not one of a panoptic data set.
-        """
-        path = _file(record, "pan_seg_file_name", "offline", "a panoptic data set")
-        segments = record["segments_info"]
-        for key in ("id", "category_id", "isthing"):
-            if not all(key in segment for segment in segments):
-                raise ValueError(
-                    f"segments_info of {path} lacks {key}: register the data set by "
-                    "register_trace_panoptic"
-                )
-        with blame(record):
-            return number_segments(read_panoptic_png(path), segments, path)
+    path = _file(record, "pan_seg_file_name", "offline", "a panoptic data set")
+    segments = record["segments_info"]
+    for key in ("id", "category_id", "isthing"):
+        if not all(key in segment for segment in segments):
+            raise ValueError(
+                f"segments_info of {path} lacks {key}: register the data set by "
+                "register_trace_panoptic"
+            )
+    with blame(record):
+        return number_segments(read_panoptic_png(path), segments, path)
 
 
 def number_segments(
@@ -179,8 +163,9 @@ class OnlineTargetGenerator:
         Raises:
             ValueError: a key that is wrong, or does not fit the others; the message names it.
         """
+        settings = TargetSettings.from_config(cfg)
         categories = training_categories(cfg.DATASETS.TRAIN)
-        edge_files, edge_source = _edge_input(cfg)
+        edge_files, edge_source = _edge_input(cfg, settings.edges)
         generator = cls(
             PanopticLabeler.from_config(cfg, categories),
             categories,
@@ -190,7 +175,10 @@ class OnlineTargetGenerator:
         )
         calibration = calibrate_records(cfg, categories, generator.load)
         generator.labeler.calibration = calibration
-        generator.cache = _build_cache(cfg, categories, edge_source is not None, calibration)
+        if settings.cache_dir != "none":
+            folder = settings.cache_dir or Path(cfg.OUTPUT_DIR) / "label_cache"
+            key = _cache_key(cfg, categories, edge_source is not None, calibration)
+            generator.cache = LabelCache(folder, key)
         return generator
 
     def __call__(self, record: Record) -> PanopticTarget:
@@ -201,40 +189,32 @@ class OnlineTargetGenerator:
             ValueError: the record is not one of a semantic data set.
         """
         image, semantic, edges = self._files(record)
-        make = partial(self._make, record)
-        if self.cache is None:
-            return make()
+
+        def make() -> dict[str, np.ndarray]:
+            sample = self.load(record)
+            label = self.labeler(sample.semantic, sample.edges)
+            return vars(label_target(label, self.categories))
+
         inputs = [image, semantic, *([edges] if edges else [])]
-        return PanopticTarget(**self.cache.get(inputs, lambda: make().to_arrays()))
-
-    def _files(self, record: Record) -> tuple[Path, Path, Path | None]:
-        """Image, semantic mask and edge file of ``record``."""
-        image = _file(record, "file_name", "online", "a semantic data set")
-        semantic = _file(record, "trace_semantic_file_name", "online", "a semantic data set")
-        return image, semantic, self.edge_files(record)
-
-    def _make(self, record: Record) -> PanopticTarget:
-        sample = self.load(record)
-        return label_target(self.labeler(sample.semantic, sample.edges), self.categories)
+        return PanopticTarget(**(make() if self.cache is None else self.cache.get(inputs, make)))
 
     def load(self, record: Record) -> Sample:
         """What the target of ``record`` is made from; raises as a call does."""
         image, semantic, edges = self._files(record)
         with blame(record):
-            sample = self._load(image, semantic, edges)
+            sample = load_sample(image, semantic, None, self.categories, self.categories_name)
+            if edges is not None:
+                sample = sample.with_edge_file(edges)
         if edges is None and self.edge_source is not None:
             found = self.edge_source(sample.photograph.pixels, image.stem).edges
             sample = sample.with_edges(check_edges(found, f"the edges found in {image}"))
         return sample
 
-    def _load(self, image: Path, semantic: Path, edges: Path | None) -> Sample:
-        """The inputs of one label, checked as those of the label maker are."""
-        photograph = read_image(image)
-        mask = read_semantic(semantic)
-        check_classes(mask, self.categories, semantic, self.categories_name)
-        mask, _ = fit_to_photograph(mask, photograph, semantic)
-        sample = Sample(photograph=photograph, edges=None, notes=(), semantic=mask)
-        return sample if edges is None else sample.with_edge_file(edges)
+    def _files(self, record: Record) -> tuple[Path, Path, Path | None]:
+        """Image, semantic mask and edge file of ``record``."""
+        image = _file(record, "file_name", "online", "a semantic data set")
+        semantic = _file(record, SEMANTIC_KEY, "online", "a semantic data set")
+        return image, semantic, self.edge_files(record)
 
 
 def label_target(label: PanopticLabel, categories: Sequence[Category]) -> PanopticTarget:
@@ -250,11 +230,13 @@ def label_target(label: PanopticLabel, categories: Sequence[Category]) -> Panopt
     )
 
 
-TARGET_GENERATORS: dict[str, Callable[[CfgNode], TargetGenerator]] = {
-    "offline": OfflineTargetGenerator.from_config,
-    "online": OnlineTargetGenerator.from_config,
-}
-"""What ``INPUT.TRACE.TARGETS`` may be."""
+@dataclass(frozen=True)
+class TargetSettings(NodeSettings, node="INPUT.TRACE"):
+    """Where targets come from; ``defaults.yaml`` tells what the keys mean."""
+
+    targets: str = one_of("offline", "online", default="offline")
+    edges: str = one_of("record", "source", "none", default="record")
+    cache_dir: str = ""
 
 
 def build_target_generator(cfg: CfgNode) -> TargetGenerator:
@@ -263,12 +245,8 @@ def build_target_generator(cfg: CfgNode) -> TargetGenerator:
     Raises:
         ValueError: a key that is wrong, or does not fit the others; the message names it.
     """
-    name = cfg.INPUT.TRACE.TARGETS
-    if name not in TARGET_GENERATORS:
-        raise ValueError(
-            f"INPUT.TRACE.TARGETS is {name!r}; it must be one of {', '.join(TARGET_GENERATORS)}"
-        )
-    return TARGET_GENERATORS[name](cfg)
+    offline = TargetSettings.from_config(cfg).targets == "offline"
+    return read_target if offline else OnlineTargetGenerator.from_config(cfg)
 
 
 def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
@@ -298,7 +276,7 @@ def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
 
 def recorded_edges(record: Record) -> Path:
     """The edge file that the record names."""
-    return _file(record, "trace_edges_file_name", "online", "a semantic data set with edges")
+    return _file(record, EDGES_KEY, "online", "a semantic data set with edges")
 
 
 def no_edges(record: Record) -> None:
@@ -312,17 +290,13 @@ def edges_in_folder(folder: Path, record: Record) -> Path:
 
 
 def _edge_input(
-    cfg: CfgNode,
+    cfg: CfgNode, choice: str
 ) -> tuple[Callable[[Record], Path | None], EdgeSource | None]:
     """Where ``INPUT.TRACE.EDGES`` takes edges from: by file, or by looking at the image."""
-    choice, source = cfg.INPUT.TRACE.EDGES, cfg.MODEL.TRACE.EDGES.SOURCE
-    if choice == "record":
-        return recorded_edges, None
-    if choice == "none":
-        return no_edges, None
     if choice != "source":
-        raise ValueError(f"INPUT.TRACE.EDGES is {choice!r}; it must be record, source or none")
+        return recorded_edges if choice == "record" else no_edges, None
     check_edge_source(cfg)
+    source = cfg.MODEL.TRACE.EDGES.SOURCE
     if source == "files":
         return partial(edges_in_folder, Path(cfg.MODEL.TRACE.EDGES.DIR)), None
     if cfg.DATALOADER.NUM_WORKERS:
@@ -336,17 +310,13 @@ def _edge_input(
     return no_edges, build_edge_source(cfg)
 
 
-def _build_cache(
+def _cache_key(
     cfg: CfgNode,
     categories: tuple[Category, ...],
     edges_by_network: bool,
     calibration: EdgeCalibration | None,
-) -> LabelCache | None:
-    """The cache at ``INPUT.TRACE.CACHE_DIR``, for labels of these settings alone."""
-    where = cfg.INPUT.TRACE.CACHE_DIR
-    if where == "none":
-        return None
-    folder = Path(where) if where else Path(cfg.OUTPUT_DIR) / "label_cache"
+) -> dict[str, Any]:
+    """All that decides a label besides its files."""
     settings: dict[str, Any] = {
         "version": __version__,
         "categories": category_entries(categories),
@@ -359,13 +329,7 @@ def _build_cache(
         settings["TRACE"] = flatten(nodes)
         if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
             settings["student"] = student_print(cfg)
-    try:
-        return LabelCache(folder, settings)
-    except OSError as error:
-        raise ValueError(
-            f"INPUT.TRACE.CACHE_DIR is {where!r}, and {folder} cannot be made ({error}): name a "
-            "folder that can, or 'none'"
-        ) from error
+    return settings
 
 
 def _file(record: Record, key: str, targets: str, data_set: str) -> Path:

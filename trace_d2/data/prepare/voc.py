@@ -7,17 +7,14 @@ val: 10,582 images. Those of VOC's train keep VOC's own, finer annotations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy.io import loadmat
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.class_agnostic import ONE_CLASS
+from trace_d2.data.prepare.one_class import ONE_CLASS, number, read_names
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import category_entries, load_categories
 from trace_d2.io.coco_panoptic import (
@@ -28,6 +25,7 @@ from trace_d2.io.coco_panoptic import (
     segments_info,
     write_panoptic_png,
 )
+from trace_d2.io.images import read_semantic
 from trace_d2.parallel import ordered_map
 
 SPLITS = ("train_aug", "val")
@@ -99,29 +97,19 @@ def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Pat
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-    own = read_stems(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
+    own = read_names(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
     sources = {stem: voc / "SegmentationObject" / f"{stem}.png" for stem in own}
     if split == "val":
         return dict(sorted(sources.items()))
     if sbd is None:
         raise ValueError("train_aug takes in SBD: give its folder")
     folder = _sbd_folder(Path(sbd))
-    held_out = set(read_stems(voc / "ImageSets/Segmentation/val.txt"))
+    held_out = set(read_names(voc / "ImageSets/Segmentation/val.txt"))
     for name in ("train.txt", "val.txt"):
-        for stem in read_stems(folder / name):
+        for stem in read_names(folder / name):
             if stem not in held_out:
                 sources.setdefault(stem, folder / "inst" / f"{stem}.mat")
     return dict(sorted(sources.items()))
-
-
-def read_stems(path: Path) -> list[str]:
-    """The image names of a list, one a line. Raises FileNotFoundError or, if empty, ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of images at {path}: datasets/README.md says what to put")
-    stems = path.read_text(encoding="utf-8").split()
-    if not stems:
-        raise ValueError(f"{path} is empty: unpack it again")
-    return stems
 
 
 def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
@@ -151,9 +139,7 @@ def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, 
         categories.append(int(counts.argmax()))
     border = (classes == _VOID) | (objects == _VOID)
     background = (classes == _BACKGROUND) & (objects == 0)
-    table = np.zeros(256, np.int32)
-    table[labels] = np.arange(1, len(labels) + 1)
-    return _with_background(np.where(border, 0, table[objects]), categories, background)
+    return _segments(np.where(border, 0, objects), labels, categories, background)
 
 
 def sbd_segments(
@@ -175,9 +161,7 @@ def sbd_segments(
     classes = [int(categories[k - 1]) if k <= len(categories) else None for k in labels]
     if any(value not in _THINGS for value in classes):
         raise ValueError(f"objects {labels} have the classes {classes}: they must be in 1..20")
-    table = np.zeros(int(instances.max()) + 1, np.int32)
-    table[labels] = np.arange(1, len(labels) + 1)
-    return _with_background(table[instances], classes, instances == 0)
+    return _segments(instances, labels, classes, instances == 0)
 
 
 def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
@@ -195,25 +179,27 @@ def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
             raise FileNotFoundError(f"no annotation at {file}: unpack the data set again")
     try:
         if path.suffix == ".png":
-            return voc_segments(*(_read_palette_png(file) for file in files))
+            return voc_segments(*map(read_semantic, files))
+        from scipy.io import loadmat  # takes a second to import
+
         truth = loadmat(path, squeeze_me=True, struct_as_record=False)["GTinst"]
         return sbd_segments(truth.Segmentation.astype(np.int64), np.atleast_1d(truth.Categories))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _with_background(
-    segment_ids: np.ndarray, categories: Iterable[Any], background: np.ndarray
+def _segments(
+    objects: np.ndarray, labels: list[int], categories: list[Any], background: np.ndarray
 ) -> tuple[np.ndarray, dict[int, int]]:
-    """Add the background, if there is any, as the last segment."""
-    category_of = dict(enumerate(categories, start=1))
-    if background.any():
-        last = len(category_of) + 1
-        segment_ids = np.where(background, last, segment_ids)
-        category_of[last] = _BACKGROUND
+    """The objects ``labels`` of a map in their order, and the background, if any, as the last."""
+    last = len(labels) + 1
+    table = np.zeros(max(labels, default=0) + 1, np.int32)
+    table[labels] = np.arange(1, last)
+    segment_ids = np.where(background, last, table[objects]).astype(np.int32)
+    category_of = {**dict(enumerate(categories, start=1)), last: _BACKGROUND}
     # An object that lies in the border only has no pixel.
     present = set(np.unique(segment_ids).tolist())
-    return segment_ids.astype(np.int32), {k: c for k, c in category_of.items() if k in present}
+    return segment_ids, {k: c for k, c in category_of.items() if k in present}
 
 
 def _sbd_folder(sbd: Path) -> Path:
@@ -223,13 +209,6 @@ def _sbd_folder(sbd: Path) -> Path:
         if (folder / "inst").is_dir():
             return folder
     raise FileNotFoundError(f"no inst/ in {sbd}: unpack SBD's benchmark.tgz there")
-
-
-def _read_palette_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        if image.mode not in ("P", "L"):
-            raise ValueError(f"mode {image.mode}; VOC's masks have a palette")
-        return np.asarray(image)
 
 
 def _write_image(
@@ -253,8 +232,7 @@ def _write_json_files(output: Path, split: str, written: list[Any]) -> None:
     description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
     images = [image for image, _, _ in written]
     instances = [one for _, _, several in written for one in several]
-    for number, annotation in enumerate(instances, start=1):
-        annotation["id"] = number
+    number(instances)
     one_class = [{**annotation, "category_id": ONE_CLASS[0].id} for annotation in instances]
     things = [category for category in categories if category.isthing]
     for name, entries, classes in (

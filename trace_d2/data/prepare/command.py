@@ -1,0 +1,37 @@
+"""What the command lines of ``datasets/`` share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from trace_d2.data.dataset_files import datasets_root
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows the root of the data sets and ``--quiet``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    place = "folder of the data sets (default: DETECTRON2_DATASETS, else datasets)"
+    parser.add_argument("--root", type=Path, default=datasets_root(), help=place)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def run(script: str, written: Iterator[str]) -> int:
+    """Print what was ``written``; 0 on success, 2 if something is missing or damaged.
+
+    Args:
+        script: path of the script, whose name errors begin with.
+        written: does the work, and gives a line for each thing that it wrote.
+    """
+    try:
+        for line in written:
+            print(line)
+    except (ValueError, OSError) as error:
+        print(f"{Path(script).stem}: {error}", file=sys.stderr)
+        return 2
+    return 0

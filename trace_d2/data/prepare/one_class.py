@@ -1,0 +1,171 @@
+"""COCO instances of any classes, and SA-1B, as instances of one class, "object"."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from trace_d2.data.dataset_files import folder_names
+from trace_d2.io.atomic import read_json, write_json
+from trace_d2.io.categories import Category
+from trace_d2.io.coco_panoptic import coco_dataset, image_entry
+
+ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
+"""The categories of such files."""
+
+_SEE = "datasets/README.md says what to put where"
+
+
+def prepare_class_agnostic(
+    instances: str | Path,
+    output: str | Path,
+    file_names: Collection[str] | None = None,
+    progress: bool = True,
+) -> tuple[int, int]:
+    """Write the instances of a COCO (or LVIS) file as a file of one class.
+
+    Masks, boxes, areas and crowd flags stay; annotation ids count from 1, as pycocotools takes an
+    id of 0 for "no match". Images of LVIS, which have no ``file_name``, get the folder and name of
+    their ``coco_url``.
+
+    Args:
+        instances: COCO instances file.
+        output: file to write.
+        file_names: names of the images to keep (folders do not count); None: all.
+        progress: show a progress bar.
+
+    Returns:
+        how many images and annotations were written.
+
+    Raises:
+        FileNotFoundError: there is no file ``instances``.
+        ValueError: it is not COCO instances, or lacks some of ``file_names``.
+    """
+    content = _read(instances, "images", "annotations", "give COCO instances", _SEE)
+    images = [_image(image, str(instances)) for image in content["images"]]
+    if file_names is not None:
+        images = _select(images, file_names, str(instances))
+    kept = {image["id"] for image in images}
+    bar = tqdm(content["annotations"], unit="instance", disable=not progress)
+    rows = [_annotation(row, row["image_id"]) for row in bar if row["image_id"] in kept]
+    description = f"instances of {Path(instances).name} as one class, converted by trace_d2"
+    return _write(output, images, rows, description)
+
+
+def prepare_sa1b(
+    folder: str | Path, output: str | Path, limit: int | None = None, progress: bool = True
+) -> tuple[int, int]:
+    """Join the annotations of SA-1B's photographs in ``folder`` to one COCO file.
+
+    Args:
+        folder: holds ``sa_<n>.jpg`` and ``sa_<n>.json``, as its archives do.
+        output: file to write.
+        limit: the first photographs only, in order of their numbers; None: all.
+        progress: show a progress bar.
+
+    Returns:
+        how many images and annotations were written.
+
+    Raises:
+        FileNotFoundError: no such folder, or no annotations in it.
+        ValueError: a file is not one of SA-1B's.
+    """
+    names = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
+    stems = [name[: -len(".json")] for name in names if name.endswith(".json")]
+    stems = sorted((s for s in stems if f"{s}.jpg" in names), key=lambda s: (len(s), s))[:limit]
+    if not stems:
+        raise FileNotFoundError(
+            f"no sa_<n>.json with its sa_<n>.jpg in {folder}: unpack an archive of SA-1B there"
+        )
+    images: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for stem in tqdm(stems, unit="image", disable=not progress):
+        path = Path(folder) / f"{stem}.json"
+        again = "unpack the archive again"
+        content = _read(path, "image", "annotations", "it is not of SA-1B", again)
+        image = content["image"]
+        entry = image_entry(image["image_id"], f"{stem}.jpg", image["height"], image["width"])
+        images.append(entry)
+        rows += [_annotation(row, entry["id"]) for row in content["annotations"]]
+    return _write(output, images, rows, "SA-1B as one class, joined by trace_d2")
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names of a list of images, one a line; empty lines are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such list.
+        ValueError: it is empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no list of images at {path}: {_SEE}")
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise ValueError(f"{path} is empty: put the list there again")
+    return names
+
+
+def number(annotations: Collection[dict[str, Any]]) -> None:
+    """Give ``annotations`` their ids, from 1."""
+    for position, annotation in enumerate(annotations, start=1):
+        annotation["id"] = position
+
+
+def _read(path: str | Path, first: str, second: str, hint: str, remedy: str) -> Mapping[str, Any]:
+    content = read_json(path, remedy=remedy)
+    if not isinstance(content, dict) or not {first, second} <= content.keys():
+        raise ValueError(f'{path} has no "{first}" and "{second}": {hint}')
+    return content
+
+
+def _image(entry: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    name = entry.get("file_name")
+    if name is None and "coco_url" in entry:
+        name = "/".join(PurePosixPath(urlsplit(entry["coco_url"]).path).parts[-2:])
+    if name is None or any(key not in entry for key in ("id", "height", "width")):
+        raise ValueError(f"{origin}: an image lacks id, file_name or size: {str(entry)[:80]}")
+    return image_entry(entry["id"], name, entry["height"], entry["width"])
+
+
+def _annotation(entry: Mapping[str, Any], image_id: Any) -> dict[str, Any]:
+    keys = ("segmentation", "area", "bbox")
+    return {
+        "id": 0,  # until they are numbered
+        "image_id": image_id,
+        "category_id": ONE_CLASS[0].id,
+        "iscrowd": entry.get("iscrowd", 0),
+        **{key: entry[key] for key in keys if key in entry},
+    }
+
+
+def _select(
+    images: list[dict[str, Any]], file_names: Collection[str], origin: str
+) -> list[dict[str, Any]]:
+    """The images that ``file_names`` names."""
+    wanted = {PurePosixPath(name).name for name in file_names}
+    chosen = [image for image in images if PurePosixPath(image["file_name"]).name in wanted]
+    absent = wanted - {PurePosixPath(image["file_name"]).name for image in chosen}
+    if absent:
+        raise ValueError(
+            f"{origin} lacks {len(absent)} of the {len(wanted)} images of the list, such as "
+            f"{min(absent)}: give the annotations that the list belongs to"
+        )
+    return chosen
+
+
+def _write(
+    output: str | Path,
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    description: str,
+) -> tuple[int, int]:
+    number(annotations)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, coco_dataset(images, annotations, ONE_CLASS, description))
+    return len(images), len(annotations)
