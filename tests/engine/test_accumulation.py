@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -12,21 +11,18 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from detectron2.config import get_cfg
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trace_d2.config import add_trace_config
 from trace_d2.engine.accumulation import (
     AccumulatingAMPTrainer,
     AccumulatingTrainer,
     accumulating,
-    check_accumulation,
     split_batch,
 )
-from trace_d2.engine.loaders import BatchLoader
+from trace_d2.engine.builders import BatchLoader
 
 pytestmark = pytest.mark.detectron2
 
@@ -99,21 +95,6 @@ def test_parts_differ_by_one_image_at_most(count, parts, lengths):
 
     assert [len(part) for part in split] == lengths
     assert [record for part in split for record in part] == batch
-
-
-@pytest.mark.parametrize(("steps", "good"), [(1, True), (8, True), (0, False), (-1, False)])
-def test_the_key_is_checked(steps, good):
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.MODEL.TRACE.SOLVER.ACCUMULATION_STEPS = steps
-
-    expected = (
-        contextlib.nullcontext()
-        if good
-        else pytest.raises(ValueError, match=rf"ACCUMULATION_STEPS is {steps}; it must be at least")
-    )
-    with expected:
-        check_accumulation(cfg)
 
 
 def test_losses_that_are_not_finite_end_the_training_before_a_step(model):

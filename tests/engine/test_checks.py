@@ -55,7 +55,13 @@ def test_a_good_config_passes(cfg):
         ("INPUT.TRACE.MAPPER", "trace", ValueError, r"INPUT\.TRACE\.MAPPER must be detectron2"),
         ("INPUT.TRACE.CLASS_AGNOSTIC", True, ValueError, r"is for INPUT\.TRACE\.MAPPER trace"),
         ("DATASETS.TEST", ("checks_panoptic",), ValueError, r"GeneralizedRCNN predicts instances"),
-        ("MODEL.TRACE.SOLVER.ACCUMULATION_STEPS", 0, ValueError, r"ACCUMULATION_STEPS is 0"),
+        (
+            "MODEL.TRACE.SOLVER.ACCUMULATION_STEPS",
+            0,
+            ValueError,
+            r"STEPS is 0; it must be at least",
+        ),
+        ("MODEL.TRACE.SOLVER.ACCUMULATION_STEPS", -1, ValueError, r"ACCUMULATION_STEPS is -1"),
     ],
 )
 def test_mistakes_are_named(cfg, key, value, error, message):

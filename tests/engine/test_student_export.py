@@ -18,7 +18,7 @@ from torch import nn
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.registration import register_from_config
-from trace_d2.engine.student_export import StudentFiles
+from trace_d2.engine.hooks import StudentFiles
 from trace_d2.engine.trainer import TraceTrainer
 from trace_d2.io.edge_maps import write_ternary
 

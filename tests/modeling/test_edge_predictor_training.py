@@ -19,7 +19,7 @@ from PIL import Image
 import trace_d2
 from trace_d2.edges.sources import build_edge_source
 from trace_d2.edges.student import load_student
-from trace_d2.engine.averaging import ExponentialMovingAverage
+from trace_d2.engine.hooks import ExponentialMovingAverage
 from trace_d2.engine.optimizer import build_optimizer
 from trace_d2.io.edge_maps import write_ternary
 from trace_d2.modeling import TraceEdgePredictor

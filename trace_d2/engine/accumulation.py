@@ -8,21 +8,11 @@ import time
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from trace_d2.engine.loaders import Batch
-
-KEY = "MODEL.TRACE.SOLVER.ACCUMULATION_STEPS"
-
-
-def check_accumulation(cfg: CfgNode) -> None:
-    """Raise a ValueError if the key is below 1."""
-    steps = cfg.MODEL.TRACE.SOLVER.ACCUMULATION_STEPS
-    if steps < 1:
-        raise ValueError(f"{KEY} is {steps}; it must be at least 1")
+from trace_d2.engine.builders import Batch
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
@@ -97,7 +87,7 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
     """``AccumulatingTrainer`` in mixed precision, with one gradient scale for all parts.
 
     Args:
-        model, data_loader, optimizer, steps: as of ``AccumulatingTrainer``.
+        model, data_loader, optimizer, steps: as ``AccumulatingTrainer``'s.
         grad_scaler: as ``AMPTrainer``'s; None: torch's own on CUDA.
     """
 

@@ -43,8 +43,8 @@ class TraceCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         loaded = super()._load_file(filename)
-        if is_torchvision_resnet(loaded["model"]):
-            loaded["model"] = rename_torchvision_resnet(loaded["model"])
+        if {"conv1.weight", "layer1.0.conv1.weight"} <= loaded["model"].keys():
+            loaded["model"] = _rename_torchvision_resnet(loaded["model"])
             loaded["matching_heuristics"] = True
         self._path = filename
         return loaded
@@ -52,19 +52,12 @@ class TraceCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
-        check_fit(self.model, unfilled, self._path, whole=self.whole)
+        _check_fit(self.model, unfilled, self._path, whole=self.whole)
         return incompatible
 
 
-def check_fit(model: torch.nn.Module, unfilled: set[str], path: str, *, whole: bool) -> None:
-    """Raise an UnfitCheckpointError if ``unfilled`` holds most tensors of what is to be filled.
-
-    Args:
-        model: not wrapped for distributed training, as checkpointers hold it.
-        unfilled: names of the tensors that the checkpoint lacks, or has in another shape.
-        path: of the checkpoint.
-        whole: look at the model without its backbone as well.
-    """
+def _check_fit(model: torch.nn.Module, unfilled: set[str], path: str, *, whole: bool) -> None:
+    """Raise if ``unfilled``, missing or of another shape, is most of what is to be filled."""
     names = [name for name in model.state_dict() if not name.startswith("pixel_")]
     backbone = [name for name in names if name.startswith("backbone.")] or names
     rest = [name for name in names if not name.startswith("backbone.")]
@@ -79,12 +72,7 @@ def check_fit(model: torch.nn.Module, unfilled: set[str], path: str, *, whole: b
             )
 
 
-def is_torchvision_resnet(state: dict[str, Any]) -> bool:
-    """Whether ``state`` has the names of a torchvision ResNet."""
-    return "conv1.weight" in state and "layer1.0.conv1.weight" in state
-
-
-def rename_torchvision_resnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rename_torchvision_resnet(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A torchvision ResNet's tensors by Detectron2's names, without the classifier.
 
     Such weights want RGB input, MODEL.RESNETS.STRIDE_IN_1X1 False, and torchvision's mean and

@@ -9,12 +9,24 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from trace_d2.data.augmentation import build_edge_augmentations
 from trace_d2.data.registration import check_categories
-from trace_d2.engine.accumulation import check_accumulation
-from trace_d2.engine.evaluators import build_evaluator, check_outputs
-from trace_d2.engine.loaders import check_mapper
+from trace_d2.engine.builders import (
+    EDGE_EVALUATORS,
+    EDGE_PREDICTOR,
+    EVALUATORS,
+    MAPPERS,
+    build_evaluator,
+)
 
 RCNN, MASK2FORMER = "GeneralizedRCNN", "TraceMask2Former"
+
+# What evaluators need that a config may switch off: evaluator_type -> (its key, the output).
+_MASK2FORMER_SWITCHES = {
+    "class_agnostic": ("INSTANCE_ON", "instances"),
+    "coco": ("INSTANCE_ON", "instances"),
+    "coco_panoptic_seg": ("PANOPTIC_ON", "panoptic segments"),
+}
 
 
 def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
@@ -43,11 +55,16 @@ def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
         mask2former = cfg.MODEL.META_ARCHITECTURE == MASK2FORMER
         check_categories(list(names), number if mask2former else None)
     if train:
-        check_mapper(cfg)
-        check_accumulation(cfg)
+        _check_mapper(cfg)
+        _check_edge_training(cfg)
+        steps = cfg.MODEL.TRACE.SOLVER.ACCUMULATION_STEPS
+        if steps < 1:
+            raise ValueError(
+                f"MODEL.TRACE.SOLVER.ACCUMULATION_STEPS is {steps}; it must be at least 1"
+            )
         _check_rcnn_classes(cfg, cfg.DATASETS.TRAIN[0])
     for name in cfg.DATASETS.TEST:
-        check_outputs(cfg, name)
+        _check_outputs(cfg, name)
 
 
 def check_test_data(cfg: CfgNode) -> None:
@@ -96,3 +113,106 @@ def _check_rcnn_classes(cfg: CfgNode, dataset_name: str) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but "
             f"{dataset_name!r} has {known}: make them agree"
         )
+
+
+def _check_outputs(cfg: CfgNode, dataset_name: str) -> None:
+    """Raise unless the model of ``cfg`` gives what the data set's evaluator looks at."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR and kind not in EDGE_EVALUATORS:
+        raise ValueError(
+            f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}, but the edges of "
+            f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR} are evaluated on panoptic truth: name a "
+            "data set of DATASETS.TRACE.PANOPTIC or a built-in panoptic one"
+        )
+    if kind not in EVALUATORS:
+        raise ValueError(
+            f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
+            f"{', '.join(EVALUATORS)}. A data set without truth cannot be evaluated"
+        )
+    if kind == "coco_panoptic_seg" and cfg.MODEL.META_ARCHITECTURE == RCNN:
+        raise ValueError(
+            f"DATASETS.TEST has the panoptic {dataset_name!r}, but MODEL.META_ARCHITECTURE "
+            "GeneralizedRCNN predicts instances: test on its instances.json by "
+            "DATASETS.TRACE.INSTANCES"
+        )
+    if kind in _MASK2FORMER_SWITCHES and cfg.MODEL.META_ARCHITECTURE == MASK2FORMER:
+        key, output = _MASK2FORMER_SWITCHES[kind]
+        if not cfg.MODEL.TRACE.MASK2FORMER.TEST[key]:
+            raise ValueError(
+                f"MODEL.TRACE.MASK2FORMER.TEST.{key} is False, but {dataset_name!r} of "
+                f"DATASETS.TEST is evaluated by {output}: switch it on"
+            )
+
+
+def _check_mapper(cfg: CfgNode) -> None:
+    """Raise unless ``INPUT.TRACE`` fits itself and the data sets in ``DATASETS.TRAIN``."""
+    node = cfg.INPUT.TRACE
+    if node.MAPPER not in MAPPERS:
+        raise ValueError(f"INPUT.TRACE.MAPPER is one of {', '.join(MAPPERS)}, not {node.MAPPER!r}")
+    for name in cfg.DATASETS.TRAIN:
+        wanted = _mapper_of(name, node.MAPPER)
+        if wanted != node.MAPPER:
+            raise ValueError(f"INPUT.TRACE.MAPPER must be {wanted} for the data set {name!r}")
+    if node.MAPPER != "trace" and node.CLASS_AGNOSTIC:
+        raise ValueError(
+            "INPUT.TRACE.CLASS_AGNOSTIC is for INPUT.TRACE.MAPPER trace; data sets of "
+            "DATASETS.TRACE.INSTANCES have a single class already, and those of "
+            "DATASETS.TRACE.EDGES none"
+        )
+    if node.MAPPER == "trace" and node.COPY_PASTE.ENABLED and node.SEMANTIC != "none":
+        raise ValueError(
+            "INPUT.TRACE.COPY_PASTE.ENABLED pastes instances only: set INPUT.TRACE.SEMANTIC none "
+            "and INPUT.TRACE.FORMAT bitmask with it"
+        )
+
+
+def _mapper_of(name: str, asked: str) -> str:
+    """The mapper that the data set ``name`` needs: ``asked`` if that will do."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("pseudo_edges_root"):
+        return "trace_edges"
+    if metadata.get("evaluator_type") == "class_agnostic":
+        return "detectron2"
+    if metadata.get("categories"):
+        return "trace"
+    return "detectron2" if asked == "trace_edges" else asked
+
+
+def _check_edge_training(cfg: CfgNode) -> None:
+    """Raise unless mapper and model both learn edges, or neither."""
+    node, model = cfg.INPUT.TRACE, cfg.MODEL.META_ARCHITECTURE
+    edges, predictor = node.MAPPER == "trace_edges", model == EDGE_PREDICTOR
+    if predictor and not edges:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR} is trained on data sets of "
+            f"DATASETS.TRACE.EDGES by INPUT.TRACE.MAPPER trace_edges, not {node.MAPPER}"
+        )
+    if edges and not predictor:
+        raise ValueError(
+            "INPUT.TRACE.MAPPER trace_edges, for data sets of DATASETS.TRACE.EDGES, is for "
+            f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR}, not {model}"
+        )
+    if not edges:
+        return
+    source = cfg.MODEL.TRACE.EDGES.SOURCE
+    if source != "student":
+        raise ValueError(
+            f"MODEL.TRACE.EDGES.SOURCE is {source!r}, which has nothing to train: set it to student"
+        )
+    if not cfg.MODEL.TRACE.STUDENT.TRAIN:
+        raise ValueError(
+            "MODEL.TRACE.STUDENT.TRAIN is False, so that the student would be built for use: set "
+            "it to True to train one"
+        )
+    if node.COPY_PASTE.ENABLED:
+        raise ValueError(
+            "INPUT.TRACE.COPY_PASTE.ENABLED pastes instances, and INPUT.TRACE.MAPPER trace_edges "
+            "gives none: set it to False"
+        )
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.TRACE.BACKBONE.DTYPE != "float32":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED runs the denoiser in float16, and MODEL.TRACE.BACKBONE.DTYPE is "
+            f"{cfg.MODEL.TRACE.BACKBONE.DTYPE}: set the former to False (bfloat16 weights are "
+            "mixed precision already, with adapters and decoder in float32), or use float32"
+        )
+    build_edge_augmentations(cfg, True)  # wrong sizes are named here

@@ -12,20 +12,17 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from trace_d2.data.copy_paste import CopyPaste
 from trace_d2.engine.accumulation import accumulating
-from trace_d2.engine.averaging import ExponentialMovingAverage
+from trace_d2.engine.builders import BatchLoader, build_evaluator, build_train_mapper
 from trace_d2.engine.checkpointer import TraceCheckpointer
-from trace_d2.engine.evaluators import build_evaluator
-from trace_d2.engine.loaders import BatchLoader, build_train_mapper
+from trace_d2.engine.hooks import ExponentialMovingAverage, SampleSheets, StudentFiles
 from trace_d2.engine.optimizer import build_optimizer
-from trace_d2.engine.samples import SampleSheets
-from trace_d2.engine.student_export import SavesStudent, StudentFiles
 from trace_d2.io.atomic import atomic_file, write_json
 
 logger = logging.getLogger(__name__)
@@ -66,7 +63,7 @@ class TraceTrainer(DefaultTrainer):
 
     def _student_files(self) -> StudentFiles | None:
         model = self.averaging.model if self.averaging else self.checkpointer.model
-        if not isinstance(model, SavesStudent):
+        if not hasattr(model, "save_student"):
             return None
         folder = Path(self.cfg.OUTPUT_DIR) / "student"
         return StudentFiles(model, folder, self.cfg.SOLVER.CHECKPOINT_PERIOD)
@@ -121,11 +118,6 @@ class TraceTrainer(DefaultTrainer):
         loader = build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
         enabled = cfg.INPUT.TRACE.COPY_PASTE.ENABLED
         return BatchLoader(loader, [CopyPaste.from_config(cfg)] if enabled else [])
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
-        """Detectron2's."""
-        return build_detection_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
-from trace_d2.engine.loaders import BatchLoader, build_train_mapper
+from trace_d2.engine.builders import BatchLoader, build_train_mapper
 
 pytestmark = pytest.mark.detectron2
 

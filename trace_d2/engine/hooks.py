@@ -1,7 +1,9 @@
-"""Pictures while training: what the model is taught, and what it says."""
+"""Hooks of the training: averaged weights, pictures of what is taught and said, student files."""
 
 from __future__ import annotations
 
+import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,87 @@ from detectron2.engine import HookBase
 from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.visualizer import Visualizer
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trace_d2.engine.loaders import Batch, BatchLoader
+from trace_d2.engine.builders import Batch, BatchLoader
 from trace_d2.io.atomic import write_png
 from trace_d2.modeling.postprocessor import without_postprocessor
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 4  # images of a sheet
 _LEAST_SCORE = 0.5  # of the predictions that are drawn
 _EDGE_COLOR, _IGNORED_COLOR = (255, 230, 0), (90, 90, 90)  # RGB
 _SHADE = 0.35  # of the image behind edges
 _LEAST_SIDE = 256  # pixels; smaller images are drawn larger, so that names fit
+
+
+class ExponentialMovingAverage(HookBase):
+    """Keeps the average of a model's parameters and buffers; resumes with the trainer.
+
+    Args:
+        model: the model that is trained, not wrapped for distributed training.
+        decay: share of the old average kept at each step, in (0, 1).
+
+    Raises:
+        ValueError: ``decay`` is out of its range.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"MODEL.TRACE.SOLVER.EMA_DECAY lies in (0, 1), or 0 for off: {decay}")
+        self._model = model
+        self._average = AveragedModel(
+            nn.Identity(), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+        )
+        # Frozen weights are shared: a diffusion backbone would not fit twice.
+        shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+        self._average.module = copy.deepcopy(model, shared)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with averaged weights."""
+        return self._average.module
+
+    def after_step(self) -> None:
+        """Take the weights of this step in; what is no number in between, as tags, is copied."""
+        self._average.update_parameters(self._model)
+        for averaged, buffer in zip(self.model.buffers(), self._model.buffers(), strict=True):
+            if not buffer.is_floating_point():
+                averaged.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the trainer's checkpoint."""
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undoes ``state_dict``."""
+        self._average.load_state_dict(state)
+
+
+class StudentFiles(HookBase):
+    """Writes the student of a model with each checkpoint and at the end, on the main process.
+
+    Args:
+        model: writes its student by ``save_student(folder)``; not wrapped for distributed
+            training.
+        folder: where the files go.
+        period: iterations from one checkpoint to the next.
+    """
+
+    def __init__(self, model: Any, folder: Path, period: int) -> None:
+        self._model, self._folder, self._period = model, folder, period
+
+    def after_step(self) -> None:
+        """Write the files if a checkpoint is due."""
+        done = self.trainer.iter + 1
+        if done % self._period and done < self.trainer.max_iter:
+            return
+        if comm.is_main_process():
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._model.save_student(self._folder)
+            logger.info("student after %d iterations: %s", done, self._folder)
 
 
 class SampleSheets(HookBase):
@@ -47,12 +120,9 @@ class SampleSheets(HookBase):
         image_format: str,
         period: int,
     ) -> None:
-        self._model = model
-        self._batches = batches
-        self._folder = folder
+        self._model, self._batches, self._folder = model, batches, folder
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._format = image_format
-        self._period = period
+        self._format, self._period = image_format, period
 
     def after_step(self) -> None:
         """Write a sheet if one is due, on the main process."""
@@ -112,15 +182,7 @@ class SampleSheets(HookBase):
 
 
 def draw_ternary(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """``image`` (H, W, 3) uint8 RGB, darkened, with edges (1) yellow and ignored pixels (-1) grey.
-
-    Args:
-        image: the image.
-        labels: int8 (H, W) of 1, 0 and -1.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
+    """``image`` (H, W, 3) uint8 RGB, darkened, with ``labels`` (H, W) 1 yellow and -1 grey."""
     drawn = (image * _SHADE).astype(np.uint8)
     drawn[labels == 1] = _EDGE_COLOR
     drawn[labels == -1] = _IGNORED_COLOR

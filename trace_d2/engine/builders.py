@@ -1,0 +1,85 @@
+"""What a config says is built: mappers and whole batches, evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+)
+
+from trace_d2.data.dataset_mapper import TraceDatasetMapper
+from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
+from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
+from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
+from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
+from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
+
+Batch = list[dict[str, Any]]
+
+EDGE_PREDICTOR = "TraceEdgePredictor"
+"""The ``MODEL.META_ARCHITECTURE`` that learns and predicts edges."""
+
+MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any] | None]]] = {
+    "trace": TraceDatasetMapper,
+    "detectron2": TolerantDatasetMapper,
+    "trace_edges": TraceEdgeDatasetMapper,
+}
+"""Values of ``INPUT.TRACE.MAPPER``: what turns a training record into the input of a model."""
+
+
+def build_train_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    """The mapper of training records that ``INPUT.TRACE.MAPPER`` names, which was checked."""
+    return MAPPERS[cfg.INPUT.TRACE.MAPPER](cfg, True)
+
+
+EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+    "class_agnostic": ClassAgnosticEvaluator,
+    "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder),
+    "coco_panoptic_seg": PanopticQualityEvaluator,
+    "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
+    "pascal_voc": lambda name, _: PascalVOCDetectionEvaluator(name),
+}
+"""The evaluator of each ``evaluator_type``, from the data set's name and a folder for results."""
+
+EDGE_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
+    "coco_panoptic_seg": EdgeEvaluator,
+}
+"""The same for models that predict edges, which are held against borders between segments."""
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """The evaluator of a registered data set; results go to ``OUTPUT_DIR/inference/<name>``."""
+    known = EDGE_EVALUATORS if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR else EVALUATORS
+    build = known[MetadataCatalog.get(dataset_name).evaluator_type]
+    return build(dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
+
+
+class BatchLoader:
+    """A data loader whose batches go through ``transforms``, and whose last batch can be seen.
+
+    Args:
+        loader: gives batches without end, as Detectron2's training loader.
+        transforms: applied in order to each batch.
+    """
+
+    def __init__(
+        self, loader: Iterable[Batch], transforms: Iterable[Callable[[Batch], Batch]] = ()
+    ) -> None:
+        self.loader = loader
+        self.transforms = tuple(transforms)
+        self.last: Batch = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            for transform in self.transforms:
+                batch = transform(batch)
+            self.last = batch
+            yield batch
