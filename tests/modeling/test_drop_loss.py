@@ -16,7 +16,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from trace_d2.config import add_trace_config
-from trace_d2.modeling.roi_heads import DropLossOutputLayers
+from trace_d2.modeling.drop_loss import DropLossOutputLayers
 
 pytestmark = pytest.mark.detectron2
 

@@ -95,7 +95,7 @@ def test_weights_with_gaps(classifier, tmp_path):
     ("changes", "message"),
     [
         ({"DEPTHS": [1, 1, 1]}, r"SWIN\.DEPTHS is \[1, 1, 1\]"),
-        ({"NUM_HEADS": [1, 0, 1, 1]}, r"SWIN\.NUM_HEADS is \[1, 0, 1, 1\]"),
+        ({"NUM_HEADS": [1, 0, 1, 1]}, r"SWIN\.NUM_HEADS must be 1 or more, not 0"),
         ({"NUM_HEADS": [1, 2, 3, 4]}, r"NUM_HEADS .* stage 3 is 32 wide .* no multiple of 3"),
     ],
 )

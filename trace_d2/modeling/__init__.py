@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .backbone import SwinTransformer
+from .drop_loss import DropLossCascadeROIHeads, DropLossROIHeads
 from .edge_predictor import TraceEdgePredictor
 from .mask2former import TraceMask2Former, add_official_mask2former_config
-from .roi_heads import DropLossCascadeROIHeads, DropLossROIHeads
+from .swin import SwinTransformer
 
 __all__ = [
     "DropLossCascadeROIHeads",

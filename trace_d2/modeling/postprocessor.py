@@ -8,10 +8,10 @@ test-time augmentation does, goes past it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -29,6 +29,7 @@ from trace_d2.edges.sources import (
     edge_calibration,
 )
 from trace_d2.propagation import BoundaryGuidedPropagation
+from trace_d2.settings import NodeSettings, within
 
 from .input_images import find_image_edges
 from .mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
@@ -36,51 +37,51 @@ from .mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
 # Calibrations come from class masks; masks that a model merges hold more borders.
 _MORE_BORDERS = 2.0
 
-_Predictions = list[dict[str, Any]]
+_Edges = Callable[[int, int], np.ndarray]  # height, width -> edges of an image
+
+
+@dataclass(frozen=True)
+class PostProcessorSettings(NodeSettings, node="MODEL.TRACE.POSTPROCESSOR"):
+    """Which outputs are refined, and which instances stay; ``config`` says what the keys mean."""
+
+    instances: bool = True
+    panoptic: bool = True
+    min_score: float = within(0.0, 1.0, default=0.05)
+    max_instances: int = within(1, default=100)
+    share_power: float = within(0.0, default=0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.instances or self.panoptic):
+            raise ValueError(
+                f"{self.node}.INSTANCES and {self.node}.PANOPTIC are both False: nothing to refine"
+            )
 
 
 class PostProcessor:
     """The hook: predictions of a batch in, refined predictions out.
 
     Args:
+        settings: what is refined.
         propagation: how masks are cut.
-        edge_source: finds the edges of an image; or ``build_source`` makes it at the first use.
+        edge_source: finds the edges of an image; None: ``build_source`` makes it at the first use.
         build_source: device -> edge source.
         input_format: of the images, as ``cfg.INPUT.FORMAT`` names it.
-        instances, panoptic: which outputs to refine.
-        min_score, max_instances, share_power: see the keys of ``MODEL.TRACE.POSTPROCESSOR``.
         dataset_name: whose metadata decodes panoptic predictions without ``segments_info``.
-
-    Raises:
-        ValueError: a value is out of its range, or nothing is to be refined.
     """
 
     @configurable
     def __init__(
         self,
         *,
+        settings: PostProcessorSettings,
         propagation: BoundaryGuidedPropagation,
-        edge_source: EdgeSource | None = None,
-        build_source: Callable[[str], EdgeSource] | None = None,
+        edge_source: EdgeSource | None,
+        build_source: Callable[[str], EdgeSource],
         input_format: str = "BGR",
-        instances: bool = True,
-        panoptic: bool = True,
-        min_score: float = 0.05,
-        max_instances: int = 100,
-        share_power: float = 0.5,
         dataset_name: str = "",
     ) -> None:
-        key = "MODEL.TRACE.POSTPROCESSOR."
-        if edge_source is None and build_source is None:
-            raise ValueError("a post-processor needs edge_source or build_source")
-        if not (instances or panoptic):
-            raise ValueError(f"{key}INSTANCES and {key}PANOPTIC are both False: nothing to refine")
-        if not 0 <= min_score <= 1:
-            raise ValueError(f"{key}MIN_SCORE must lie in 0..1, not {min_score}")
-        if max_instances < 1:
-            raise ValueError(f"{key}MAX_INSTANCES must be at least 1, not {max_instances}")
-        if share_power < 0:
-            raise ValueError(f"{key}SHARE_POWER must not be negative, but is {share_power}")
+        self.settings = settings
         self.propagation = propagation
         # Panoptic segments do not overlap, so none may grow.
         self.panoptic_propagation = BoundaryGuidedPropagation(
@@ -89,11 +90,6 @@ class PostProcessor:
         self.edge_source = edge_source
         self.build_source = build_source
         self.input_format = input_format
-        self.instances = instances
-        self.panoptic = panoptic
-        self.min_score = min_score
-        self.max_instances = max_instances
-        self.share_power = share_power
         self.dataset_name = dataset_name
         self.resting = False
 
@@ -105,22 +101,17 @@ class PostProcessor:
             cfg: a Detectron2 config.
             edge_source: in place of the one that ``MODEL.TRACE.EDGES`` names.
         """
-        node = cfg.MODEL.TRACE.POSTPROCESSOR
         calibration = edge_calibration(cfg)
         if calibration is not None:
             calibration = calibration.expecting(_MORE_BORDERS)
         if edge_source is None:
             check_edge_source(cfg)
         return {
+            "settings": PostProcessorSettings.from_config(cfg),
             "propagation": BoundaryGuidedPropagation.from_config(cfg, calibration),
             "edge_source": edge_source,
             "build_source": partial(build_edge_source, cfg.clone()),
             "input_format": cfg.INPUT.FORMAT,
-            "instances": node.INSTANCES,
-            "panoptic": node.PANOPTIC,
-            "min_score": node.MIN_SCORE,
-            "max_instances": node.MAX_INSTANCES,
-            "share_power": node.SHARE_POWER,
             "dataset_name": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
         }
 
@@ -145,56 +136,52 @@ class PostProcessor:
                 "set MODEL.TRACE.POSTPROCESSOR.ENABLED to False, or use a model with a mask head "
                 "(MODEL.MASK_ON True)"
             )
-        if self.edge_source is None and self.build_source is not None:
+        if self.edge_source is None:
             self.edge_source = self.build_source(str(_device(model)))
         with torch.no_grad():
             return [
-                self.refine(record, prediction)
+                self._refine(record, prediction, self.edge_source)
                 for record, prediction in zip(inputs, output, strict=True)
             ]
 
-    def refine(self, record: dict[str, Any], prediction: dict[str, Any]) -> dict[str, Any]:
-        """One image's prediction with ``instances`` and ``panoptic_seg`` cut along edges.
+    def _refine(
+        self, record: dict[str, Any], prediction: dict[str, Any], source: EdgeSource
+    ) -> dict[str, Any]:
+        """One image's prediction, cut; what else it holds (``sem_seg``) stays."""
 
-        Args:
-            record: the input dict of Detectron2: ``image``, perhaps ``file_name``.
-            prediction: the output dict; what else it holds (``sem_seg``) stays.
-        """
-        edges = _EdgesBySize(record, self._source(), self.input_format)
+        @cache  # found when they are first needed, once a size
+        def edges(height: int, width: int) -> np.ndarray:
+            return find_image_edges(record, source, self.input_format, (height, width))
+
         refined = dict(prediction)
-        if self.instances and "instances" in prediction:
+        if self.settings.instances and "instances" in prediction:
             refined["instances"] = self._instances(prediction["instances"], edges)
-        if self.panoptic and "panoptic_seg" in prediction:
+        if self.settings.panoptic and "panoptic_seg" in prediction:
             refined["panoptic_seg"] = self._panoptic(prediction["panoptic_seg"], edges)
         return refined
 
-    def _source(self) -> EdgeSource:
-        if self.edge_source is None:
-            raise RuntimeError("the edge source is built when the model first predicts")
-        return self.edge_source
-
-    def _instances(self, instances: Instances, edges: _EdgesBySize) -> Instances:
+    def _instances(self, instances: Instances, edges: _Edges) -> Instances:
         if instances.has("scores"):
-            instances = instances[instances.scores >= self.min_score]
+            instances = instances[instances.scores >= self.settings.min_score]
         if len(instances) == 0:
             return instances
         return cut_instances(
             instances,
-            edges(instances.pred_masks.shape[-2:]),
+            edges(*instances.pred_masks.shape[-2:]),
             self.propagation,
-            share_power=self.share_power,
-            max_instances=self.max_instances,
+            share_power=self.settings.share_power,
+            max_instances=self.settings.max_instances,
         )
 
     def _panoptic(
-        self, predicted: tuple[Tensor, list[dict[str, Any]] | None], edges: _EdgesBySize
+        self, predicted: tuple[Tensor, list[dict[str, Any]] | None], edges: _Edges
     ) -> tuple[Tensor, list[dict[str, Any]] | None]:
         ids, infos = predicted
         if infos is None:
             things, divisor = self._coding()
             cut = cut_coded_panoptic(
                 ids,
-                edges(ids.shape),
+                edges(*ids.shape),
                 self.panoptic_propagation,
                 thing_classes=things,
                 label_divisor=divisor,
@@ -202,7 +189,7 @@ class PostProcessor:
             return cut, None
         if not any(info["isthing"] for info in infos):
             return predicted
-        return cut_panoptic(ids, infos, edges(ids.shape), self.panoptic_propagation)
+        return cut_panoptic(ids, infos, edges(*ids.shape), self.panoptic_propagation)
 
     def _coding(self) -> tuple[list[int], int]:
         """Thing classes and label divisor of the test set."""
@@ -249,33 +236,22 @@ def with_postprocessor(
 @contextmanager
 def without_postprocessor(model: nn.Module) -> Iterator[None]:
     """Let ``model`` predict as it would without a post-processor, inside the ``with`` block."""
-    hooks = [hook for hook in model._forward_hooks.values() if isinstance(hook, PostProcessor)]
-    for hook in hooks:
+    for hook in _postprocessors(model):
         hook.resting = True
     try:
         yield
     finally:
-        for hook in hooks:
+        for hook in _postprocessors(model):
             hook.resting = False
 
 
 def has_postprocessor(model: nn.Module) -> bool:
     """Whether ``with_postprocessor`` was called on ``model``."""
-    return any(isinstance(hook, PostProcessor) for hook in model._forward_hooks.values())
+    return bool(_postprocessors(model))
 
 
-class _EdgesBySize:
-    """Edges of one image, found when they are first needed and once a size."""
-
-    def __init__(self, record: dict[str, Any], source: EdgeSource, input_format: str) -> None:
-        self._find = partial(find_image_edges, record, source, input_format)
-        self._found: dict[tuple[int, int], np.ndarray] = {}
-
-    def __call__(self, shape: Sequence[int]) -> np.ndarray:
-        size = (int(shape[0]), int(shape[1]))
-        if size not in self._found:
-            self._found[size] = self._find(size)
-        return self._found[size]
+def _postprocessors(model: nn.Module) -> list[PostProcessor]:
+    return [hook for hook in model._forward_hooks.values() if isinstance(hook, PostProcessor)]
 
 
 def _holds_masks(output: Any) -> bool:

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from transformers import Mask2FormerForUniversalSegmentation
 
-from trace_d2.modeling.mask2former import criterion as criterion_module
+from trace_d2.modeling.mask2former import head as head_module
 
 pytestmark = pytest.mark.detectron2
 
@@ -94,7 +94,7 @@ def test_number_of_masks_is_the_mean_over_processes(m2f, dataset, monkeypatch):
     device = torch.device("cpu")
     assert loss.get_num_masks(classes, device) == 3
     assert loss.get_num_masks([torch.zeros(0)], device) == 1
-    monkeypatch.setattr(criterion_module.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(head_module.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda number: number.add_(6))
     assert loss.get_num_masks(classes, device) == 4.5
 

@@ -27,15 +27,15 @@ pytestmark = pytest.mark.detectron2
         ({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5}, r"NUM_CLASSES is 5, but .* has 6 classes"),
         ({"HIDDEN_DIM": 48}, r"MASK2FORMER\.HIDDEN_DIM is 48"),
         ({"NHEADS": 5}, r"MASK2FORMER\.NHEADS, which is 5"),
-        ({"DEC_LAYERS": 1}, r"MASK2FORMER\.DEC_LAYERS is 1"),
-        ({"TRAIN_NUM_POINTS": 0}, r"TRAIN_NUM_POINTS must be at least 1"),
+        ({"DEC_LAYERS": 1}, r"MASK2FORMER\.DEC_LAYERS must be 2 or more, not 1"),
+        ({"TRAIN_NUM_POINTS": 0}, r"TRAIN_NUM_POINTS must be 1 or more"),
         (
             {"IMPORTANCE_SAMPLE_RATIO": 1.5},
-            r"IMPORTANCE_SAMPLE_RATIO is 1\.5",
+            r"IMPORTANCE_SAMPLE_RATIO must be in 0\.\.1, not 1\.5",
         ),
         (
             {"TEST.OVERLAP_THRESHOLD": 2.0},
-            r"TEST\.OVERLAP_THRESHOLD is 2\.0",
+            r"TEST\.OVERLAP_THRESHOLD must be in 0\.\.1, not 2\.0",
         ),
         ({"IN_FEATURES": ["res2", "p3"]}, r"IN_FEATURES has p3"),
         (

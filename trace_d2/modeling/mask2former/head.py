@@ -1,86 +1,88 @@
-"""Pixel decoder, transformer decoder and class head of ``transformers``' Mask2Former."""
+"""Decoders, class head and loss of ``transformers``' Mask2Former, and their settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import fvcore.nn.weight_init as weight_init
 import torch
+import torch.distributed
+from detectron2.utils import comm
 from torch import nn
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerLoss,
     Mask2FormerPixelDecoder,
     Mask2FormerPixelDecoderEncoderLayer,
     Mask2FormerPreTrainedModel,
     Mask2FormerTransformerModule,
 )
 
+from trace_d2.settings import NodeSettings, within
+
 KEY = "MODEL.TRACE.MASK2FORMER"
 # Every projection of the pixel decoder is followed by GroupNorm with this many groups.
 _GROUPS = 32
 
+# Names in transformers -> names in Detectron2's and Mask2Former's logs.
+_LOSSES = {"loss_cross_entropy": "loss_ce", "loss_mask": "loss_mask", "loss_dice": "loss_dice"}
 
-def mask2former_config(
-    *,
-    num_classes: int,
-    hidden_dim: int,
-    num_queries: int,
-    enc_layers: int,
-    dec_layers: int,
-    num_heads: int,
-    enc_dim_feedforward: int,
-    dec_dim_feedforward: int,
-    feature_strides: Sequence[int],
-    **loss: Any,
-) -> Mask2FormerConfig:
-    """The ``transformers`` config of a head and its loss.
 
-    Args:
-        num_classes: classes without "no object".
-        hidden_dim: width of pixel decoder, transformer decoder and mask embeddings.
-        num_queries: masks an image at most.
-        enc_layers: deformable attention layers of the pixel decoder.
-        dec_layers: predictions of the transformer decoder, the learned queries' own included: it
-            has ``dec_layers - 1`` layers.
-        num_heads: attention heads everywhere.
-        enc_dim_feedforward: inner width of the pixel decoder's layers.
-        dec_dim_feedforward: inner width of the transformer decoder's layers.
-        feature_strides: strides of the feature maps, finest first.
-        loss: ``class_weight``, ``mask_weight``, ``dice_weight``, ``no_object_weight``,
-            ``train_num_points``, ``oversample_ratio``, ``importance_sample_ratio``.
+@dataclass(frozen=True)
+class Mask2FormerSettings(NodeSettings, node=KEY):
+    """Network and loss; ``config`` says what the keys mean."""
 
-    Raises:
-        ValueError: a width or a number of layers that the modules cannot have.
-    """
-    if hidden_dim % _GROUPS or hidden_dim % num_heads:
-        raise ValueError(
-            f"{KEY}.HIDDEN_DIM is {hidden_dim}: it must be a multiple of {_GROUPS} (group norm) "
-            f"and of {KEY}.NHEADS, which is {num_heads}"
+    in_features: tuple[str, ...] = ("res2", "res3", "res4", "res5")
+    size_divisibility: int = within(0, default=32)
+    hidden_dim: int = within(1, default=256)
+    nheads: int = within(1, default=8)
+    num_queries: int = within(1, default=100)
+    enc_layers: int = within(1, default=6)
+    enc_dim_feedforward: int = within(1, default=1024)
+    dec_layers: int = within(2, default=10)
+    dim_feedforward: int = within(1, default=2048)
+    deep_supervision: bool = True
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    train_num_points: int = within(1, default=12544)
+    oversample_ratio: float = within(1.0, default=3.0)
+    importance_sample_ratio: float = within(0.0, 1.0, default=0.75)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_dim % _GROUPS or self.hidden_dim % self.nheads:
+            raise ValueError(
+                f"{KEY}.HIDDEN_DIM is {self.hidden_dim}: it must be a multiple of {_GROUPS} (group "
+                f"norm) and of {KEY}.NHEADS, which is {self.nheads}"
+            )
+
+    def transformers_config(self, num_classes: int, strides: Sequence[int]) -> Mask2FormerConfig:
+        """The config of ``transformers``' modules.
+
+        Args:
+            num_classes: classes without "no object".
+            strides: of the feature maps, finest first.
+        """
+        same = ("num_queries", "class_weight", "mask_weight", "dice_weight", "no_object_weight",
+                "train_num_points", "oversample_ratio", "importance_sample_ratio")  # fmt: skip
+        return Mask2FormerConfig(
+            num_labels=num_classes,
+            feature_size=self.hidden_dim,
+            mask_feature_size=self.hidden_dim,
+            hidden_dim=self.hidden_dim,
+            encoder_layers=self.enc_layers,
+            decoder_layers=self.dec_layers,
+            num_attention_heads=self.nheads,
+            encoder_feedforward_dim=self.enc_dim_feedforward,
+            dim_feedforward=self.dim_feedforward,
+            feature_strides=list(strides),
+            common_stride=strides[0],
+            dropout=0.0,
+            **{name: getattr(self, name) for name in same},
         )
-    for key, value, least in (
-        ("NUM_QUERIES", num_queries, 1),
-        ("ENC_LAYERS", enc_layers, 1),
-        ("DEC_LAYERS", dec_layers, 2),
-    ):
-        if value < least:
-            raise ValueError(f"{KEY}.{key} is {value}: it must be at least {least}")
-    return Mask2FormerConfig(
-        num_labels=num_classes,
-        feature_size=hidden_dim,
-        mask_feature_size=hidden_dim,
-        hidden_dim=hidden_dim,
-        num_queries=num_queries,
-        encoder_layers=enc_layers,
-        decoder_layers=dec_layers,
-        num_attention_heads=num_heads,
-        encoder_feedforward_dim=enc_dim_feedforward,
-        dim_feedforward=dec_dim_feedforward,
-        feature_strides=list(feature_strides),
-        common_stride=feature_strides[0],
-        dropout=0.0,
-        **loss,
-    )
 
 
 class Mask2FormerHead(Mask2FormerPreTrainedModel):
@@ -90,12 +92,7 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
     """
 
     def __init__(self, config: Mask2FormerConfig, feature_channels: Sequence[int]) -> None:
-        """Build the modules.
-
-        Args:
-            config: see :func:`mask2former_config`.
-            feature_channels: channels of the feature maps, finest first.
-        """
+        """``feature_channels`` are those of the feature maps, finest first."""
         super().__init__(config)
         self.pixel_decoder = Mask2FormerPixelDecoder(config, feature_channels=feature_channels)
         self.transformer = Mask2FormerTransformerModule(
@@ -103,7 +100,7 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
         )
         self.class_predictor = nn.Linear(config.hidden_dim, config.num_labels + 1)
         self.post_init()
-        initialize_as_published(self)
+        _initialize_as_published(self)
 
     def forward(
         self, features: Sequence[torch.Tensor]
@@ -136,7 +133,7 @@ class Mask2FormerHead(Mask2FormerPreTrainedModel):
         return classes, list(decoded.masks_queries_logits)
 
 
-def initialize_as_published(head: Mask2FormerHead) -> None:
+def _initialize_as_published(head: Mask2FormerHead) -> None:
     """Give the layers that ``transformers`` draws from N(0, 0.02) the published initialisation.
 
     Linear layers of the pixel decoder: Xavier; its projections: Xavier, its other convolutions:
@@ -152,3 +149,74 @@ def initialize_as_published(head: Mask2FormerHead) -> None:
     for projection in head.pixel_decoder.input_projections:
         nn.init.xavier_uniform_(projection[0].weight)
     head.class_predictor.reset_parameters()
+
+
+class DistributedMask2FormerLoss(Mask2FormerLoss):
+    """The loss with its number of masks averaged over Detectron2's processes.
+
+    ``transformers`` asks Accelerate for the other processes, which Detectron2 does not start.
+    """
+
+    def get_num_masks(
+        self, class_labels: Sequence[torch.Tensor], device: torch.device
+    ) -> torch.Tensor:
+        """Masks in the batch, mean over the processes, at least 1; () float32."""
+        count = sum(len(classes) for classes in class_labels)
+        number = torch.as_tensor(count, dtype=torch.float32, device=device)
+        world_size = comm.get_world_size()
+        if world_size > 1:
+            torch.distributed.all_reduce(number)
+        return torch.clamp(number / world_size, min=1)
+
+
+class Mask2FormerCriterion(nn.Module):
+    """Hungarian matching and the weighted losses of one batch, layer by layer."""
+
+    def __init__(self, config: Mask2FormerConfig, *, deep_supervision: bool) -> None:
+        """``deep_supervision``: a loss for every decoder layer and the learned queries as well."""
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        self.weights = {
+            "loss_cross_entropy": config.class_weight,
+            "loss_mask": config.mask_weight,
+            "loss_dice": config.dice_weight,
+        }
+        self.loss = DistributedMask2FormerLoss(config=config, weight_dict=self.weights)
+
+    def forward(
+        self,
+        class_logits: Sequence[torch.Tensor],
+        mask_logits: Sequence[torch.Tensor],
+        classes: Sequence[torch.Tensor],
+        masks: Sequence[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Weighted losses; their sum is what training minimises.
+
+        Args:
+            class_logits: (B, Q, classes + 1) a layer, the last layer last.
+            mask_logits: (B, Q, h, w) a layer.
+            classes: (N_i,) int64 an image.
+            masks: (N_i, H, W) an image, all of the padded batch's size. Points are drawn in
+                relative coordinates, so that masks and logits may differ in resolution.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last layer and, with deep supervision,
+            ``loss_ce_0``, ... of the others, the learned queries being 0. Scalars.
+        """
+        # Point sampling and the matching costs lose too much in half precision.
+        with torch.autocast(device_type=class_logits[-1].device.type, enabled=False):
+            layers = [
+                {"masks_queries_logits": mask.float(), "class_queries_logits": logits.float()}
+                for mask, logits in zip(mask_logits, class_logits, strict=True)
+            ]
+            losses = self.loss(
+                **layers[-1],
+                mask_labels=[mask.float() for mask in masks],
+                class_labels=list(classes),
+                auxiliary_predictions=layers[:-1] if self.deep_supervision else None,
+            )
+        weighted = {}
+        for name, value in losses.items():
+            kind = next(known for known in _LOSSES if name.startswith(known))
+            weighted[name.replace(kind, _LOSSES[kind])] = value * self.weights[kind]
+        return weighted

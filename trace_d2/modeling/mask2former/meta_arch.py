@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,27 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import nn
 
-from .criterion import Mask2FormerCriterion
-from .head import KEY, Mask2FormerHead, mask2former_config
+from trace_d2.settings import NodeSettings, within
+
+from .head import KEY, Mask2FormerCriterion, Mask2FormerHead, Mask2FormerSettings
 from .inference import instance_inference, panoptic_inference, semantic_inference
 from .targets import dataset_with_things, prepare_targets, thing_ids_of
+
+
+@dataclass(frozen=True)
+class Mask2FormerTestSettings(NodeSettings, node=f"{KEY}.TEST"):
+    """Which results there are, and the thresholds of :func:`panoptic_inference`."""
+
+    semantic_on: bool = True
+    panoptic_on: bool = True
+    instance_on: bool = True
+    object_mask_threshold: float = within(0.0, 1.0, default=0.8)
+    overlap_threshold: float = within(0.0, 1.0, default=0.8)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.semantic_on or self.panoptic_on or self.instance_on):
+            raise ValueError(f"{KEY}.TEST: SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON are all False")
 
 
 @META_ARCH_REGISTRY.register()
@@ -43,11 +61,7 @@ class TraceMask2Former(nn.Module):
         size_divisibility: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        semantic_on: bool = True,
-        panoptic_on: bool = True,
-        instance_on: bool = True,
-        object_mask_threshold: float = 0.8,
-        overlap_threshold: float = 0.8,
+        test: Mask2FormerTestSettings,
         top_k: int = 100,
     ) -> None:
         """Assemble the model; :meth:`from_config` reads the arguments from a config.
@@ -60,13 +74,8 @@ class TraceMask2Former(nn.Module):
             num_classes: classes without "no object".
             thing_ids: contiguous ids of the thing classes.
             size_divisibility: batches are padded to a multiple; 0: as the backbone asks.
-            pixel_mean: a channel, in the units of the images.
-            pixel_std: a channel, in the units of the images.
-            semantic_on: whether results have ``sem_seg``.
-            panoptic_on: whether results have ``panoptic_seg``.
-            instance_on: whether results have ``instances``.
-            object_mask_threshold: 0..1, see :func:`panoptic_inference`.
-            overlap_threshold: 0..1, see :func:`panoptic_inference`.
+            pixel_mean, pixel_std: a channel, in the units of the images.
+            test: which results there are, and how.
             top_k: see :func:`instance_inference`.
         """
         super().__init__()
@@ -77,11 +86,7 @@ class TraceMask2Former(nn.Module):
         self.num_classes = num_classes
         self.thing_ids = frozenset(thing_ids)
         self.size_divisibility = size_divisibility or backbone.size_divisibility
-        self.semantic_on = semantic_on
-        self.panoptic_on = panoptic_on
-        self.instance_on = instance_on
-        self.object_mask_threshold = object_mask_threshold
-        self.overlap_threshold = overlap_threshold
+        self.test = test
         self.top_k = top_k
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -95,36 +100,28 @@ class TraceMask2Former(nn.Module):
             ValueError: a value out of range, features that the backbone does not have, or another
                 number of classes than the data set's; it names the key.
         """
-        node = cfg.MODEL.TRACE.MASK2FORMER
-        test = node.TEST
-        _check_range(f"{KEY}.TEST.OBJECT_MASK_THRESHOLD", test.OBJECT_MASK_THRESHOLD)
-        _check_range(f"{KEY}.TEST.OVERLAP_THRESHOLD", test.OVERLAP_THRESHOLD)
-        if not (test.SEMANTIC_ON or test.PANOPTIC_ON or test.INSTANCE_ON):
-            raise ValueError(f"{KEY}.TEST: SEMANTIC_ON, PANOPTIC_ON and INSTANCE_ON are all False")
+        settings = Mask2FormerSettings.from_config(cfg)
+        test = Mask2FormerTestSettings.from_config(cfg)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         thing_ids = thing_ids_of(
             dataset_with_things([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]),
             num_classes=num_classes,
-            panoptic=test.PANOPTIC_ON,
+            panoptic=test.panoptic_on,
         )
         backbone = build_backbone(cfg)
-        shapes = _feature_shapes(backbone, node.IN_FEATURES)
-        config = _config_from(node, num_classes, [shape.stride for shape in shapes])
+        shapes = _feature_shapes(backbone, settings.in_features)
+        config = settings.transformers_config(num_classes, [shape.stride for shape in shapes])
         return {
             "backbone": backbone,
             "sem_seg_head": Mask2FormerHead(config, [shape.channels for shape in shapes]),
-            "criterion": Mask2FormerCriterion(config, deep_supervision=node.DEEP_SUPERVISION),
-            "in_features": node.IN_FEATURES,
+            "criterion": Mask2FormerCriterion(config, deep_supervision=settings.deep_supervision),
+            "in_features": settings.in_features,
             "num_classes": num_classes,
             "thing_ids": thing_ids,
-            "size_divisibility": node.SIZE_DIVISIBILITY,
+            "size_divisibility": settings.size_divisibility,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "semantic_on": test.SEMANTIC_ON,
-            "panoptic_on": test.PANOPTIC_ON,
-            "instance_on": test.INSTANCE_ON,
-            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
-            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "test": test,
             "top_k": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
 
@@ -189,54 +186,25 @@ class TraceMask2Former(nn.Module):
     def results_of(self, class_logits: torch.Tensor, mask_logits: torch.Tensor) -> dict[str, Any]:
         """The results of one image from its logits (Q, C + 1) and (Q, H, W) at its own size."""
         results: dict[str, Any] = {}
-        if self.semantic_on:
+        if self.test.semantic_on:
             results["sem_seg"] = semantic_inference(class_logits, mask_logits)
-        if self.panoptic_on:
+        if self.test.panoptic_on:
             results["panoptic_seg"] = panoptic_inference(
                 class_logits,
                 mask_logits,
                 thing_ids=self.thing_ids,
-                object_mask_threshold=self.object_mask_threshold,
-                overlap_threshold=self.overlap_threshold,
+                object_mask_threshold=self.test.object_mask_threshold,
+                overlap_threshold=self.test.overlap_threshold,
             )
-        if self.instance_on:
+        if self.test.instance_on:
             results["instances"] = instance_inference(
                 class_logits, mask_logits, thing_ids=self.thing_ids, top_k=self.top_k
             )
         return results
 
 
-def _config_from(node: CfgNode, num_classes: int, strides: list[int]) -> Any:
-    """The ``transformers`` config of a ``MODEL.TRACE.MASK2FORMER`` node."""
-    _check_range(f"{KEY}.IMPORTANCE_SAMPLE_RATIO", node.IMPORTANCE_SAMPLE_RATIO)
-    if node.OVERSAMPLE_RATIO < 1 or node.TRAIN_NUM_POINTS < 1:
-        raise ValueError(f"{KEY}: OVERSAMPLE_RATIO and TRAIN_NUM_POINTS must be at least 1")
-    return mask2former_config(
-        num_classes=num_classes,
-        hidden_dim=node.HIDDEN_DIM,
-        num_queries=node.NUM_QUERIES,
-        enc_layers=node.ENC_LAYERS,
-        dec_layers=node.DEC_LAYERS,
-        num_heads=node.NHEADS,
-        enc_dim_feedforward=node.ENC_DIM_FEEDFORWARD,
-        dec_dim_feedforward=node.DIM_FEEDFORWARD,
-        feature_strides=strides,
-        class_weight=node.CLASS_WEIGHT,
-        mask_weight=node.MASK_WEIGHT,
-        dice_weight=node.DICE_WEIGHT,
-        no_object_weight=node.NO_OBJECT_WEIGHT,
-        train_num_points=node.TRAIN_NUM_POINTS,
-        oversample_ratio=node.OVERSAMPLE_RATIO,
-        importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
-    )
-
-
 def _feature_shapes(backbone: Backbone, in_features: Sequence[str]) -> list[Any]:
-    """``ShapeSpec`` of each feature; three go through deformable attention, a finer one does not.
-
-    Raises:
-        ValueError: the backbone lacks one, or the strides are not s, 2s, 4s, 8s.
-    """
+    """``ShapeSpec`` of each feature: three for deformable attention, and a finer one."""
     shapes = backbone.output_shape()
     missing = [name for name in in_features if name not in shapes]
     if missing:
@@ -252,9 +220,3 @@ def _feature_shapes(backbone: Backbone, in_features: Sequence[str]) -> list[Any]
             f"the one before; {list(in_features)} have the strides {strides}"
         )
     return chosen
-
-
-def _check_range(key: str, value: float) -> None:
-    """Raise a ``ValueError`` if ``value`` is not in 0..1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key} is {value}: it must be in 0..1")

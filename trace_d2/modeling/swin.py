@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from transformers import SwinBackbone, SwinConfig
 
+from trace_d2.settings import NodeSettings, within
+
 KEY = "MODEL.TRACE.SWIN"
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _FEATURES = ("res2", "res3", "res4", "res5")
 _PATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class SwinSettings(NodeSettings, node=KEY):
+    """The network, and a folder or hub id of ``transformers`` weights of this very network."""
+
+    embed_dim: int = within(1, default=192)
+    depths: tuple[int, ...] = within(1, default=(2, 2, 18, 2))
+    num_heads: tuple[int, ...] = within(1, default=(6, 12, 24, 48))
+    window_size: int = within(1, default=12)
+    drop_path: float = within(0.0, 1.0, default=0.3)
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, values in (("DEPTHS", self.depths), ("NUM_HEADS", self.num_heads)):
+            if len(values) != len(_STAGES):
+                raise ValueError(f"{KEY}.{key} is {list(values)}: it must be four positive numbers")
+        for level, heads in enumerate(self.num_heads):
+            width = self.embed_dim * 2**level
+            if width % heads:
+                raise ValueError(
+                    f"{KEY}.NUM_HEADS is {list(self.num_heads)}: stage {level + 1} is {width} wide "
+                    f"({KEY}.EMBED_DIM), no multiple of {heads}"
+                )
 
 
 class SwinTransformer(Backbone):
@@ -25,48 +51,25 @@ class SwinTransformer(Backbone):
     patches are padded inside.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        embed_dim: int,
-        depths: Sequence[int],
-        num_heads: Sequence[int],
-        window_size: int,
-        drop_path: float = 0.0,
-        in_channels: int = 3,
-        weights: str = "",
-    ) -> None:
-        """Build the network and load ``weights``.
-
-        Args:
-            embed_dim: width of the first stage.
-            depths: blocks of each of the four stages.
-            num_heads: attention heads of each stage.
-            window_size: side of the attention windows in tokens.
-            drop_path: 0..1, greatest probability of skipping a block in training.
-            in_channels: channels of the images.
-            weights: a folder or hub id of ``transformers`` weights of this very network; empty:
-                random weights, and nothing is read.
+    def __init__(self, settings: SwinSettings, in_channels: int = 3) -> None:
+        """Build the network and load its weights.
 
         Raises:
-            ValueError: a value that the network cannot have, or weights of another network; it
-                names the key.
+            ValueError: the weights are of another network; the message names the key.
             OSError: the weights cannot be read.
         """
         super().__init__()
-        _check_stages(embed_dim, depths, num_heads)
         config = SwinConfig(
-            embed_dim=embed_dim,
-            depths=list(depths),
-            num_heads=list(num_heads),
-            window_size=window_size,
-            drop_path_rate=drop_path,
+            embed_dim=settings.embed_dim,
+            depths=list(settings.depths),
+            num_heads=list(settings.num_heads),
+            window_size=settings.window_size,
+            drop_path_rate=settings.drop_path,
             num_channels=in_channels,
             patch_size=_PATCH_SIZE,
             out_features=_STAGES,
         )
-        self.net = _load(weights, config) if weights else SwinBackbone(config)
+        self.net = _load(settings.weights, config) if settings.weights else SwinBackbone(config)
         for name, parameter in self.net.named_parameters():
             # The norm after the last stage belongs to a classifier: no feature passes through it,
             # and DistributedDataParallel wants a gradient for what can be trained.
@@ -74,26 +77,9 @@ class SwinTransformer(Backbone):
                 parameter.requires_grad_(False)
         # What ``Backbone.output_shape`` reads.
         self._out_features = list(_FEATURES)
-        self._out_feature_channels = {
-            name: embed_dim * 2**level for level, name in enumerate(_FEATURES)
-        }
-        self._out_feature_strides = {
-            name: _PATCH_SIZE * 2**level for level, name in enumerate(_FEATURES)
-        }
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Arguments from ``MODEL.TRACE.SWIN``."""
-        node = cfg.MODEL.TRACE.SWIN
-        return {
-            "embed_dim": node.EMBED_DIM,
-            "depths": node.DEPTHS,
-            "num_heads": node.NUM_HEADS,
-            "window_size": node.WINDOW_SIZE,
-            "drop_path": node.DROP_PATH,
-            "in_channels": input_shape.channels,
-            "weights": node.WEIGHTS,
-        }
+        scales = {name: 2**level for level, name in enumerate(_FEATURES)}
+        self._out_feature_channels = {n: settings.embed_dim * s for n, s in scales.items()}
+        self._out_feature_strides = {n: _PATCH_SIZE * s for n, s in scales.items()}
 
     @property
     def size_divisibility(self) -> int:
@@ -108,29 +94,11 @@ class SwinTransformer(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer:
     """The Swin Transformer of ``MODEL.TRACE.SWIN``, see :class:`SwinTransformer`."""
-    return SwinTransformer(cfg, input_shape)
-
-
-def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
-    """Raise a ``ValueError`` for widths and heads that do not fit."""
-    for key, values in (("DEPTHS", depths), ("NUM_HEADS", num_heads)):
-        if len(values) != len(_STAGES) or min(values) < 1:
-            raise ValueError(f"{KEY}.{key} is {list(values)}: it must be four positive numbers")
-    for level, heads in enumerate(num_heads):
-        if embed_dim * 2**level % heads:
-            raise ValueError(
-                f"{KEY}.NUM_HEADS is {list(num_heads)}: stage {level + 1} is "
-                f"{embed_dim * 2**level} wide ({KEY}.EMBED_DIM), no multiple of {heads}"
-            )
+    return SwinTransformer(SwinSettings.from_config(cfg), input_shape.channels)
 
 
 def _load(weights: str, config: SwinConfig) -> SwinBackbone:
-    """The network of ``config`` with the weights of a folder or hub id, float32.
-
-    Raises:
-        ValueError: the weights belong to another network.
-        OSError: they cannot be read.
-    """
+    """The network of ``config`` with the weights of a folder or hub id, float32."""
     try:
         # A folder that lacks the file gives a default config, not an error.
         if "embed_dim" not in SwinConfig.get_config_dict(weights)[0]:
