@@ -13,7 +13,7 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from trace_d2.data.builtin_datasets import BUILTIN, register_builtin_datasets
+from trace_d2.data.builtin_datasets import NAMES, register_builtin_datasets
 from trace_d2.data.registration import check_categories
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.categories import category_entries, load_categories, parse_categories
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.detectron2
 
 
 def remove_names() -> None:
-    for name in BUILTIN:
+    for name in NAMES:
         DatasetCatalog.pop(name, None)
         MetadataCatalog.pop(name, None)
 
@@ -44,11 +44,12 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_importing_registers_all_names() -> None:
-    assert set(BUILTIN) <= set(DatasetCatalog)
+    assert set(NAMES) <= set(DatasetCatalog)
+    assert len(set(NAMES)) == len(NAMES)
     register_builtin_datasets()  # again, as the plugin may
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", NAMES)
 def test_missing_folder_says_what_to_put_where(name: str, root: Path) -> None:
     register_builtin_datasets(root)
     with pytest.raises(FileNotFoundError) as error:

@@ -329,9 +329,7 @@ def test_a_bug_is_not_taken_for_a_bad_record(tmp_path: Path, record: dict[str, A
         def __call__(self, *inputs: object) -> None:
             raise ValueError("a bug")
 
-    generator = OnlineTargetGenerator(
-        Broken(CATEGORIES), CATEGORIES, edge_files=module.recorded_edges
-    )
+    generator = OnlineTargetGenerator(Broken(CATEGORIES), CATEGORIES, edges="record")
     with pytest.raises(ValueError, match="a bug") as caught:
         generator(record)
     assert not isinstance(caught.value, BadRecordError)

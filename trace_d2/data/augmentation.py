@@ -19,28 +19,24 @@ _FACTORS = (0.5, 1.5)
 _HUE_DEGREES = 36.0
 
 
-class ResizeScale(T.ResizeScale):
-    """Detectron2's ``ResizeScale``, which may shrink the thin side of an image to nothing."""
+class _Visible:
+    """Resizes to one pixel at least; Detectron2 may shrink the thin side of images to nothing."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Resize ``image`` (H, W, ...) to fit a randomly scaled target size."""
-        return _visible(super().get_transform(image))
+        """Resize ``image`` (H, W, ...)."""
+        resize: T.Transform = super().get_transform(image)  # type: ignore[misc]
+        if not isinstance(resize, T.ResizeTransform):  # a size of 0 in the config: no resizing
+            return resize
+        height, width = max(int(resize.new_h), 1), max(int(resize.new_w), 1)
+        return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
 
 
-class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's ``ResizeShortestEdge``, which may shrink the thin side to nothing as well."""
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Resize ``image`` (H, W, ...) so that its short edge has one of the given sizes."""
-        return _visible(super().get_transform(image))
+class ResizeScale(_Visible, T.ResizeScale):
+    """Detectron2's, to fit a randomly scaled target size."""
 
 
-def _visible(resize: T.Transform) -> T.Transform:
-    """``resize`` to one pixel at least, in both directions."""
-    if not isinstance(resize, T.ResizeTransform):  # a size of 0 in the config: no resizing
-        return resize
-    height, width = max(int(resize.new_h), 1), max(int(resize.new_w), 1)
-    return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
+class ResizeShortestEdge(_Visible, T.ResizeShortestEdge):
+    """Detectron2's, so that the short edge has one of the given sizes."""
 
 
 class ColorJitter(T.Augmentation):

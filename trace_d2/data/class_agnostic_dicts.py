@@ -20,7 +20,7 @@ from trace_d2.io.coco_instances import InstanceFile, read_truth
 
 @paused_collector()
 def load_class_agnostic_dicts(
-    json_file: str | Path, image_root: str | Path, remedy: str, check: bool = True
+    json_file: str | Path, image_root: str | Path, remedy: str
 ) -> list[dict[str, Any]]:
     """Dataset dicts of all images of a COCO instances file, with category 0 for every instance.
 
@@ -31,7 +31,6 @@ def load_class_agnostic_dicts(
         json_file: COCO instances file.
         image_root: folder that ``file_name`` of its images is relative to.
         remedy: what the user is to do if something is missing.
-        check: look whether the images are there.
 
     Returns:
         ``{file_name, image_id, height, width, annotations}`` each, sizes in pixels. Annotations
@@ -64,7 +63,7 @@ def load_class_agnostic_dicts(
         }
         for image_id, image in images.items()
     ]
-    return keep_present(records, "file_name", "images", remedy) if check else records
+    return keep_present(records, "file_name", "images", remedy)
 
 
 def _annotation(row: Mapping[str, Any], file: InstanceFile) -> dict[str, Any]:

@@ -9,31 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Instances
 from torch.nn import functional as F
 
 from trace_d2.data.augmentation import check_scales
+from trace_d2.data.tolerant_mapper import no_instances
 from trace_d2.settings import NodeSettings, within
 
 _FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
-
-
-class _Pasted(NamedTuple):
-    """What to paste, on the canvas of the target.
-
-    Attributes:
-        image: (C, H, W), the image's dtype; arbitrary outside the masks.
-        masks: (K, H, W) bool.
-        classes: (K,) int64.
-    """
-
-    image: torch.Tensor
-    masks: torch.Tensor
-    classes: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -118,13 +105,17 @@ class CopyPaste:
         if not others:
             return dict(record)
         source = batch[others[self._below(len(others))]]
-        pasted = self._choose(source, record["image"].shape[-2:])
-        if not len(pasted.classes):
-            return dict(record)
-        return self._compose(record, pasted)
+        image, masks, classes = self._choose(source, record["image"].shape[-2:])
+        return self._compose(record, image, masks, classes) if len(classes) else dict(record)
 
-    def _choose(self, source: Mapping[str, Any], size: Sequence[int]) -> _Pasted:
-        """Some instances of ``source``, flipped, resized and placed on a canvas of ``size``."""
+    def _choose(
+        self, source: Mapping[str, Any], size: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Some instances of ``source``, flipped, resized and placed on a canvas of ``size``.
+
+        Returns:
+            image (C, H, W), arbitrary outside the masks, masks (K, H, W) bool, classes (K,) int64.
+        """
         instances: Instances = source["instances"]
         limit = min(self.settings.max_instances or len(instances), len(instances))
         order = torch.randperm(len(instances), generator=self.generator)
@@ -138,11 +129,17 @@ class CopyPaste:
         areas = masks.sum((1, 2))
         image, masks = _place(image, size, shift), _place(masks, size, shift)
         kept = _visible(masks, areas, self.settings.min_visible)
-        return _Pasted(image, masks[kept], instances.gt_classes[chosen][kept])
+        return image, masks[kept], instances.gt_classes[chosen][kept]
 
-    def _compose(self, record: Mapping[str, Any], pasted: _Pasted) -> dict[str, Any]:
-        """``record`` with ``pasted`` in front."""
-        front = pasted.masks.any(0)
+    def _compose(
+        self,
+        record: Mapping[str, Any],
+        pasted: torch.Tensor,
+        pasted_masks: torch.Tensor,
+        classes: torch.Tensor,
+    ) -> dict[str, Any]:
+        """``record`` with what ``_choose`` gave in front."""
+        front = pasted_masks.any(0)
         own: Instances = record["instances"]
         masks = own.gt_masks.tensor & ~front
         areas = own.gt_masks.tensor.sum((1, 2))
@@ -151,12 +148,12 @@ class CopyPaste:
         kept = ~hidden | _visible(masks, areas, self.settings.min_visible)
         boxes = own.gt_boxes.clone()
         boxes.tensor[hidden] = _boxes(masks[hidden], boxes.tensor)
-        boxes.tensor = torch.cat([boxes.tensor[kept], _boxes(pasted.masks, boxes.tensor)])
+        boxes.tensor = torch.cat([boxes.tensor[kept], _boxes(pasted_masks, boxes.tensor)])
         result = Instances(own.image_size)
         result.gt_boxes = boxes
-        result.gt_classes = torch.cat([own.gt_classes[kept], pasted.classes])
-        result.gt_masks = BitMasks(torch.cat([masks[kept], pasted.masks]))
-        image = torch.where(front, pasted.image, record["image"])
+        result.gt_classes = torch.cat([own.gt_classes[kept], classes])
+        result.gt_masks = BitMasks(torch.cat([masks[kept], pasted_masks]))
+        image = torch.where(front, pasted, record["image"])
         return {**record, "image": image, "instances": result}
 
     def _uniform(self) -> float:
@@ -175,11 +172,8 @@ def _with_masks(record: Mapping[str, Any]) -> Mapping[str, Any]:
     instances: Instances = record["instances"]
     if instances.has("gt_masks") or (instances.get_fields() and len(instances)):
         return record
-    size = instances.image_size
-    empty = Instances(size)
-    empty.gt_boxes = Boxes(torch.zeros(0, 4))
-    empty.gt_classes = torch.zeros(0, dtype=torch.int64)
-    empty.gt_masks = BitMasks(torch.zeros(0, *size, dtype=torch.bool))
+    empty = no_instances(instances.image_size)
+    empty.gt_masks = BitMasks(torch.zeros(0, *instances.image_size, dtype=torch.bool))
     return {**record, "instances": empty}
 
 

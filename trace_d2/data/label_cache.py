@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_d2.io.atomic import atomic_file
+from trace_d2.io.atomic import write_bytes
 from trace_d2.jobs.settings import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,7 @@ class LabelCache:
             return
         try:
             path.parent.mkdir(exist_ok=True)
-            with atomic_file(path) as file:
-                file.write(content)
+            write_bytes(path, content)
         except OSError as error:
             self._writable = False
             logger.warning(
@@ -99,11 +98,8 @@ class LabelCache:
 
 def _stamp(inputs: Sequence[Path]) -> bytes:
     """Bytes that change when one of the files does, by its size or its time."""
-    stamps = []
-    for path in inputs:
-        status = path.stat() if path.exists() else None
-        stamps.append((status.st_size, status.st_mtime_ns) if status else None)
-    return repr(stamps).encode()
+    states = [path.stat() if path.exists() else None for path in inputs]
+    return repr([state and (state.st_size, state.st_mtime_ns) for state in states]).encode()
 
 
 def _encode(arrays: Mapping[str, np.ndarray], stamp: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ def check_same_categories(
     """Raise a ValueError unless ids, names and kinds agree, in this order. Colours may differ."""
     if not found:
         raise ValueError(f'{origin} has no "categories": add them to the file')
-    for rank in range(max(len(found), len(expected))):
-        there, here = (
-            _describe(side[rank]) if rank < len(side) else "absent" for side in (found, expected)
-        )
+    sides = (map(_describe, found), map(_describe, expected))
+    for rank, (there, here) in enumerate(zip_longest(*sides, fillvalue="absent")):
         if there != here:
             raise ValueError(
                 f"the categories of {origin} differ from those the data set is registered with: "

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,7 @@ from trace_d2.data.dataset_files import datasets_root
 from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.panoptic_dicts import check_same_categories, load_panoptic_dicts
 from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
-from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
-
-IGNORE_LABEL = 255
-"""Pixel value of ``sem_seg`` files that stands for no category."""
-
-LABEL_DIVISOR = 1000
-"""Panoptic ids of models that return no ``segments_info``: category x divisor + instance."""
+from trace_d2.io.categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
 
 Categories = str | Path | Sequence[Category]
 """Categories as a built-in name, a file or a list."""
@@ -316,8 +311,8 @@ def _category_metadata(categories: Sequence[Category]) -> dict[str, Any]:
         "thing_dataset_id_to_contiguous_id": {c.id: rank for rank, c in ranks if c.isthing},
         "stuff_dataset_id_to_contiguous_id": {c.id: rank for rank, c in ranks if not c.isthing},
         "categories": tuple(categories),
-        "ignore_label": IGNORE_LABEL,
-        "label_divisor": LABEL_DIVISOR,
+        "ignore_label": UNKNOWN,  # of pixels in sem_seg files
+        "label_divisor": 1000,  # ids of models without segments_info: category x this + instance
     }
 
 
@@ -325,11 +320,7 @@ def _as_categories(source: Categories) -> tuple[Category, ...]:
     return load_categories(source) if isinstance(source, (str, Path)) else tuple(source)
 
 
-def check_categories(
-    names: Sequence[str],
-    num_classes: int | None = None,
-    key: str = "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-) -> None:
+def check_categories(names: Sequence[str], num_classes: int | None = None) -> None:
     """Raise unless the data sets ``names`` have the same classes in the same order.
 
     Data sets of a single class agree whatever they call it. Those that know their classes only
@@ -338,10 +329,9 @@ def check_categories(
     Args:
         names: registered names, such as ``DATASETS.TRAIN + DATASETS.TEST``.
         num_classes: what the model is built for; None: not compared.
-        key: the config key it is from.
 
     Raises:
-        ValueError: they differ; the message names both data sets, or ``key``.
+        ValueError: they differ; the message names both data sets, or the config key.
     """
     first: tuple[str, list[tuple[str, bool]]] | None = None
     for name in names:
@@ -349,19 +339,18 @@ def check_categories(
         if classes is None:
             continue
         if num_classes is not None and len(classes) != num_classes:
-            raise ValueError(f"{key} is {num_classes}, but {name} has {len(classes)} classes")
-        if first is None:
-            first = name, classes
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {name} has {len(classes)} "
+                "classes"
+            )
+        first = first or (name, classes)
         if len(classes) == len(first[1]) == 1 or classes == first[1]:
             continue
-        rank = next(
-            (i for i, (a, b) in enumerate(zip(first[1], classes, strict=False)) if a != b),
-            min(len(classes), len(first[1])),
-        )
-        shown = [c[rank] if rank < len(c) else "absent" for c in (first[1], classes)]
+        pairs = enumerate(zip_longest(first[1], classes, fillvalue="absent"))
+        rank, (there, here) = next(pair for pair in pairs if len(set(pair[1])) == 2)
         raise ValueError(
             f"{first[0]} has {len(first[1])} classes and {name} has {len(classes)}; number {rank} "
-            f"is {shown[0]} there and {shown[1]} here (name, is a thing): train and test on data "
+            f"is {there} there and {here} here (name, is a thing): train and test on data "
             "sets of the same categories"
         )
 

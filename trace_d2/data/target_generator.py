@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +134,7 @@ class OnlineTargetGenerator:
         labeler: PanopticLabeler,
         categories: Sequence[Category],
         *,
-        edge_files: Callable[[Record], Path | None],
+        edges: Path | str | None,
         edge_source: EdgeSource | None = None,
         cache: LabelCache | None = None,
         categories_name: str = "the data set",
@@ -144,7 +143,7 @@ class OnlineTargetGenerator:
         Args:
             labeler: from semantic masks and edges to labels.
             categories: of the semantic masks; the contiguous id is the rank in this list.
-            edge_files: the edge file of a record, or None where there is none.
+            edges: folder of edge files, or "record" for those that records name; None: no files.
             edge_source: finds the edges of images without edge file; None: no edges.
             cache: where labels are kept; None keeps none.
             categories_name: where the categories are from, for messages.
@@ -152,7 +151,7 @@ class OnlineTargetGenerator:
         self.labeler = labeler
         self.categories = tuple(categories)
         self.categories_name = categories_name
-        self.edge_files = edge_files
+        self.edges = edges
         self.edge_source = edge_source
         self.cache = cache
 
@@ -165,11 +164,11 @@ class OnlineTargetGenerator:
         """
         settings = TargetSettings.from_config(cfg)
         categories = training_categories(cfg.DATASETS.TRAIN)
-        edge_files, edge_source = _edge_input(cfg, settings.edges)
+        edges, edge_source = _edge_input(cfg, settings.edges)
         generator = cls(
             PanopticLabeler.from_config(cfg, categories),
             categories,
-            edge_files=edge_files,
+            edges=edges,
             edge_source=edge_source,
             categories_name=f"of {cfg.DATASETS.TRAIN[0]}",
         )
@@ -214,7 +213,13 @@ class OnlineTargetGenerator:
         """Image, semantic mask and edge file of ``record``."""
         image = _file(record, "file_name", "online", "a semantic data set")
         semantic = _file(record, SEMANTIC_KEY, "online", "a semantic data set")
-        return image, semantic, self.edge_files(record)
+        if self.edges == "record":
+            edges = _file(record, EDGES_KEY, "online", "a semantic data set with edges")
+            return image, semantic, edges
+        if self.edges is None:
+            return image, semantic, None
+        with blame(record):
+            return image, semantic, find_edges(self.edges, image.stem)
 
 
 def label_target(label: PanopticLabel, categories: Sequence[Category]) -> PanopticTarget:
@@ -274,31 +279,14 @@ def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
     return shared
 
 
-def recorded_edges(record: Record) -> Path:
-    """The edge file that the record names."""
-    return _file(record, EDGES_KEY, "online", "a semantic data set with edges")
-
-
-def no_edges(record: Record) -> None:
-    """No edge file."""
-
-
-def edges_in_folder(folder: Path, record: Record) -> Path:
-    """The edge file in ``folder`` with the stem of the image; a BadRecordError without one."""
-    with blame(record):
-        return find_edges(folder, Path(record["file_name"]).stem)
-
-
-def _edge_input(
-    cfg: CfgNode, choice: str
-) -> tuple[Callable[[Record], Path | None], EdgeSource | None]:
+def _edge_input(cfg: CfgNode, choice: str) -> tuple[Path | str | None, EdgeSource | None]:
     """Where ``INPUT.TRACE.EDGES`` takes edges from: by file, or by looking at the image."""
     if choice != "source":
-        return recorded_edges if choice == "record" else no_edges, None
+        return "record" if choice == "record" else None, None
     check_edge_source(cfg)
     source = cfg.MODEL.TRACE.EDGES.SOURCE
     if source == "files":
-        return partial(edges_in_folder, Path(cfg.MODEL.TRACE.EDGES.DIR)), None
+        return Path(cfg.MODEL.TRACE.EDGES.DIR), None
     if cfg.DATALOADER.NUM_WORKERS:
         raise ValueError(
             f"INPUT.TRACE.EDGES is 'source' and MODEL.TRACE.EDGES.SOURCE {source!r}, but data "
@@ -307,7 +295,7 @@ def _edge_input(
             "`tools/make_pseudo_panoptic.py --save-edges`, and train with MODEL.TRACE.EDGES.SOURCE "
             "files and MODEL.TRACE.EDGES.DIR, or set DATALOADER.NUM_WORKERS 0"
         )
-    return no_edges, build_edge_source(cfg)
+    return None, build_edge_source(cfg)
 
 
 def _cache_key(
