@@ -16,16 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trace_d2.edges.baselines import BASELINES
 from trace_d2.evaluation import EdgeSettings, evaluate_edges
 from trace_d2.evaluation.edge_metrics import MAX_DISTANCE, even_thresholds
-from trace_d2.evaluation.edge_report import curve_picture, edge_table
-from trace_d2.evaluation.edge_sources import (
-    BASELINE_NAMES,
-    BaselineEdges,
-    EdgeFolder,
-    EdgesToScore,
-)
-from trace_d2.evaluation.edge_truth import TRUTH_KINDS, VOID_BOUNDARIES
+from trace_d2.evaluation.edges import TRUTH_KINDS, VOID_BOUNDARIES
+from trace_d2.evaluation.tables import curve_picture, edge_table
 from trace_d2.io.atomic import write_json, write_png
 
 
@@ -35,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if (args.baseline is None) != (args.images is None):
         parser.error("--baseline NAME and --images DIR go together")
+    name = args.baseline or args.edges.resolve().name
     try:
-        name, source = _source(args)
         settings = EdgeSettings(
             tuple(even_thresholds(args.thresholds).tolist()),
             args.max_distance,
@@ -45,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.truth_kind,
         )
         result = evaluate_edges(
-            source,
+            args.images or _edges_folder(args.edges),
             args.truth_json,
             args.truth_dir,
             settings,
+            source=BASELINES.get(args.baseline),
             workers=args.workers,
             allow_missing=args.allow_missing,
             progress=sys.stderr.isatty() and not args.quiet,
@@ -68,14 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _source(args: argparse.Namespace) -> tuple[str, EdgesToScore]:
-    """Name of the row, and the edges."""
-    if args.baseline is not None:
-        return args.baseline, BaselineEdges(args.baseline, args.images)
-    # The output of predict_edges.py may be named as a whole.
-    inner = args.edges / "edges"
-    folder = inner if inner.is_dir() else args.edges
-    return args.edges.resolve().name, EdgeFolder(folder)
+def _edges_folder(folder: Path) -> Path:
+    """The output of predict_edges.py may be named as a whole."""
+    inner = folder / "edges"
+    return inner if inner.is_dir() else folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     edges = parser.add_mutually_exclusive_group(required=True)
     edges.add_argument("--edges", type=Path, metavar="DIR", help="folder of edge maps")
-    edges.add_argument("--baseline", choices=BASELINE_NAMES, help="find the edges in --images")
+    edges.add_argument("--baseline", choices=BASELINES, help="find the edges in --images")
     parser.add_argument("--images", type=Path, metavar="DIR", help="images for --baseline")
     parser.add_argument("--truth-json", type=Path, required=True, help="COCO panoptic JSON")
     parser.add_argument("--truth-dir", type=Path, required=True, help="folder of its PNGs")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
-from trace_d2.evaluation.class_agnostic import IOU_TYPES, MATCHES, ClassAgnosticResult
+from trace_d2.evaluation.instances import IOU_TYPES, MATCHES, ClassAgnosticResult
 from trace_d2.io.atomic import write_json
 
 

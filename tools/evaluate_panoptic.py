@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.evaluation import category_table, panoptic_quality, quality_table
-from trace_d2.evaluation.panoptic_quality import MISSING_POLICIES
+from trace_d2.evaluation.panoptic import MISSING_POLICIES
 from trace_d2.io.atomic import write_json
 
 

@@ -20,9 +20,11 @@ from .edges import (
     instance_emergence_point,
 )
 from .evaluation import class_agnostic_ap, evaluate_edges, panoptic_quality
-from .evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
-from .evaluation.edge_evaluator import EdgeEvaluator
-from .evaluation.panoptic_evaluator import PanopticQualityEvaluator
+from .evaluation.evaluators import (
+    ClassAgnosticEvaluator,
+    EdgeEvaluator,
+    PanopticQualityEvaluator,
+)
 from .io.categories import Category, load_categories
 from .labels import PanopticLabel, PanopticLabeler
 from .modeling.postprocessor import with_postprocessor

@@ -12,8 +12,8 @@ pytest.importorskip("detectron2", reason="the evaluator needs Detectron2")
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from trace_d2.evaluation import class_agnostic_evaluator as module
-from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
+from trace_d2.evaluation import evaluators as module
+from trace_d2.evaluation.evaluators import ClassAgnosticEvaluator
 from trace_d2.io.atomic import write_json
 
 pytestmark = pytest.mark.detectron2
@@ -128,7 +128,7 @@ def test_processes_are_joined_and_padded_images_count_once(dataset, monkeypatch)
     for image_ids in ((1, 2), (1,)):
         part = ClassAgnosticEvaluator(dataset)
         part.process([{"image_id": key} for key in image_ids], [output(0.9) for _ in image_ids])
-        parts.append((part._predictions, part._masks))
+        parts.append(part._results)
     monkeypatch.setattr(module.comm, "gather", lambda own: parts)
     assert part.evaluate()["segm"]["AP"] == pytest.approx(100)
     monkeypatch.setattr(module.comm, "is_main_process", lambda: False)

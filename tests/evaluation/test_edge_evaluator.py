@@ -15,8 +15,8 @@ pytest.importorskip("detectron2", reason="the evaluator needs Detectron2")
 from detectron2.data import DatasetCatalog
 
 from trace_d2.evaluation import EdgeSettings, edge_counts, edge_scores, truth_boundaries
-from trace_d2.evaluation import edge_evaluator as module
-from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
+from trace_d2.evaluation import evaluators as module
+from trace_d2.evaluation.evaluators import EdgeEvaluator
 from trace_d2.io.coco_panoptic import write_panoptic_png
 from trace_d2.scenes.oracle import boundaries
 from trace_d2.scenes.procedural import make_scene
@@ -65,7 +65,7 @@ def test_processes_are_gathered_and_doubles_count_once(cases, monkeypatch) -> No
     first, second = EdgeEvaluator("scenes"), EdgeEvaluator("scenes")
     feed(first, cases[:3])
     feed(second, cases[2:])
-    monkeypatch.setattr(module.comm, "gather", lambda own: [own, second._counts])
+    monkeypatch.setattr(module.comm, "gather", lambda own: [own, second._results])
     assert first.evaluate() == {"edges": expected(cases)}
     monkeypatch.setattr(module.comm, "is_main_process", lambda: False)
     assert first.evaluate() is None

@@ -10,9 +10,9 @@ pytest.importorskip("detectron2", reason="the evaluator needs Detectron2")
 
 from detectron2.data import MetadataCatalog
 
-from trace_d2.evaluation import panoptic_evaluator as module
+from trace_d2.evaluation import evaluators as module
 from trace_d2.evaluation import panoptic_quality
-from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
+from trace_d2.evaluation.evaluators import PanopticQualityEvaluator
 
 # Contiguous ids that are neither the data set's ids nor the rank in its list.
 THINGS = {7: 0, 1: 1}
@@ -110,8 +110,7 @@ def test_processes_are_gathered_and_doubles_count_once(dataset, folders, images,
     feed(other, images, range(5, 12))
     evaluator = PanopticQualityEvaluator(dataset)
     feed(evaluator, images, range(6))
-    parts = (other._counts, other._annotations)
-    monkeypatch.setattr(module.comm, "gather", lambda own: [own, parts])
+    monkeypatch.setattr(module.comm, "gather", lambda own: [own, other._results])
     scores = evaluator.evaluate()["panoptic_seg"]
     assert scores["PQ"] == pytest.approx(100 * expected(folders).all.pq, abs=1e-9)
     monkeypatch.setattr(module.comm, "is_main_process", lambda: False)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trace_d2.evaluation.panoptic_quality import summarize
+from trace_d2.evaluation.panoptic import summarize
 from trace_d2.evaluation.tables import (
     category_table,
     comparison_table,

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from trace_d2.data.registration import register_class_agnostic
-from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
+from trace_d2.evaluation.evaluators import ClassAgnosticEvaluator
 from trace_d2.io.atomic import write_json
 
 pytestmark = pytest.mark.detectron2

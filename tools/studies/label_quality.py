@@ -95,13 +95,12 @@ def score_edges(study: Study, edges: Path | None) -> list[float | None]:
     """ODS of each part of the images."""
     from trace_d2.evaluation import EdgeSettings, edge_scores, evaluate_edges
     from trace_d2.evaluation.edge_metrics import even_thresholds
-    from trace_d2.evaluation.edge_sources import EdgeFolder
 
     if edges is None:
         return [None] * len(study.parts)
     settings = EdgeSettings(tuple(even_thresholds(THRESHOLDS).tolist()))
     result = evaluate_edges(
-        EdgeFolder(edges),
+        edges,
         study.truth_json,
         study.truth_dir,
         settings,

@@ -91,8 +91,8 @@ class StudyInputs:
         Raises:
             ValueError, OSError: one is missing or does not fit, named.
         """
-        from trace_d2.evaluation.edge_sources import EdgeFolder
         from trace_d2.io.categories import category_entries, parse_categories
+        from trace_d2.io.edge_maps import has_edges
         from trace_d2.io.listing import list_images
 
         parse_categories(category_entries(self.truth.categories), str(self.truth_json))
@@ -107,7 +107,7 @@ class StudyInputs:
             if stem not in present:
                 raise ValueError(f"no image {stem}.* in {self.images}: add it, or correct --images")
         for name, folder in self.detectors.items():
-            absent = EdgeFolder(folder).missing(self.stems.values())
+            absent = [stem for stem in self.stems.values() if not has_edges(folder, stem)]
             if absent:
                 raise ValueError(
                     f"detector {name}: {folder} has no edges of {len(absent)} of "
@@ -213,13 +213,16 @@ class StudyInputs:
     def _write_baseline(self, folder: Path) -> None:
         from tqdm import tqdm
 
-        from trace_d2.evaluation.edge_sources import BaselineEdges
+        from trace_d2.edges.baselines import BASELINES
         from trace_d2.io.edge_maps import write_edges
+        from trace_d2.io.images import read_image
+        from trace_d2.io.listing import list_images
 
-        source = BaselineEdges(BASELINE, self.images)
+        names = list_images(self.images)
         folder.mkdir(exist_ok=True)
         for stem in tqdm(self.stems.values(), desc=BASELINE, unit="image"):
-            write_edges(folder / f"{stem}.png", source.read(stem)[0])
+            image = read_image(self.images / names[stem]).pixels
+            write_edges(folder / f"{stem}.png", BASELINES[BASELINE](image, stem).edges)
 
     def _made(self, name: str, make: Callable[[Path], object]) -> Path:
         """``inputs/<name>``, made by ``make`` unless it is there as a whole."""

@@ -18,9 +18,11 @@ from detectron2.evaluation import (
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
 from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
-from trace_d2.evaluation.class_agnostic_evaluator import ClassAgnosticEvaluator
-from trace_d2.evaluation.edge_evaluator import EdgeEvaluator
-from trace_d2.evaluation.panoptic_evaluator import PanopticQualityEvaluator
+from trace_d2.evaluation.evaluators import (
+    ClassAgnosticEvaluator,
+    EdgeEvaluator,
+    PanopticQualityEvaluator,
+)
 
 Batch = list[dict[str, Any]]
 

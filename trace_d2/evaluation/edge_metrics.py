@@ -25,11 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-
-from .edge_matching import count_pairs, disc, flat_offsets, spread
-from .edge_thinning import DELETABLE, thin_pixels
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 """The 99 thresholds of the BSDS benchmark."""
@@ -59,16 +55,6 @@ class EdgeCounts:
     skeleton_inside: np.ndarray
     truth_inside: np.ndarray
     thresholds: np.ndarray
-
-    @property
-    def matched_predictions(self) -> np.ndarray:
-        """Predicted pixels that are matched: precision's numerator."""
-        return self.matched
-
-    @property
-    def matched_truth(self) -> np.ndarray:
-        """True pixels that are matched: as many, the truth being one map."""
-        return self.matched
 
     @property
     def f_measure(self) -> np.ndarray:
@@ -150,22 +136,24 @@ def edge_counts(
     Raises:
         ValueError: sizes differ, edges are not finite, or a setting is out of its range.
     """
+    from . import edge_pixels  # with numba, which who only names thresholds does without
+
     _check(edges, truth, thresholds, max_distance, cldice_distance)
     diagonal = math.hypot(*truth.shape)
     wide = max_distance if cldice_distance is None else cldice_distance
-    discs = [disc(share * diagonal) for share in (max_distance, wide)]
+    discs = [edge_pixels.disc(share * diagonal) for share in (max_distance, wide)]
     margin = max(1, *(int(offsets.max()) for offsets in discs))
     # Level k: as many thresholds as the strength reaches.
     levels = np.searchsorted(thresholds.astype(np.float32), edges.astype(np.float32), "right")
     padded_levels = np.pad(levels.astype(np.int32), margin)
     stride = padded_levels.shape[1]
-    counts = _count_levels(
+    counts = edge_pixels.count_levels(
         padded_levels.reshape(-1),
         np.pad(truth.astype(np.uint8), margin).reshape(-1),
-        flat_offsets(discs[0], stride),
-        flat_offsets(discs[1], stride),
+        edge_pixels.flat_offsets(discs[0], stride),
+        edge_pixels.flat_offsets(discs[1], stride),
         stride,
-        DELETABLE,
+        edge_pixels.DELETABLE,
         len(thresholds),
     )
     return EdgeCounts(
@@ -291,38 +279,3 @@ def _check(
     for value in (max_distance, cldice_distance):
         if value is not None and not 0 <= value < 1:
             raise ValueError(f"a distance is a share of the diagonal in 0..1, not {value}")
-
-
-@numba.njit(nogil=True, cache=True)
-def _count_levels(levels, truth, offsets, wide, stride, deletable, steps):  # type: ignore[no-untyped-def]
-    """(4, steps) int64: the arrays of ``EdgeCounts``, of flattened maps with a margin."""
-    counts = np.zeros((4, steps), np.int64)
-    near, widened = spread(truth, offsets), spread(truth, wide)
-    occurs = np.zeros(steps + 1, np.bool_)
-    for level in levels:
-        occurs[level] = True
-    truth_pixels = np.flatnonzero(truth).astype(np.int32)
-    for p in truth_pixels:
-        highest = 0
-        for offset in wide:
-            highest = max(highest, levels[p + offset])
-        counts[3, :highest] += 1
-    on = np.empty(len(levels), np.uint8)
-    pixels = np.empty(len(levels), np.int32)
-    for k in range(steps - 1, -1, -1):
-        if not occurs[k + 1]:  # no pixel more than at the threshold above
-            if k + 1 < steps:
-                counts[:3, k] = counts[:3, k + 1]
-            continue
-        count = 0
-        for p in range(len(levels)):
-            on[p] = levels[p] > k
-            if on[p]:
-                pixels[count] = p
-                count += 1
-        skeleton = thin_pixels(on, pixels[:count], stride, deletable)
-        counts[0, k] = count_pairs(skeleton, on, truth_pixels, truth, near, offsets)
-        counts[1, k] = len(skeleton)
-        for p in skeleton:
-            counts[2, k] += widened[p]
-    return counts

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import math
 
@@ -8,7 +7,8 @@ import numpy as np
 import pytest
 from plain.panoptic_quality import panoptic_quality_reference
 
-from trace_d2.evaluation.panoptic_quality import (
+from trace_d2.evaluation import panoptic as module
+from trace_d2.evaluation.panoptic import (
     MISSING_POLICIES,
     panoptic_quality,
     summarize,
@@ -78,8 +78,6 @@ def test_truth_against_itself_is_perfect(folders):
 
 
 def test_processes_change_nothing(folders, monkeypatch):
-    # By path: the package exports a function of the module's own name.
-    module = importlib.import_module("trace_d2.evaluation.panoptic_quality")
     monkeypatch.setattr(module, "_IMAGES_A_WORKER", 6)
     assert evaluate(folders, workers=2) == evaluate(folders)
 

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
-from trace_d2.evaluation.class_agnostic import METRICS
+from trace_d2.evaluation.instances import METRICS
 from trace_d2.io.atomic import write_json
 
 

@@ -7,6 +7,7 @@ categories that have a segment anywhere, true or predicted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ import numpy as np
 
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import (
+    MAX_SEGMENT_ID,
+    VOID,
     PanopticSet,
     load_panoptic_json,
     read_panoptic_png,
@@ -85,12 +88,8 @@ class PanopticQuality:
         """For JSON: panopticapi's keys and counts besides; None where a mean is over nothing."""
         groups = {"All": self.all, "Things": self.things, "Stuff": self.stuff}
         result: dict[str, Any] = {
-            name: {
-                "pq": group.pq if group.n else None,
-                "sq": group.sq if group.n else None,
-                "rq": group.rq if group.n else None,
-                "n": group.n,
-            }
+            name: {key: value if group.n else None for key, value in vars(group).items()}
+            | {"n": group.n}
             for name, group in groups.items()
         }
         result["per_class"] = {key: vars(value) for key, value in self.per_category.items()}
@@ -121,21 +120,14 @@ def summarize(
 
     def mean(chosen: np.ndarray) -> GroupQuality:
         if not chosen.any():
-            return GroupQuality(float("nan"), float("nan"), float("nan"), 0)
+            return GroupQuality(math.nan, math.nan, math.nan, 0)
         means = [float(quality[chosen].mean()) for quality in (pq, sq, rq)]
         return GroupQuality(means[0], means[1], means[2], int(chosen.sum()))
 
+    rows = zip(*(column.tolist() for column in (pq, sq, rq, iou, tp, fp, fn)), strict=True)
     per_category = {
-        category.id: CategoryQuality(
-            pq=float(pq[row]),
-            sq=float(sq[row]),
-            rq=float(rq[row]),
-            iou=float(iou[row]),
-            tp=int(tp[row]),
-            fp=int(fp[row]),
-            fn=int(fn[row]),
-        )
-        for row, category in enumerate(categories)
+        category.id: CategoryQuality(*row[:4], *map(int, row[4:]))
+        for category, row in zip(categories, rows, strict=True)
     }
     return PanopticQuality(
         mean(occurs),
@@ -226,6 +218,59 @@ def missing_predictions(
             '"skip" (leave the images out)'
         )
     return absent
+
+
+def decode_prediction(
+    panoptic: np.ndarray, segments: Sequence[Mapping[str, Any]] | None, metadata: Any
+) -> tuple[np.ndarray, list[dict[str, int]]]:
+    """What a Detectron2 model predicts, with the category ids of the data set.
+
+    Args:
+        panoptic: (H, W) integers, see ``PanopticQualityEvaluator.process``.
+        segments: ``{id, category_id (contiguous), isthing}`` each, or None.
+        metadata: Detectron2's, of the data set.
+
+    Returns:
+        segment ids (H, W) int32 with void 0, and ``{id, category_id}`` each.
+
+    Raises:
+        ValueError: ids out of range, or a category that the metadata lacks.
+    """
+    # A copy, as the pixels are the model's; int64, as their own type may not hold one more.
+    segment_ids = panoptic.astype(np.int64)
+    if segments is None:
+        things = set(metadata.thing_dataset_id_to_contiguous_id.values())
+        segment_ids += 1
+        labels = [label for label in np.unique(segment_ids).tolist() if label]
+        categories = [(label - 1) // metadata.label_divisor for label in labels]
+        segments = [
+            {"id": label, "category_id": category, "isthing": category in things}
+            for label, category in zip(labels, categories, strict=True)
+        ]
+    if segment_ids.min() < VOID or segment_ids.max() > MAX_SEGMENT_ID:
+        void = "-1 without segments_info, 0 with it"
+        raise ValueError(
+            f"panoptic_seg leaves 0..{MAX_SEGMENT_ID}: its void must be {void}, and what it "
+            f"holds was read as {segment_ids.min()}..{segment_ids.max()}"
+        )
+    decoded = [
+        {"id": int(segment["id"]), "category_id": _dataset_id(segment, metadata)}
+        for segment in segments
+    ]
+    return segment_ids.astype(np.int32), decoded
+
+
+def _dataset_id(segment: Mapping[str, Any], metadata: Any) -> int:
+    """The data set's category id; a segment without ``isthing`` carries it already."""
+    contiguous = int(segment["category_id"])
+    if segment.get("isthing") is None:
+        return contiguous
+    kind = "thing" if segment["isthing"] else "stuff"
+    table = getattr(metadata, f"{kind}_dataset_id_to_contiguous_id")
+    for dataset_id, known in table.items():
+        if known == contiguous:
+            return int(dataset_id)
+    raise ValueError(f"predicted {kind} category {contiguous} is not in the metadata")
 
 
 def _count_pair(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trace_d2.evaluation import truth_boundaries
-from trace_d2.evaluation.edge_thinning import thin
-from trace_d2.evaluation.edge_truth import thing_instances
+from trace_d2.evaluation.edge_pixels import thin
+from trace_d2.evaluation.edges import thing_instances
 from trace_d2.scenes.oracle import boundaries
 from trace_d2.scenes.procedural import make_scene
 

@@ -1,8 +1,11 @@
-"""Edges of a whole data set against COCO panoptic truth, image by image over processes."""
+"""Edges of a whole data set against COCO panoptic truth, image by image over processes.
+
+True edges are the boundaries between segments, one pixel wide.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json, read_panoptic_png
+from trace_d2.edges.sources import EdgeSource
+from trace_d2.io.coco_panoptic import VOID, PanopticSet, load_panoptic_json, read_panoptic_png
+from trace_d2.io.edge_maps import find_edges, has_edges, read_edges
+from trace_d2.io.images import read_image
+from trace_d2.io.listing import list_images
 from trace_d2.parallel import ordered_map
 
 from .edge_metrics import (
@@ -21,11 +28,18 @@ from .edge_metrics import (
     edge_counts,
     edge_scores,
 )
-from .edge_sources import EdgesToScore
-from .edge_truth import VOID_BOUNDARIES, thing_instances, truth_boundaries
 
 # To start a process takes as long as to count some ten photographs.
 _IMAGES_A_WORKER = 10
+
+VOID_BOUNDARIES = ("count", "ignore")
+"""Boundaries of segments against void: they are truth; or void bounds nothing."""
+
+TRUTH_KINDS = {
+    "panoptic": "boundaries of all segments",
+    "things": "outlines of thing instances",
+}
+"""What is truth, with its name in reports."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +121,12 @@ class EdgeEvaluation:
 
 
 def evaluate_edges(
-    source: EdgesToScore,
+    folder: str | Path,
     truth_json: str | Path,
     truth_dir: str | Path,
     settings: EdgeSettings | None = None,
     *,
+    source: EdgeSource | None = None,
     workers: int = 1,
     allow_missing: bool = False,
     progress: bool = False,
@@ -119,11 +134,13 @@ def evaluate_edges(
     """Score edges against the boundaries of panoptic truth, or of its things.
 
     Args:
-        source: the edges. Those of images that the truth lacks are not looked at.
+        folder: of ``<stem>.png`` or ``<stem>.npy``, as ``trace_d2.io.edge_maps`` reads them; with
+            ``source``, of images. Those that the truth lacks are not looked at.
         truth_json: COCO panoptic JSON.
         truth_dir: folder of the PNGs that its annotations name. Edges are named after the images;
             a JSON without a list of images is taken to name its PNGs after them.
         settings: None: those of BSDS.
+        source: finds the edges in the images of ``folder``; goes to other processes by pickle.
         workers: processes at most; 0: one a CPU. Less than 20 images run in this process. Others
             import the main module anew, which must keep its work under
             ``if __name__ == "__main__"``. The result does not depend on it.
@@ -131,33 +148,109 @@ def evaluate_edges(
         progress: show a progress bar.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or wrong; the message names it.
+        FileNotFoundError, NotADirectoryError, ValueError: a file or folder is missing or wrong; the
+            message names it.
     """
     truth = load_panoptic_json(truth_json)
     if not Path(truth_dir).is_dir():
         raise FileNotFoundError(f"no folder of panoptic PNGs at {truth_dir}; correct the path")
     files = _files_by_stem(truth)
-    absent = source.missing(files)
+    paths = _paths_by_stem(Path(folder), files, images=source is not None)
+    absent = [stem for stem in files if stem not in paths]
     _check_missing(absent, len(files), truth, allow_missing)
-    skipped = frozenset(absent)
     settings = settings or EdgeSettings()
     things = _things_by_file(truth) if settings.truth_kind == "things" else {}
     tasks = [
-        (stem, Path(truth_dir) / name, things.get(name))
-        for stem, name in files.items()
-        if stem not in skipped
+        (path, Path(truth_dir) / files[stem], things.get(files[stem]))
+        for stem, path in paths.items()
     ]
-    job = partial(_count_image, source, settings)
     results = ordered_map(
-        job,
+        partial(_count_image, source, settings),
         tasks,
         workers,
         items_a_worker=_IMAGES_A_WORKER,
         description="edges",
         progress=progress,
     )
-    counts = {stem: one for (stem, *_), one in zip(tasks, results, strict=True)}
+    counts = dict(zip(paths, results, strict=True))
     return EdgeEvaluation(edge_scores(list(counts.values())), counts, settings, tuple(absent))
+
+
+def truth_boundaries(
+    segment_ids: np.ndarray,
+    void: str = "count",
+    kind: str = "panoptic",
+    things: Collection[int] | None = None,
+) -> np.ndarray:
+    """Boundaries between segments, thinned to lines one pixel wide.
+
+    A pixel is on a boundary where its right or lower neighbour is of another segment, as in the
+    oracle edges. The frame of the image is no boundary.
+
+    Args:
+        segment_ids: (H, W) integers, 0 = void.
+        void: ``"count"``: a boundary against void is one, as the segment does end there; only what
+            lies behind it is unknown. In COCO, two fifths of all boundaries are of that kind.
+            ``"ignore"``: only boundaries between two segments are truth, and edges found
+            elsewhere, those of segments against void too, count as false.
+        kind: ``"panoptic"``: all segments have boundaries. ``"things"``: only instances have, each
+            against whatever lies beside it; where neither side is an instance, as between two
+            segments of stuff, there is no truth, and edges found there count as false.
+        things: ids of the instances, which ``kind`` ``"things"`` needs and the other does not
+            look at.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ValueError: ``segment_ids`` is not (H, W) of integers, ``void`` or ``kind`` is unknown, or
+            ``things`` is missing.
+    """
+    from .edge_pixels import thin  # with numba
+
+    if segment_ids.ndim != 2 or segment_ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"segment ids are (H, W) integers, not {segment_ids.dtype} of {segment_ids.shape}"
+        )
+    if void not in VOID_BOUNDARIES:
+        raise ValueError(f"void={void!r}; choose one of {', '.join(VOID_BOUNDARIES)}")
+    bounded = _bounded(segment_ids, kind, things)
+    boundary = np.zeros(segment_ids.shape, bool)
+    for here, there in (
+        (np.s_[:, :-1], np.s_[:, 1:]),
+        (np.s_[:-1], np.s_[1:]),
+    ):
+        differs = segment_ids[here] != segment_ids[there]
+        if void == "ignore":
+            differs &= (segment_ids[here] != VOID) & (segment_ids[there] != VOID)
+        boundary[here] |= differs & (bounded[here] | bounded[there])
+    return thin(boundary)
+
+
+def thing_instances(segments: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    """Ids of the things among ``{id, isthing[, iscrowd]}``; a crowd region is no instance."""
+    return frozenset(s["id"] for s in segments if s["isthing"] and not s.get("iscrowd", 0))
+
+
+def _bounded(segment_ids: np.ndarray, kind: str, things: Collection[int] | None) -> np.ndarray:
+    """(H, W) bool: pixels of the segments whose boundaries are truth."""
+    if kind not in TRUTH_KINDS:
+        raise ValueError(f"kind={kind!r}; choose one of {', '.join(TRUTH_KINDS)}")
+    if kind == "panoptic":
+        return segment_ids != VOID
+    if things is None:
+        raise ValueError('kind="things" needs the ids of the instances: give things')
+    return np.isin(segment_ids, list(things))
+
+
+def _paths_by_stem(folder: Path, stems: Iterable[str], images: bool) -> dict[str, Path]:
+    """The image, or the edge file, of each stem that has one."""
+    if images:
+        names = list_images(folder)
+        return {stem: folder / names[stem] for stem in stems if stem in names}
+    if not folder.is_dir():
+        raise NotADirectoryError(f"no folder of edges at {folder}: correct the path")
+    return {stem: find_edges(folder, stem) for stem in stems if has_edges(folder, stem)}
 
 
 def _files_by_stem(truth: PanopticSet) -> dict[str, str]:
@@ -172,6 +265,28 @@ def _files_by_stem(truth: PanopticSet) -> dict[str, str]:
             )
         files[stem] = annotation["file_name"]
     return files
+
+
+def things_of_records(
+    records: Iterable[Mapping[str, Any]], dataset_name: str
+) -> dict[str, frozenset[int]]:
+    """Thing instances of each image, by its file, of the records of a registered data set.
+
+    Mappers leave ``segments_info`` out, so what a model is given does not tell.
+
+    Raises:
+        ValueError: a record does not tell things from stuff.
+    """
+    found = {}
+    for record in records:
+        name, segments = str(record["file_name"]), record.get("segments_info")
+        if segments is None or any("isthing" not in segment for segment in segments):
+            raise ValueError(
+                f"{dataset_name!r}: the record of {name} has no segments_info with isthing, so "
+                'things cannot be told from stuff; evaluate with truth_kind="panoptic"'
+            )
+        found[name] = thing_instances(segments)
+    return found
 
 
 def _things_by_file(truth: PanopticSet) -> dict[str, frozenset[int]]:
@@ -209,8 +324,10 @@ def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: b
 
 
 def _count_image(
-    source: EdgesToScore, settings: EdgeSettings, task: tuple[str, Path, Collection[int] | None]
+    source: EdgeSource | None,
+    settings: EdgeSettings,
+    task: tuple[Path, Path, Collection[int] | None],
 ) -> EdgeCounts:
-    stem, truth_file, things = task
-    edges, origin = source.read(stem)
-    return settings.count(edges, read_panoptic_png(truth_file), origin, things)
+    path, truth_file, things = task
+    edges = read_edges(path) if source is None else source(read_image(path).pixels, path.stem).edges
+    return settings.count(edges, read_panoptic_png(truth_file), str(path), things)

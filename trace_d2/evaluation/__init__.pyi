@@ -1,0 +1,17 @@
+from .edge_metrics import EdgeCounts as EdgeCounts
+from .edge_metrics import EdgeScores as EdgeScores
+from .edge_metrics import edge_counts as edge_counts
+from .edge_metrics import edge_scores as edge_scores
+from .edges import EdgeEvaluation as EdgeEvaluation
+from .edges import EdgeSettings as EdgeSettings
+from .edges import evaluate_edges as evaluate_edges
+from .edges import truth_boundaries as truth_boundaries
+from .instances import ClassAgnosticResult as ClassAgnosticResult
+from .instances import class_agnostic_ap as class_agnostic_ap
+from .panoptic import PanopticQuality as PanopticQuality
+from .panoptic import panoptic_quality as panoptic_quality
+from .tables import category_table as category_table
+from .tables import class_agnostic_table as class_agnostic_table
+from .tables import comparison_table as comparison_table
+from .tables import edge_table as edge_table
+from .tables import quality_table as quality_table
