@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trace_d2.propagation.merging import merge_masks
+from trace_d2.propagation.merging import merge_groups, merge_masks
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -39,6 +39,12 @@ def _random_masks(seed: int, count: int) -> np.ndarray:
     return masks
 
 
+def _groups(masks: np.ndarray, threshold: float) -> np.ndarray:
+    return merge_groups(
+        [np.flatnonzero(mask) for mask in masks], masks[0].size if len(masks) else 0, threshold
+    )
+
+
 def _as_set(masks: np.ndarray) -> list[bytes]:
     return sorted(mask.tobytes() for mask in masks)
 
@@ -50,7 +56,8 @@ def test_by_hand():
     masks[2, 0, 1:5] = True  # IoU 3/5 with the first
     masks[3, 0, 4:8] = True  # 1/7 with the third, 1/8 with their union
     merged = merge_masks(masks, np.array([0.2, 0.5, 0.9, 0.1]))
-    np.testing.assert_array_equal(merged.groups, [0, 1, 0, 2])
+    np.testing.assert_array_equal(_groups(masks, 0.5), [0, 1, 0, 2])
+    np.testing.assert_array_equal(merged.sources, [0, 1, 3])
     np.testing.assert_allclose(merged.scores, [0.9, 0.5, 0.1])
     np.testing.assert_array_equal(np.flatnonzero(merged.masks[0]), [0, 1, 2, 3, 4])
 
@@ -79,7 +86,7 @@ def test_equals_plain_merging_and_is_a_fixed_point(seed, count, threshold):
     np.testing.assert_array_equal(merged.masks, np.array(expected).reshape(-1, 9, 11))
     again = merge_masks(merged.masks, iou_threshold=threshold)
     np.testing.assert_array_equal(again.masks, merged.masks)
-    for mask, group in zip(masks, merged.groups, strict=True):
+    for mask, group in zip(masks, _groups(masks, threshold), strict=True):
         assert not (mask & ~merged.masks[group]).any()
 
 

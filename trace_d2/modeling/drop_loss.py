@@ -26,12 +26,7 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, drop_iou: float, **kwargs: Any) -> None:
-        """
-        Args:
-            input_shape: of the box head's output.
-            drop_iou: a proposal counts if its best IoU with a label's box is above this, 0..1.
-            **kwargs: those of ``FastRCNNOutputLayers``.
-        """
+        """A proposal counts if its best IoU with a label's box is above ``drop_iou``, 0..1."""
         super().__init__(input_shape, **kwargs)
         self.drop_iou = drop_iou
 

@@ -40,7 +40,8 @@ def cut_instances(
         dtype, ``scores``, ``pred_boxes`` around the masks, and every other field as the mask that
         an instance follows has it. An empty mask gives none.
     """
-    masks = _as_bool(instances.pred_masks)
+    given = instances.pred_masks.detach()
+    masks = (given if given.dtype == torch.bool else given > 0.5).cpu().numpy()
     scores = _numbers(instances, "scores", 1.0)
     classes = _numbers(instances, "pred_classes", 0)
     found_masks: list[np.ndarray] = []
@@ -159,11 +160,6 @@ def _cut_segments(
         pieces.setdefault(number, []).append((own, int(areas[index])))
         ids[found.masks[index]] = own
     return torch.from_numpy(ids).to(panoptic), pieces
-
-
-def _as_bool(masks: Tensor) -> np.ndarray:
-    inside = masks if masks.dtype == torch.bool else masks > 0.5
-    return inside.detach().cpu().numpy()
 
 
 def _numbers(instances: Instances, field: str, default: float) -> np.ndarray:

@@ -1,8 +1,7 @@
 from .bgp import BgpSettings as BgpSettings
 from .bgp import BoundaryGuidedPropagation as BoundaryGuidedPropagation
-from .bgp import PropagatedInstances as PropagatedInstances
 from .bgp import boundary_guided_propagation as boundary_guided_propagation
-from .merging import MergedMasks as MergedMasks
+from .merging import PropagatedInstances as PropagatedInstances
 from .merging import merge_masks as merge_masks
 from .walk import RandomWalk as RandomWalk
 from .walk import random_walk as random_walk

@@ -19,7 +19,12 @@ from scipy import ndimage
 
 from trace_d2.propagation.calibration import EdgeCalibration, calibrate_on_masks
 from trace_d2.propagation.grid import check_edges, pool, pool_labels, upsample
-from trace_d2.propagation.merging import check_masks, merge_groups
+from trace_d2.propagation.merging import (
+    PropagatedInstances,
+    check_masks,
+    merge_groups,
+    unite,
+)
 from trace_d2.propagation.regions import CUTS, cut_basins, cut_components, settle_tiny_pieces
 from trace_d2.settings import NodeSettings, one_of, within
 
@@ -31,21 +36,6 @@ _MERGED = 0.8
 
 # Pieces walked at once: bounds the memory of an image with thousands of pieces.
 _PIECES_A_WALK = 32
-
-
-@dataclass(frozen=True)
-class PropagatedInstances:
-    """What BGP makes of the masks of one image.
-
-    Attributes:
-        masks: (N, H, W) bool; none is empty and no two have an IoU above the merging threshold.
-        scores: (N,) float32, the highest score of the masks that went into each.
-        sources: (N,) int64, the first of the given masks that went into each.
-    """
-
-    masks: np.ndarray
-    scores: np.ndarray
-    sources: np.ndarray
 
 
 # A bool mask (H, W) to the labels (H, W) of its pieces, 1..count, and their number.
@@ -207,16 +197,9 @@ class BoundaryGuidedPropagation:
         ]
         # Unions of whole pieces may meet where their walks did not: merge until nothing changes.
         merged = merge_groups(members, shape[0] * shape[1], self.settings.merge_iou)
-        count = int(merged.max(initial=-1)) + 1
-        masks = np.zeros((count, *shape), bool)
-        best = np.full(count, -np.inf, np.float32)
-        sources = np.full(count, len(scores), np.int64)
-        for own, pixels, group in zip(parts, members, merged, strict=True):
-            masks[group].ravel()[pixels] = True
-            first = [part.source for part in own]
-            best[group] = max(best[group], scores[first].max())
-            sources[group] = min(sources[group], *first)
-        return PropagatedInstances(masks, best, sources)
+        sources = [[part.source for part in own] for own in parts]
+        best = [scores[own].max() for own in sources]
+        return unite(members, merged, best, [min(own) for own in sources], shape)
 
 
 def boundary_guided_propagation(

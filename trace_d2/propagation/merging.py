@@ -12,23 +12,24 @@ from scipy import sparse
 
 
 @dataclass(frozen=True)
-class MergedMasks:
-    """What `merge_masks` returns.
+class PropagatedInstances:
+    """What becomes of the masks of one image.
 
     Attributes:
-        masks: (N, H, W) bool, unions, ordered by the first mask that went into each.
-        scores: (N,) float32, the highest score in each union.
-        groups: (K,) int64, the union that each given mask went into.
+        masks: (N, H, W) bool, ordered by the first of the given masks that went into each; no two
+            have an IoU above the merging threshold.
+        scores: (N,) float32, the highest score of the masks that went into each.
+        sources: (N,) int64, the first of the given masks that went into each.
     """
 
     masks: np.ndarray
     scores: np.ndarray
-    groups: np.ndarray
+    sources: np.ndarray
 
 
 def merge_masks(
     masks: np.ndarray, scores: np.ndarray | None = None, *, iou_threshold: float = 0.5
-) -> MergedMasks:
+) -> PropagatedInstances:
     """Merge the two masks of the highest IoU until no IoU exceeds ``iou_threshold``.
 
     Equal IoUs are taken in the order of the masks. Without such ties the unions do not depend on
@@ -44,14 +45,8 @@ def merge_masks(
     """
     masks, scores = check_masks(masks, scores)
     members = [np.flatnonzero(mask) for mask in masks]
-    groups = merge_groups(members, masks[0].size if len(masks) else 0, iou_threshold)
-    count = int(groups.max(initial=-1)) + 1
-    merged = np.zeros((count, *masks.shape[1:]), bool)
-    best = np.full(count, -np.inf, np.float32)
-    for mask, score, group in zip(masks, scores, groups, strict=True):
-        merged[group] |= mask
-        best[group] = max(best[group], score)
-    return MergedMasks(merged, best, groups)
+    groups = merge_groups(members, masks[:1].size, iou_threshold)
+    return unite(members, groups, scores, np.arange(len(masks)), masks.shape[1:])
 
 
 def merge_groups(members: Sequence[np.ndarray], pixels: int, iou_threshold: float) -> np.ndarray:
@@ -96,6 +91,25 @@ def merge_groups(members: Sequence[np.ndarray], pixels: int, iou_threshold: floa
         for other in overlaps[first]:
             offer(first, other)
     return _consecutive(parent)
+
+
+def unite(
+    members: Sequence[np.ndarray],
+    groups: np.ndarray,
+    scores: Sequence[np.ndarray] | np.ndarray,
+    sources: Sequence[int] | np.ndarray,
+    shape: tuple[int, ...],
+) -> PropagatedInstances:
+    """The unions of masks given by their pixels, with the score and the source of each."""
+    count = int(groups.max(initial=-1)) + 1
+    masks = np.zeros((count, *shape), bool)
+    best = np.full(count, -np.inf, np.float32)
+    first = np.full(count, np.iinfo(np.int64).max)
+    for pixels, group, score, source in zip(members, groups, scores, sources, strict=True):
+        masks[group].ravel()[pixels] = True
+        best[group] = max(best[group], score)
+        first[group] = min(first[group], source)
+    return PropagatedInstances(masks, best, first)
 
 
 def check_masks(masks: np.ndarray, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -22,8 +22,6 @@ from trace_d2.jobs.settings import NO_EDGES, Settings
 from trace_d2.jobs.store import MergeResult
 from trace_d2.propagation import (
     BoundaryGuidedPropagation,
-    MergedMasks,
-    PropagatedInstances,
     merge_masks,
 )
 from trace_d2.propagation.calibration import (
@@ -145,7 +143,6 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
         for category in sorted({mask.category_id for mask in kept}):
             own = [rank for rank, mask in enumerate(kept) if mask.category_id == category]
             strengths = np.array([kept[rank].score for rank in own]) if scored else None
-            refined: MergedMasks | PropagatedInstances
             if inputs.edges is None:
                 iou = self.propagation.settings.merge_iou
                 refined = merge_masks(given[own], strengths, iou_threshold=iou)

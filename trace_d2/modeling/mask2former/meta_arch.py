@@ -19,7 +19,7 @@ from trace_d2.settings import NodeSettings, within
 
 from .head import KEY, Mask2FormerCriterion, Mask2FormerHead, Mask2FormerSettings
 from .inference import instance_inference, panoptic_inference, semantic_inference
-from .targets import dataset_with_things, prepare_targets, thing_ids_of
+from .targets import prepare_targets, thing_ids_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class TraceMask2Former(nn.Module):
         test = Mask2FormerTestSettings.from_config(cfg)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         thing_ids = thing_ids_of(
-            dataset_with_things([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]),
+            [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST],
             num_classes=num_classes,
             panoptic=test.panoptic_on,
         )

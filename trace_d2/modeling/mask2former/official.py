@@ -9,26 +9,15 @@ from detectron2.config import CfgNode
 
 from trace_d2.config import get_trace_cfg
 
-# Meta-architectures that the official package registers.
-OFFICIAL_META_ARCHITECTURES = frozenset({"MaskFormer"})
-
-
-def needs_official_mask2former(config_file: str | Path) -> bool:
-    """Whether a config, its ``_BASE_`` included, is written for the official package."""
-    values = CfgNode.load_yaml_with_base(str(config_file))
-    model = values.get("MODEL", {})
-    return "MASK_FORMER" in model or model.get("META_ARCHITECTURE") in OFFICIAL_META_ARCHITECTURES
-
 
 def add_official_mask2former_config(cfg: CfgNode, config_file: str | Path) -> bool:
     """Register the official models and add their keys, if ``config_file`` needs them.
 
-    Call it before ``cfg.merge_from_file(config_file)``. As the official ``train_net.py`` does, it
-    adds the keys of Detectron2's DeepLab project first.
+    As the official ``train_net.py`` does, it adds the keys of Detectron2's DeepLab project first.
 
     Args:
         cfg: a Detectron2 config, changed in place.
-        config_file: the config that is merged next.
+        config_file: the config that is merged next, its ``_BASE_`` included.
 
     Returns:
         Whether the config needs them.
@@ -36,7 +25,8 @@ def add_official_mask2former_config(cfg: CfgNode, config_file: str | Path) -> bo
     Raises:
         ImportError: it needs them, and the package cannot be imported.
     """
-    if not needs_official_mask2former(config_file):
+    model = CfgNode.load_yaml_with_base(str(config_file)).get("MODEL", {})
+    if "MASK_FORMER" not in model and model.get("META_ARCHITECTURE") != "MaskFormer":
         return False
     try:
         package = importlib.import_module("mask2former")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 
 
@@ -18,9 +18,7 @@ def prepare_targets(
     num_classes: int,
     device: torch.device,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Classes and masks of every image, padded to the batch.
-
-    Padding belongs to no segment, as any other unlabelled pixel.
+    """Classes and masks of every image, padded to the batch; padding belongs to no segment.
 
     Args:
         batched_inputs: Detectron2's input dicts with ``instances`` (``gt_classes`` (N,) int64 and
@@ -72,27 +70,15 @@ def _mask_tensor(instances: Instances, name: str) -> torch.Tensor:
     )
 
 
-def dataset_with_things(names: Sequence[str]) -> str:
-    """The first data set whose thing classes are known; else the first one, or "".
+def thing_ids_of(names: Sequence[str], *, num_classes: int, panoptic: bool) -> frozenset[int]:
+    """Contiguous ids of the thing classes of the first data set that knows its own, or the first.
 
-    For evaluation the training set need not be there.
-    """
-    for name in names:
-        if name in MetadataCatalog:
-            things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id", None)
-            if things is not None:
-                return name
-    return names[0] if names else ""
-
-
-def thing_ids_of(dataset: str, *, num_classes: int, panoptic: bool) -> frozenset[int]:
-    """Contiguous ids of the thing classes of a registered data set.
-
-    A data set without stuff classes, or one whose classes are not known yet (Detectron2 fills
-    those of a COCO file in as it loads it), has things only.
+    For evaluation the training set need not be there. A data set without stuff classes, or one
+    whose classes are not known yet (Detectron2 fills those of a COCO file in as it loads it), has
+    things only.
 
     Args:
-        dataset: its registered name; empty: ``DATASETS.TRAIN`` is empty.
+        names: ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         num_classes: ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
         panoptic: whether panoptic results are wanted, which need to know things from stuff.
 
@@ -100,16 +86,17 @@ def thing_ids_of(dataset: str, *, num_classes: int, panoptic: bool) -> frozenset
         ValueError: the data set has another number of classes, or things and stuff are not known
             and ``panoptic``.
     """
-    metadata = MetadataCatalog.get(dataset) if dataset else None
-    names = None
-    things = None
-    if metadata is not None:
-        names = metadata.get("stuff_classes", None) or metadata.get("thing_classes", None)
-        things = metadata.get("thing_dataset_id_to_contiguous_id", None)
-    if names is not None and len(names) != num_classes:
+    key = "thing_dataset_id_to_contiguous_id"
+    registered = [name for name in names if name in MetadataCatalog]
+    known = [name for name in registered if MetadataCatalog.get(name).get(key) is not None]
+    dataset = next(iter([*known, *names]), "")
+    metadata = MetadataCatalog.get(dataset) if dataset else Metadata()
+    classes = metadata.get("stuff_classes") or metadata.get("thing_classes")
+    things = metadata.get(key)
+    if classes is not None and len(classes) != num_classes:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {dataset} of DATASETS.TRAIN has "
-            f"{len(names)} classes"
+            f"{len(classes)} classes"
         )
     if things is None:
         if panoptic:
