@@ -21,19 +21,20 @@ from trace_d2.scenes.procedural import CATEGORY_IDS, STUFF_CLASSES, THING_CLASSE
 
 THINGS = tuple(CATEGORY_IDS[name] for name in THING_CLASSES)
 STUFF = tuple(CATEGORY_IDS[name] for name in STUFF_CLASSES)
+CATEGORIES = scene_categories()
 
 
 def error_rate(level: float) -> float:
     wrong = []
     for index in range(12):
         truth = make_scene(0, index).semantic()
-        wrong.append((degrade_semantic(truth, THINGS, STUFF, level, index) != truth).mean())
+        wrong.append((degrade_semantic(truth, CATEGORIES, level, index) != truth).mean())
     return float(np.mean(wrong))
 
 
 def test_no_noise_changes_nothing_and_copies() -> None:
     truth = make_scene(0, 0).semantic()
-    same = degrade_semantic(truth, THINGS, STUFF, 0.0, 1)
+    same = degrade_semantic(truth, CATEGORIES, 0.0, 1)
     np.testing.assert_array_equal(same, truth)
     assert same is not truth
 
@@ -46,14 +47,14 @@ def test_errors_grow_with_the_level() -> None:
 def test_only_known_classes_and_unknown_stays() -> None:
     truth = make_scene(0, 3).semantic()
     truth[10:30, 40:60] = 255
-    degraded = degrade_semantic(truth, THINGS, STUFF, 1.0, 7)
+    degraded = degrade_semantic(truth, CATEGORIES, 1.0, 7)
     assert (degraded[10:30, 40:60] == 255).all()
     assert set(np.unique(degraded)) <= {*THINGS, *STUFF, 255}
 
 
 def test_fixed_by_the_seed() -> None:
     truth = make_scene(0, 4).semantic()
-    one, same, other = (degrade_semantic(truth, THINGS, STUFF, 0.7, s) for s in (1, 1, 2))
+    one, same, other = (degrade_semantic(truth, CATEGORIES, 0.7, s) for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
@@ -61,12 +62,12 @@ def test_fixed_by_the_seed() -> None:
 @pytest.mark.parametrize("level", [-0.1, 1.1])
 def test_level_out_of_range(level: float) -> None:
     with pytest.raises(ValueError, match=r"0\.\.1"):
-        degrade_semantic(np.ones((4, 4), np.uint8), THINGS, STUFF, level, 0)
+        degrade_semantic(np.ones((4, 4), np.uint8), CATEGORIES, level, 0)
 
 
 def test_an_image_without_stuff() -> None:
     truth = np.full((40, 40), THINGS[0], np.uint8)
-    degraded = degrade_semantic(truth, THINGS, STUFF, 1.0, 0)
+    degraded = degrade_semantic(truth, CATEGORIES, 1.0, 0)
     assert set(np.unique(degraded)) <= set(THINGS)
 
 
@@ -76,16 +77,15 @@ def test_a_subset_of_a_folder_gets_the_same_files(tmp_path: Path) -> None:
         for index in scenes:
             mask = make_scene(0, index).semantic()
             Image.fromarray(mask).save(tmp_path / name / f"s{index}.png")
-    categories = scene_categories()
     for name, count in (("all", 3), ("some", 1)):
         output = tmp_path / f"noisy_{name}"
-        made = write_degraded_semantic(tmp_path / name, output, categories, 0.6, progress=False)
+        made = write_degraded_semantic(tmp_path / name, output, CATEGORIES, 0.6, progress=False)
         assert made == len(list(output.iterdir())) == count
     written = [(tmp_path / f"noisy_{name}/s1.png").read_bytes() for name in ("all", "some")]
     assert written[0] == written[1]
     assert written[0] != (tmp_path / "all/s1.png").read_bytes()
     with pytest.raises(ValueError, match="no semantic masks"):
-        write_degraded_semantic(tmp_path, tmp_path / "none", categories, 0.6, progress=False)
+        write_degraded_semantic(tmp_path, tmp_path / "none", CATEGORIES, 0.6, progress=False)
 
 
 PERFECT = EdgeQuality(false=0, miss=0)

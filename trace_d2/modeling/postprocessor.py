@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -62,58 +61,30 @@ class PostProcessor:
     """The hook: predictions of a batch in, refined predictions out.
 
     Args:
-        settings: what is refined.
-        propagation: how masks are cut.
-        edge_source: finds the edges of an image; None: ``build_source`` makes it at the first use.
-        build_source: device -> edge source.
-        input_format: of the images, as ``cfg.INPUT.FORMAT`` names it.
-        dataset_name: whose metadata decodes panoptic predictions without ``segments_info``.
+        cfg: a Detectron2 config; of it ``MODEL.TRACE.{POSTPROCESSOR,BGP,EDGES}``, ``INPUT.FORMAT``
+            and ``DATASETS.TEST`` are read, whose metadata decodes panoptic predictions without
+            ``segments_info``.
+        edge_source: in place of the one that ``MODEL.TRACE.EDGES`` names, which is made at the
+            first use.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        settings: PostProcessorSettings,
-        propagation: BoundaryGuidedPropagation,
-        edge_source: EdgeSource | None,
-        build_source: Callable[[str], EdgeSource],
-        input_format: str = "BGR",
-        dataset_name: str = "",
-    ) -> None:
-        self.settings = settings
-        self.propagation = propagation
-        # Panoptic segments do not overlap, so none may grow.
-        self.panoptic_propagation = BoundaryGuidedPropagation(
-            replace(propagation.settings, grow=False), propagation.calibration
-        )
-        self.edge_source = edge_source
-        self.build_source = build_source
-        self.input_format = input_format
-        self.dataset_name = dataset_name
-        self.resting = False
-
-    @classmethod
-    def from_config(cls, cfg: Any, *, edge_source: EdgeSource | None = None) -> dict[str, Any]:
-        """Arguments from ``MODEL.TRACE.{POSTPROCESSOR,BGP,EDGES}``, ``INPUT``, ``DATASETS.TEST``.
-
-        Args:
-            cfg: a Detectron2 config.
-            edge_source: in place of the one that ``MODEL.TRACE.EDGES`` names.
-        """
+    def __init__(self, cfg: Any, *, edge_source: EdgeSource | None = None) -> None:
         calibration = edge_calibration(cfg)
         if calibration is not None:
             calibration = calibration.expecting(_MORE_BORDERS)
         if edge_source is None:
             check_edge_source(cfg)
-        return {
-            "settings": PostProcessorSettings.from_config(cfg),
-            "propagation": BoundaryGuidedPropagation.from_config(cfg, calibration),
-            "edge_source": edge_source,
-            "build_source": partial(build_edge_source, cfg.clone()),
-            "input_format": cfg.INPUT.FORMAT,
-            "dataset_name": cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "",
-        }
+        self.settings = PostProcessorSettings.from_config(cfg)
+        self.propagation = BoundaryGuidedPropagation.from_config(cfg, calibration)
+        # Panoptic segments do not overlap, so none may grow.
+        self.panoptic_propagation = BoundaryGuidedPropagation(
+            replace(self.propagation.settings, grow=False), calibration
+        )
+        self.edge_source = edge_source
+        self.build_source = partial(build_edge_source, cfg.clone())
+        self.input_format = cfg.INPUT.FORMAT
+        self.dataset_name = cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else ""
+        self.resting = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PostProcessor:
         # Copies of a model (moving averages of its weights, say) share one frozen edge source.

@@ -68,7 +68,7 @@ def measure_borders(regions: np.ndarray, evidence: np.ndarray, height: np.ndarra
 
 
 class DisjointSets:
-    """Union-find over 0..count-1."""
+    """Union-find over 0..count-1: a set is joined to another where its root gets a parent."""
 
     def __init__(self, count: int) -> None:
         self.parent = list(range(count))
@@ -80,10 +80,6 @@ class DisjointSets:
             parent[item] = parent[parent[item]]
             item = parent[item]
         return item
-
-    def join(self, keep: int, gone: int) -> None:
-        """Put the set of ``gone`` under ``keep``; both are representatives."""
-        self.parent[gone] = keep
 
     def representatives(self) -> np.ndarray:
         """int32 (count,): the representative of every item."""
@@ -114,7 +110,7 @@ def merge_shallow(borders: Borders, peaks: np.ndarray, depth: float) -> np.ndarr
         if top[one] < top[other]:
             one, other = other, one
         if one != other and top[other] - height < depth:
-            sets.join(one, other)
+            sets.parent[other] = one
     return sets.representatives()
 
 
@@ -212,7 +208,7 @@ class BorderMerger:
         keep, gone = one, other
         if len(self.neighbours[keep]) < len(self.neighbours[gone]):
             keep, gone = gone, keep
-        self.sets.join(keep, gone)
+        self.sets.parent[gone] = keep
         self.area[keep] += self.area[gone]
         self.edges[keep] += self.edges[gone]
         self.peak[keep] = max(self.peak[keep], self.peak[gone])

@@ -73,41 +73,8 @@ class EdgeCalibration:
         return cls(strengths, log_odds, _prior(_BORDERS), 1.0, 0)
 
     @classmethod
-    def from_json(cls, content: Any, origin: str) -> EdgeCalibration:
-        """What ``to_json`` gave.
-
-        Raises:
-            ValueError: ``content`` is nothing of that kind; ``origin`` is named.
-        """
-        try:
-            if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']}")
-            strengths = tuple(float(value) for value in content["strengths"])
-            log_odds = tuple(float(value) for value in content["log_odds"])
-            prior, trust = float(content["prior"]), float(content["trust"])
-            images = int(content["images"])
-            sound = (
-                len(strengths) == len(log_odds) > 0
-                and bool((np.diff(strengths) > 0).all())
-                and bool((np.diff(log_odds) >= 0).all())
-                and bool(np.isfinite((*log_odds, prior)).all())
-                and strengths[0] >= 0
-                and strengths[-1] <= 1
-                and 0 <= trust <= 1
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            lacks = isinstance(error, KeyError)
-            what = f"it has no {error}" if lacks else "its values are of another kind"
-            raise ValueError(
-                f"{origin} is no calibration of edges ({what}): name one that a label job wrote"
-            ) from error
-        if not sound:
-            raise ValueError(f"{origin} is no calibration of edges: its values are out of range")
-        return cls(strengths, log_odds, prior, trust, images)
-
-    @classmethod
     def load(cls, path: str | Path) -> EdgeCalibration:
-        """Read a file that a label job wrote.
+        """Read a file that a label job wrote (or its folder): what ``to_json`` gave.
 
         Raises:
             FileNotFoundError: there is none.
@@ -123,7 +90,30 @@ class EdgeCalibration:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}): make it again") from error
-        return cls.from_json(content, str(path))
+        try:
+            if content["format"] != _FORMAT:
+                raise ValueError(f"format {content['format']}")
+            strengths = tuple(float(value) for value in content["strengths"])
+            log_odds = tuple(float(value) for value in content["log_odds"])
+            prior, trust = float(content["prior"]), float(content["trust"])
+            images = int(content["images"])
+            sound = (
+                len(strengths) == len(log_odds) > 0
+                and bool((np.diff(strengths) > 0).all())
+                and bool((np.diff(log_odds) >= 0).all())
+                and bool(np.isfinite((*log_odds, prior)).all())
+                and 0 <= strengths[0] <= strengths[-1] <= 1
+                and 0 <= trust <= 1
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            lacks = isinstance(error, KeyError)
+            what = f"it has no {error}" if lacks else "its values are of another kind"
+            raise ValueError(
+                f"{path} is no calibration of edges ({what}): name one that a label job wrote"
+            ) from error
+        if not sound:
+            raise ValueError(f"{path} is no calibration of edges: its values are out of range")
+        return cls(strengths, log_odds, prior, trust, images)
 
     def expecting(self, factor: float) -> EdgeCalibration:
         """The same where masks hold ``factor`` times as many borders: they merge all classes."""

@@ -22,7 +22,7 @@ from trace_d2.parallel import ordered_map
 
 from .noise import degrade_semantic
 from .oracle import boundaries
-from .procedural import CATEGORY_IDS, STUFF_CLASSES, THING_CLASSES, make_scene
+from .procedural import CATEGORY_IDS, THING_CLASSES, make_scene
 
 _FOLDERS = ("images", "panoptic", "semantic", "edges_oracle")
 
@@ -82,8 +82,7 @@ def _write_scene(
     name = f"scene_{index:06d}.png"
     semantic = degrade_semantic(
         scene.semantic(),
-        tuple(CATEGORY_IDS[n] for n in THING_CLASSES),
-        tuple(CATEGORY_IDS[n] for n in STUFF_CLASSES),
+        scene_categories(),
         settings.semantic_noise,
         zlib.crc32(f"{settings.series} {index}".encode()),
     )

@@ -40,14 +40,13 @@ _TOP = 0.99  # the quantile that becomes 1 on a grid
 
 
 def degrade_semantic(
-    semantic: np.ndarray, things: tuple[int, ...], stuff: tuple[int, ...], level: float, seed: int
+    semantic: np.ndarray, categories: Sequence[Category], level: float, seed: int
 ) -> np.ndarray:
     """``semantic`` with the errors of a tag-supervised model.
 
     Args:
         semantic: (H, W) uint8 category ids, 255 = unknown (left alone).
-        things: ids of thing categories; their pieces are missed, holed or confused.
-        stuff: ids of stuff categories; what a missed or holed piece turns into.
+        categories: pieces of things are missed, holed or confused, and turn into stuff beside them.
         level: 0 (unchanged) to 1 (poor).
         seed: fixes the errors.
 
@@ -58,6 +57,8 @@ def degrade_semantic(
         raise ValueError(f"the noise level lies in 0..1, not {level}")
     if level == 0:
         return semantic.copy()
+    things = tuple(category.id for category in categories if category.isthing)
+    stuff = tuple(category.id for category in categories if not category.isthing)
     rng = np.random.default_rng(seed)
     degraded = _wobble(semantic, level, rng)
     behind = _nearest(degraded, np.isin(degraded, stuff))
@@ -94,10 +95,8 @@ def write_degraded_semantic(
     paths = sorted(semantic.glob("*.png"))
     if not paths:
         raise ValueError(f"no semantic masks (<stem>.png) in {semantic}: correct the path")
-    things = tuple(category.id for category in categories if category.isthing)
-    stuff = tuple(category.id for category in categories if not category.isthing)
     for path, seed in _seeded(paths, output, "semantic noise", progress):
-        mask = degrade_semantic(read_semantic(path), things, stuff, level, seed)
+        mask = degrade_semantic(read_semantic(path), categories, level, seed)
         write_png(output / path.name, mask)
     return len(paths)
 
