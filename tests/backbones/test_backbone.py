@@ -111,7 +111,7 @@ def test_a_batch_of_timesteps_equals_one_by_one(family, build_tiny, inputs):
 def test_image_to_prediction(family, tiny_pipeline, build_tiny, image):
     vae = tiny_pipeline(family)[0].vae
     backbone = build_tiny(family)
-    pixels = backbone.prepare(image)
+    pixels = backbone.to_pixels(image)
     assert backbone.native_resolution == 32
     assert pixels.shape == (1, 3, 32, 32)
     assert pixels.dtype == torch.float32
@@ -132,7 +132,7 @@ def test_bfloat16(family, build_tiny, inputs, image):
     assert rounded.dtype == torch.bfloat16
     # force_upcast of the configuration: the VAE stays in float32.
     assert rounded.vae.dtype == torch.float32
-    pixels = rounded.prepare(image)
+    pixels = rounded.to_pixels(image)
     torch.testing.assert_close(rounded.encode(pixels), exact.encode(pixels))
     with torch.no_grad():
         actual, expected = rounded(*inputs), exact(*inputs)
@@ -168,7 +168,7 @@ class _SequenceLengths(TorchFunctionMode):
 def test_the_layout_is_what_the_denoiser_computes(family, layout, build_tiny):
     backbone = build_tiny(family)
     latent = torch.zeros(1, 4, 8, 16)
-    assert backbone.attention_layout(latent) == layout
+    assert backbone.layout((8 * backbone.vae_reduction, 16 * backbone.vae_reduction)) == layout
     expected = {h * w + layout.text_tokens for h, w in layout.grids}
     if family == "sd3":
         # The dual attention of SD3.5 also runs on the image tokens alone.
@@ -181,15 +181,15 @@ def test_the_layout_is_what_the_denoiser_computes(family, layout, build_tiny):
 def test_keeping_the_aspect_ratio(build_tiny):
     backbone = build_tiny("sd15", ASPECT="keep", RESOLUTION=64)
     assert backbone.size_multiple == 16
-    assert backbone.prepare(np.zeros((30, 120, 3), np.uint8)).shape == (1, 3, 32, 128)
-    assert backbone.prepare(np.zeros((1, 1, 3), np.uint8)).shape == (1, 3, 64, 64)
-    assert backbone.prepare(np.zeros((400, 1, 3), np.uint8)).shape == (1, 3, 128, 32)
+    assert backbone.to_pixels(np.zeros((30, 120, 3), np.uint8)).shape == (1, 3, 32, 128)
+    assert backbone.to_pixels(np.zeros((1, 1, 3), np.uint8)).shape == (1, 3, 64, 64)
+    assert backbone.to_pixels(np.zeros((400, 1, 3), np.uint8)).shape == (1, 3, 128, 32)
 
 
 def test_wide_latents_run_in_every_family(build_tiny):
     for family in FAMILIES:
         backbone = build_tiny(family, ASPECT="keep")
-        latent = backbone.encode(backbone.prepare(np.zeros((10, 40, 3), np.uint8)))
+        latent = backbone.encode(backbone.to_pixels(np.zeros((10, 40, 3), np.uint8)))
         assert latent.shape[3] == 4 * latent.shape[2]
         with torch.no_grad():
             assert backbone(latent, torch.tensor([10])).shape == latent.shape
@@ -229,7 +229,7 @@ def test_gradients_reach_an_adapter_but_no_frozen_weight(build_tiny, inputs):
 
 def test_latent_statistics_of_a_vae(build_tiny, image):
     backbone = build_tiny("sdxl")
-    pixels = backbone.prepare(image)
+    pixels = backbone.to_pixels(image)
     plain = backbone.encode(pixels)
     backbone.vae.register_to_config(latents_mean=[1.0, 2.0, 3.0, 4.0], latents_std=[2.0] * 4)
     mean = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
@@ -239,7 +239,7 @@ def test_latent_statistics_of_a_vae(build_tiny, image):
 @pytest.mark.parametrize("family", ["sd15", "flux"])
 def test_cpu_offload_gives_the_same_result(family, build_tiny, image, inputs):
     plain, offloaded = build_tiny(family), build_tiny(family, CPU_OFFLOAD=True)
-    pixels = plain.prepare(image)
+    pixels = plain.to_pixels(image)
     assert torch.equal(offloaded.encode(pixels), plain.encode(pixels))
     with torch.no_grad():
         assert torch.equal(offloaded(*inputs), plain(*inputs))
@@ -253,7 +253,7 @@ def test_cpu_offload_moves_only_what_runs(first, build_tiny, inputs, image):
     assert backbone.device.type == "meta"
     assert {p.device.type for p in backbone.parameters()} == {"cpu"}
     if first == "vae":
-        backbone.encode(backbone.prepare(image))
+        backbone.encode(backbone.to_pixels(image))
     else:
         backbone(*inputs)
     where = {"vae": backbone.vae.device.type, "denoiser": backbone.denoiser.device.type}
@@ -266,7 +266,7 @@ def test_cpu_offload_moves_only_what_runs(first, build_tiny, inputs, image):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cuda_with_and_without_offload(family, build_tiny, inputs, image):
     plain = build_tiny(family)
-    pixels = plain.prepare(image)
+    pixels = plain.to_pixels(image)
     with torch.no_grad():
         latent, expected = plain.encode(pixels), plain(*inputs)
     for offload in (True, False):
@@ -288,9 +288,9 @@ def test_cuda_with_and_without_offload(family, build_tiny, inputs, image):
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_prepare_refuses_what_is_no_rgb_image(image, build_tiny):
+def test_to_pixels_refuses_what_is_no_rgb_image(image, build_tiny):
     with pytest.raises(ValueError, match="image"):
-        build_tiny("flux").prepare(image)
+        build_tiny("flux").to_pixels(image)
 
 
 def test_bad_calls_are_refused(build_tiny):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_d2.backbones.image_size import resize_image, target_size
+from trace_d2.backbones.backbone import resize_image, target_size
 
 SIDES = st.integers(1, 8000)
 

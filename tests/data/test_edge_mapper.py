@@ -18,7 +18,7 @@ from detectron2.data import build_detection_train_loader
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
-from trace_d2.backbones.image_size import resize_image
+from trace_d2.backbones.backbone import resize_image
 from trace_d2.config import add_trace_config
 from trace_d2.data.augmentation import QuarterTurnTransform, RandomRecolor
 from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError

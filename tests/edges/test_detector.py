@@ -1,8 +1,9 @@
-"""The detector on a real, tiny FLUX transformer behind the backbone's interface."""
+"""The teacher on small real networks behind the contract: a FLUX transformer, and a plain ViT."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +13,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout
+from trace_d2.backbones import BACKBONE_REGISTRY, REGISTERED_MODELS, RegisteredModel
+from trace_d2.backbones.backbone import AttentionBackbone
+from trace_d2.config import get_trace_cfg
 from trace_d2.edges import (
     EdgeDetector,
     attention_boundary_divergence,
+    build_edge_source,
     instance_emergence_point,
     normalise_edges,
 )
-from trace_d2.edges.detector import timesteps_per_pass, upsample_edges
+from trace_d2.edges.abdiv import upsample_edges
+from trace_d2.edges.detector import (
+    AbdivSettings,
+    AttentionSettings,
+    EmergenceSettings,
+    timesteps_per_pass,
+)
 
 GRID, TEXT = (6, 8), 3
 
 
-class StandIn(nn.Module):
+class StandIn(AttentionBackbone):
     """Pixels in patches of 2 x 2 as the latent, no VAE, rotary positions."""
+
+    name, aspect, resolution, size_multiple = "stand-in", "square", 16, 2
+    timesteps = range(1000)
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,36 +55,65 @@ class StandIn(nn.Module):
             axes_dims_rope=(2, 2, 4),
         ).eval()
 
-    def prepare(self, image: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return functional.interpolate(pixels, (2 * GRID[0], 2 * GRID[1]), mode="bilinear")
+    @classmethod
+    def from_config(cls, cfg: Any) -> StandIn:
+        return cls()
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        return functional.pixel_unshuffle(pixels, 2)
+    def size_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        return 2 * GRID[0], 2 * GRID[1]
 
-    def noise(self, latent: Tensor, seed: int, key: str) -> Tensor:
-        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-        return torch.randn(latent.shape, generator=generator)
-
-    def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        sigma = (timesteps / 1000).view(-1, 1, 1, 1)
-        return (1 - sigma) * latent + sigma * noise
-
-    def attention_layout(self, latent: Tensor) -> AttentionLayout:
+    def layout(self, size: tuple[int, int]) -> AttentionLayout:
         return AttentionLayout((GRID,), text_tokens=TEXT, text_first=True)
 
-    def forward(self, noised: Tensor, timesteps: Tensor) -> Tensor:
-        batch = noised.shape[0]
+    def prepare(self, pixels: Tensor, noise: tuple[int, str]) -> tuple[Tensor, Tensor]:
+        latent = functional.pixel_unshuffle(pixels, 2)
+        digest = hashlib.sha256(repr(noise).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+        return latent, torch.randn(latent.shape, generator=generator)
+
+    def run(self, prepared: tuple[Tensor, Tensor], timesteps: list[int]) -> Tensor:
+        latent, noise = prepared
+        batch, steps = len(timesteps), torch.tensor(list(timesteps))
+        sigma = (steps / 1000).view(-1, 1, 1, 1)
         ids = torch.cartesian_prod(torch.zeros(1), *(torch.arange(float(n)) for n in GRID))
         return self.denoiser(
-            hidden_states=noised.flatten(2).transpose(1, 2),
+            hidden_states=((1 - sigma) * latent + sigma * noise).flatten(2).transpose(1, 2),
             encoder_hidden_states=torch.zeros(batch, TEXT, 10),
             pooled_projections=torch.zeros(batch, 7),
-            timestep=timesteps / 1000,
+            timestep=steps / 1000,
             img_ids=ids,
             txt_ids=torch.zeros(TEXT, 3),
         ).sample
+
+
+class Vit(AttentionBackbone):
+    """Two blocks of a vision transformer with a class token: no noise, no prompt, no scheduler."""
+
+    name, aspect, resolution, size_multiple = "vit", "keep", 64, 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 8, stride=8)
+        self.first = nn.Parameter(torch.randn(1, 1, 16))
+        self.projections = nn.ModuleList(nn.Linear(16, 48) for _ in range(2))
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Vit:
+        return cls()
+
+    def layout(self, size: tuple[int, int]) -> AttentionLayout:
+        return AttentionLayout(((size[0] // 8, size[1] // 8),), text_tokens=1, text_first=True)
+
+    def run(self, prepared: Tensor, timesteps: list[int]) -> Tensor:
+        assert not timesteps
+        x = torch.cat((self.first, self.patches(prepared).flatten(2).transpose(1, 2)), dim=1)
+        for projection in self.projections:
+            heads = projection(functional.layer_norm(x, (16,))).unflatten(2, (3, 2, 8))
+            q, k, v = heads.permute(2, 0, 3, 1, 4)
+            attended = functional.scaled_dot_product_attention(q, k, v)
+            x = x + attended.transpose(1, 2).flatten(2)
+        return x
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +128,7 @@ def image() -> np.ndarray:
 
 
 def test_output_is_that_of_its_parts(backbone: StandIn, image: np.ndarray) -> None:
-    detector = EdgeDetector(backbone, seed=3, stride=250, batch=1)
+    detector = EdgeDetector(backbone, EmergenceSettings(stride=250, batch=1), seed=3)
     output = detector(image, "photo")
     assert output.edges.shape == (30, 50)
     assert output.edges.dtype == np.float32
@@ -95,13 +138,8 @@ def test_output_is_that_of_its_parts(backbone: StandIn, image: np.ndarray) -> No
     assert list(output.curve) == [250, 500, 750]
     assert output.timestep == max(output.curve, key=output.curve.__getitem__)
 
-    with torch.no_grad():
-        latent = backbone.encode(backbone.prepare(image))
-        noise, layout = backbone.noise(latent, 3, "photo"), backbone.attention_layout(latent)
-        found = instance_emergence_point(
-            lambda t: detector.read_attention(latent, noise, t, layout), range(0, 1000, 250)
-        )
-        abdiv = attention_boundary_divergence(found.attention, GRID)
+    found = instance_emergence_point(detector.view(image, "photo"), range(0, 1000, 250))
+    abdiv = attention_boundary_divergence(found.attention, GRID)
     assert found.timestep == output.timestep
     np.testing.assert_allclose(output.abdiv, abdiv, rtol=1e-6)
     expected = upsample_edges(normalise_edges(abdiv), (30, 50))
@@ -110,10 +148,10 @@ def test_output_is_that_of_its_parts(backbone: StandIn, image: np.ndarray) -> No
 
 def test_batch_and_order_do_not_matter(backbone: StandIn, image: np.ndarray) -> None:
     other = image[::-1].copy()
-    single = EdgeDetector(backbone, batch=1)
+    single = EdgeDetector(backbone, EmergenceSettings(batch=1))
     first, second = single(image, "a"), single(other, "b")
     for batch in (0, 3, 10):
-        detector = EdgeDetector(backbone, batch=batch)
+        detector = EdgeDetector(backbone, EmergenceSettings(batch=batch))
         again_second, again_first = detector(other, "b"), detector(image, "a")
         for one, two in ((first, again_first), (second, again_second)):
             assert one.timestep == two.timestep
@@ -122,22 +160,23 @@ def test_batch_and_order_do_not_matter(backbone: StandIn, image: np.ndarray) -> 
 
 
 def test_fixed_timestep(backbone: StandIn, image: np.ndarray) -> None:
-    output = EdgeDetector(backbone, fixed_timestep=333, neighbourhood=8, blocks=(1,))(image, "a")
+    settings = EmergenceSettings(fixed_timestep=333), AbdivSettings(neighbourhood=8)
+    output = EdgeDetector(backbone, *settings, AttentionSettings(blocks=(1,)))(image, "a")
     assert output.timestep == 333
     assert output.curve == {}
     with pytest.raises(RuntimeError, match=r"blocks \[2\] do not exist"):
-        EdgeDetector(backbone, fixed_timestep=0, blocks=(2,))(image, "a")
+        EdgeDetector(backbone, *settings, AttentionSettings(blocks=(2,)))(image, "a")
 
 
 def test_one_pixel(backbone: StandIn) -> None:
-    output = EdgeDetector(backbone, stride=500)(np.zeros((1, 1, 3), np.uint8), "dot")
+    output = EdgeDetector(backbone, EmergenceSettings(stride=500))(
+        np.zeros((1, 1, 3), np.uint8), "dot"
+    )
     assert output.edges.shape == (1, 1)
     assert np.isfinite(output.edges).all()
 
 
 def test_from_config(backbone: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_d2.config import get_trace_cfg
-
     monkeypatch.setattr("trace_d2.edges.detector.build_backbone", lambda cfg: backbone)
     cfg = get_trace_cfg()
     cfg.MODEL.TRACE.SEED = 5
@@ -151,24 +190,56 @@ def test_from_config(backbone: StandIn, monkeypatch: pytest.MonkeyPatch) -> None
     assert detector.backbone is backbone
     assert detector.seed == 5
     assert detector.timesteps == (0, 300, 600, 900)
-    assert (detector.metric, detector.batch, detector.neighbourhood) == ("jsd", 2, 8)
-    assert (detector.blocks, detector.scratch_mb) == ((0,), 2)
+    assert detector.emergence == EmergenceSettings(300, "jsd", batch=2)
+    assert detector.abdiv == AbdivSettings(8)
+    assert detector.attention == AttentionSettings((0,), 2)
 
 
 @pytest.mark.parametrize(
-    ("options", "key"),
+    ("key", "value"),
     [
-        ({"stride": 0}, "STRIDE"),
-        ({"stride": 1000}, "STRIDE"),
-        ({"metric": "chi2"}, "METRIC"),
-        ({"fixed_timestep": 1000}, "FIXED_TIMESTEP"),
-        ({"batch": -1}, "BATCH"),
-        ({"neighbourhood": 5}, "NEIGHBOURHOOD"),
+        ("EMERGENCE.STRIDE", 0),
+        ("EMERGENCE.STRIDE", 1000),
+        ("EMERGENCE.METRIC", "chi2"),
+        ("EMERGENCE.FIXED_TIMESTEP", 1000),
+        ("EMERGENCE.BATCH", -1),
+        ("ABDIV.NEIGHBOURHOOD", 5),
+        ("ABDIV.THRESHOLD", "median"),
     ],
 )
-def test_bad_options_are_refused(backbone: StandIn, options: dict, key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        EdgeDetector(backbone, **options)
+def test_bad_keys_are_refused(backbone: StandIn, key: str, value: object) -> None:
+    cfg = get_trace_cfg()
+    cfg.merge_from_list([f"MODEL.TRACE.{key}", value])
+    with pytest.raises(ValueError, match=f"MODEL.TRACE.{key} must be"):
+        EdgeDetector.from_config(cfg, backbone)
+
+
+def test_without_timesteps_boundary_divergence_is_all(
+    image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that knows no noise: one class and one name make it a backbone like any other."""
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Vit", Vit)
+    monkeypatch.setitem(REGISTERED_MODELS, "vit", RegisteredModel("Vit", "", None))
+    cfg = get_trace_cfg()
+    cfg.MODEL.TRACE.BACKBONE.NAME = "vit"
+    cfg.MODEL.TRACE.EMERGENCE.FIXED_TIMESTEP = 500  # there is none to read
+    source = build_edge_source(cfg)
+    output = source(image, "photo")
+    assert isinstance(source.backbone, Vit)
+    assert (output.timestep, output.curve) == (None, {})
+    assert output.edges.shape == (30, 50)
+    pixels = source.backbone.to_pixels(image)
+    grid = pixels.shape[2] // 8, pixels.shape[3] // 8
+    assert grid == output.abdiv.shape == (6, 10)
+    attention = source.view(image, "photo")(())[0]
+    assert attention.shape == (60, 60)
+    torch.testing.assert_close(attention.sum(dim=1), torch.ones(60))
+    expected = attention_boundary_divergence(attention, grid)
+    np.testing.assert_array_equal(output.abdiv, expected)
+    assert 0 < output.edges.max() <= 1
+    np.testing.assert_array_equal(source(image, "other").edges, output.edges)  # nothing is drawn
+    with pytest.raises(ValueError, match="vit reconstructs no image"):
+        source.backbone.reconstruct(pixels, pixels)
 
 
 def test_timesteps_per_pass() -> None:

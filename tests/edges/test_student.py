@@ -11,7 +11,7 @@ import torch
 from trace_d2.backbones.noise_levels import clean_estimate
 from trace_d2.edges.abdiv import upsample_edges
 from trace_d2.edges.detector import StudentDetector
-from trace_d2.edges.student import EdgeStudent, blank_latent
+from trace_d2.edges.student import EdgeStudent
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 TIED = ("CNN", "UNET", "MASK2FORMER")
@@ -21,8 +21,8 @@ def inputs(student: EdgeStudent, batch: int = 2) -> tuple[torch.Tensor, torch.Te
     generator = torch.Generator().manual_seed(1)
     side = student.backbone.resolution
     pixels = torch.rand(batch, 3, side, side, generator=generator) * 2 - 1
-    shape = blank_latent(student.backbone).shape[1:]
-    return pixels, torch.randn(batch, *shape, generator=generator)
+    shape = student.backbone.encode(pixels).shape
+    return pixels, torch.randn(shape, generator=generator)
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl", "pixart", "sd3", "flux", "trace-tiny"])
@@ -149,8 +149,8 @@ def test_offloading_is_refused_in_training(student_cfg) -> None:
     [
         ("STUDENT__DECODER__NAME", "vit", r"MODEL\.TRACE\.STUDENT\.DECODER\.NAME is 'vit'"),
         ("STUDENT__DECODER__RELATIVE__WINDOW", 2, r"DECODER\.RELATIVE: WINDOW is odd"),
-        ("STUDENT__LORA__RANK", 0, r"MODEL\.TRACE\.STUDENT\.LORA: RANK"),
-        ("STUDENT__LORA__ALPHA", -2.0, r"RANK and ALPHA are positive, not 4 and -2"),
+        ("STUDENT__LORA__RANK", 0, r"MODEL\.TRACE\.STUDENT\.LORA\.RANK must be 1 or more"),
+        ("STUDENT__LORA__ALPHA", -2.0, r"LORA\.ALPHA must be 0 or more, not -2"),
         ("STUDENT__LORA__LAYERS", ["vae"], r"MODEL\.TRACE\.STUDENT\.LORA\.LAYERS"),
         ("STUDENT__BLOCKS", [-1], r"MODEL\.TRACE\.STUDENT\.BLOCKS"),
     ],
@@ -183,8 +183,8 @@ def test_the_detector_gives_edges_of_the_images_size(make_student) -> None:
     np.testing.assert_array_equal(detector(IMAGE, "dog").edges, output.edges)
     assert not np.array_equal(detector(IMAGE, "cat").edges, output.edges)
     backbone = student.backbone
-    pixels = backbone.prepare(IMAGE)
-    noise = backbone.noise(blank_latent(backbone), 3, "dog")
+    pixels = backbone.to_pixels(IMAGE)
+    noise = backbone.noise(backbone.encode(pixels), 3, "dog")
     with torch.no_grad():
         edges = student(pixels, noise).logits[0].sigmoid()
     np.testing.assert_allclose(output.edges, upsample_edges(edges, IMAGE.shape[:2]), atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trace_d2.edges import EdgeDetector
+from trace_d2.edges.detector import EmergenceSettings
 from trace_d2.edges.trajectory import (
     align_components,
     component_colors,
@@ -24,15 +26,15 @@ def image() -> np.ndarray:
 
 
 def test_is_what_the_detector_finds(build_tiny: Callable, image: np.ndarray) -> None:
-    detector = EdgeDetector(build_tiny("flux"), stride=200, batch=2)
+    detector = EdgeDetector(build_tiny("flux"), EmergenceSettings(stride=200, batch=2))
     reads: list[tuple[int, ...]] = []
-    plain = detector.read_attention
+    plain = detector.backbone.run
 
-    def read_attention(latent: Tensor, noise: Tensor, timesteps: list[int], layout) -> Tensor:
+    def run(prepared: Any, timesteps: list[int]) -> Tensor:
         reads.append(tuple(timesteps))
-        return plain(latent, noise, timesteps, layout)
+        return plain(prepared, timesteps)
 
-    detector.read_attention = read_attention
+    detector.backbone.run = run
     done: list[int] = []
     trajectory = read_trajectory(detector, image, "a", done.append)
     assert reads == [(0, 200), (400, 600), (800,)]  # each map once
@@ -53,7 +55,7 @@ def test_is_what_the_detector_finds(build_tiny: Callable, image: np.ndarray) -> 
 def test_a_fixed_timestep_is_what_the_teacher_reads(
     build_tiny: Callable, image: np.ndarray, fixed: int
 ) -> None:
-    detector = EdgeDetector(build_tiny("flux"), stride=400, fixed_timestep=fixed)
+    detector = EdgeDetector(build_tiny("flux"), EmergenceSettings(stride=400, fixed_timestep=fixed))
     trajectory = read_trajectory(detector, image, "a")
     assert [step.timestep for step in trajectory.steps] == [0, 400, 800]
     assert trajectory.emergence == max(trajectory.curve, key=trajectory.curve.__getitem__)

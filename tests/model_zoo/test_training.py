@@ -114,7 +114,7 @@ def test_training_and_the_backbone_agree(tmp_path: Path) -> None:
     cfg.MODEL.TRACE.DEVICE = "cpu"
     backbone = build_backbone(cfg)
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    latent = backbone.encode(backbone.prepare(image))
+    latent = backbone.encode(backbone.to_pixels(image))
     noise = torch.randn(latent.shape)
     timestep = torch.tensor([400])
     with torch.no_grad():

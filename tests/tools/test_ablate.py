@@ -13,6 +13,7 @@ import torch
 from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
 from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.edges.detector import AbdivSettings, AttentionSettings, EmergenceSettings
 from trace_d2.io.edge_maps import read_ternary
 
 CONFIG = Path(__file__).parents[2] / "configs" / "edges" / "trace_tiny.yaml"
@@ -92,12 +93,18 @@ def test_divergences_between_neighbours_are_sums_over_opposite_ones(
     ("row", "options"),
     [
         ("teacher", {}),
-        ("iep l1", {"metric": "l1"}),
-        ("stride 250", {"stride": 250}),
-        ("t 500", {"fixed_timestep": 500}),
-        ("neighbours 8", {"neighbourhood": 8}),
-        ("threshold mean", {"threshold": "mean"}),
-        ("last half, t 0", {"fixed_timestep": 0, "blocks": (3, 4, 5)}),
+        ("iep l1", {"emergence": EmergenceSettings(metric="l1")}),
+        ("stride 250", {"emergence": EmergenceSettings(stride=250)}),
+        ("t 500", {"emergence": EmergenceSettings(fixed_timestep=500)}),
+        ("neighbours 8", {"abdiv": AbdivSettings(neighbourhood=8)}),
+        ("threshold mean", {"abdiv": AbdivSettings(threshold="mean")}),
+        (
+            "last half, t 0",
+            {
+                "emergence": EmergenceSettings(fixed_timestep=0),
+                "attention": AttentionSettings(blocks=(3, 4, 5)),
+            },
+        ),
     ],
 )
 def test_variants_are_those_of_the_detector(
@@ -105,7 +112,7 @@ def test_variants_are_those_of_the_detector(
 ):
     teacher = rows.TEACHERS[row]
     image = scene.scene.image
-    expected = EdgeDetector(detector.backbone, seed=3, **options)(image, "scene_000000")
+    expected = EdgeDetector(detector.backbone, **options, seed=3)(image, "scene_000000")
     reading = trajectory.reading(teacher, {})
     assert reading.timestep == expected.timestep
     np.testing.assert_allclose(trajectory.edges(reading), expected.edges, atol=2e-3)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from trace_d2.attention import native_attention
 from trace_d2.backbones import build_backbone
 from trace_d2.backbones.loading import pick_device, pick_dtype
-from trace_d2.edges.detector import EdgeDetector, StudentDetector, timesteps_per_pass
+from trace_d2.edges.detector import EdgeDetector, StudentDetector
 from trace_d2.edges.lora import merge_lora_adapters
 from trace_d2.edges.student import EdgeStudent
 from trace_d2.edges.student_files import student_folder
@@ -115,7 +115,7 @@ def has_student(cfg: CfgNode, architecture: str | None) -> bool:
 
 def forward_passes(backbone: Any, images: Images, batches: list[list[int]]) -> Callable[[str], Any]:
     """The bare denoiser on the latents of ``images``, which are made beforehand."""
-    latents = {key: backbone.encode(backbone.prepare(image)) for key, image in images.items()}
+    latents = {key: backbone.encode(backbone.to_pixels(image)) for key, image in images.items()}
 
     @torch.inference_mode()
     def run(key: str) -> None:
@@ -181,10 +181,8 @@ def measure(
 
 def teacher_batches(teacher: EdgeDetector, images: Images) -> list[list[int]]:
     """The timesteps of the trajectory as the teacher takes them, for the first image's grid."""
-    backbone = teacher.backbone
-    latent = backbone.encode(backbone.prepare(next(iter(images.values()))))
-    tokens = backbone.attention_layout(latent).tokens
-    batch = teacher.batch or timesteps_per_pass(tokens, teacher.memory_mb)
+    backbone, image = teacher.backbone, next(iter(images.values()))
+    batch = teacher.batch(backbone.layout(backbone.size_of(image.shape[:2])))
     steps = list(teacher.timesteps)
     return [steps[start : start + batch] for start in range(0, len(steps), batch)]
 

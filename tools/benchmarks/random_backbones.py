@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
-from trace_d2.backbones.null_prompt import NullPrompt
-from trace_d2.backbones.sd3 import StableDiffusion3Backbone
+from trace_d2.backbones import NullPrompt, StableDiffusion3Backbone
 
 # stabilityai/stable-diffusion-3.5-large: 8.1 billion weights.
 SD35_LARGE: dict[str, Any] = {

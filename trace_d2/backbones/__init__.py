@@ -1,4 +1,4 @@
-"""Diffusion backbones: an image, its noised latent, and one forward pass at a timestep.
+"""Backbones: networks whose self-attention is read; diffusion models are one kind of them.
 
 >>> from trace_d2.config import get_trace_cfg
 >>> from trace_d2.backbones import build_backbone
@@ -9,17 +9,17 @@
 
 from __future__ import annotations
 
-from .backbone import DiffusionBackbone
-from .flux import FluxBackbone
+from .backbone import AttentionBackbone
+from .diffusion import DiffusionBackbone
+from .diffusion_transformers import FluxBackbone, PixArtBackbone, StableDiffusion3Backbone
 from .null_prompt import NullPrompt
-from .pixart import PixArtBackbone
 from .registry import BACKBONE_REGISTRY, REGISTERED_MODELS, RegisteredModel, build_backbone
-from .sd3 import StableDiffusion3Backbone
 from .unet import StableDiffusionBackbone, StableDiffusionXLBackbone
 
 __all__ = [
     "BACKBONE_REGISTRY",
     "REGISTERED_MODELS",
+    "AttentionBackbone",
     "DiffusionBackbone",
     "FluxBackbone",
     "NullPrompt",

@@ -1,99 +1,47 @@
-"""The contract of every diffusion backbone, and what all families share.
-
-A backbone wraps the denoiser, VAE and scheduler of one diffusers folder. Pixels are float32 in
--1..1, latents float32 of shape (B, c, h, w); only the denoiser and the VAE run in ``dtype``.
-"""
+"""The contract of a backbone: an image in, self-attention to be read in one forward pass."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from accelerate import cpu_offload_with_hook
+from fvcore.common.config import CfgNode
+from PIL import Image
 from torch import Tensor, nn
 
 from trace_d2.attention import AttentionLayout
 
-from .image_size import resize_image, target_size
-from .noise_levels import signal_and_noise_levels
-from .null_prompt import NullPrompt
+# Beyond this ratio of the sides "keep" squeezes the image: denoisers are trained up to about 4.
+MAX_ASPECT_RATIO = 4.0
 
 
-class DiffusionBackbone(nn.Module, ABC):
-    """A frozen diffusion model that is asked for one forward pass at a time, on the null prompt.
+class AttentionBackbone(nn.Module, ABC):
+    """A frozen network whose self-attention a ``SelfAttentionReader`` sees while ``run`` runs.
 
-    Timesteps are 0..999 of ``scheduler.config.num_train_timesteps``; 0 is the clean end. Families
-    subclass this and say how their denoiser is called; nothing here knows a family.
+    Attributes:
+        name: the registered name or the folder, for messages.
+        resolution: side in pixels of the square that images are resized to.
+        aspect: "square", or "keep" for the image's own aspect ratio at equal area.
+        timesteps: where the network can be read, ascending. Empty: it knows no noise, so there is
+            no trajectory to search, and ABDiv of one forward pass is all.
     """
 
-    denoiser_class: ClassVar[Any]
-    denoiser_subfolder: ClassVar[str]
-    # Names of diffusers pipelines whose folders this family reads.
-    pipeline_names: ClassVar[tuple[str, ...]]
-    # Components that the pipeline's ``encode_prompt`` needs.
-    text_components: ClassVar[tuple[str, ...]]
-    # Where ``encode_prompt`` returns each tensor of the null prompt.
-    prompt_outputs: ClassVar[dict[str, int]]
+    # Diffusers pipelines whose folders this family reads, where it reads any.
+    pipeline_names: ClassVar[tuple[str, ...]] = ()
 
-    denoiser: Any
-    vae: Any
+    name: str
+    resolution: int
+    aspect: str
+    timesteps: Sequence[int] = ()
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        denoiser: Any,
-        vae: Any,
-        scheduler: Any,
-        null_prompt: NullPrompt,
-        native_resolution: int | None = None,
-        resolution: int = 0,
-        aspect: str = "square",
-        device: torch.device | str = "cpu",
-        cpu_offload: bool = False,
-    ) -> None:
-        """
-        Args:
-            name: the registered name or the folder, for messages.
-            denoiser, vae, scheduler: of the family's diffusers classes.
-            null_prompt: the encoded empty string, of batch size 1.
-            native_resolution: side in pixels that the model was trained at; None reads it from
-                the model's configuration.
-            resolution: side of the square that images are resized to; 0 for the native one.
-            aspect: "square", or "keep" for the image's own aspect ratio at equal area.
-            device: where the models run.
-            cpu_offload: keep both models in main memory; each is moved to ``device`` when it is
-                called and leaves when the other one is.
-
-        Raises:
-            ValueError: the denoiser does not take the VAE's latents, the null prompt does not fit
-                the denoiser, or ``aspect`` is unknown.
-        """
-        super().__init__()
-        if aspect not in ("square", "keep"):
-            raise ValueError(f'ASPECT is {aspect!r}; it must be "square" or "keep"')
-        self.name = name
-        self.denoiser = denoiser.eval().requires_grad_(False)
-        self.vae = vae.eval().requires_grad_(False)
-        self.scheduler = scheduler
-        self.aspect = aspect
-        self._check_latent_channels()
-        null_prompt.check(self.prompt_shapes(denoiser.config), name)
-        self._add_null_prompt(null_prompt)
-        self.native_resolution = native_resolution or self.configured_resolution()
-        self.resolution = resolution or self.native_resolution
-        self._offload_device: torch.device | None = None
-        self._place(torch.device(device), cpu_offload)
-
-    # ---- what a family says -------------------------------------------------------------------
-
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
-        """Shapes of the null prompt's tensors by diffusers' names, for a denoiser's ``config``."""
+    def from_config(cls, cfg: CfgNode) -> AttentionBackbone:
+        """The backbone that ``cfg.MODEL.TRACE.BACKBONE`` names, on ``cfg.MODEL.TRACE.DEVICE``."""
 
     @property
     @abstractmethod
@@ -101,26 +49,49 @@ class DiffusionBackbone(nn.Module, ABC):
         """Image sides in pixels must be multiples of this."""
 
     @abstractmethod
-    def configured_resolution(self) -> int:
-        """Side in pixels of the square the model was trained on, from its configuration."""
+    def layout(self, size: tuple[int, int]) -> AttentionLayout:
+        """The self-attention sequences of a pass over images of ``size`` (h, w) in pixels."""
 
     @abstractmethod
-    def predict(self, noised: Tensor, timesteps: Tensor) -> Tensor:
-        """The denoiser's output (B, c, h, w) for inputs already on its device and in its dtype."""
+    def run(self, prepared: Any, timesteps: Sequence[int]) -> Tensor:
+        """One forward pass, which shows the self-attention.
 
-    @abstractmethod
-    def attention_layout(self, latent: Tensor) -> AttentionLayout:
-        """The self-attention sequences that a forward pass on ``latent`` (B, c, h, w) makes."""
+        Args:
+            prepared: what ``prepare`` gives, of B images.
+            timesteps: one for all images, or several for one image; none where none exist.
+
+        Returns:
+            What the network says, raw.
+        """
 
     @property
-    def denoiser_latent_channels(self) -> int:
-        """Latent channels that the denoiser takes."""
-        return self.denoiser.config.in_channels
+    def network(self) -> Any:
+        """The part that is read and that takes a student's adapters."""
+        return self
 
-    # ---- image -> latent -> noised latent -> prediction ----------------------------------------
+    def prepare(self, pixels: Tensor, noise: Tensor | tuple[int, str] | None = None) -> Any:
+        """What ``run`` takes for ``pixels`` (B, 3, h, w); here the pixels themselves.
 
-    def prepare(self, image: np.ndarray) -> Tensor:
-        """Resize an image to the size the model reads, and scale it.
+        Args:
+            pixels: as ``to_pixels`` gives them.
+            noise: where the network takes noise: itself, or (seed, key) that fix it; None draws it.
+        """
+        return pixels
+
+    def reconstruct(self, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
+        """What was prepared without noise, and what the ``output`` at timestep 0 makes of it.
+
+        Raises:
+            ValueError: this network reconstructs nothing.
+        """
+        raise ValueError(f"{self.name} reconstructs no image, so no student is trained on it")
+
+    def size_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """The size (h, w) in pixels that an image of ``image_size`` (H, W) is resized to."""
+        return target_size(image_size, self.resolution, self.size_multiple, self.aspect)
+
+    def to_pixels(self, image: np.ndarray) -> Tensor:
+        """Resize an image to the size the network reads, and scale it.
 
         Args:
             image: (H, W, 3) uint8 RGB, of any size from 1 x 1.
@@ -138,124 +109,48 @@ class DiffusionBackbone(nn.Module, ABC):
             )
         if image.size == 0:
             raise ValueError(f"an image of shape {image.shape} has no pixels")
-        size = target_size(image.shape[:2], self.resolution, self.size_multiple, self.aspect)
-        pixels = torch.tensor(resize_image(image, size), device=self.device)
-        return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
-
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """The VAE's latent X_0: the mode of its posterior, shifted and scaled.
-
-        Args:
-            pixels: (B, 3, h, w) float in -1..1.
-
-        Returns:
-            (B, c, h / f, w / f) float32 on ``device``, f the VAE's reduction.
-        """
-        config = self.vae.config
-        pixels = pixels.to(self.device, self.vae.dtype)
-        latent = self.vae.encode(pixels).latent_dist.mode().float()
-        if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-            mean = torch.tensor(config.latents_mean, device=latent.device).view(1, -1, 1, 1)
-            std = torch.tensor(config.latents_std, device=latent.device).view(1, -1, 1, 1)
-            return (latent - mean) * (config.scaling_factor / std)
-        return (latent - (config.get("shift_factor") or 0.0)) * config.scaling_factor
-
-    def noise(self, latent: Tensor, seed: int, key: str) -> Tensor:
-        """Gaussian noise of ``latent``'s shape, fixed by (seed, key) and the shape alone.
-
-        It is drawn on the CPU in float32, so neither device, dtype nor earlier draws change it.
-
-        Returns:
-            float32, on ``latent``'s device.
-        """
-        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randn(latent.shape, generator=generator).to(latent.device)
-
-    def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """X_t = alpha_t X_0 + sigma_t eps with the scheduler's own alpha and sigma.
-
-        Args:
-            latent: X_0, (B, c, h, w) or (1, c, h, w).
-            noise: eps, of the same shape.
-            timesteps: (B,), 0..999.
-
-        Returns:
-            X_t (B, c, h, w).
-
-        Raises:
-            ValueError: a timestep is out of range, or the scheduler has no known noise levels.
-        """
-        signal, spread = signal_and_noise_levels(self.scheduler, timesteps)
-        signal = signal.to(latent).view(-1, 1, 1, 1)
-        spread = spread.to(latent).view(-1, 1, 1, 1)
-        return signal * latent + spread * noise.to(latent)
-
-    def forward(self, noised: Tensor, timesteps: Tensor) -> Tensor:
-        """One pass of the denoiser with the null prompt.
-
-        Args:
-            noised: X_t (B, c, h, w), any float dtype and device.
-            timesteps: (B,), 0..999; they may differ within the batch.
-
-        Returns:
-            The denoiser's raw prediction (B, c, h, w) in ``dtype``: noise, velocity or v, as the
-            model was trained.
-        """
-        timesteps = timesteps.to(self.device)
-        if timesteps.shape != noised.shape[:1]:
-            raise ValueError(
-                f"timesteps {tuple(timesteps.shape)} must hold one entry for each of the"
-                f" {noised.shape[0]} latents"
-            )
-        return self.predict(noised.to(self.device, self.dtype), timesteps)
-
-    # ---- where things are ----------------------------------------------------------------------
+        resized = resize_image(image, self.size_of((image.shape[0], image.shape[1])))
+        return torch.tensor(resized, device=self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     @property
     def device(self) -> torch.device:
-        """Where the models run (under CPU offload they rest elsewhere)."""
-        return self._offload_device or next(self.denoiser.parameters()).device
+        """Where the network runs."""
+        return next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the denoiser's weights and activations."""
-        return self.denoiser.dtype
+        """Of the network's weights and activations."""
+        return next(self.network.parameters()).dtype
 
-    @property
-    def vae_reduction(self) -> int:
-        """Pixels a latent cell, along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def null_prompt_tensor(self, key: str, batch: int) -> Tensor:
-        """A tensor of the null prompt for a batch, floats in the denoiser's dtype."""
-        tensor = getattr(self, f"_null_{key}").to(self.device)
-        if tensor.is_floating_point():
-            tensor = tensor.to(self.dtype)
-        return tensor.expand(batch, *tensor.shape[1:])
+def target_size(
+    size: tuple[int, int], resolution: int, multiple: int, aspect: str
+) -> tuple[int, int]:
+    """The size (height, width) in pixels that an image is resized to.
 
-    def _add_null_prompt(self, null_prompt: NullPrompt) -> None:
-        # Buffers follow .to(device); they are no weights, so no state dict holds them.
-        for key, tensor in null_prompt.tensors.items():
-            self.register_buffer(f"_null_{key}", tensor, persistent=False)
+    Args:
+        size: (height, width) of the image.
+        resolution: side of the square, or the square root of the area.
+        multiple: both sides are rounded to multiples of this, one multiple at least.
+        aspect: "square", or "keep" for the image's own aspect ratio, held within 1:4 to 4:1.
+    """
+    height = width = float(resolution)
+    if aspect == "keep":
+        ratio = min(max(size[0] / size[1], 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
+        height, width = resolution * math.sqrt(ratio), resolution / math.sqrt(ratio)
+    return _round_to(height, multiple), _round_to(width, multiple)
 
-    def _check_latent_channels(self) -> None:
-        given, taken = self.vae.config.latent_channels, self.denoiser_latent_channels
-        if given != taken:
-            raise ValueError(
-                f"{self.name}: the denoiser takes {taken} latent channels and the VAE gives"
-                f" {given}; inpainting, editing and depth variants cannot serve as a backbone"
-            )
 
-    def _place(self, device: torch.device, cpu_offload: bool) -> None:
-        if not cpu_offload:
-            self.to(device)
-            return
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self._offload_device = device
-        _, vae_hook = cpu_offload_with_hook(self.vae, device)
-        _, denoiser_hook = cpu_offload_with_hook(self.denoiser, device, vae_hook)
-        # accelerate chains one way; images come one after another, so close the circle.
-        vae_hook.hook.prev_module_hook = denoiser_hook
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, 3) uint8 to ``size`` (height, width) by Lanczos, as diffusers does.
+
+    Pillow widens the filter when it shrinks, each axis on its own, so nothing aliases.
+    """
+    if image.shape[:2] == size:
+        return np.ascontiguousarray(image)
+    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    return np.array(resized)
+
+
+def _round_to(value: float, multiple: int) -> int:
+    return max(1, math.floor(value / multiple + 0.5)) * multiple

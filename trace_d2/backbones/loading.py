@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import diffusers
 import torch
@@ -21,9 +22,6 @@ from .null_prompt import (
     read_cached,
     write_cached,
 )
-
-if TYPE_CHECKING:
-    from .backbone import DiffusionBackbone
 
 logger = logging.getLogger(__name__)
 
@@ -124,10 +122,30 @@ def load_scheduler(source: ModelSource) -> Any:
         raise ValueError(f"cannot read the scheduler in {folder}: {error}") from error
 
 
+@dataclass(frozen=True)
+class TextEncoding:
+    """How a family's pipeline makes the null prompt.
+
+    Attributes:
+        encoders: how many text encoders it has, each with its tokenizer.
+        outputs: where its ``encode_prompt`` returns each tensor.
+    """
+
+    encoders: int
+    outputs: dict[str, int]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names in ``model_index.json``."""
+        ends = ["", *(f"_{number}" for number in range(2, self.encoders + 1))]
+        return tuple(f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer"))
+
+
 def load_null_prompt(
     source: ModelSource,
-    family: type[DiffusionBackbone],
+    encoding: TextEncoding,
     *,
+    shapes: Callable[[], dict[str, tuple[int, ...]]],
     choice: str,
     dtype: torch.dtype,
     device: torch.device,
@@ -136,7 +154,8 @@ def load_null_prompt(
 
     Args:
         source: the model.
-        family: its family.
+        encoding: of its family.
+        shapes: of the tensors, by the denoiser's configuration.
         choice: "encoded" (a ``null_prompt.safetensors`` in the folder, else the cache, else the
             text encoders, which are let go again) or "zeros" of the same shape.
         dtype: of the text encoders.
@@ -150,39 +169,33 @@ def load_null_prompt(
         raise ValueError(f'BACKBONE.NULL_PROMPT {choice!r} must be "encoded" or "zeros"')
     own = source.folder / FILE_NAME
     own_prompt = NullPrompt.load(own) if own.is_file() else None
+    if choice == "zeros" and own_prompt:
+        return NullPrompt.zeros({k: tuple(t.shape) for k, t in own_prompt.tensors.items()})
     if choice == "zeros":
-        return NullPrompt.zeros(_shapes(source, family, own_prompt))
+        return NullPrompt.zeros(shapes())
     if own_prompt:
         return own_prompt
     dtype_name = str(dtype).removeprefix("torch.")
-    identity = source.identity(family.text_components)[:24]
+    identity = source.identity(encoding.components)[:24]
     path = cache_folder() / "null_prompts" / f"{identity}-{dtype_name}.safetensors"
     cached = read_cached(path)
     if cached:
         return cached
-    null_prompt = _encode(source, family, dtype, device)
+    null_prompt = _encode(source, encoding, dtype, device)
     write_cached(path, null_prompt)
     return null_prompt
 
 
-def _shapes(
-    source: ModelSource, family: type[DiffusionBackbone], own: NullPrompt | None
-) -> dict[str, tuple[int, ...]]:
-    if own:
-        return {key: tuple(tensor.shape) for key, tensor in own.tensors.items()}
-    folder = source.component(family.denoiser_subfolder)
-    config = family.denoiser_class.load_config(folder, local_files_only=True)
-    return family.prompt_shapes(config, source.pipeline_name)
-
-
 def _encode(
-    source: ModelSource,
-    family: type[DiffusionBackbone],
-    dtype: torch.dtype,
-    device: torch.device,
+    source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
 ) -> NullPrompt:
-    folders = _text_folders(source, family)
-    encoders = [folder for name, folder in folders.items() if name.startswith("text_encoder")]
+    try:
+        folders = {name: source.component(name) for name in encoding.components}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the null prompt needs the text encoders, and {error}. Or set"
+            f' MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
+        ) from error
     pipeline_class = getattr(diffusers, source.pipeline_name)
     # Everything else the pipeline could hold is left out: denoiser, VAE, safety checker, ...
     parameters = set(inspect.signature(pipeline_class.__init__).parameters) & set(source.index)
@@ -196,23 +209,12 @@ def _encode(
             source.folder,
             **options,
             dtype=dtype,
-            variant=weights_in(encoders[0]).variant,
+            variant=weights_in(folders["text_encoder"]).variant,
             local_files_only=True,
         )
-        null_prompt = encode_empty_string(pipeline, family.prompt_outputs, device)
+        return encode_empty_string(pipeline, encoding.outputs, device)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ValueError(
             f"the text encoders of {source} could not encode the null prompt: {error}; copy or"
             ' download them again, or set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros"'
-        ) from error
-    return null_prompt
-
-
-def _text_folders(source: ModelSource, family: type[DiffusionBackbone]) -> dict[str, Path]:
-    try:
-        return {name: source.component(name) for name in family.text_components}
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the null prompt needs the text encoders, and {error}. Or set"
-            f' MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
         ) from error

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from . import loading
+from .backbone import AttentionBackbone
 from .model_files import open_model
 
-if TYPE_CHECKING:
-    from .backbone import DiffusionBackbone
-
-BACKBONE_REGISTRY = Registry("DIFFUSION_BACKBONE")
+BACKBONE_REGISTRY = Registry("ATTENTION_BACKBONE")
 BACKBONE_REGISTRY.__doc__ = """
-Families of diffusion models: subclasses of DiffusionBackbone. A family reads every diffusers
-folder whose ``model_index.json`` names one of its ``pipeline_names``.
+Families: subclasses of AttentionBackbone. A family reads every diffusers folder whose
+``model_index.json`` names one of its ``pipeline_names``; one that reads no such folders has names
+in ``REGISTERED_MODELS`` alone.
 """
 
 _MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
@@ -27,12 +23,17 @@ _MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """What a registered name stands for."""
+    """What a registered name stands for.
+
+    Attributes:
+        family: a class in ``BACKBONE_REGISTRY``.
+        weights: a hub id, or the path of an embedded folder.
+        native_resolution: side in pixels of the square it was trained on; None: its configuration
+            says.
+    """
 
     family: str
-    # A hub id, or the path of an embedded folder.
     weights: str
-    # Side in pixels of the square it was trained on; None: its configuration says.
     native_resolution: int | None
 
 
@@ -66,7 +67,7 @@ def canonical_name(name: str) -> str:
     return short if short in REGISTERED_MODELS else next(same, short)
 
 
-def build_backbone(cfg: CfgNode) -> DiffusionBackbone:
+def build_backbone(cfg: CfgNode) -> AttentionBackbone:
     """Build the backbone that ``cfg.MODEL.TRACE.BACKBONE`` and ``cfg.MODEL.TRACE.DEVICE`` name.
 
     Raises:
@@ -76,42 +77,16 @@ def build_backbone(cfg: CfgNode) -> DiffusionBackbone:
             had; the message says what to do.
     """
     options = cfg.MODEL.TRACE.BACKBONE
-    device = loading.pick_device(cfg.MODEL.TRACE.DEVICE)
-    dtype = loading.pick_dtype(options.DTYPE, device)
-    source = open_model(_weights_of(options.NAME, options.WEIGHTS))
     registered = REGISTERED_MODELS.get(options.NAME)
-    family = family_of_pipeline(source.pipeline_name, str(source))
-    if registered and family.__name__ != registered.family:
-        raise ValueError(
-            f"{options.NAME} needs a folder of {', '.join(_family(registered).pipeline_names)};"
-            f" {source} holds a {source.pipeline_name}"
-        )
-    # The text encoders come and go before the denoiser is loaded, so that both never meet.
-    null_prompt = loading.load_null_prompt(
-        source,
-        family,
-        choice=options.NULL_PROMPT,
-        dtype=dtype,
-        device=torch.device("cpu") if options.CPU_OFFLOAD else device,
-    )
-    backbone = family(
-        name=options.NAME,
-        denoiser=loading.load_model(
-            source, family.denoiser_class, family.denoiser_subfolder, dtype
-        ),
-        vae=loading.load_vae(source, dtype),
-        scheduler=loading.load_scheduler(source),
-        null_prompt=null_prompt,
-        native_resolution=registered.native_resolution if registered else None,
-        resolution=options.RESOLUTION,
-        aspect=options.ASPECT,
-        device=device,
-        cpu_offload=options.CPU_OFFLOAD,
-    )
-    return backbone
+    if registered:
+        family: type[AttentionBackbone] = BACKBONE_REGISTRY.get(registered.family)
+    else:
+        source = open_model(weights_of(options.NAME, options.WEIGHTS))
+        family = family_of_pipeline(source.pipeline_name, str(source))
+    return family.from_config(cfg)
 
 
-def family_of_pipeline(pipeline_name: str, where: str) -> type[DiffusionBackbone]:
+def family_of_pipeline(pipeline_name: str, where: str) -> type[AttentionBackbone]:
     """The family that reads folders of a diffusers pipeline class.
 
     Args:
@@ -131,11 +106,7 @@ def family_of_pipeline(pipeline_name: str, where: str) -> type[DiffusionBackbone
     )
 
 
-def _family(registered: RegisteredModel) -> type[DiffusionBackbone]:
-    return BACKBONE_REGISTRY.get(registered.family)
-
-
-def _weights_of(name: str, weights: str) -> str:
+def weights_of(name: str, weights: str) -> str:
     """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean."""
     if name in REGISTERED_MODELS:
         return weights or REGISTERED_MODELS[name].weights

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trace_d2.attention import AttentionLayout
 
-from .backbone import DiffusionBackbone
+from .diffusion import DiffusionBackbone
 from .registry import BACKBONE_REGISTRY
 
 # Tokens that the pipelines pad a prompt to.
@@ -29,7 +29,7 @@ class StableDiffusionBackbone(DiffusionBackbone):
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
     )
-    text_components: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
+    text_encoders = 1
     prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0}
 
     @staticmethod
@@ -40,9 +40,6 @@ class StableDiffusionBackbone(DiffusionBackbone):
     def size_multiple(self) -> int:
         # So that every level of the U-Net halves without a remainder.
         return self.vae_reduction * 2 ** (len(self.denoiser.config.down_block_types) - 1)
-
-    def configured_resolution(self) -> int:
-        return self.denoiser.config.sample_size * self.vae_reduction
 
     def predict(self, noised: Tensor, timesteps: Tensor) -> Tensor:
         return self.denoiser(
@@ -57,8 +54,8 @@ class StableDiffusionBackbone(DiffusionBackbone):
         """What the U-Net is told besides the prompt: nothing."""
         return None
 
-    def attention_layout(self, latent: Tensor) -> AttentionLayout:
-        height, width = latent.shape[-2:]
+    def layout(self, size: tuple[int, int]) -> AttentionLayout:
+        height, width = self.latent_size(size)
         grids: list[tuple[int, int]] = []
         for block in self.denoiser.down_blocks:
             if getattr(block, "has_cross_attention", False):
@@ -76,23 +73,16 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     """Stable Diffusion XL, base model."""
 
     pipeline_names: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
-    text_components: ClassVar[tuple[str, ...]] = (
-        "text_encoder",
-        "tokenizer",
-        "text_encoder_2",
-        "tokenizer_2",
-    )
+    text_encoders = 2
     prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
-        time_channels = _TIME_IDS * config["addition_time_embed_dim"]
+        pooled = config["projection_class_embeddings_input_dim"]
+        pooled -= _TIME_IDS * config["addition_time_embed_dim"]
         return {
             "prompt_embeds": (1, _CLIP_TOKENS, config["cross_attention_dim"]),
-            "pooled_prompt_embeds": (
-                1,
-                config["projection_class_embeddings_input_dim"] - time_channels,
-            ),
+            "pooled_prompt_embeds": (1, pooled),
         }
 
     def added_conditions(self, noised: Tensor) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ _DIRECTIONS = {
     4: ((1, 0), (0, 1)),
     8: ((1, 0), (0, 1), (1, 1), (1, -1)),
 }
+NEIGHBOURHOODS = tuple(_DIRECTIONS)
 # A spread below this share of the mean is rounding: such a map holds no edge.
 _CONSTANT = 1e-5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
 from trace_d2.attention.divergences import DIVERGENCES
-from trace_d2.backbones import DiffusionBackbone, build_backbone
+from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.settings import NodeSettings, one_of, within
 
 from .abdiv import (
+    NEIGHBOURHOODS,
     THRESHOLDS,
     attention_boundary_divergence,
     normalise_edges,
@@ -21,121 +24,148 @@ from .abdiv import (
 )
 from .emergence import instance_emergence_point
 from .sources import EdgeOutput
-from .student import EdgeStudent, blank_latent, load_student
+from .student import EdgeStudent, load_student
 from .student_files import student_folder
 
 
-class EdgeDetector:
-    """The teacher: instance edges by a diffusion backbone (Algorithms 1 and 2).
+@dataclass(frozen=True)
+class EmergenceSettings(NodeSettings, node="MODEL.TRACE.EMERGENCE"):
+    """The search along the trajectory (Algorithm 1)."""
 
-    An ``EdgeSource``.
+    stride: int = within(1, 999, default=100)
+    metric: str = one_of(*DIVERGENCES, default="kl")
+    fixed_timestep: int = within(-1, 999, default=-1)
+    batch: int = within(0, default=0)
+    memory_mb: float = 256
+
+
+@dataclass(frozen=True)
+class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
+    """Boundary divergence (Algorithm 2)."""
+
+    neighbourhood: int = one_of(*NEIGHBOURHOODS, default=4)
+    threshold: str = one_of(*THRESHOLDS, default="mean_std")
+
+
+@dataclass(frozen=True)
+class AttentionSettings(NodeSettings, node="MODEL.TRACE.ATTENTION"):
+    """What ``SelfAttentionReader`` averages, and in how much memory."""
+
+    blocks: tuple[int, ...] = ()
+    scratch_mb: float = 16
+
+
+class AttentionView:
+    """One image before a backbone: called with timesteps, it gives the maps (b, N, N) there.
 
     Args:
-        backbone: image -> latent -> one forward pass at a timestep.
-        seed: with the image's key it fixes the noise, whatever the batch or the order.
-        stride: of the trajectory ``range(0, 1000, stride)``.
-        metric: divergence between timesteps.
-        fixed_timestep: a timestep to read instead of searching; -1 searches.
-        batch: timesteps a forward pass; 0: as many as ``memory_mb`` MiB of maps allow.
-        neighbourhood: of ABDiv, 4 or 8.
-        threshold: what falls on 0.5 of the edges, see ``normalise_edges``.
-        blocks, scratch_mb: see ``SelfAttentionReader``.
-
-    Raises:
-        ValueError: a value is out of its range.
+        backbone: looks at it, in one forward pass a call.
+        image: (H, W, 3) uint8 RGB.
+        key: fixes the noise, with ``seed``.
+        settings: of the reader.
     """
 
     def __init__(
         self,
-        backbone: DiffusionBackbone,
+        backbone: AttentionBackbone,
+        image: np.ndarray,
+        key: str,
+        seed: int = 0,
+        settings: AttentionSettings | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.settings = settings or AttentionSettings()
+        pixels = backbone.to_pixels(image)
+        self.layout: AttentionLayout = backbone.layout((pixels.shape[-2], pixels.shape[-1]))
+        self.prepared = backbone.prepare(pixels, (seed, key))
+
+    @torch.no_grad()
+    def __call__(self, timesteps: Sequence[int]) -> Tensor:
+        reader = SelfAttentionReader(
+            self.layout, blocks=self.settings.blocks, scratch_mb=self.settings.scratch_mb
+        )
+        with native_attention(self.backbone), reader:
+            self.backbone.run(self.prepared, timesteps)
+        return reader.attention()
+
+
+class EdgeDetector:
+    """The teacher: instance edges by a backbone (Algorithms 1 and 2), an ``EdgeSource``.
+
+    A backbone without timesteps is read once, and ABDiv of that is all.
+
+    Args:
+        backbone: shows its attention to an image.
+        emergence, abdiv, attention: see the config; defaults where None.
+        seed: with the image's key it fixes the noise, whatever the batch or the order.
+    """
+
+    def __init__(
+        self,
+        backbone: AttentionBackbone,
+        emergence: EmergenceSettings | None = None,
+        abdiv: AbdivSettings | None = None,
+        attention: AttentionSettings | None = None,
         *,
         seed: int = 0,
-        stride: int = 100,
-        metric: str = "kl",
-        fixed_timestep: int = -1,
-        batch: int = 0,
-        memory_mb: float = 256,
-        neighbourhood: int = 4,
-        threshold: str = "mean_std",
-        blocks: Sequence[int] = (),
-        scratch_mb: float = 16,
     ) -> None:
-        if not 1 <= stride < 1000:
-            raise ValueError(f"EMERGENCE.STRIDE lies in 1..999, not {stride}")
-        if metric not in DIVERGENCES:
-            raise ValueError(f"EMERGENCE.METRIC is one of {', '.join(DIVERGENCES)}, not {metric}")
-        if not -1 <= fixed_timestep < 1000:
-            raise ValueError(f"EMERGENCE.FIXED_TIMESTEP lies in -1..999, not {fixed_timestep}")
-        if batch < 0:
-            raise ValueError(f"EMERGENCE.BATCH is 0 or more, not {batch}")
-        if neighbourhood not in (4, 8):
-            raise ValueError(f"ABDIV.NEIGHBOURHOOD is 4 or 8, not {neighbourhood}")
-        if threshold not in THRESHOLDS:
-            raise ValueError(f"ABDIV.THRESHOLD is one of {', '.join(THRESHOLDS)}, not {threshold}")
         self.backbone = backbone
+        self.emergence = emergence or EmergenceSettings()
+        self.abdiv = abdiv or AbdivSettings()
+        self.attention = attention or AttentionSettings()
         self.seed = seed
-        self.timesteps = tuple(range(0, 1000, stride))
-        self.metric = metric
-        self.fixed_timestep = fixed_timestep
-        self.batch = batch
-        self.memory_mb = memory_mb
-        self.neighbourhood = neighbourhood
-        self.threshold = threshold
-        self.blocks = tuple(blocks)
-        self.scratch_mb = scratch_mb
+        self.timesteps = tuple(backbone.timesteps[:: self.emergence.stride])
 
     @classmethod
-    def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> EdgeDetector:
-        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
-        trace = cfg.MODEL.TRACE
-        return cls(
-            build_backbone(cfg) if backbone is None else backbone,
-            seed=trace.SEED,
-            stride=trace.EMERGENCE.STRIDE,
-            metric=trace.EMERGENCE.METRIC,
-            fixed_timestep=trace.EMERGENCE.FIXED_TIMESTEP,
-            batch=trace.EMERGENCE.BATCH,
-            memory_mb=trace.EMERGENCE.MEMORY_MB,
-            neighbourhood=trace.ABDIV.NEIGHBOURHOOD,
-            threshold=trace.ABDIV.THRESHOLD,
-            blocks=trace.ATTENTION.BLOCKS,
-            scratch_mb=trace.ATTENTION.SCRATCH_MB,
-        )
+    def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> EdgeDetector:
+        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already.
 
+        Raises:
+            ValueError: a value is out of its range; see also ``build_backbone``.
+        """
+        settings: dict[str, Any] = {  # checked before anything is loaded
+            "emergence": EmergenceSettings.from_config(cfg),
+            "abdiv": AbdivSettings.from_config(cfg),
+            "attention": AttentionSettings.from_config(cfg),
+        }
+        backbone = build_backbone(cfg) if backbone is None else backbone
+        return cls(backbone, **settings, seed=cfg.MODEL.TRACE.SEED)
+
+    @torch.no_grad()
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
         """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
-        with torch.no_grad():
-            latent = self.backbone.encode(self.backbone.prepare(image))
-            noise = self.backbone.noise(latent, self.seed, key)
-            layout = self.backbone.attention_layout(latent)
-            timestep, attention, curve = self._emergence(latent, noise, layout)
-            abdiv = attention_boundary_divergence(attention, layout.largest, self.neighbourhood)
-            edges = upsample_edges(normalise_edges(abdiv, self.threshold), image.shape[:2])
+        view = self.view(image, key)
+        timestep, attention, curve = self._emergence(view)
+        abdiv = attention_boundary_divergence(
+            attention, view.layout.largest, self.abdiv.neighbourhood
+        )
+        edges = normalise_edges(abdiv, self.abdiv.threshold)
+        edges = upsample_edges(edges, (image.shape[0], image.shape[1]))
         return EdgeOutput(edges.cpu().numpy(), abdiv.float().cpu().numpy(), timestep, curve)
 
-    def _emergence(
-        self, latent: Tensor, noise: Tensor, layout: AttentionLayout
-    ) -> tuple[int, Tensor, dict[int, float]]:
-        def read(timesteps: Sequence[int]) -> Tensor:
-            return self.read_attention(latent, noise, timesteps, layout)
+    def view(self, image: np.ndarray, key: str) -> AttentionView:
+        """``image`` before the backbone."""
+        return AttentionView(self.backbone, image, key, self.seed, self.attention)
 
-        if self.fixed_timestep >= 0:
-            return self.fixed_timestep, read([self.fixed_timestep])[0], {}
-        batch = self.batch or timesteps_per_pass(layout.tokens, self.memory_mb)
-        found = instance_emergence_point(read, self.timesteps, self.metric, batch)
+    def batch(self, layout: AttentionLayout) -> int:
+        """Timesteps a forward pass over ``layout``."""
+        settings = self.emergence
+        return settings.batch or timesteps_per_pass(layout.tokens, settings.memory_mb)
+
+    def _emergence(self, view: AttentionView) -> tuple[int | None, Tensor, dict[int, float]]:
+        if not self.timesteps:
+            return None, view(())[0], {}
+        fixed = self.emergence.fixed_timestep
+        if fixed >= 0:
+            return fixed, view([fixed])[0], {}
+        batch = self.batch(view.layout)
+        found = instance_emergence_point(view, self.timesteps, self.emergence.metric, batch)
         return found.timestep, found.attention, found.curve
 
-    def read_attention(
-        self, latent: Tensor, noise: Tensor, timesteps: Sequence[int], layout: AttentionLayout
-    ) -> Tensor:
-        """Maps (b, N, N) of one latent (1, c, h, w) at b timesteps, in one forward pass."""
-        steps = torch.tensor(list(timesteps), device=latent.device)
-        shape = (len(steps), *latent.shape[1:])
-        noised = self.backbone.add_noise(latent.expand(shape), noise.expand(shape), steps)
-        reader = SelfAttentionReader(layout, blocks=self.blocks, scratch_mb=self.scratch_mb)
-        with native_attention(self.backbone), reader:
-            self.backbone(noised, steps)
-        return reader.attention()
+
+def timesteps_per_pass(tokens: int, memory_mb: float) -> int:
+    """How many float32 maps of ``tokens`` x ``tokens`` fit in ``memory_mb`` MiB; at least 1."""
+    return max(1, int(memory_mb * 2**20 // (4 * tokens**2)))
 
 
 class StudentDetector:
@@ -151,7 +181,7 @@ class StudentDetector:
         self.seed = seed
 
     @classmethod
-    def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> StudentDetector:
+    def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> StudentDetector:
         """Loads the student that ``MODEL.TRACE.STUDENT`` names.
 
         Its backbone is that of ``cfg``, or one that is there already.
@@ -172,13 +202,7 @@ class StudentDetector:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
         """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
-        backbone = self.student.backbone
-        pixels = backbone.prepare(image)
-        noise = backbone.noise(blank_latent(backbone, pixels), self.seed, key)
-        edges = self.student(pixels, noise, reconstruct=False).logits[0].sigmoid()
-        return EdgeOutput(upsample_edges(edges, image.shape[:2]).cpu().numpy(), timestep=0)
-
-
-def timesteps_per_pass(tokens: int, memory_mb: float) -> int:
-    """How many float32 maps of ``tokens`` x ``tokens`` fit in ``memory_mb`` MiB; at least 1."""
-    return max(1, int(memory_mb * 2**20 // (4 * tokens**2)))
+        pixels = self.student.backbone.to_pixels(image)
+        output = self.student(pixels, (self.seed, key), reconstruct=False)
+        edges = upsample_edges(output.logits[0].sigmoid(), (image.shape[0], image.shape[1]))
+        return EdgeOutput(edges.cpu().numpy(), timestep=0)

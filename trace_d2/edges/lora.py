@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from trace_d2.settings import NodeSettings, one_of, within
 
 ADAPTER = "trace"
 
@@ -22,6 +25,20 @@ _KINDS: dict[str, re.Pattern[str]] = {
 }
 
 
+@dataclass(frozen=True)
+class LoraSettings(NodeSettings, node="MODEL.TRACE.STUDENT.LORA"):
+    """Of the adapters. Their strength is alpha / rank; an alpha of 0 means the rank."""
+
+    rank: int = within(1, default=64)
+    alpha: float = within(0.0, default=0.0)
+    layers: tuple[str, ...] = one_of(*_KINDS, default=tuple(_KINDS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers:
+            raise ValueError(f"{self.node}.LAYERS holds some of {', '.join(_KINDS)}, not none")
+
+
 def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
     """Names of the linear layers of the given kinds, in the order of the modules.
 
@@ -30,13 +47,8 @@ def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
         kinds: "attention", "feed_forward" or both.
 
     Raises:
-        ValueError: there is no such kind, or the denoiser has no layer of one.
+        ValueError: the denoiser has no layer of one.
     """
-    unknown = [kind for kind in kinds if kind not in _KINDS]
-    if unknown or not kinds:
-        raise ValueError(
-            f"MODEL.TRACE.STUDENT.LORA.LAYERS holds some of {', '.join(_KINDS)}, not {list(kinds)}"
-        )
     linear = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
     for kind in kinds:
         if not any(_KINDS[kind].search(name) for name in linear):
@@ -44,28 +56,25 @@ def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
     return [name for name in linear if any(_KINDS[kind].search(name) for kind in kinds)]
 
 
-def add_lora(denoiser: Any, layers: Sequence[str], rank: int, alpha: float) -> None:
+def add_lora(denoiser: Any, settings: LoraSettings) -> None:
     """Add trainable adapters that change nothing yet: W + alpha / rank * B A, with B = 0.
 
     The adapters are float32 whatever the denoiser's own type, for the optimizer's sake.
 
     Args:
         denoiser: a diffusers model, frozen.
-        layers: names of linear layers.
-        rank: of the products.
-        alpha: the adapters' strength times the rank.
+        settings: rank, strength and layers.
 
     Raises:
-        ValueError: ``rank`` or ``alpha`` is not positive.
+        ValueError: the denoiser has no layer of a kind.
     """
-    if rank < 1 or alpha <= 0:
-        raise ValueError(
-            f"MODEL.TRACE.STUDENT.LORA: RANK and ALPHA are positive, not {rank} and {alpha}"
-        )
     from peft import LoraConfig  # takes seconds, which a teacher need not wait
 
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(layers), init_lora_weights=True
+        r=settings.rank,
+        lora_alpha=settings.alpha or settings.rank,
+        target_modules=lora_layers(denoiser, settings.layers),
+        init_lora_weights=True,
     )
     make_adaptable(denoiser)
     denoiser.add_adapter(config, ADAPTER)

@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from trace_d2._version import __version__
-from trace_d2.attention import SelfAttentionReader, forbid_cudnn_attention, native_attention
-from trace_d2.backbones import DiffusionBackbone, build_backbone
-from trace_d2.backbones.noise_levels import clean_estimate
+from trace_d2.attention import (
+    AttentionLayout,
+    SelfAttentionReader,
+    forbid_cudnn_attention,
+    native_attention,
+)
+from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.io.atomic import write_bytes, write_json
 
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
 from .lora import (
     ADAPTER,
+    LoraSettings,
     add_lora,
     float32_adapters,
-    lora_layers,
     make_adaptable,
     merge_lora_adapters,
 )
@@ -48,13 +51,13 @@ class StudentOutput:
     Attributes:
         logits: of E^, (B, H, W) float32; above 0 is an edge.
         latent: of the images, (B, c, h, w) float32.
-        reconstruction: of the latent by the denoiser, of the same shape and type; None where it
-            was not asked for.
+        reconstruction: of the latent by the denoiser, of the same shape and type. Both are None
+            where no reconstruction was asked for.
     """
 
     logits: Tensor
-    latent: Tensor
-    reconstruction: Tensor | None
+    latent: Tensor | None = None
+    reconstruction: Tensor | None = None
 
 
 class EdgeStudent(nn.Module):
@@ -64,7 +67,7 @@ class EdgeStudent(nn.Module):
     own weights are frozen and come from its folder.
 
     Args:
-        backbone: its denoiser has the adapters, or none once they are merged.
+        backbone: its network has the adapters, or none once they are merged.
         decoder: reads the accumulated map.
         blocks, scratch_mb: see ``SelfAttentionReader``.
 
@@ -74,7 +77,7 @@ class EdgeStudent(nn.Module):
 
     def __init__(
         self,
-        backbone: DiffusionBackbone,
+        backbone: AttentionBackbone,
         decoder: EdgeDecoder,
         *,
         blocks: Sequence[int] = (),
@@ -85,14 +88,14 @@ class EdgeStudent(nn.Module):
             raise ValueError(f"MODEL.TRACE.STUDENT.BLOCKS are counted from 0, not {tuple(blocks)}")
         self.backbone = backbone
         self.decoder = decoder.to(backbone.device)
-        self.grid = backbone.attention_layout(blank_latent(backbone)).largest
+        self.grid = square_layout(backbone).largest
         self.blocks = tuple(blocks)
         self.scratch_mb = scratch_mb
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_expect_trainable)
 
     @classmethod
-    def from_config(cls, cfg: Any, backbone: DiffusionBackbone | None = None) -> EdgeStudent:
+    def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> EdgeStudent:
         """A student to be trained: a backbone with fresh adapters and decoder.
 
         The backbone is that of ``cfg``, or one that is there already.
@@ -103,50 +106,40 @@ class EdgeStudent(nn.Module):
         """
         trace = cfg.MODEL.TRACE
         settings = decoder_settings(trace.STUDENT.DECODER)
+        lora = LoraSettings.from_config(cfg)
         check_trainable(cfg)
         backbone = build_backbone(cfg) if backbone is None else backbone
-        layout = backbone.attention_layout(blank_latent(backbone))
-        decoder = build_decoder(trace.STUDENT.DECODER.NAME, layout.tokens, settings)
-        lora = trace.STUDENT.LORA
-        layers = lora_layers(backbone.denoiser, lora.LAYERS)
-        add_lora(backbone.denoiser, layers, lora.RANK, lora.ALPHA or lora.RANK)
+        tokens = square_layout(backbone).tokens
+        decoder = build_decoder(trace.STUDENT.DECODER.NAME, tokens, settings)
+        add_lora(backbone.network, lora)
         if trace.STUDENT.GRADIENT_CHECKPOINTING:
-            backbone.denoiser.enable_gradient_checkpointing()
+            backbone.network.enable_gradient_checkpointing()
         return cls(
             backbone, decoder, blocks=trace.STUDENT.BLOCKS, scratch_mb=trace.ATTENTION.SCRATCH_MB
         )
-
-    def train(self, mode: bool = True) -> EdgeStudent:
-        """As ``nn.Module.train``; the VAE stays in evaluation mode."""
-        super().train(mode)
-        self.backbone.vae.eval()
-        return self
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The adapters' and the decoder's parameters, by their names in the state dict."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
     def forward(
-        self, pixels: Tensor, noise: Tensor | None = None, *, reconstruct: bool = True
+        self,
+        pixels: Tensor,
+        noise: Tensor | tuple[int, str] | None = None,
+        *,
+        reconstruct: bool = True,
     ) -> StudentOutput:
         """One pass at timestep 0; with gradient to adapters and decoder where that is enabled.
 
         Args:
             pixels: (B, 3, H, W) float32 in -1..1; H and W multiples of ``backbone.size_multiple``.
-            noise: eps of the latents' shape; None draws it. Flow matching has none at timestep 0.
-            reconstruct: run the denoiser to its end. Edges need it up to the last of ``blocks``.
+            noise: see ``AttentionBackbone.prepare``. Flow matching has none at timestep 0.
+            reconstruct: run the network to its end. Edges need it up to the last of ``blocks``.
 
         Raises:
             ValueError: the decoder belongs to another grid than that of images of this size.
         """
-        backbone = self.backbone
-        # Detectron2's mixed precision is float16, in which some VAEs overflow.
-        with torch.autocast(pixels.device.type, enabled=False):
-            latent = backbone.encode(pixels)
-        noise = torch.randn_like(latent) if noise is None else noise
-        timesteps = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
-        noised = backbone.add_noise(latent, noise, timesteps)
-        layout = backbone.attention_layout(latent)
+        layout = self.backbone.layout((pixels.shape[-2], pixels.shape[-1]))
         if self.decoder.of_one_grid and layout.largest != self.grid:
             raise ValueError(
                 f"the edge decoder {self.decoder.name!r} belongs to the grid {self.grid}, "
@@ -154,6 +147,9 @@ class EdgeStudent(nn.Module):
                 "square images (INPUT.TRACE.PSEUDO_EDGES.CROP 0, MODEL.TRACE.BACKBONE.ASPECT "
                 "square), or MODEL.TRACE.STUDENT.DECODER.NAME relative"
             )
+        # Detectron2's mixed precision is float16, in which some VAEs overflow.
+        with torch.autocast(pixels.device.type, enabled=False):
+            prepared = self.backbone.prepare(pixels, noise)
         reader = SelfAttentionReader(
             layout,
             blocks=self.blocks,
@@ -161,12 +157,12 @@ class EdgeStudent(nn.Module):
             differentiable=torch.is_grad_enabled(),
             stop_early=not reconstruct,
         )
-        reconstruction = None
-        with native_attention(backbone), reader:
-            prediction = backbone(noised, timesteps)
-            reconstruction = clean_estimate(backbone.scheduler, noised, prediction, timesteps)
+        with native_attention(self.backbone), reader:
+            output = self.backbone.run(prepared, [0])
         logits = self.decoder(reader.attention(), layout.largest, pixels)
-        return StudentOutput(logits, latent, reconstruction)
+        if not reconstruct:
+            return StudentOutput(logits)
+        return StudentOutput(logits, *self.backbone.reconstruct(prepared, output))
 
 
 def check_trainable(cfg: Any) -> None:
@@ -182,16 +178,9 @@ def check_trainable(cfg: Any) -> None:
         )
 
 
-def blank_latent(backbone: DiffusionBackbone, pixels: Tensor | None = None) -> Tensor:
-    """Zeros of the shape of the latent of ``pixels`` (1, 3, H, W), or of a square image.
-
-    The square is what ``MODEL.TRACE.BACKBONE.RESOLUTION`` makes of one.
-    """
-    if pixels is None:
-        pixels = backbone.prepare(np.zeros((8, 8, 3), np.uint8))
-    height, width = (side // backbone.vae_reduction for side in pixels.shape[-2:])
-    channels = backbone.vae.config.latent_channels
-    return torch.zeros(1, channels, height, width, device=pixels.device)
+def square_layout(backbone: AttentionBackbone) -> AttentionLayout:
+    """The layout for a square image, at the backbone's resolution."""
+    return backbone.layout(backbone.size_of((1, 1)))
 
 
 def _drop_frozen(student: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -234,7 +223,7 @@ def save_student(student: EdgeStudent, folder: str | Path) -> None:
 
 
 def _write_files(student: EdgeStudent, folder: Path) -> None:
-    student.backbone.denoiser.save_lora_adapter(folder / "lora", adapter_name=ADAPTER)
+    student.backbone.network.save_lora_adapter(folder / "lora", adapter_name=ADAPTER)
     weights = {
         name: t.detach().cpu().contiguous() for name, t in student.decoder.state_dict().items()
     }
@@ -252,7 +241,7 @@ def describe(student: EdgeStudent) -> dict[str, Any]:
         "version": __version__,
         "backbone": {
             "name": canonical_name(backbone.name),
-            "denoiser": type(backbone.denoiser).__name__,
+            "denoiser": type(backbone.network).__name__,
             "dtype": str(backbone.dtype).removeprefix("torch."),
         },
         "resolution": backbone.resolution,
@@ -265,7 +254,7 @@ def describe(student: EdgeStudent) -> dict[str, Any]:
 
 def load_student(
     folder: str | Path,
-    backbone: DiffusionBackbone,
+    backbone: AttentionBackbone,
     *,
     merge_lora: bool = False,
     trainable: bool = False,
@@ -287,7 +276,7 @@ def load_student(
     folder = Path(folder)
     described = read_description(folder)
     _check_backbone(described, backbone, folder)
-    layout = backbone.attention_layout(blank_latent(backbone))
+    layout = square_layout(backbone)
     decoder = _described_decoder(described, layout.tokens, folder)
     grid = tuple(described["grid"])
     if decoder.of_one_grid and (layout.largest != grid or backbone.aspect != "square"):
@@ -304,7 +293,7 @@ def load_student(
     if not all(bool(weights.isfinite().all()) for weights in student.trainable().values()):
         raise ValueError(f"the student in {folder} has weights that are no numbers: train it again")
     if merge_lora:
-        merge_lora_adapters(backbone.denoiser)
+        merge_lora_adapters(backbone.network)
     return student.eval() if trainable else student.eval().requires_grad_(False)
 
 
@@ -327,14 +316,14 @@ def student_to_train(cfg: Any) -> EdgeStudent:
             scratch_mb=trace.ATTENTION.SCRATCH_MB,
         )
         if trace.STUDENT.GRADIENT_CHECKPOINTING:
-            student.backbone.denoiser.enable_gradient_checkpointing()
+            student.backbone.network.enable_gradient_checkpointing()
         return student
     return EdgeStudent.from_config(cfg)
 
 
-def _check_backbone(described: dict[str, Any], backbone: DiffusionBackbone, folder: Path) -> None:
+def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, folder: Path) -> None:
     trained, name = described["backbone"], canonical_name(backbone.name)
-    kind = type(backbone.denoiser).__name__
+    kind = type(backbone.network).__name__
     if (trained["name"], trained["denoiser"]) != (name, kind):
         raise ValueError(
             f"the student in {folder} was trained on {trained['name']} ({trained['denoiser']}), "
@@ -361,14 +350,14 @@ def _load_decoder(decoder: torch.nn.Module, path: Path) -> None:
         raise ValueError(f"{path} does not fit its {JSON_NAME} ({error})") from error
 
 
-def _load_lora(backbone: DiffusionBackbone, folder: Path) -> None:
-    """Adds the adapters of ``folder`` to the denoiser, once it is sure that all of them fit."""
+def _load_lora(backbone: AttentionBackbone, folder: Path) -> None:
+    """Adds the adapters of ``folder`` to the network, once it is sure that all of them fit."""
     path = folder / LORA_FILE
     try:
         weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): copy it again") from error
-    layers = dict(backbone.denoiser.named_modules())
+    layers = dict(backbone.network.named_modules())
     for key, tensor in weights.items():
         # A reads what the layer reads, B writes what it writes.
         name, _, matrix = key.partition(".lora_")
@@ -380,17 +369,17 @@ def _load_lora(backbone: DiffusionBackbone, folder: Path) -> None:
                 f"{backbone.name} takes: the student belongs to another backbone. Change "
                 "MODEL.TRACE.BACKBONE or MODEL.TRACE.STUDENT.WEIGHTS"
             )
-    make_adaptable(backbone.denoiser)
-    backbone.denoiser.load_lora_adapter(
+    make_adaptable(backbone.network)
+    backbone.network.load_lora_adapter(
         str(path.parent),
         weight_name=path.name,
         use_safetensors=True,
         adapter_name=ADAPTER,
         prefix=None,
     )
-    float32_adapters(backbone.denoiser)
+    float32_adapters(backbone.network)
     # diffusers makes adapters of the denoiser's type: what that rounded is put in its place again.
-    for name, parameter in backbone.denoiser.named_parameters():
+    for name, parameter in backbone.network.named_parameters():
         if ".lora_" in name:
             key = name.replace(f".{ADAPTER}.", ".")
             if key not in weights:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .abdiv import attention_boundary_divergence, normalise_edges
-from .detector import EdgeDetector, timesteps_per_pass, upsample_edges
+from .abdiv import attention_boundary_divergence, normalise_edges, upsample_edges
+from .detector import EdgeDetector
 from .emergence import instance_emergence_point
 
 COMPONENTS = 3
@@ -71,35 +71,35 @@ def read_trajectory(
         key: the file stem, which fixes the noise.
         progress: called with the number of timesteps done since the last call.
     """
-    latent = detector.backbone.encode(detector.backbone.prepare(image))
-    noise = detector.backbone.noise(latent, detector.seed, key)
-    layout = detector.backbone.attention_layout(latent)
+    view = detector.view(image, key)
+    grid = view.layout.largest
     steps: dict[int, TrajectoryStep] = {}
     scores: Tensor | None = None
 
     def read(timesteps: Sequence[int]) -> Tensor:
         nonlocal scores
-        maps = detector.read_attention(latent, noise, timesteps, layout)
+        maps = view(timesteps)
         for timestep, attention in zip(timesteps, maps, strict=True):
             components = principal_components(attention)
             scores = components if scores is None else align_components(components, scores)
-            abdiv = attention_boundary_divergence(attention, layout.largest, detector.neighbourhood)
+            abdiv = attention_boundary_divergence(attention, grid, detector.abdiv.neighbourhood)
             steps[timestep] = TrajectoryStep(
                 timestep,
-                component_colors(scores).reshape(*layout.largest, COMPONENTS).cpu().numpy(),
+                component_colors(scores).reshape(*grid, COMPONENTS).cpu().numpy(),
                 abdiv.float().cpu().numpy(),
-                normalise_edges(abdiv, detector.threshold).cpu().numpy(),
+                normalise_edges(abdiv, detector.abdiv.threshold).cpu().numpy(),
             )
             if progress:
                 progress(1)
         return maps
 
-    batch = detector.batch or timesteps_per_pass(layout.tokens, detector.memory_mb)
-    found = instance_emergence_point(read, detector.timesteps, detector.metric, batch)
+    emergence = detector.emergence
+    batch = detector.batch(view.layout)
+    found = instance_emergence_point(read, detector.timesteps, emergence.metric, batch)
     shown = tuple(steps[timestep] for timestep in detector.timesteps)
     chosen = found.timestep
-    if detector.fixed_timestep >= 0:
-        chosen = detector.fixed_timestep
+    if emergence.fixed_timestep >= 0:
+        chosen = emergence.fixed_timestep
         if chosen not in steps:
             read([chosen])
     edges = upsample_edges(torch.from_numpy(steps[chosen].edges), image.shape[:2]).numpy()

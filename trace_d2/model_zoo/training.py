@@ -19,7 +19,7 @@ from diffusers import FluxTransformer2DModel
 from tqdm import tqdm
 
 from trace_d2.attention import forbid_cudnn_attention
-from trace_d2.backbones.flux import image_ids
+from trace_d2.backbones.diffusion_transformers import image_ids
 from trace_d2.scenes.procedural import make_scene
 
 from .pixel_vae import SCALING_FACTOR, VAE_FACTOR

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ablation.rows import TEACHERS, Teacher
@@ -19,7 +18,12 @@ from ablation.teacher import Trajectory, boundary_divergence, edges_of
 from ablation.work import Settings, find_detector, find_student, key_of
 from trace_d2.edges import EdgeDetector, instance_emergence_point
 from trace_d2.edges.baselines import BASELINES
-from trace_d2.edges.detector import timesteps_per_pass
+from trace_d2.edges.detector import (
+    AttentionSettings,
+    AttentionView,
+    EmergenceSettings,
+    timesteps_per_pass,
+)
 
 _REPEATS = 3  # of what takes milliseconds
 
@@ -110,25 +114,17 @@ def teacher_edges(
     Returns:
         (H, W) float32 in 0..1.
     """
-    backbone = detector.backbone
-    own = EdgeDetector(
-        backbone, seed=detector.seed, blocks=teacher.blocks if teacher.timestep >= 0 else ()
-    )
+    fixed = teacher.timestep >= 0
+    settings = AttentionSettings(blocks=teacher.blocks if fixed else ())
     with torch.no_grad():
-        latent = backbone.encode(backbone.prepare(image))
-        noise = backbone.noise(latent, own.seed, key)
-        layout = backbone.attention_layout(latent)
-
-        def read(timesteps: Sequence[int]) -> Tensor:
-            return own.read_attention(latent, noise, timesteps, layout)
-
-        if teacher.timestep >= 0:
-            attention = read([teacher.timestep])[0]
+        view = AttentionView(detector.backbone, image, key, detector.seed, settings)
+        if fixed:
+            attention = view([teacher.timestep])[0]
         else:
-            batch = timesteps_per_pass(layout.tokens, own.memory_mb)
+            batch = timesteps_per_pass(view.layout.tokens, EmergenceSettings().memory_mb)
             steps = range(0, 1000, teacher.stride)
-            attention = instance_emergence_point(read, steps, teacher.metric, batch).attention
-        return edges_of(attention, layout.largest, teacher, image.shape)
+            attention = instance_emergence_point(view, steps, teacher.metric, batch).attention
+        return edges_of(attention, view.layout.largest, teacher, image.shape)
 
 
 def seconds(work: Callable[..., Any], *arguments: Any) -> float:

@@ -18,7 +18,8 @@ from trace_d2.edges import (
     attention_boundary_divergence,
     normalise_edges,
 )
-from trace_d2.edges.detector import timesteps_per_pass, upsample_edges
+from trace_d2.edges.abdiv import upsample_edges
+from trace_d2.edges.detector import AttentionView, timesteps_per_pass
 
 _STEPS = {4: ((1, 0), (0, 1)), 8: ((1, 0), (0, 1), (1, 1), (1, -1))}
 _MEMORY_MB = 32  # of the maps of one forward pass: larger batches are no faster
@@ -71,20 +72,16 @@ class Trajectory:
     def __init__(
         self, detector: EdgeDetector, image: np.ndarray, key: str, stride: int = FINEST_STRIDE
     ) -> None:
-        backbone = detector.backbone
-        self.detector = detector
         self.size = image.shape[:2]
-        self.latent = backbone.encode(backbone.prepare(image))
-        self.noise = backbone.noise(self.latent, detector.seed, key)
-        self.layout = backbone.attention_layout(self.latent)
+        self.view = AttentionView(detector.backbone, image, key, detector.seed)
+        self.layout = self.view.layout
         self.maps: dict[int, Tensor] = {}
         self._blocks: dict[int, list[Tensor]] = {}
         steps = list(range(0, 1000, stride))
         batch = timesteps_per_pass(self.layout.tokens, _MEMORY_MB)
         for start in range(0, len(steps), batch):
             part = steps[start : start + batch]
-            maps = detector.read_attention(self.latent, self.noise, part, self.layout)
-            self.maps |= zip(part, maps, strict=True)
+            self.maps |= zip(part, self.view(part), strict=True)
 
     def curve(self, metric: str, stride: int) -> dict[int, float]:
         """Timestep -> mean divergence from the one ``stride`` before it."""
@@ -118,14 +115,12 @@ class Trajectory:
     @torch.no_grad()
     def _read_blocks(self, timestep: int) -> list[Tensor]:
         """The map of each block, all read in one forward pass."""
-        steps = torch.tensor([timestep], device=self.latent.device)
-        backbone = self.detector.backbone
-        noised = backbone.add_noise(self.latent, self.noise, steps)
+        backbone = self.view.backbone
         readers = [SelfAttentionReader(self.layout, blocks=[block]) for block in range(BLOCKS)]
         with native_attention(backbone), ExitStack() as stack:
             for reader in readers:
                 stack.enter_context(reader)
-            backbone(noised, steps)
+            backbone.run(self.view.prepared, [timestep])
         return [reader.attention()[0] for reader in readers]
 
     def edges(self, reading: Teacher) -> np.ndarray:

@@ -18,6 +18,7 @@ from trace_d2.config import load_trace_cfg
 from trace_d2.edges import EdgeDetector
 from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.baselines import BASELINES, canny_edges
+from trace_d2.edges.detector import EmergenceSettings
 from trace_d2.evaluation.edge_metrics import EdgeCounts, edge_counts
 from trace_d2.io.edge_maps import write_ternary
 from trace_d2.io.images import read_image
@@ -189,7 +190,8 @@ def make_labels(settings: Settings, image: Path, folders: dict[str, Path]) -> No
         teacher = LABELS[name]
         search = replace(teacher, threshold="mean_std")
         if search not in abdiv:
-            found = EdgeDetector(backbone, fixed_timestep=teacher.timestep)(pixels, image.stem)
+            read = EmergenceSettings(fixed_timestep=teacher.timestep)
+            found = EdgeDetector(backbone, read)(pixels, image.stem)
             assert found.abdiv is not None
             abdiv[search] = found.abdiv
         labels = ternary_edges(abdiv[search], pixels.shape[:2], teacher.threshold)

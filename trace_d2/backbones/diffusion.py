@@ -1,0 +1,307 @@
+"""What all families of diffusion models share: denoiser, VAE, scheduler and the null prompt.
+
+They come from one diffusers folder. Latents are float32 of shape (B, c, h, w); only the denoiser
+and the VAE run in ``dtype``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from accelerate import cpu_offload_with_hook
+from fvcore.common.config import CfgNode
+from torch import Tensor
+from typing_extensions import Self
+
+from . import loading
+from .backbone import AttentionBackbone
+from .model_files import open_model
+from .noise_levels import clean_estimate, signal_and_noise_levels
+from .null_prompt import NullPrompt
+from .registry import REGISTERED_MODELS, family_of_pipeline, weights_of
+
+
+class Noising(NamedTuple):
+    """What images become at any timestep: X_t = alpha_t X_0 + sigma_t eps.
+
+    ``latent`` is X_0 and ``noise`` eps, both (B, c, h, w) float32.
+    """
+
+    latent: Tensor
+    noise: Tensor
+
+
+class DiffusionBackbone(AttentionBackbone):
+    """A frozen diffusion model that is asked for one forward pass at a time, on the null prompt.
+
+    Timesteps are 0..999 of ``scheduler.config.num_train_timesteps``; 0 is the clean end. Families
+    subclass this and say how their denoiser is called; nothing here knows a family.
+    """
+
+    timesteps = range(1000)
+    denoiser_class: ClassVar[Any]
+    denoiser_subfolder: ClassVar[str]
+    # How many text encoders, each with its tokenizer, the pipeline's ``encode_prompt`` needs.
+    text_encoders: ClassVar[int]
+    # Where ``encode_prompt`` returns each tensor of the null prompt.
+    prompt_outputs: ClassVar[dict[str, int]]
+
+    denoiser: Any
+    vae: Any
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        denoiser: Any,
+        vae: Any,
+        scheduler: Any,
+        null_prompt: NullPrompt,
+        native_resolution: int | None = None,
+        resolution: int = 0,
+        aspect: str = "square",
+        device: torch.device | str = "cpu",
+        cpu_offload: bool = False,
+    ) -> None:
+        """
+        Args:
+            name: the registered name or the folder, for messages.
+            denoiser, vae, scheduler: of the family's diffusers classes.
+            null_prompt: the encoded empty string, of batch size 1.
+            native_resolution: side in pixels that the model was trained at; None reads it from
+                the model's configuration.
+            resolution: side of the square that images are resized to; 0 for the native one.
+            aspect: "square", or "keep" for the image's own aspect ratio at equal area.
+            device: where the models run.
+            cpu_offload: keep both models in main memory; each is moved to ``device`` when it is
+                called and leaves when the other one is.
+
+        Raises:
+            ValueError: the denoiser does not take the VAE's latents, the null prompt does not fit
+                the denoiser, or ``aspect`` is unknown.
+        """
+        super().__init__()
+        if aspect not in ("square", "keep"):
+            raise ValueError(f'ASPECT is {aspect!r}; it must be "square" or "keep"')
+        self.name = name
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False)
+        self.scheduler = scheduler
+        self.aspect = aspect
+        given, taken = self.vae.config.latent_channels, self.denoiser_latent_channels
+        if given != taken:
+            raise ValueError(
+                f"{name}: the denoiser takes {taken} latent channels and the VAE gives {given};"
+                " inpainting, editing and depth variants cannot serve as a backbone"
+            )
+        null_prompt.check(self.prompt_shapes(denoiser.config), name)
+        # Buffers follow .to(device); they are no weights, so no state dict holds them.
+        for key, tensor in null_prompt.tensors.items():
+            self.register_buffer(f"_null_{key}", tensor, persistent=False)
+        self.native_resolution = native_resolution or self.configured_resolution()
+        self.resolution = resolution or self.native_resolution
+        self._offload_device: torch.device | None = None
+        self._place(torch.device(device), cpu_offload)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Self:
+        """The model that ``cfg.MODEL.TRACE.BACKBONE`` names, on ``cfg.MODEL.TRACE.DEVICE``.
+
+        Raises:
+            ValueError, FileNotFoundError: see ``build_backbone``.
+        """
+        options = cfg.MODEL.TRACE.BACKBONE
+        device = loading.pick_device(cfg.MODEL.TRACE.DEVICE)
+        dtype = loading.pick_dtype(options.DTYPE, device)
+        source = open_model(weights_of(options.NAME, options.WEIGHTS))
+        registered = REGISTERED_MODELS.get(options.NAME)
+        if family_of_pipeline(source.pipeline_name, str(source)) is not cls:
+            raise ValueError(
+                f"{options.NAME} needs a folder of {', '.join(cls.pipeline_names)};"
+                f" {source} holds a {source.pipeline_name}"
+            )
+        # The text encoders come and go before the denoiser is loaded, so that both never meet.
+        null_prompt = loading.load_null_prompt(
+            source,
+            loading.TextEncoding(cls.text_encoders, cls.prompt_outputs),
+            shapes=lambda: cls.prompt_shapes(
+                cls.denoiser_class.load_config(
+                    source.component(cls.denoiser_subfolder), local_files_only=True
+                ),
+                source.pipeline_name,
+            ),
+            choice=options.NULL_PROMPT,
+            dtype=dtype,
+            device=torch.device("cpu") if options.CPU_OFFLOAD else device,
+        )
+        return cls(
+            name=options.NAME,
+            denoiser=loading.load_model(source, cls.denoiser_class, cls.denoiser_subfolder, dtype),
+            vae=loading.load_vae(source, dtype),
+            scheduler=loading.load_scheduler(source),
+            null_prompt=null_prompt,
+            native_resolution=registered.native_resolution if registered else None,
+            resolution=options.RESOLUTION,
+            aspect=options.ASPECT,
+            device=device,
+            cpu_offload=options.CPU_OFFLOAD,
+        )
+
+    # ---- what a family says -------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
+        """Shapes of the null prompt's tensors by diffusers' names, for a denoiser's ``config``."""
+
+    @abstractmethod
+    def predict(self, noised: Tensor, timesteps: Tensor) -> Tensor:
+        """The denoiser's output (B, c, h, w) for inputs already on its device and in its dtype."""
+
+    def configured_resolution(self) -> int:
+        """Side in pixels of the square the model was trained on, from its configuration."""
+        return self.denoiser.config.sample_size * self.vae_reduction
+
+    @property
+    def denoiser_latent_channels(self) -> int:
+        """Latent channels that the denoiser takes."""
+        return self.denoiser.config.in_channels
+
+    # ---- pixels -> latent -> noised latent -> prediction ---------------------------------------
+
+    def prepare(self, pixels: Tensor, noise: Tensor | tuple[int, str] | None = None) -> Noising:
+        latent = self.encode(pixels)
+        if noise is None:
+            return Noising(latent, torch.randn_like(latent))
+        return Noising(latent, noise if isinstance(noise, Tensor) else self.noise(latent, *noise))
+
+    def run(self, prepared: Noising, timesteps: Sequence[int]) -> Tensor:
+        latent, noise = prepared
+        batch = max(len(latent), len(timesteps))
+        steps = torch.tensor(list(timesteps), device=latent.device).expand(batch)
+        shape = (batch, *latent.shape[1:])
+        return self(self.add_noise(latent.expand(shape), noise.expand(shape), steps), steps)
+
+    def reconstruct(self, prepared: Noising, output: Tensor) -> tuple[Tensor, Tensor]:
+        latent, noise = prepared
+        zero = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
+        noised = self.add_noise(latent, noise, zero)
+        return latent, clean_estimate(self.scheduler, noised, output, zero)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The VAE's latent X_0: the mode of its posterior, shifted and scaled.
+
+        Args:
+            pixels: (B, 3, h, w) float in -1..1.
+
+        Returns:
+            (B, c, h / f, w / f) float32 on ``device``, f the VAE's reduction.
+        """
+        config = self.vae.config
+        pixels = pixels.to(self.device, self.vae.dtype)
+        latent = self.vae.encode(pixels).latent_dist.mode().float()
+        if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+            mean = torch.tensor(config.latents_mean, device=latent.device).view(1, -1, 1, 1)
+            std = torch.tensor(config.latents_std, device=latent.device).view(1, -1, 1, 1)
+            return (latent - mean) * (config.scaling_factor / std)
+        return (latent - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+    def noise(self, latent: Tensor, seed: int, key: str) -> Tensor:
+        """Gaussian noise of ``latent``'s shape, fixed by (seed, key) and the shape alone.
+
+        It is drawn on the CPU in float32, so neither device, dtype nor earlier draws change it.
+
+        Returns:
+            float32, on ``latent``'s device.
+        """
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.randn(latent.shape, generator=generator).to(latent.device)
+
+    def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """X_t = alpha_t X_0 + sigma_t eps with the scheduler's own alpha and sigma.
+
+        Args:
+            latent: X_0, (B, c, h, w) or (1, c, h, w).
+            noise: eps, of the same shape.
+            timesteps: (B,), 0..999.
+
+        Returns:
+            X_t (B, c, h, w).
+
+        Raises:
+            ValueError: a timestep is out of range, or the scheduler has no known noise levels.
+        """
+        signal, spread = signal_and_noise_levels(self.scheduler, timesteps)
+        signal = signal.to(latent).view(-1, 1, 1, 1)
+        spread = spread.to(latent).view(-1, 1, 1, 1)
+        return signal * latent + spread * noise.to(latent)
+
+    def forward(self, noised: Tensor, timesteps: Tensor) -> Tensor:
+        """One pass of the denoiser with the null prompt.
+
+        Args:
+            noised: X_t (B, c, h, w), any float dtype and device.
+            timesteps: (B,), 0..999; they may differ within the batch.
+
+        Returns:
+            The denoiser's raw prediction (B, c, h, w) in ``dtype``: noise, velocity or v, as the
+            model was trained.
+        """
+        timesteps = timesteps.to(self.device)
+        if timesteps.shape != noised.shape[:1]:
+            raise ValueError(
+                f"timesteps {tuple(timesteps.shape)} must hold one entry for each of the"
+                f" {noised.shape[0]} latents"
+            )
+        return self.predict(noised.to(self.device, self.dtype), timesteps)
+
+    def null_prompt_tensor(self, key: str, batch: int) -> Tensor:
+        """A tensor of the null prompt for a batch, floats in the denoiser's dtype."""
+        tensor = getattr(self, f"_null_{key}").to(self.device)
+        if tensor.is_floating_point():
+            tensor = tensor.to(self.dtype)
+        return tensor.expand(batch, *tensor.shape[1:])
+
+    # ---- where things are ----------------------------------------------------------------------
+
+    @property
+    def network(self) -> Any:
+        return self.denoiser
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models run (under CPU offload they rest elsewhere)."""
+        return self._offload_device or super().device
+
+    @property
+    def vae_reduction(self) -> int:
+        """Pixels a latent cell, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the latent of images of ``size`` in pixels."""
+        return size[0] // self.vae_reduction, size[1] // self.vae_reduction
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``; the VAE stays in evaluation mode."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    def _place(self, device: torch.device, cpu_offload: bool) -> None:
+        if not cpu_offload:
+            self.to(device)
+            return
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        self._offload_device = device
+        _, vae_hook = cpu_offload_with_hook(self.vae, device)
+        _, denoiser_hook = cpu_offload_with_hook(self.denoiser, device, vae_hook)
+        # accelerate chains one way; images come one after another, so close the circle.
+        vae_hook.hook.prev_module_hook = denoiser_hook
