@@ -51,7 +51,8 @@ BAD = [{"file_name": f"{number}.jpg", "bad": True} for number in range(9)]
 
 
 def test_bad_records_between_good_ones(caplog: pytest.LogCaptureFixture) -> None:
-    mapper = Tolerant(use, most_at_first=3, most_in_a_row=5)
+    mapper = Tolerant(use)
+    mapper.most_at_first, mapper.most_in_a_row = 3, 5
     with caplog.at_level(logging.WARNING, bad_records.__name__):
         for _ in range(4):
             assert [mapper(record) for record in BAD[:2]] == [None, None]
@@ -66,7 +67,8 @@ def test_bad_records_between_good_ones(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_no_good_record_at_all() -> None:
-    mapper = Tolerant(use, most_at_first=3)
+    mapper = Tolerant(use)
+    mapper.most_at_first = 3
     assert [mapper(record) for record in BAD[5:7]] == [None, None]
     with pytest.raises(NoUsableRecordError, match=r"3 records .* The first: 5\.jpg is bad"):
         mapper(BAD[7])

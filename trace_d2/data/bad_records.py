@@ -16,12 +16,6 @@ Record = Mapping[str, Any]
 
 _Mapped = TypeVar("_Mapped")
 
-MOST_AT_FIRST = 10
-"""So many bad records before the first good one end the training: the data set is at fault."""
-
-MOST_IN_A_ROW = 1000
-"""So many bad records with no good one between them end the training."""
-
 
 class BadRecordError(ValueError):
     """A record whose files cannot be used; the message names file and remedy."""
@@ -57,24 +51,21 @@ class Tolerant(Generic[_Mapped]):
     loader counts for itself.
     """
 
-    def __init__(
-        self,
-        mapper: Callable[[Record], _Mapped],
-        strict: bool = False,
-        most_at_first: int = MOST_AT_FIRST,
-        most_in_a_row: int = MOST_IN_A_ROW,
-    ) -> None:
+    most_at_first = 10
+    """So many bad records before the first good one end the training: the data set is at fault."""
+
+    most_in_a_row = 1000
+    """So many bad records with no good one between them end the training."""
+
+    def __init__(self, mapper: Callable[[Record], _Mapped], strict: bool = False) -> None:
         """
         Args:
             mapper: from a record to the input of a model; a BadRecordError makes a record bad.
             strict: raise on bad records.
-            most_at_first: end at this many bad records if no good one came before.
-            most_in_a_row: end at this many bad records in a row.
         """
         self.mapper = mapper
         self.strict = strict
-        self._limit = most_at_first
-        self._most_in_a_row = most_in_a_row
+        self._any_good = False
         self._in_a_row = 0
         self._first = ""
         self._reported: set[str] = set()
@@ -93,8 +84,7 @@ class Tolerant(Generic[_Mapped]):
                 raise
             self._leave_out(str(record.get("file_name")), error)
             return None
-        self._in_a_row = 0
-        self._limit = self._most_in_a_row
+        self._any_good, self._in_a_row = True, 0
         return mapped
 
     def _leave_out(self, file_name: str, error: BadRecordError) -> None:
@@ -104,7 +94,7 @@ class Tolerant(Generic[_Mapped]):
         if not self._in_a_row:
             self._first = str(error)
         self._in_a_row += 1
-        if self._in_a_row >= self._limit:
+        if self._in_a_row >= (self.most_in_a_row if self._any_good else self.most_at_first):
             raise NoUsableRecordError(
                 f"{self._in_a_row} records in a row could not be used for training: mend the data "
                 f"set, or what the config says of it. The first: {self._first}"

@@ -23,6 +23,7 @@ from trace_d2.data.registration import (
     register_class_agnostic,
     register_panoptic_files,
     register_trace_semantic,
+    rooted,
 )
 from trace_d2.jobs.store import open_job_folder
 
@@ -40,15 +41,8 @@ def _register_labels(
             categories = read_folder_categories(output_dir)
     except (OSError, ValueError) as error:  # no reason to fail where it is not asked for
         logger.warning("%s: its categories cannot be read (%s)", output_dir, error)
-    register_panoptic_files(
-        name,
-        image_root,
-        output_dir / "panoptic.json",
-        output_dir / "panoptic",
-        output_dir / "instances.json",
-        categories,
-        remedy=remedy,
-    )
+    json_file = output_dir / "panoptic.json"
+    register_panoptic_files(name, image_root, json_file, categories, remedy=remedy)
 
 
 KINDS: dict[str, Callable[..., None]] = {
@@ -87,17 +81,10 @@ def register_builtin_datasets(root: str | Path | None = None) -> None:
     for kind, register in KINDS.items():
         for name, row in _TABLE[kind].items():
             if name not in taken:
-                register(name, **_arguments(name, row, root))
-
-
-def _arguments(name: str, row: dict[str, str], root: Path) -> dict[str, Any]:
-    """The row with paths below ``root``, and its remedy in full."""
-    remedy = _TABLE["remedies"][row["remedy"]]
-    remedy = remedy.format(**row, root=root, folder=name.removeprefix("trace_"))
-    texts = {"remedy": f"{remedy}; {_SEE}"}
-    if "categories" in row:
-        texts["categories"] = row["categories"]
-    return {key: texts.get(key, root / text) for key, text in row.items()}
+                paths = {key: text for key, text in row.items() if key != "remedy"}
+                remedy = _TABLE["remedies"][row["remedy"]]
+                remedy = remedy.format(**paths, root=root, folder=name.removeprefix("trace_"))
+                register(name, **rooted(paths, root), remedy=f"{remedy}; {_SEE}")
 
 
 register_builtin_datasets()

@@ -208,14 +208,8 @@ def _resize(
 
 def _place(pixels: torch.Tensor, size: Sequence[int], shift: Sequence[int]) -> torch.Tensor:
     """(..., h, w) on a canvas of zeros (..., H, W), its corner at ``shift``, which may be < 0."""
-    canvas = pixels.new_zeros((*pixels.shape[:-2], *size))
-    to, of = [], []
-    for start, side, limit in zip(shift, pixels.shape[-2:], size, strict=True):
-        begin, end = max(start, 0), min(start + side, limit)
-        to.append(slice(begin, end))
-        of.append(slice(begin - start, end - start))
-    canvas[..., to[0], to[1]] = pixels[..., of[0], of[1]]
-    return canvas
+    (top, left), (height, width) = shift, pixels.shape[-2:]
+    return F.pad(pixels, (left, size[1] - left - width, top, size[0] - top - height))
 
 
 def _visible(masks: torch.Tensor, areas: torch.Tensor, share: float) -> torch.Tensor:

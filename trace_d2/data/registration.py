@@ -20,10 +20,13 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from fvcore.common.config import CfgNode
 
-from trace_d2.data.class_agnostic_dicts import load_class_agnostic_dicts
+from trace_d2.data.coco_dicts import (
+    check_same_categories,
+    load_class_agnostic_dicts,
+    load_panoptic_dicts,
+)
 from trace_d2.data.dataset_files import datasets_root
 from trace_d2.data.label_folder import read_folder_categories
-from trace_d2.data.panoptic_dicts import check_same_categories, load_panoptic_dicts
 from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
 from trace_d2.io.categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
 
@@ -55,11 +58,9 @@ class DatasetSpec:
         """The dataset dicts."""
         return self.load(**self.files, **self.options, remedy=self.remedy)
 
-    def same_as(self, other: object) -> bool:
-        """Whether ``other`` is the same data set, whatever remedies and spellings of paths are."""
-        return isinstance(other, DatasetSpec) and self._identity() == other._identity()
-
-    def _identity(self) -> tuple[Any, ...]:
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells it from others, whatever remedies and spellings of paths are."""
         files = {key: path and os.path.abspath(path) for key, path in self.files.items()}
         return self.load, files, self.categories, self.options
 
@@ -73,9 +74,10 @@ def register(name: str, spec: DatasetSpec) -> None:
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of a data set is a non-empty text, not {name!r}")
     if name in DatasetCatalog:
-        if spec.same_as(_REGISTERED.get(name)):
+        ours = _REGISTERED.get(name)
+        if ours is not None and ours.identity == spec.identity:
             return
-        owner = "with other arguments" if name in _REGISTERED else "by somebody else"
+        owner = "by somebody else" if ours is None else "with other arguments"
         raise ValueError(f"a data set {name!r} is registered already, {owner}: choose another name")
     if name in _REGISTERED:  # removed from the catalogue since
         MetadataCatalog.pop(name, None)
@@ -126,42 +128,41 @@ def register_trace_panoptic(
     elif folder.is_dir():
         categories = _as_categories(categories)
         check_same_categories(read_folder_categories(folder), categories, str(folder))
-    register_panoptic_files(
-        name,
-        image_root,
-        folder / "panoptic.json",
-        folder / "panoptic",
-        folder / "instances.json",
-        categories,
-        remedy="correct the folders given to register_trace_panoptic, or make the labels again",
-        check=check,
-    )
+    remedy = "correct the folders given to register_trace_panoptic, or make the labels again"
+    json_file = folder / "panoptic.json"
+    register_panoptic_files(name, image_root, json_file, categories, remedy=remedy, check=check)
 
 
 def register_panoptic_files(
     name: str,
     image_root: str | Path,
     panoptic_json: str | Path,
-    panoptic_root: str | Path,
-    instances_json: str | Path,
     categories: Categories,
     *,
+    panoptic_root: str | Path | None = None,
+    instances_json: str | Path | None = None,
     remedy: str,
     check: bool = True,
 ) -> None:
-    """``register_trace_panoptic`` for files in any place, see ``load_panoptic_dicts``."""
-    known = _as_categories(categories)
+    """``register_trace_panoptic`` for files in any place, see ``load_panoptic_dicts``.
+
+    Unless said, ``panoptic/`` and ``instances.json`` lie beside ``panoptic_json``.
+    """
+    known, folder = _as_categories(categories), Path(panoptic_json).parent
     spec = DatasetSpec(
         load_panoptic_dicts,
         {
             "image_root": image_root,
             "panoptic_json": panoptic_json,
-            "panoptic_root": panoptic_root,
+            "panoptic_root": panoptic_root or folder / "panoptic",
         },
         remedy,
         known,
         options={"categories": known, "check": check},
-        metadata={"json_file": str(instances_json), "evaluator_type": "coco_panoptic_seg"},
+        metadata={
+            "json_file": str(instances_json or folder / "instances.json"),
+            "evaluator_type": "coco_panoptic_seg",
+        },
     )
     register(name, spec)
 
@@ -273,8 +274,8 @@ def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> 
     for key, (register_entry, parts, arguments) in _CONFIG.items():
         for name, *values in _entries(cfg, key, parts, len(arguments) + 1):
             if names is None or name in names:
-                places = zip(arguments, values, strict=False)
-                register_entry(name, **{key: _rooted(key, place) for key, place in places})
+                row = dict(zip(arguments, values, strict=False))
+                register_entry(name, **rooted(row, datasets_root()))
 
 
 def _entries(cfg: CfgNode, key: str, parts: str, most: int) -> Iterator[list[str]]:
@@ -292,10 +293,14 @@ def _entries(cfg: CfgNode, key: str, parts: str, most: int) -> Iterator[list[str
         yield list(entry)
 
 
-def _rooted(argument: str, text: str) -> str | Path:
-    if argument == "categories" and text in BUILTIN_CATEGORIES:
-        return text
-    return datasets_root() / os.path.expanduser(text)
+def rooted(row: Mapping[str, str], root: Path) -> dict[str, str | Path]:
+    """``row`` with its paths, that is all but built-in names of categories, below ``root``."""
+    return {
+        key: text
+        if key == "categories" and text in BUILTIN_CATEGORIES
+        else root / os.path.expanduser(text)
+        for key, text in row.items()
+    }
 
 
 def _category_metadata(categories: Sequence[Category]) -> dict[str, Any]:

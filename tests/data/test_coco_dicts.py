@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("detectron2")
 from PIL import Image
 
-from trace_d2.data.class_agnostic_dicts import load_class_agnostic_dicts
+from trace_d2.data.coco_dicts import load_class_agnostic_dicts
 from trace_d2.io.atomic import write_json
 from trace_d2.io.coco_panoptic import encode_mask, image_entry
 
