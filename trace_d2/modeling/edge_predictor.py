@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from detectron2.config import configurable
+from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
-from trace_d2.edges.sources import EdgeSource, build_edge_source, on_device
+from trace_d2.edges.sources import EdgeSource, FileEdges, build_edge_source, on_device
 from trace_d2.edges.student import EdgeStudent, save_student, student_to_train
-
-from .input_images import find_image_edges, output_size
 
 _TAG_BYTES = 256
 
@@ -122,7 +124,8 @@ class TraceEdgePredictor(nn.Module):
     def _edges(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
         results = []
         for record in batched_inputs:
-            size = output_size(record)
+            height, width = record["image"].shape[-2:]
+            size = int(record.get("height", height)), int(record.get("width", width))
             edges = find_image_edges(record, self.edge_source, self.input_format, size)
             results.append({"edges": torch.from_numpy(edges).to(self.device)})
         return results
@@ -194,3 +197,50 @@ class TraceEdgePredictor(nn.Module):
                 "MODEL.WEIGHTS empty"
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
+
+
+def find_image_edges(
+    record: dict[str, Any], source: EdgeSource, input_format: str, size: tuple[int, int]
+) -> np.ndarray:
+    """Edges of the image of a Detectron2 input dict, at the size of the output.
+
+    The key of the noise is the stem of ``file_name``, or a hash of the pixels where it is missing.
+
+    Args:
+        record: with ``image`` (C, h, w), uint8 or float in 0..255, and perhaps ``file_name``.
+        source: what finds them.
+        input_format: ``cfg.INPUT.FORMAT``: BGR, RGB, L or YUV-BT.601.
+        size: (height, width) in pixels.
+
+    Returns:
+        (height, width) float32 in 0..1.
+
+    Raises:
+        ValueError: edges are read from files, and the record has no ``file_name``; or the edges
+            are not of that size.
+    """
+    name = record.get("file_name")
+    if not name and isinstance(source, FileEdges):
+        raise ValueError(
+            'MODEL.TRACE.EDGES.SOURCE is "files", and the input dict has no "file_name" to find '
+            "them by (DefaultPredictor gives none): add it, or set another SOURCE"
+        )
+    rgb = _rgb_image(record["image"], input_format, size)
+    key = Path(name).stem if name else hashlib.sha256(rgb.tobytes()).hexdigest()
+    edges = np.asarray(source(rgb, key).edges, np.float32)
+    if edges.shape != size:
+        raise ValueError(
+            f"the edge source gave {edges.shape} for an image of {size}: it must keep the size"
+        )
+    return edges
+
+
+def _rgb_image(image: Tensor, input_format: str, size: tuple[int, int]) -> np.ndarray:
+    """The image (C, h, w), uint8 or float in 0..255, as RGB (height, width, 3) uint8."""
+    rgb = convert_image_to_rgb(image.detach().permute(1, 2, 0), input_format)
+    rgb = np.ascontiguousarray(np.clip(np.rint(rgb), 0, 255).astype(np.uint8))
+    if rgb.shape[:2] == size:
+        return rgb
+    shrinks = size[0] * size[1] < rgb.shape[0] * rgb.shape[1]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(rgb, (size[1], size[0]), interpolation=way)

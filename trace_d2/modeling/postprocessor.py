@@ -30,7 +30,7 @@ from trace_d2.edges.sources import (
 from trace_d2.propagation import BoundaryGuidedPropagation
 from trace_d2.settings import NodeSettings, within
 
-from .input_images import find_image_edges
+from .edge_predictor import find_image_edges
 from .mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
 
 # Calibrations come from class masks; masks that a model merges hold more borders.

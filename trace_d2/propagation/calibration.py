@@ -93,17 +93,12 @@ class EdgeCalibration:
         try:
             if content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']}")
-            strengths = tuple(float(value) for value in content["strengths"])
-            log_odds = tuple(float(value) for value in content["log_odds"])
-            prior, trust = float(content["prior"]), float(content["trust"])
-            images = int(content["images"])
-            sound = (
-                len(strengths) == len(log_odds) > 0
-                and bool((np.diff(strengths) > 0).all())
-                and bool((np.diff(log_odds) >= 0).all())
-                and bool(np.isfinite((*log_odds, prior)).all())
-                and 0 <= strengths[0] <= strengths[-1] <= 1
-                and 0 <= trust <= 1
+            calibration = cls(
+                strengths=tuple(map(float, content["strengths"])),
+                log_odds=tuple(map(float, content["log_odds"])),
+                prior=float(content["prior"]),
+                trust=float(content["trust"]),
+                images=int(content["images"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             lacks = isinstance(error, KeyError)
@@ -111,9 +106,19 @@ class EdgeCalibration:
             raise ValueError(
                 f"{path} is no calibration of edges ({what}): name one that a label job wrote"
             ) from error
-        if not sound:
+        if not calibration._in_range():
             raise ValueError(f"{path} is no calibration of edges: its values are out of range")
-        return cls(strengths, log_odds, prior, trust, images)
+        return calibration
+
+    def _in_range(self) -> bool:
+        return (
+            len(self.strengths) == len(self.log_odds) > 0
+            and bool((np.diff(self.strengths) > 0).all())
+            and bool((np.diff(self.log_odds) >= 0).all())
+            and bool(np.isfinite((*self.log_odds, self.prior)).all())
+            and 0 <= self.strengths[0] <= self.strengths[-1] <= 1
+            and 0 <= self.trust <= 1
+        )
 
     def expecting(self, factor: float) -> EdgeCalibration:
         """The same where masks hold ``factor`` times as many borders: they merge all classes."""
