@@ -176,15 +176,16 @@ def _distance(mask: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
     total = np.zeros(mask.shape, np.float32)
     part: np.ndarray = total
     count = -1
+    # The frame of zeros makes the image border an outline of the mask like any other.
+    framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), bool)
     for level in _LEVELS:
-        open_mask = mask & (log_odds <= level)
-        inside = int(np.count_nonzero(open_mask))
+        np.logical_and(mask, log_odds <= level, out=framed[1:-1, 1:-1])
+        inside = int(np.count_nonzero(framed))
         # A higher level opens a superset: of equal size it is the same, and so are its distances.
         if inside != count:
-            # The frame of zeros makes the image border an outline of the mask like any other.
-            framed = np.pad(open_mask, 1).view(np.uint8)
-            part, count = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1], inside
-        total = total + part
+            distance = cv2.distanceTransform(framed.view(np.uint8), cv2.DIST_L2, 5)
+            part, count = distance[1:-1, 1:-1], inside
+        total += part
     return total / np.float32(len(_LEVELS))
 
 

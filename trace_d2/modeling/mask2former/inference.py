@@ -34,8 +34,6 @@ def panoptic_inference(
     """One segment a pixel: the query with the greatest class score times mask probability.
 
     Args:
-        class_logits: (Q, C + 1).
-        mask_logits: (Q, H, W).
         thing_ids: contiguous ids of thing classes. Segments of one stuff class become one.
         object_mask_threshold: 0..1, queries need a higher class score.
         overlap_threshold: 0..1, a segment needs at least this share of its own mask (probability
@@ -79,8 +77,6 @@ def instance_inference(
     """The ``top_k`` pairs of query and class with the greatest scores, things only.
 
     Args:
-        class_logits: (Q, C + 1).
-        mask_logits: (Q, H, W).
         thing_ids: contiguous ids of thing classes.
         top_k: pairs before those of stuff classes are left out.
 
