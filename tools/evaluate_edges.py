@@ -22,6 +22,7 @@ from trace_d2.evaluation.edge_metrics import MAX_DISTANCE, even_thresholds
 from trace_d2.evaluation.edges import TRUTH_KINDS, VOID_BOUNDARIES
 from trace_d2.evaluation.tables import curve_picture, edge_table
 from trace_d2.io.atomic import write_json, write_png
+from trace_d2.parallel import worker_count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="JSON of the scores and of every image's counts"
     )
     parser.add_argument("--curve", type=Path, help="PNG of precision over recall")
-    parser.add_argument("--workers", type=_count, default=0, help="processes; 0: one a CPU")
+    parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
     parser.add_argument(
         "--thresholds", type=int, default=99, help="how many, evenly in 0..1; default 99 (BSDS)"
     )
@@ -117,13 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from trace_d2.evaluation import category_table, panoptic_quality, quality_table
 from trace_d2.evaluation.panoptic import MISSING_POLICIES
 from trace_d2.io.atomic import write_json
+from trace_d2.parallel import worker_count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="folder that holds panoptic.json and panoptic/",
     )
-    parser.add_argument("--workers", type=_count, default=0, help="processes; 0: one a CPU")
+    parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
     parser.add_argument("--per-category", action="store_true", help="also a row a category")
     parser.add_argument("--json", type=Path, help="write the numbers (0..1) to this file")
     parser.add_argument(
@@ -66,13 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         "missed, or leave it out",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
 
 
 def _missing_note(missing: int, policy: str) -> str:

@@ -6,7 +6,6 @@ from trace_d2.evaluation.panoptic import summarize
 from trace_d2.evaluation.tables import (
     category_table,
     comparison_table,
-    halves_table,
     quality_table,
 )
 
@@ -42,17 +41,3 @@ def test_comparison_table(categories):
 
 def test_nothing_occurs(categories):
     assert len(cells(category_table(summarize(np.zeros((3, 4)), categories, 0)))) == 1
-
-
-def test_halves_table_marks_what_lies_below_the_floor():
-    rows = {
-        "none": {"PQ": [0.5, 0.4, None], "ODS": [None] * 3},
-        "edges": {"PQ": [0.4996, 0.4, 0.3], "ODS": [0.9, 0.8, 1.0]},
-    }
-    header, rule, *body = halves_table(rows, "none", ["ODS", "PQ"]).splitlines()
-    assert set(rule) <= set("|:-")
-    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["", "ODS", "PQ"]
-    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in body] == [
-        ["none", "- (- / -)", "50.0 (40.0 / -)"],
-        ["edges", "90.0 (80.0 / 100.0)", "**50.0** (40.0 / 30.0)"],
-    ]

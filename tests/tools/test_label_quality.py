@@ -99,3 +99,17 @@ def test_bad_input_is_named(tool, command, tmp_path, capsys) -> None:
     for wrong in ("oracle=x", "mine", "../up=x", "=x"):
         with pytest.raises(SystemExit):
             tool.main([*command, "--detector", wrong])
+
+
+def test_halves_table_marks_what_lies_below_the_floor(tool) -> None:
+    rows = {
+        "none": {"PQ": [0.5, 0.4, None], "ODS": [None] * 3},
+        "edges": {"PQ": [0.4996, 0.4, 0.3], "ODS": [0.9, 0.8, 1.0]},
+    }
+    header, rule, *body = tool.halves_table(rows, "none", ["ODS", "PQ"]).splitlines()
+    assert set(rule) <= set("|:-")
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["", "ODS", "PQ"]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in body] == [
+        ["none", "- (- / -)", "50.0 (40.0 / -)"],
+        ["edges", "90.0 (80.0 / 100.0)", "**50.0** (40.0 / 30.0)"],
+    ]

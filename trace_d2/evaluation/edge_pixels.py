@@ -143,27 +143,6 @@ def disc(radius: float) -> np.ndarray:
     return np.stack((down[inside], right[inside]), axis=1)[order]
 
 
-def match_pixels(predicted: np.ndarray, truth: np.ndarray, radius: float) -> int:
-    """How many pixels of two maps pair up at most, each with one at most ``radius`` away.
-
-    Args:
-        predicted, truth: (H, W) bool.
-        radius: in pixels, Euclidean, itself included.
-
-    Raises:
-        ValueError: the maps differ in size, or the radius is negative.
-    """
-    if predicted.shape != truth.shape or truth.ndim != 2:
-        raise ValueError(f"edge maps of different sizes: {predicted.shape} and {truth.shape}")
-    offsets = disc(radius)
-    margin = int(offsets.max())
-    padded = [np.pad(mask.astype(np.uint8), margin) for mask in (predicted, truth)]
-    flat = flat_offsets(offsets, padded[0].shape[1])
-    pixels, truth_pixels = (np.flatnonzero(mask).astype(np.int32) for mask in padded)
-    on, goal = (mask.reshape(-1) for mask in padded)
-    return int(count_pairs(pixels, on, truth_pixels, goal, spread(goal, flat), flat))
-
-
 def flat_offsets(offsets: np.ndarray, stride: int) -> np.ndarray:
     """``offsets`` (K, 2) as steps (K,) int32 in a flattened map with rows of ``stride``."""
     return (offsets[:, 0] * stride + offsets[:, 1]).astype(np.int32)

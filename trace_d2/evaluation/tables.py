@@ -80,37 +80,6 @@ def edge_table(results: Mapping[str, EdgeScores]) -> str:
     return _table(rows, headers)
 
 
-def halves_table(
-    rows: Mapping[str, Mapping[str, Sequence[float | None]]], floor: str, metrics: Sequence[str]
-) -> str:
-    """A Markdown table of scores over all images and over two halves: ``all (one / other)``.
-
-    Args:
-        rows: by name, then by metric: the three scores, 0..1; None where there is none.
-        floor: the row that the others are held against. A score below its own is bold.
-        metrics: columns, in this order.
-    """
-    body = []
-    for name, scores in rows.items():
-        cells = [_halves(scores.get(metric, ()), rows[floor].get(metric, ())) for metric in metrics]
-        body.append([name, *cells])
-    aligned = ["left"] + ["right"] * len(metrics)
-    return tabulate(body, ["", *metrics], tablefmt="pipe", colalign=aligned, disable_numparse=True)
-
-
-def below(score: float | None, floor: float | None) -> bool:
-    """Whether a score is lower than that of the row it is held against, by more than rounding."""
-    return score is not None and floor is not None and score < floor - 1e-9
-
-
-def _halves(scores: Sequence[float | None], floors: Sequence[float | None]) -> str:
-    texts = ["-" if score is None else f"{100 * score:.1f}" for score in scores]
-    for rank, (score, floor) in enumerate(zip(scores, floors, strict=False)):
-        if below(score, floor):
-            texts[rank] = f"**{texts[rank]}**"
-    return f"{texts[0]} ({' / '.join(texts[1:])})" if texts else ""
-
-
 def _percent(score: float) -> str:
     return "-" if math.isnan(score) else f"{100 * score:.1f}"
 

@@ -147,20 +147,15 @@ def _is_color(value: Any) -> bool:
 
 def _distinct_colors(entries: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
     """One colour an entry: its own where that is free, else the next free one of a fixed series."""
-    taken: set[tuple[int, int, int]] = set()
-    colors: list[tuple[int, int, int] | None] = []
-    for entry in entries:
-        own = tuple(entry["color"]) if entry.get("color") is not None else None
-        colors.append(None if own is None or own in taken else own)  # type: ignore[arg-type]
-        if own is not None:
-            taken.add(own)  # type: ignore[arg-type]
-    series = _color_series()
-    for rank, color in enumerate(colors):
-        if color is None:
-            color = next(candidate for candidate in series if candidate not in taken)
+    given = [tuple(entry["color"]) if entry.get("color") else None for entry in entries]
+    taken = set(given)
+    colors = []
+    for rank, color in enumerate(given):
+        if color is None or color in given[:rank]:
+            color = next(free for free in _color_series() if free not in taken)
             taken.add(color)
-            colors[rank] = color
-    return [color for color in colors if color is not None]
+        colors.append(color)
+    return colors  # type: ignore[return-value]  # they are of three each
 
 
 def _color_series() -> Iterator[tuple[int, int, int]]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from .atomic import read_json, write_png
 from .categories import Category, category_entries, parse_categories
+from .images import opened_image
 from .mask_rle import text_rle
 from .regions import region_statistics
 
@@ -105,15 +105,10 @@ def read_panoptic_png(path: str | Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: it is unreadable, truncated or not 8-bit RGB.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no panoptic PNG at {path}; make it again or correct the folder")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode, pixels = image.mode, np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image ({error}); make it again") from error
+    absent = f"no panoptic PNG at {path}; make it again or correct the folder"
+    damaged = "is not a readable image ({}); make it again"
+    with opened_image(Path(path), absent, damaged) as image:
+        mode, pixels = image.mode, np.asarray(image)
     if mode != "RGB":
         raise ValueError(
             f"{path} has mode {mode}; a panoptic PNG is 8-bit RGB, id = R + 256 G + 65536 B"

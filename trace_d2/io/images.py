@@ -7,14 +7,15 @@ by a tool that ignores EXIF) is turned along with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from trace_d2.io.categories import UNKNOWN, Category
 from trace_d2.io.edge_maps import find_edges, quantise_edges, read_edges
@@ -119,6 +120,23 @@ def load_sample(
     return sample.with_edge_file(find_edges(edges_folder, Path(image).stem))
 
 
+@contextlib.contextmanager
+def opened_image(path: Path, absent: str, damaged: str) -> Iterator[Image.Image]:
+    """A file opened by Pillow, to be read within the block.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message is ``absent``.
+        ValueError: it is truncated or no image; the message is ``damaged`` with the reason in {}.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(absent)
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} {damaged.format(error)}") from error
+
+
 def read_image(path: str | Path) -> Photograph:
     """Read a photograph of any kind that Pillow knows as RGB.
 
@@ -130,14 +148,10 @@ def read_image(path: str | Path) -> Photograph:
         ValueError: it is truncated, no image, or of a kind that has no clear 8-bit form.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}: put it back or take it off the list")
-    try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            pixels = _to_rgb(image, path)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): repair or replace it") from error
+    absent = f"no image at {path}: put it back or take it off the list"
+    with opened_image(path, absent, "cannot be read ({}): repair or replace it") as image:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        pixels = _to_rgb(image, path)
     orientation = orientation if orientation in range(1, 9) else 1
     turned = np.ascontiguousarray(_turn(pixels, orientation))
     return Photograph(path, turned, orientation)
@@ -150,15 +164,10 @@ def read_semantic(path: str | Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: it is truncated, or has colours or 16 bits.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no semantic mask at {path}")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode, kind, pixels = image.mode, image.format, np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): write the mask again") from error
+    path, absent = Path(path), f"no semantic mask at {path}"
+    with opened_image(path, absent, "cannot be read ({}): write the mask again") as image:
+        pixels = np.array(image)
+        mode, kind = image.mode, image.format
     if mode not in ("1", "L", "P"):
         raise ValueError(
             f"{path} is a mask of mode {mode}: save it as an 8-bit palette or grey PNG whose "
