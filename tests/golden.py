@@ -32,6 +32,7 @@ CONFIG = str(REPOSITORY / "configs" / "edges" / "trace_tiny.yaml")
 SOURCE = "MODEL.TRACE.EDGES.SOURCE"
 # Of a record in the journal: what does not hang on clocks, paths and file times.
 RECORD_KEYS = ("file_name", "status", "reason", "segments", "things", "given", "notes", "timestep")
+COUNTS = {"segments": 0, "things": 0, "given": 0}  # what format 1 had where there were none
 UNSTABLE = {"report.html", "settings.json", "images.json"}
 
 
@@ -245,7 +246,7 @@ def stable(path: Path, folder: Path) -> bytes:
     data = path.read_bytes()
     if path.name.startswith("journal"):
         records = [json.loads(line) for line in data.splitlines()]
-        records = [{**record, **record.get("facts", {})} for record in records]
+        records = [{**COUNTS, **record, **record.get("facts", {})} for record in records]
         kept = [{key: record.get(key) for key in RECORD_KEYS} for record in records]
         data = json.dumps(sorted(kept, key=lambda record: record["file_name"])).encode()
     return data.replace(str(folder).encode(), b"FOLDER").replace(str(REPOSITORY).encode(), b"REPO")

@@ -17,17 +17,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import exit_status
-from trace_d2.jobs.kinds.edge_command import detect, edge_parser, merge
-from trace_d2.jobs.kinds.edge_store import PseudoEdgeStore
+from trace_d2.jobs.command_line import run_command
+from trace_d2.jobs.kinds.edges import PseudoEdgeJob, edge_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; returns the exit status."""
-    args = edge_parser(__doc__).parse_intermixed_args(argv)
-    if args.merge:
-        return exit_status(lambda: merge(args.merge, PseudoEdgeStore))
-    return exit_status(lambda: detect(args, ["MODEL.TRACE.EDGES.SOURCE", "teacher"]))
+    parser = edge_parser(__doc__)
+    args = parser.parse_intermixed_args(argv)
+    return run_command(PseudoEdgeJob, args)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import exit_status
-from trace_d2.jobs.kinds.edge_command import detect, edge_parser, merge
-from trace_d2.jobs.kinds.edge_store import EdgeStore
+from trace_d2.jobs.command_line import run_command
+from trace_d2.jobs.kinds.edges import PredictedEdgeJob, edge_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,12 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder of a student (student.json); short for MODEL.TRACE.STUDENT.WEIGHTS DIR",
     )
     args = parser.parse_intermixed_args(argv)
-    if args.merge:
-        return exit_status(lambda: merge(args.merge, EdgeStore))
-    opts = ["MODEL.TRACE.EDGES.SOURCE", "student"]
-    if args.weights:
-        opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
-    return exit_status(lambda: detect(args, opts))
+    return run_command(PredictedEdgeJob, args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ in ``config``. What a message names is always the whole key.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,3 +71,20 @@ class NodeSettings:
         if "bounds" in own.metadata and not low <= value <= high:
             limits = f"{low:g} or more" if high == math.inf else f"in {low:g}..{high:g}"
             raise ValueError(f"{key} must be {limits}, not {value!r}")
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a config node by dotted key; tuples become lists, as JSON has them."""
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            leaves.update(flatten(value, f"{prefix}{key}."))
+        else:
+            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A short text that is equal for equal settings."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -35,7 +35,8 @@ from trace_d2.io.coco_panoptic import (
 )
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import JournalWriter, Record
-from trace_d2.jobs.store import FORMAT, LabelStore
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+from trace_d2.jobs.store import JobStore
 
 pytestmark = pytest.mark.detectron2
 
@@ -98,10 +99,10 @@ def truth(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def labels(tmp_path: Path, images: Path) -> LabelStore:
+def labels(tmp_path: Path, images: Path) -> JobStore:
     """A finished folder of the label maker."""
-    store = LabelStore(tmp_path / "labels")
-    store.open({"format": FORMAT, "categories": category_entries(CATEGORIES)})
+    store = JobStore(tmp_path / "labels", LabelJob.layout)
+    store.open({"categories": category_entries(CATEGORIES)})
     write_folder(store.root)
     for number in range(COUNT):
         (store.root / f"semantic/photo_{number}.png").touch()
@@ -111,7 +112,7 @@ def labels(tmp_path: Path, images: Path) -> LabelStore:
     return store
 
 
-def journal(store: LabelStore, *records: Record) -> None:
+def journal(store: JobStore, *records: Record) -> None:
     store.journal_path.unlink(missing_ok=True)
     with JournalWriter(store.journal_path) as writer:
         for record in records:
@@ -153,7 +154,7 @@ def test_panoptic_dicts_and_metadata(truth: Path, images: Path) -> None:
 
 
 def test_label_folder_has_semantic_maps_and_truth_has_none(
-    labels: LabelStore, truth: Path, images: Path
+    labels: JobStore, truth: Path, images: Path
 ) -> None:
     (truth / "semantic").mkdir()  # of scenes: category ids, not contiguous ones
     register_trace_panoptic("t_truth", truth, images)
@@ -167,7 +168,7 @@ def test_label_folder_has_semantic_maps_and_truth_has_none(
         DatasetCatalog.get("t_labels")
 
 
-def test_same_name_again(truth: Path, labels: LabelStore, images: Path) -> None:
+def test_same_name_again(truth: Path, labels: JobStore, images: Path) -> None:
     register_trace_panoptic("t_one", truth, images)
     register_trace_panoptic("t_one", str(truth), str(images))
     with pytest.raises(ValueError, match="'t_one' is registered already, with other arguments"):
@@ -179,7 +180,7 @@ def test_same_name_again(truth: Path, labels: LabelStore, images: Path) -> None:
         register_trace_panoptic("", truth, images)
 
 
-def test_removed_name_can_be_used_anew(truth: Path, labels: LabelStore, images: Path) -> None:
+def test_removed_name_can_be_used_anew(truth: Path, labels: JobStore, images: Path) -> None:
     register_trace_panoptic("t_one", truth, images)
     DatasetCatalog.remove("t_one")
     register_trace_panoptic("t_one", labels.root, images)
@@ -263,7 +264,7 @@ def test_under_one_per_cent_missing_is_a_warning(
 # Label folders that are not ready
 
 
-def test_folder_that_a_job_holds(labels: LabelStore, images: Path) -> None:
+def test_folder_that_a_job_holds(labels: JobStore, images: Path) -> None:
     register_trace_panoptic("t_labels", labels.root, images)
     (labels.root / ".locks").mkdir()
     lock = labels.root / ".locks/job-2-of-3.lock"
@@ -272,7 +273,7 @@ def test_folder_that_a_job_holds(labels: LabelStore, images: Path) -> None:
     assert len(DatasetCatalog.get("t_labels")) == COUNT
 
 
-def test_pending_images(labels: LabelStore, images: Path) -> None:
+def test_pending_images(labels: JobStore, images: Path) -> None:
     register_trace_panoptic("t_labels", labels.root, images)
     register_trace_panoptic("t_unchecked", labels.root, images, check=False)
     journal(labels, Record("photo_0", "photo_0.jpg", "done"))
@@ -281,7 +282,7 @@ def test_pending_images(labels: LabelStore, images: Path) -> None:
     assert len(DatasetCatalog.get("t_unchecked")) == COUNT
 
 
-def test_shards_that_are_not_joined(labels: LabelStore, images: Path) -> None:
+def test_shards_that_are_not_joined(labels: JobStore, images: Path) -> None:
     register_trace_panoptic("t_labels", labels.root, images)
     labels.journal_path.rename(labels.root / "shards/journal-1-of-2.jsonl")
     with pytest.raises(UnfinishedLabelsError, match=r"not joined yet: .* --merge"):
@@ -289,7 +290,7 @@ def test_shards_that_are_not_joined(labels: LabelStore, images: Path) -> None:
 
 
 def test_failed_images_are_a_warning(
-    labels: LabelStore, images: Path, caplog: pytest.LogCaptureFixture
+    labels: JobStore, images: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_folder(labels.root, count=3)
     done = [Record(f"photo_{n}", f"photo_{n}.jpg", "done") for n in range(3)]

@@ -20,8 +20,8 @@ from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.edge_maps import write_ternary
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
-from trace_d2.jobs.kinds.edge_store import PseudoEdgeStore
-from trace_d2.jobs.store import FORMAT
+from trace_d2.jobs.kinds.edges import PseudoEdgeJob
+from trace_d2.jobs.store import FORMAT, JobStore
 
 pytestmark = pytest.mark.detectron2
 
@@ -116,7 +116,7 @@ def maps(tmp_path: Path) -> Path:
 def as_job(root: Path, statuses: dict[str, str]) -> None:
     """Make ``root`` the folder of a job that came to the images of ``statuses``."""
     write_json(root / "settings.json", {"format": FORMAT})
-    store = PseudoEdgeStore(root)
+    store = JobStore(root, PseudoEdgeJob.layout)
     store.write_images([ImageEntry(s, f"{s}.jpg", int(s)) for s in STEMS], len(STEMS))
     with JournalWriter(store.journal_path) as journal:
         for stem, status in statuses.items():

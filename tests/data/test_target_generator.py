@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from trace_d2.data.target_generator import (
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import parse_categories
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb
-from trace_d2.jobs.store import LabelStore
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob, write_label
+from trace_d2.jobs.store import JobStore
 from trace_d2.labels import PanopticLabeler
 
 pytestmark = pytest.mark.detectron2
@@ -116,10 +116,8 @@ def test_without_edges_touching_things_are_one(tmp_path: Path, record: dict[str,
 def test_offline_gives_the_same_target(tmp_path: Path, record: dict[str, Any]) -> None:
     cfg = config(tmp_path)
     label = PanopticLabeler.from_config(cfg, CATEGORIES)(SEMANTIC, EDGES / np.float32(255))
-    store = LabelStore(tmp_path / "labels")
-    for folder in ("panoptic", "semantic", "annotations"):
-        (store.root / folder).mkdir(parents=True)
-    store.write_label("a", label, CATEGORIES)
+    store = JobStore(tmp_path / "labels", LabelJob.layout)
+    note = write_label(store, "a", label, CATEGORIES)
     ranks = {category.id: rank for rank, category in enumerate(CATEGORIES)}
     segments = [
         {
@@ -127,7 +125,7 @@ def test_offline_gives_the_same_target(tmp_path: Path, record: dict[str, Any]) -
             "isthing": CATEGORIES[ranks[segment["category_id"]]].isthing,
             "category_id": ranks[segment["category_id"]],
         }
-        for segment in json.loads(store.annotation_path("a").read_text())["segments"]
+        for segment in note["segments"]
     ]
     offline = {
         "file_name": record["file_name"],

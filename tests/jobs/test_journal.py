@@ -10,8 +10,15 @@ import pytest
 
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record, read_journals
 
-FIRST = Record("a", "a.jpg", DONE, notes=("x",), seconds=0.5, segments=3, finished=1.0)
-SECOND = Record("b", "b\udcff.jpg", FAILED, "why\nso", timestep=300, finished=2.0, shares=(0.5, 0))
+FIRST = Record("a", "a.jpg", DONE, "", ("x",), 0.5, finished=1.0, facts={"segments": 3})
+SECOND = Record("b", "b\udcff.jpg", FAILED, "why\nso", finished=2.0)
+# What the journal held before its facts stood together.
+FORMAT_1 = (
+    b'{"stem": "000000000009", "file_name": "000000000009.jpg", "status": "done", "reason": "", '
+    b'"notes": ["x"], "seconds": 0.0231, "timestep": 400, "segments": 3, "things": 2, '
+    b'"settings": "7f6dbbb4ef3a9f1c", "inputs": "40b1a1a9ba4f64e2", "finished": 1764190000.5, '
+    b'"given": 0, "shares": [], "uncut": 1}\n'
+)
 
 
 def write(path: Path, *records: Record) -> Path:
@@ -58,9 +65,21 @@ def test_strange_lines_are_passed_over(tmp_path: Path, line: bytes) -> None:
     assert read_journals([path]) == {"a": FIRST}
 
 
-def test_lines_written_before_a_field_was_added_still_count(tmp_path: Path) -> None:
-    path = write(tmp_path / "j", FIRST)
-    content = json.loads(path.read_text())
-    del content["given"], content["shares"], content["uncut"]
-    path.write_text(json.dumps(content) + "\n")
-    assert read_journals([path]) == {"a": FIRST}
+def test_lines_of_format_1_still_count(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(FORMAT_1)
+    (record,) = read_journals([tmp_path / "j"]).values()
+    facts = {"timestep": 400, "segments": 3, "things": 2, "given": 0, "shares": [], "uncut": 1}
+    assert record == Record(
+        "000000000009", "000000000009.jpg", DONE, "", ("x",), 0.0231, "40b1a1a9ba4f64e2",
+        1764190000.5, facts,
+    )  # fmt: skip
+    write(tmp_path / "j", FIRST)  # a job of those days goes on
+    assert list(read_journals([tmp_path / "j"])) == ["000000000009", "a"]
+    assert read_journals([write(tmp_path / "2", record)]) == {record.stem: record}
+
+
+def test_format_1_had_no_timestep_where_none_was_looked_for(tmp_path: Path) -> None:
+    line = FORMAT_1.replace(b'"timestep": 400', b'"timestep": null')
+    (tmp_path / "j").write_bytes(line)
+    (record,) = read_journals([tmp_path / "j"]).values()
+    assert "timestep" not in record.facts

@@ -13,17 +13,13 @@ import numpy as np
 from PIL import Image
 
 from trace_d2.io.atomic import write_json
-from trace_d2.io.categories import Category
+from trace_d2.io.categories import Category, category_entries
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
-from trace_d2.jobs.pictures import (
-    make_pictures,
-    paint_classes,
-    paint_edges,
-    paint_segments,
-)
-from trace_d2.jobs.report import write_report
-from trace_d2.jobs.store import LabelStore
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob, label_pictures, write_label
+from trace_d2.jobs.pictures import data_address, paint_classes, paint_edges, paint_segments
+from trace_d2.jobs.report import Outcome, write_report
+from trace_d2.jobs.store import JobStore
 from trace_d2.labels.panoptic import PanopticLabel, Segment
 
 CATEGORIES = (
@@ -56,25 +52,37 @@ class OpenTags(HTMLParser):
         assert self.stack.pop() == tag
 
 
+def write_page(store: JobStore, entries: list, records: dict, done: list) -> str:
+    outcome = Outcome(store, store.read_settings(), entries, records, done)
+    write_report(LabelJob.report(outcome), outcome, LabelJob.done)
+    return (store.root / "report.html").read_text(encoding="utf-8")
+
+
+def open_store(folder: Path, edges: str) -> JobStore:
+    store = JobStore(folder, LabelJob.layout)
+    listed = category_entries(CATEGORIES)
+    store.open({"images": "/i", "semantic": "/s", "edges": edges, "categories": listed})
+    return store
+
+
 def page_of(folder: Path) -> str:
     """The report of a done image with pictures, one failed, one skipped, one to come."""
-    store = LabelStore(folder)
-    store.open({"images": "/i", "semantic": "/s", "edges": "backbone", "categories": []})
+    store = open_store(folder, "teacher")
     evil = '<script>"&.png'
     entries = [ImageEntry(stem, f"{stem}.png", 1, stem == "a") for stem in "abcd"]
     entries[0] = replace(entries[0], file_name=evil)
+    facts = {"timestep": 400, "segments": 3, "things": 2, "uncut": 0}
     records = {
-        "a": Record("a", evil, DONE, "", ("note <1>",), 0.5, 400, 3, 2),
+        "a": Record("a", evil, DONE, "", ("note <1>",), 0.5, facts=facts),
         "b": Record("b", "b.png", FAILED, "reason <2>\nline"),
         "c": Record("c", "c.png", SKIPPED, "no mask"),
     }
-    store.write_label("a", LABEL, CATEGORIES)
+    store.write_note("a", write_label(store, "a", LABEL, CATEGORIES))
     image = np.zeros((2, 4, 3), np.uint8)
     edges = np.zeros((2, 4), np.float32)
-    pictures = make_pictures(image, SEMANTIC, edges, LABEL, CATEGORIES)
-    write_json(store.preview_path("a"), pictures)
-    write_report(store, CATEGORIES, entries, records, entries[:1])
-    return (folder / "report.html").read_text(encoding="utf-8")
+    pictures = label_pictures(image, SEMANTIC, edges, LABEL, CATEGORIES)
+    write_json(store.preview_path("a"), {k: data_address(p) for k, p in pictures.items()})
+    return write_page(store, entries, records, entries[:1])
 
 
 def test_totals_and_reasons(tmp_path: Path) -> None:
@@ -108,10 +116,8 @@ def test_the_page_is_whole_and_safe(tmp_path: Path) -> None:
 
 
 def test_a_page_of_nothing(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path)
-    store.open({"images": "/i", "semantic": "/s", "edges": "none", "categories": []})
-    write_report(store, CATEGORIES, [], {}, [])
-    assert "<b>0</b><span>images labelled</span>" in (tmp_path / "report.html").read_text()
+    page = write_page(open_store(tmp_path, "none"), [], {}, [])
+    assert "<b>0</b><span>images labelled</span>" in page
 
 
 def test_classes_have_their_colours_and_segments_their_own() -> None:
@@ -135,7 +141,9 @@ def test_pictures_are_small_and_thin_edges_stay_visible() -> None:
     assert (small > 0).any(axis=1).sum() <= 2
     label = PanopticLabel(np.ones((1200, 1600), np.int32), [Segment(1, 2, False, 1, (0, 0, 1, 1))])
     semantic = np.full((1200, 1600), 2, np.uint8)
-    pictures = make_pictures(np.zeros((1200, 1600, 3), np.uint8), semantic, None, label, CATEGORIES)
+    pictures = label_pictures(
+        np.zeros((1200, 1600, 3), np.uint8), semantic, None, label, CATEGORIES
+    )
     assert sorted(pictures) == ["image", "segments", "semantic"]
-    data = base64.b64decode(pictures["image"].split(",")[1])
+    data = base64.b64decode(data_address(pictures["image"]).split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (320, 240)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,17 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
 from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
-from trace_d2.jobs.settings import BACKBONE, JobSettings, differences, fingerprint
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob, train_ids, write_label
+from trace_d2.jobs.locks import OutputError, folder_lock, writing_to
 from trace_d2.jobs.store import (
     ForeignFolderError,
-    LabelStore,
-    OutputError,
+    JobStore,
     SettingsChangedError,
-    train_ids,
-    writing_to,
+    differences,
+    open_job_folder,
 )
 from trace_d2.labels.panoptic import PanopticLabel, Segment
+from trace_d2.settings import fingerprint
 
 CATEGORIES = (Category(5, "cat", True, (255, 0, 0)), Category(2, "sky", False, (0, 0, 255)))
 LABEL = PanopticLabel(
@@ -34,10 +36,19 @@ ENTRY = ImageEntry("a", "a.jpg", 1, pictured=True)
 RECORD = Record("a", "a.jpg", DONE, finished=1.0)
 
 
-def job_settings(edges: Path | str = BACKBONE, *pairs: object) -> JobSettings:
+KEPT = ["edges/{}.png"]
+
+
+def job_settings(edges: Path | str = "teacher", *pairs: object) -> dict:
     cfg = get_trace_cfg()
     cfg.merge_from_list(list(pairs))
-    return JobSettings(Path("i"), edges, cfg, Path("s"), "c.json", CATEGORIES)
+    source, folder = ("files", edges) if isinstance(edges, Path) else (edges, "")
+    cfg.MODEL.TRACE.EDGES.SOURCE, cfg.MODEL.TRACE.EDGES.DIR = source, str(folder)
+    return LabelJob(cfg, Path("i"), Path("s"), CATEGORIES, "out", []).settings
+
+
+def store_of(folder: Path) -> JobStore:
+    return JobStore(folder, LabelJob.layout)
 
 
 def test_train_ids_are_ranks_in_the_list_of_categories() -> None:
@@ -46,13 +57,13 @@ def test_train_ids_are_ranks_in_the_list_of_categories() -> None:
 
 
 def test_the_files_of_a_label(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path)
+    store = store_of(tmp_path)
     store.open({})
-    store.write_label("a", LABEL, CATEGORIES)
+    store.write_note("a", write_label(store, "a", LABEL, CATEGORIES))
     panoptic = np.asarray(Image.open(tmp_path / "panoptic/a.png"))
     assert panoptic[..., 0].tolist() == LABEL.segment_ids.tolist()  # R is the low byte
     assert not panoptic[..., 1:].any()
-    note = store.read_annotation("a")
+    note = store.read_note("a")
     assert (note["height"], note["width"]) == (2, 3)
     assert note["segments"] == [
         {"id": 1, "category_id": 5, "area": 2, "bbox": [0, 0, 2, 1], "iscrowd": 0},
@@ -62,43 +73,41 @@ def test_the_files_of_a_label(tmp_path: Path) -> None:
 
 
 def test_large_segment_ids_use_all_three_bytes(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path)
+    store = store_of(tmp_path)
     store.open({})
     ids = np.arange(1, 70001, dtype=np.int32).reshape(200, 350)
     segments = [Segment(int(i), 2, False, 1, (0, 0, 1, 1)) for i in ids.ravel()]
-    store.write_label("a", PanopticLabel(ids, segments), CATEGORIES)
+    write_label(store, "a", PanopticLabel(ids, segments), CATEGORIES)
     rgb = np.asarray(Image.open(tmp_path / "panoptic/a.png")).astype(np.int32)
     assert np.array_equal(rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2], ids)
 
 
 def test_a_label_is_finished_when_record_and_all_files_are_there(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path)
+    store = store_of(tmp_path)
     store.open({})
     plain = replace(ENTRY, pictured=False)
-    assert not store.is_finished(RECORD, plain, save_edges=False)
-    store.write_label("a", LABEL, CATEGORIES)
-    assert store.is_finished(RECORD, plain, save_edges=False)
-    assert not store.is_finished(None, plain, save_edges=False)
-    assert not store.is_finished(replace(RECORD, status=FAILED), plain, save_edges=False)
-    assert not store.is_finished(replace(RECORD, file_name="a.png"), plain, save_edges=False)
-    assert not store.is_finished(RECORD, replace(plain, image_id=None), save_edges=False)
-    assert not store.is_finished(RECORD, ENTRY, save_edges=False)
+    assert not store.is_finished(RECORD, plain)
+    store.write_note("a", write_label(store, "a", LABEL, CATEGORIES))
+    assert store.is_finished(RECORD, plain)
+    assert not store.is_finished(None, plain)
+    assert not store.is_finished(replace(RECORD, status=FAILED), plain)
+    assert not store.is_finished(replace(RECORD, file_name="a.png"), plain)
+    assert not store.is_finished(RECORD, replace(plain, image_id=None))
+    assert not store.is_finished(RECORD, ENTRY)
     store.preview_path("a").write_text("{}")
-    assert store.is_finished(RECORD, ENTRY, save_edges=False)
-    assert not store.is_finished(RECORD, ENTRY, save_edges=True)
-    store.write_edges("a", np.zeros((2, 3), np.float32))
-    assert store.is_finished(RECORD, ENTRY, save_edges=True)
+    assert store.is_finished(RECORD, ENTRY)
+    assert not store.is_finished(RECORD, ENTRY, KEPT)
+    store.place(*KEPT, "a").touch()
+    assert store.is_finished(RECORD, ENTRY, KEPT)
 
 
 def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path / "out")
-    old = job_settings().to_json()
+    store = store_of(tmp_path / "out")
+    old = job_settings()
     store.check_settings(old)
     store.open(old)
     store.check_settings(old)
-    new = job_settings(
-        BACKBONE, "MODEL.TRACE.SEED", 8, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5
-    ).to_json()
+    new = job_settings("teacher", "MODEL.TRACE.SEED", 8, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5)
     with pytest.raises(SettingsChangedError) as caught:
         store.check_settings(new)
     assert "MODEL.TRACE.SEED: 0 there, 8 now" in str(caught.value)
@@ -107,19 +116,60 @@ def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
     assert [path.name for path in store.root.iterdir()] == []
 
 
+def test_settings_of_format_1_are_no_change(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    for edges, old in (("teacher", "backbone"), ("none", "none"), (tmp_path, str(tmp_path))):
+        new = job_settings(edges)
+        (tmp_path / "settings.json").write_text(json.dumps({"format": 1, **new, "edges": old}))
+        store.check_place()
+        store.check_settings(new)
+        with pytest.raises(SettingsChangedError, match=r"edges: .* there, student now"):
+            store.check_settings({**new, "edges": "student"})
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for content in ({"format": 1, "kind": "edges"}, {"format": 1, "masks": "m.json"}):
+        (tmp_path / "settings.json").write_text(json.dumps(content))
+        with pytest.raises(ForeignFolderError, match="holds other results than labels"):
+            store_of(tmp_path).check_place()
+
+
+def test_what_others_see_of_a_folder(tmp_path: Path) -> None:
+    assert open_job_folder(tmp_path) is None
+    store = store_of(tmp_path)
+    store.open({"categories": []})
+    assert open_job_folder(tmp_path).entries == []
+    entries = [ImageEntry(stem, f"{stem}.jpg", 1) for stem in "abcd"]
+    store.write_images(entries, 3)
+    with JournalWriter(store.journal_of(Shard(1, 2))) as journal:
+        journal.append(RECORD)
+        journal.append(replace(RECORD, stem="c", status=FAILED))
+    folder = open_job_folder(tmp_path)
+    assert folder.settings["categories"] == []
+    assert [entry.stem for entry in folder.entries] == ["a", "b", "c"]
+    assert [entry.stem for entry in folder.pending] == ["b"]
+    assert [record.stem for record in folder.failed] == ["c"]
+    assert not folder.joined
+    assert not folder.is_locked()
+    with folder_lock(tmp_path, Shard(2, 2)):
+        assert folder.is_locked()
+    store.join_journals()
+    assert open_job_folder(tmp_path).joined
+
+
 def test_what_counts_as_a_setting(tmp_path: Path) -> None:
     def print_of(*args: object) -> str:
-        return fingerprint(job_settings(*args).to_json())
+        return fingerprint(job_settings(*args))
 
-    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.DEVICE", "cpu")
-    assert print_of() != print_of(BACKBONE, "MODEL.TRACE.SEED", 1)
+    assert print_of() == print_of("teacher", "MODEL.TRACE.DEVICE", "cpu")
+    assert print_of() != print_of("teacher", "MODEL.TRACE.SEED", 1)
     assert print_of(tmp_path) == print_of(tmp_path, "MODEL.TRACE.SEED", 1)
     assert print_of(tmp_path) != print_of(tmp_path, "MODEL.TRACE.LABELS.CUT", "components")
     assert print_of() != print_of(tmp_path)
     # What has no say in labels: masks of other tools, training, inference.
-    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.BGP.BETA", 1.0)
-    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.POSTPROCESSOR.ENABLED", True)
-    assert print_of() == print_of(BACKBONE, "MODEL.TRACE.EDGES.DIR", "x")
+    assert print_of() == print_of("teacher", "MODEL.TRACE.BGP.BETA", 1.0)
+    assert print_of() == print_of("teacher", "MODEL.TRACE.POSTPROCESSOR.ENABLED", True)
+    assert print_of() == print_of("teacher", "MODEL.TRACE.EDGES.DIR", "x")
 
 
 def test_differences_are_short() -> None:
@@ -131,14 +181,14 @@ def test_differences_are_short() -> None:
 def test_a_foreign_settings_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"editor": "vim"}')
     with pytest.raises(ForeignFolderError, match=r"settings\.json is not of this tool"):
-        LabelStore(tmp_path).check_settings({})
+        store_of(tmp_path).check_settings({})
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(ValueError, match=r"settings\.json is damaged .*remove it"):
-        LabelStore(tmp_path).check_settings({})
+        store_of(tmp_path).check_settings({})
 
 
 def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path)
+    store = store_of(tmp_path)
     store.open({})
     leftovers = [tmp_path / ".panoptic.json.1-a.tmp", tmp_path / "semantic/.a.png.1-a.tmp"]
     for path in leftovers:
@@ -148,7 +198,7 @@ def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
 
 
 def test_journals_of_shards_are_joined_in_order(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path)
+    store = store_of(tmp_path)
     store.open({})
     for shard, stem in ((Shard(2, 2), "a"), (Shard(1, 2), "b"), (Shard(), "c")):
         with JournalWriter(store.journal_of(shard)) as journal:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from scipy import ndimage
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
-from trace_d2.labels import PanopticLabel, PanopticLabeler
+from trace_d2.labels import LabelSettings, PanopticLabel, PanopticLabeler
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics, semantic_statistics
 
 SKY, CAT, DOG, UNKNOWN = 0, 1, 7, 255
@@ -22,8 +20,13 @@ CATEGORIES = (
 )
 
 
-def label(semantic: np.ndarray, edges: np.ndarray | None = None, **options: object):
-    return PanopticLabeler(CATEGORIES, **options)(semantic, edges)
+def label(
+    semantic: np.ndarray,
+    edges: np.ndarray | None = None,
+    calibration: EdgeCalibration | None = None,
+    **options: object,
+):
+    return PanopticLabeler(CATEGORIES, LabelSettings(**options), calibration)(semantic, edges)
 
 
 def two_touching_rectangles() -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +232,9 @@ class TestFalsePieces:
         assert PanopticLabeler(CATEGORIES, calibration=EdgeCalibration.assumed()).cut_stuff(
             semantic, edges
         ) == (1, 1)
-        assert PanopticLabeler(CATEGORIES, cut="components").cut_stuff(semantic, edges) == (1, 1)
+        assert PanopticLabeler(CATEGORIES, LabelSettings(cut="components")).cut_stuff(
+            semantic, edges
+        ) == (1, 1)
 
     def test_things_are_not_stuff(self):
         semantic = np.full((50, 80), CAT, np.uint8)
@@ -240,7 +245,7 @@ def test_things_without_edges_are_counted():
     semantic, edges = two_touching_rectangles()
     semantic[85:95, 10:20] = semantic[0:2, 0:2] = DOG  # the tiny one joins the other
     assert PanopticLabeler(CATEGORIES).count_uncut(semantic) == 2
-    assert PanopticLabeler(CATEGORIES, tiny_pieces="keep").count_uncut(semantic) == 3
+    assert PanopticLabeler(CATEGORIES, LabelSettings(tiny_pieces="keep")).count_uncut(semantic) == 3
     assert label(semantic, edges).uncut == 2
     assert label(semantic).uncut == 0
 
@@ -338,6 +343,6 @@ class TestBadInput:
 def test_config_and_keywords_have_the_same_defaults():
     from_config = PanopticLabeler.from_config(get_trace_cfg(), CATEGORIES)
     assert vars(from_config) == vars(PanopticLabeler(CATEGORIES))
-    cfg = SimpleNamespace(MODEL=get_trace_cfg().MODEL)
+    cfg = get_trace_cfg()
     cfg.MODEL.TRACE.LABELS.CUT = "components"
-    assert PanopticLabeler.from_config(cfg, CATEGORIES).cut == "components"
+    assert PanopticLabeler.from_config(cfg, CATEGORIES).settings.cut == "components"

@@ -146,7 +146,7 @@ class LabelJob:
     def journal(self) -> dict[str, dict]:
         """The joined journal by stem."""
         lines = (self.output / "journal.jsonl").read_text().splitlines()
-        return {record["stem"]: record for record in map(json.loads, lines)}
+        return {r["stem"]: {**r, **r["facts"]} for r in map(json.loads, lines)}
 
     def reason(self, stem: str) -> str:
         """Why ``stem`` failed or was skipped."""
@@ -253,7 +253,7 @@ class MaskJob:
     def journal(self) -> dict[str, dict]:
         """The joined journal by stem."""
         lines = (self.work / "journal.jsonl").read_text().splitlines()
-        return {record["stem"]: record for record in map(json.loads, lines)}
+        return {r["stem"]: {**r, **r["facts"]} for r in map(json.loads, lines)}
 
     def refined(self) -> dict:
         """The refined masks."""

@@ -17,14 +17,14 @@ from PIL import Image
 from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.sources import EDGE_SOURCES, EdgeOutput
 from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
-from trace_d2.jobs.command_line import UsageError, detection_builder, edges_of, load_cfg
-from trace_d2.jobs.kinds import edge_command
-from trace_d2.jobs.kinds.edge_store import EdgeStore, PseudoEdgeStore
-from trace_d2.jobs.kinds.edges import EdgeJob
+from trace_d2.jobs.command_line import UsageError, load_cfg
+from trace_d2.jobs.kinds.edge_job import load_edge_cfg
+from trace_d2.jobs.kinds.edges import PredictedEdgeJob, PseudoEdgeJob
 
 CONFIGS = Path(__file__).parents[2] / "configs/edges"
 STEMS = [f"s{number}" for number in range(5)]
 SIZE = (12, 16)
+DETECTOR = "trace_d2.jobs.kinds.edge_job.build_edge_source"
 
 
 def find_edges(image: np.ndarray, key: str) -> SimpleNamespace:
@@ -55,7 +55,7 @@ class ToolJob:
 
     def journal(self) -> dict[str, dict]:
         lines = (self.output / "journal.jsonl").read_text().splitlines()
-        return {record["stem"]: record for record in map(json.loads, lines)}
+        return {r["stem"]: {**r, **r["facts"]} for r in map(json.loads, lines)}
 
     def contents(self) -> dict[str, bytes]:
         """What must not depend on how the job was run."""
@@ -67,7 +67,7 @@ class ToolJob:
 @pytest.fixture
 def job(tmp_path: Path, load_tool, monkeypatch: pytest.MonkeyPatch) -> ToolJob:
     """The teacher's tool, with ``find_edges`` for a teacher."""
-    monkeypatch.setattr(edge_command, "detection_builder", lambda cfg: lambda: find_edges)
+    monkeypatch.setattr(DETECTOR, lambda cfg: find_edges)
     return ToolJob(tmp_path, load_tool("make_pseudo_edges"))
 
 
@@ -91,7 +91,7 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setitem(EDGE_SOURCES, "student", SimpleNamespace(from_config=from_config))
     monkeypatch.setattr("trace_d2.edges.sources.student_folder", student_folder)
-    monkeypatch.setattr("trace_d2.jobs.settings.student_folder", student_folder)
+    monkeypatch.setattr("trace_d2.edges.student_files.student_folder", student_folder)
     return own
 
 
@@ -124,7 +124,7 @@ def test_images_without_negatives_are_told(job, monkeypatch, capsys) -> None:
     def detect(image: np.ndarray, key: str) -> SimpleNamespace:
         return SimpleNamespace(edges=find_edges(image, key).edges, abdiv=tail, timestep=0)
 
-    monkeypatch.setattr(edge_command, "detection_builder", lambda cfg: lambda: detect)
+    monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert job.run() == 0
     said = capsys.readouterr().out
     assert "5 of 5 images have no negative (none) pixel" in said
@@ -144,19 +144,19 @@ def expected_contents(job: ToolJob) -> dict[str, bytes]:
     return contents
 
 
-@pytest.mark.parametrize("target", ["write_edges", "write_preview", "write_pseudo", "write_note"])
+@pytest.mark.parametrize("target", ["keep_edges", "pictures", "write", "facts"])
 def test_after_an_interrupt_the_same_command_goes_on(job, target, monkeypatch, capsys) -> None:
     expected = expected_contents(job)
-    plain, calls = getattr(PseudoEdgeStore, target), []
+    plain, calls = getattr(PseudoEdgeJob, target), []
 
-    def interrupt(self, *inputs) -> None:
+    def interrupt(self, *inputs):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        plain(self, *inputs)
+        return plain(self, *inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PseudoEdgeStore, target, interrupt)
+        patch.setattr(PseudoEdgeJob, target, interrupt)
         assert job.run() == 130
     assert job.merge() == 3
     assert "3 not finished yet" in (said := capsys.readouterr()).out
@@ -222,7 +222,7 @@ def test_a_changed_image_and_a_lost_file_are_made_again(job, capsys) -> None:
 
 def test_the_next_image_is_read_while_one_is_looked_at(job, monkeypatch) -> None:
     read: dict[str, threading.Event] = {stem: threading.Event() for stem in STEMS}
-    plain = EdgeJob.load
+    plain = PseudoEdgeJob.load
 
     def load(self, entry):
         read[entry.stem].set()
@@ -236,8 +236,8 @@ def test_the_next_image_is_read_while_one_is_looked_at(job, monkeypatch) -> None
             assert not read[STEMS[following + 1]].is_set()
         return find_edges(image, key)
 
-    monkeypatch.setattr(EdgeJob, "load", load)
-    monkeypatch.setattr(edge_command, "detection_builder", lambda cfg: lambda: detect)
+    monkeypatch.setattr(PseudoEdgeJob, "load", load)
+    monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert job.run() == 0
 
 
@@ -266,7 +266,7 @@ def test_the_teacher_looks_whatever_the_source_is(job, tmp_path, capsys) -> None
     )
     assert job.run("--config-file", str(config)) == 0
     settings = json.loads((job.output / "settings.json").read_text())
-    assert (settings["edges"], settings["MODEL.TRACE.SEED"]) == ("backbone", 7)
+    assert (settings["edges"], settings["MODEL.TRACE.SEED"]) == ("teacher", 7)
     config.write_text("MODEL: {TRACE: {SEED: 7}}\nSOLVER: {MAX_ITER: 9}\n")
     assert job.run("--config-file", str(config)) == 2  # no training config, so a misspelt key
     assert "SOLVER" in capsys.readouterr().err
@@ -278,7 +278,7 @@ def test_predicted_edges(tmp_path, load_tool, student, capsys) -> None:
     assert student.weights == ["some/student"]
     assert "pseudo edges" not in capsys.readouterr().out
     assert not (job.output / "pseudo_edges").exists()
-    assert {record["timestep"] for record in job.journal().values()} == {None}
+    assert {record.get("timestep") for record in job.journal().values()} == {None}
     page = (job.output / "report.html").read_text()
     assert "<h1>Predicted edges</h1>" in page
     assert "student of sd35-large" in page
@@ -311,7 +311,7 @@ def test_folders_of_the_two_tools_are_told_apart(job, load_tool, student, capsys
     for arguments in ([*paths, "--overwrite"], ["--merge", str(job.output)]):
         assert predict.main(arguments) == 2
         assert "holds other results than edges: choose another" in capsys.readouterr().err
-    assert EdgeStore.kind != PseudoEdgeStore.kind
+    assert PredictedEdgeJob.layout.kind != PseudoEdgeJob.layout.kind
 
 
 def test_every_job_takes_the_student(label_job, student, capsys) -> None:
@@ -320,7 +320,7 @@ def test_every_job_takes_the_student(label_job, student, capsys) -> None:
     assert label_job.run(*opts, edges=["--save-edges"]) == 0
     settings = json.loads((label_job.output / "settings.json").read_text())
     assert settings["edges"] == "student"
-    assert label_job.journal()["a"]["timestep"] is None
+    assert "timestep" not in label_job.journal()["a"]
     page = (label_job.output / "report.html").read_text()
     assert "student of sd35-large" in page
     assert "mergence point" not in page
@@ -333,13 +333,14 @@ def test_every_job_takes_the_student(label_job, student, capsys) -> None:
 
 
 def test_sources_on_the_command_line(student) -> None:
-    args = SimpleNamespace(no_edges=False, edges=None)
-    cfg = load_cfg(None, ["MODEL.TRACE.EDGES.SOURCE", "student"])
-    assert edges_of(args, cfg) == "student"
+    def source_of(name: str) -> str:
+        opts = ["MODEL.TRACE.EDGES.SOURCE", name]
+        args = SimpleNamespace(no_edges=False, edges=None, config_file=None, opts=opts)
+        return load_edge_cfg(args).MODEL.TRACE.EDGES.SOURCE
+
+    assert source_of("student") == "student"
     with pytest.raises(UsageError, match='"teacher", "student" or "files"'):
-        edges_of(args, load_cfg(None, ["MODEL.TRACE.EDGES.SOURCE", "canny"]))
-    image = np.zeros((4, 4, 3), np.uint8)
-    assert detection_builder(cfg)()(image, "a").timestep == 0
+        source_of("canny")
 
 
 @pytest.mark.parametrize("name", ["trace_tiny", "sd35_large"])

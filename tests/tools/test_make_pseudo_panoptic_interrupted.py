@@ -16,7 +16,8 @@ import pytest
 
 from trace_d2.io import atomic
 from trace_d2.jobs.entries import Shard
-from trace_d2.jobs.kinds import panoptic_labels as labeling
+from trace_d2.jobs.job import Job
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.locks import FolderInUseError, folder_lock
 
 STEMS = [f"s{number:02}" for number in range(7)]
@@ -215,22 +216,17 @@ def test_a_disk_that_really_is_full(label_job) -> None:
 def test_an_interrupt_between_files_leaves_the_image_to_be_done(label_job, monkeypatch) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
-    for cut in range(1, 4):
+    for owner, target in ((LabelJob, "pictures"), (LabelJob, "write"), (Job, "_record")):
+        plain, calls = getattr(owner, target), []
 
-        def interrupt(*_: object, calls: list[int] = [], cut: int = cut) -> None:  # noqa: B006
+        def cut_short(self, *inputs, plain=plain, calls=calls, **more):
             calls.append(1)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-
-        target = ("write_label", "preview_path", "annotation_path")[cut - 1]
-        plain = getattr(labeling.LabelStore, target)
-
-        def cut_short(self, *inputs, plain=plain, interrupt=interrupt):
-            interrupt()
-            return plain(self, *inputs)
+            return plain(self, *inputs, **more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(labeling.LabelStore, target, cut_short)
+            patch.setattr(owner, target, cut_short)
             assert label_job.run() == 130
         assert label_job.run() == 0
         assert label_job.contents() == expected

@@ -21,6 +21,8 @@ from trace_d2.propagation.calibration import EdgeCalibration
 
 REPOSITORY = Path(__file__).parents[2]
 
+DETECTOR = "trace_d2.jobs.kinds.edge_job.build_edge_source"
+
 
 def decode(annotation: dict) -> np.ndarray:
     return coco_mask.decode([annotation["segmentation"]])[..., 0].astype(bool)
@@ -257,7 +259,7 @@ def test_edges_of_the_backbone(mask_job, monkeypatch) -> None:
         edges = np.asarray(Image.open(mask_job.root / f"edges/n01/{key}.png")) / np.float32(255)
         return SimpleNamespace(edges=edges, timestep=400)
 
-    monkeypatch.setattr(mask_job.tool, "detection_builder", lambda cfg: lambda: detect)
+    monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert mask_job.run("--save-edges", edges=[]) == 0
     assert seen == ["a", "b"]
     first = mask_job.output.read_bytes()
@@ -345,7 +347,7 @@ def test_limit_grows(mask_job) -> None:
         (["--shard", "3/2"], r"a shard is I/N"),
         (["--config-file", "nowhere.yaml"], r"no config file at nowhere\.yaml"),
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),
-        (["MODEL.TRACE.BGP.STRIDE", "0"], r"stride"),
+        (["MODEL.TRACE.BGP.STRIDE", "0"], r"STRIDE"),
         (["--masks", "nowhere.json"], r"no file at nowhere\.json"),
         (["--images", "nowhere"], r"no folder of images at nowhere: correct --images"),
         (["--edges", "nowhere"], r"no folder at nowhere: correct --edges"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.io.atomic import write_bytes
-from trace_d2.jobs.settings import fingerprint
+from trace_d2.settings import fingerprint
 
 logger = logging.getLogger(__name__)
 

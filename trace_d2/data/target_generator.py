@@ -22,14 +22,14 @@ from trace_d2.data.label_cache import LabelCache
 from trace_d2.data.stem_dicts import EDGES_KEY, SEMANTIC_KEY
 from trace_d2.data.target_calibration import calibrate_records
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
+from trace_d2.edges.student_files import student_print
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
 from trace_d2.io.edge_maps import check_edges, find_edges
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.jobs.settings import flatten, student_print
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.propagation.calibration import EdgeCalibration
-from trace_d2.settings import NodeSettings, one_of
+from trace_d2.settings import NodeSettings, flatten, one_of
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -7,6 +7,7 @@ decoder.safetensors                      the decoder's weights
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ DECODER_FILE = "decoder.safetensors"
 FILES = (JSON_NAME, LORA_FILE, DECODER_FILE)
 CALIBRATION_NAME = "calibration.json"  # what its strengths mean; beside the others, if at all
 
+_HASHED_ENDINGS = (".json", ".safetensors")
+_CHUNK = 2**20  # bytes
 _EMBEDDED = {
     "trace-tiny": Path(__file__).resolve().parent.parent / "model_zoo" / "trace_tiny" / "student"
 }
@@ -55,6 +58,24 @@ def student_folder(cfg: Any) -> Path:
                 f"{_former_hint(folder)}"
             )
     return folder
+
+
+def student_print(cfg: Any) -> str:
+    """A short text that is equal for equal files of the student that ``cfg`` names.
+
+    Where another student is put into the same folder, it changes.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no student, see ``student_folder``.
+    """
+    folder = student_folder(cfg)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in _HASHED_ENDINGS):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
 
 
 def _former_hint(folder: Path) -> str:

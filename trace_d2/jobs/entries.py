@@ -9,6 +9,10 @@ from typing import Any
 _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
 
+class UsageError(ValueError):
+    """The command asks for something that cannot be."""
+
+
 @dataclass(frozen=True)
 class ImageEntry:
     """One image of a job.

@@ -1,7 +1,8 @@
 """The journal: one JSON line an image, written as the image ends, so that no result is lost.
 
 Lines are appended, flushed and synced. A process that dies within a line leaves a torn last line,
-which readers pass over and the next writer cuts off; its image is then labelled again.
+which readers pass over and the next writer cuts off; its image is then done again. Lines are of
+format 2; those of format 1, which had the facts beside the rest, are read as well.
 """
 
 from __future__ import annotations
@@ -9,34 +10,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
 @dataclass(frozen=True)
 class Record:
-    """How the label of one image came out.
+    """How the result of one image came out.
 
     Attributes:
         stem: the image's file name without its ending.
         file_name: the image's file name.
-        status: ``"done"``, ``"skipped"`` (nothing to make a label from) or ``"failed"``.
+        status: ``"done"``, ``"skipped"`` (nothing to make a result from) or ``"failed"``.
         reason: why it was skipped or failed; empty if done.
         notes: remarks that users should know of, such as constant edges.
-        seconds: time from reading to writing; without what was read ahead, beside the detection
-            of another image.
-        timestep: instance emergence point of the teacher's edges; None for others, or none.
-        segments: segments of the label, or refined masks.
-        things: those of them that are things.
-        given: masks that the refined ones were made from.
-        uncut: thing segments that there would be without edges; 0 where none were given.
-        shares: of pseudo edges, the shares (0..1) of edge, none and ignored pixels; else empty.
-        settings: fingerprint of the job's settings.
+        seconds: time from reading to writing; without what was read ahead, beside the look at
+            another image.
         inputs: fingerprint of the input files' sizes and times.
         finished: when it ended, seconds since 1970.
+        facts: numbers of the result, which its kind of job knows.
     """
 
     stem: str
@@ -45,24 +41,20 @@ class Record:
     reason: str = ""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
-    timestep: int | None = None
-    segments: int = 0
-    things: int = 0
-    settings: str = ""
     inputs: str = ""
     finished: float = 0.0
-    given: int = 0
-    shares: tuple[float, ...] = ()
-    uncut: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+_FIELDS = frozenset(own.name for own in fields(Record))
 
 
 class JournalWriter:
     """Appends records to a file; use it as a context manager."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        _cut_torn_line(self.path)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        _cut_torn_line(Path(path))
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -108,11 +100,12 @@ def read_journals(paths: Iterable[str | Path]) -> dict[str, Record]:
 def _decode(line: bytes) -> Record | None:
     try:
         content = json.loads(line)
-        content = {"given": 0, "shares": (), "uncut": 0, **content}  # journals lacked them once
-        for name in ("notes", "shares"):
-            content[name] = tuple(content[name])
-        return Record(**{field.name: content[field.name] for field in fields(Record)})
-    except (ValueError, KeyError, TypeError):  # a torn line: its image is done again
+        if "facts" not in content:  # format 1, which had a fingerprint of the settings as well
+            beside = {key: content[key] for key in content.keys() - _FIELDS - {"settings"}}
+            content["facts"] = {key: value for key, value in beside.items() if value is not None}
+        content["notes"] = tuple(content["notes"])
+        return Record(**{name: content[name] for name in _FIELDS})
+    except (ValueError, KeyError, TypeError, AttributeError):  # torn: its image is done again
         return None
 
 

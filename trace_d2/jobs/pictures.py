@@ -1,4 +1,4 @@
-"""Small pictures of one image for the report page: image, masks, edges, segments."""
+"""Painting of small pictures for the report page: masks, edges, segments."""
 
 from __future__ import annotations
 
@@ -10,66 +10,11 @@ import cv2
 import numpy as np
 
 from trace_d2.io.categories import Category
-from trace_d2.labels.panoptic import PanopticLabel
 
 _LONG_SIDE = 320  # pixels
 _JPEG_QUALITY = 85
 _UNKNOWN_COLOR = (40, 40, 40)
 _GOLDEN_RATIO = 0.6180339887498949
-
-
-def make_pictures(
-    image: np.ndarray,
-    semantic: np.ndarray,
-    edges: np.ndarray | None,
-    label: PanopticLabel,
-    categories: Sequence[Category],
-) -> dict[str, str]:
-    """The pictures as ``data:`` addresses of JPEG files.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        semantic: uint8 (H, W) category ids, 255 = unknown.
-        edges: float32 (H, W) in 0..1, or None.
-        label: what was made of them.
-        categories: for the colours of the semantic mask.
-
-    Returns:
-        ``image``, ``semantic``, ``segments`` and, if there are any, ``edges``.
-    """
-    small, size = shrink(image)
-    pictures = {
-        "image": data_address(small),
-        "semantic": data_address(paint_classes(_nearest(semantic, size), categories)),
-        "segments": data_address(paint_segments(small, _nearest(label.segment_ids, size))),
-    }
-    if edges is not None:
-        pictures["edges"] = data_address(paint_edges(edges, size))
-    return pictures
-
-
-def make_mask_pictures(
-    image: np.ndarray, given: np.ndarray, edges: np.ndarray | None, refined: np.ndarray
-) -> dict[str, str]:
-    """The pictures of refined masks as ``data:`` addresses of JPEG files.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        given: (K, H, W) bool, the masks as they were.
-        edges: float32 (H, W) in 0..1, or None.
-        refined: (N, H, W) bool, what was made of them.
-
-    Returns:
-        ``image``, ``given``, ``refined`` and, if there are any, ``edges``.
-    """
-    small, size = shrink(image)
-    pictures = {"image": data_address(small)}
-    for key, masks in (("given", given), ("refined", refined)):
-        shrunk = np.array([_nearest(mask, size) for mask in masks], bool)
-        pictures[key] = data_address(paint_masks(small, shrunk))
-    if edges is not None:
-        pictures["edges"] = data_address(paint_edges(edges, size))
-    return pictures
 
 
 def paint_masks(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -127,7 +72,7 @@ def paint_edges(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     step = max(-(-edges.shape[0] // size[1]), -(-edges.shape[1] // size[0]))
     strongest = cv2.dilate(edges, np.ones((step, step), np.uint8)) if step > 1 else edges
-    return np.rint(np.clip(_nearest(strongest, size), 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(nearest(strongest, size), 0, 1) * 255).astype(np.uint8)
 
 
 def _segment_color(segment_id: int) -> tuple[int, int, int]:
@@ -146,7 +91,7 @@ def shrink(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), size
 
 
-def _nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``array`` (H, W) at ``size`` (width, height), without mixing its values."""
     rows = ((np.arange(size[1]) + 0.5) * array.shape[0] / size[1]).astype(np.intp)
     columns = ((np.arange(size[0]) + 0.5) * array.shape[1] / size[0]).astype(np.intp)

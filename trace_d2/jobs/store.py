@@ -1,57 +1,38 @@
-"""The folder of labels: what lies where, and how a label is written and found again.
+"""The folder of a job's results: what lies where, and what counts as finished.
 
 ::
 
     OUTPUT/
-      panoptic.json  panoptic/<stem>.png    COCO panoptic
-      instances.json                        COCO instances (RLE) of the thing segments
-      semantic/<stem>.png                   contiguous ids: the rank in the categories, 255 = void
-      edges/<stem>.png                      with --save-edges
-      journal.jsonl                         one line an image
-      report.html                           the report page
-      settings.json  images.json            what the labels were made with, and of which images
-      calibration.json                      what the strengths of the edges were found to mean
-      annotations/  previews/  shards/      one file an image, or a shard: what the above join
+      journal.jsonl                one line an image
+      report.html                  the report page
+      settings.json  images.json   what the results were made with, and of which images
+      annotations/<stem>.json      a note of each image, for the files that join all
+      previews/<stem>.json         pictures for the report page
+      shards/                      a journal for each shard, until they are joined
 
-Every file but the journal is written whole or not at all. A label counts as finished when all its
-files and then its line in the journal are on the disk.
+and what the ``Layout`` of a kind of job adds. Every file but the journal is written whole or not at
+all. A result counts as finished when all its files and then its line in the journal are on the
+disk. Images in sub-folders keep their sub-folder: ``annotations/n01440764/x.json``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import hashlib
 import json
 import os
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-
-from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json, write_png
-from trace_d2.io.categories import UNKNOWN, Category
-from trace_d2.io.coco_panoptic import id2rgb, instance_annotations
-from trace_d2.io.edge_maps import write_edges
+from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
 from trace_d2.jobs.entries import ImageEntry, Shard, entries_from_json, entries_to_json
-from trace_d2.jobs.journal import (
-    DONE,
-    FAILED,
-    SKIPPED,
-    Record,
-    encode_record,
-    read_journals,
-)
-from trace_d2.jobs.settings import differences
-from trace_d2.labels.panoptic import PanopticLabel, Segment
+from trace_d2.jobs.journal import DONE, FAILED, Record, encode_record, read_journals
+from trace_d2.jobs.locks import is_locked
 
-GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
-FORMAT = 1  # of the folder; another number is another layout
+FORMAT = 2  # of settings.json and journal; 1 is read as well
 
 
 class SettingsChangedError(ValueError):
@@ -62,100 +43,107 @@ class ForeignFolderError(ValueError):
     """The folder belongs to somebody else."""
 
 
-class OutputError(RuntimeError):
-    """The folder takes no more files: the disk is full, or not ours to write to."""
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "make it writable"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "the disk is full: make room"
-        raise OutputError(
-            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished images "
-            "are safe, and the same command continues"
-        ) from error
-
-
 @dataclass(frozen=True)
-class MergeResult:
-    """How the images of a folder of results stand.
+class Layout:
+    """What the folder of one kind of job has besides the above; ``{}`` stands for a stem.
 
     Attributes:
-        done: in the joined files.
-        skipped: without anything to make a result from.
-        failed: records of the failures.
-        pending: images of the job that no run has come to yet.
+        kind: of the results, in words, as ``"labels"``.
+        results: the files of one image's result.
+        optional: files of one image that a run may be asked for besides.
+        joined: files of all images.
+        scratch: a folder that is needed only until all images are done.
+        beside: whether the output is a file, and the folder is ``<file>.work``.
+        upgrade: from settings of format 1 to those of today.
     """
 
-    done: int
-    skipped: int
-    failed: tuple[Record, ...]
-    pending: int
+    kind: str
+    results: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
+    scratch: str = ""
+    beside: bool = False
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+    @property
+    def folders(self) -> list[str]:
+        """All folders of the results."""
+        own = [pattern.split("/")[0] for pattern in (*self.results, *self.optional)]
+        own += [self.scratch] if self.scratch else []
+        return [*own, "annotations", "previews", "shards"]
 
 
-class JobStore(ABC):
-    """A folder of results: settings, list of images, journals, and a note for each image.
+class JobStore:
+    """The folder of the results of one kind of job.
 
     Args:
-        root: the folder; it need not exist.
+        output: the folder, or a file beside it (``Layout.beside``). Neither need exist.
+        layout: what lies there.
     """
 
-    kind: ClassVar[str]  # of the results, in words
-    folders: ClassVar[tuple[str, ...]] = (
-        "edges", "annotations", "previews", "shards", "calibration"
-    )  # fmt: skip
-    # Dropped with the results.
-    joined: ClassVar[tuple[str, ...]] = ("report.html", "images.json", "calibration.json")
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, output: str | Path, layout: Layout) -> None:
+        self.output = Path(output)
+        self.layout = layout
+        beside = self.output.with_name(f"{self.output.name}.work")
+        self.root = beside if layout.beside else self.output
         self.settings_path = self.root / "settings.json"
         self.images_path = self.root / "images.json"
         self.journal_path = self.root / "journal.jsonl"
-        self.calibration_path = self.root / "calibration.json"
 
     def check_place(self) -> None:
-        """Raise a ForeignFolderError if the folder is somebody else's."""
+        """Raise a ForeignFolderError if the folder is somebody else's, or of another kind."""
+        ours = self.settings_path.exists()
+        if self.layout.beside and self.output.is_dir():
+            raise ForeignFolderError(f"{self.output} is a folder: choose a file for --output")
+        if self.layout.beside and self.output.exists() and not ours:
+            raise ForeignFolderError(
+                f"{self.output} exists and is not of this tool (there is no {self.root}): choose "
+                "another --output, or remove it"
+            )
         if self.root.exists() and not self.root.is_dir():
             raise ForeignFolderError(f"{self.root} is a file: choose a folder for --output")
-        if self.root.is_dir() and not self.settings_path.exists():
+        if ours:
+            if self.read_settings().get("kind") != self.layout.kind:
+                raise ForeignFolderError(
+                    f"{self.root} holds other results than {self.layout.kind}: choose another "
+                    "--output"
+                )
+        elif self.root.is_dir():
             strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
             if strangers:
                 raise ForeignFolderError(
-                    f"{self.root} is not empty and holds no {self.kind} of this tool (it has "
-                    f"{sorted(strangers)[0]!r}): choose a new or empty folder for --output"
+                    f"{self.root} is not empty and holds no {self.layout.kind} of this tool (it "
+                    f"has {sorted(strangers)[0]!r}): choose a new or empty folder for --output"
                 )
 
-    def check_settings(self, settings: dict[str, Any]) -> None:
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise a SettingsChangedError if there are results of other ``settings``."""
         if not self.settings_path.exists():
             return
-        changed = differences(self.read_settings(), {"format": FORMAT, **settings})
+        changed = differences(self.read_settings(), self._complete(settings))
         if changed:
             raise SettingsChangedError(
-                f"{self.root} holds {self.kind} made with other settings:\n  "
+                f"{self.root} holds {self.layout.kind} made with other settings:\n  "
                 + "\n  ".join(changed)
-                + f"\nUse those settings, choose another --output, or drop the old {self.kind} by "
-                "--overwrite"
+                + "\nUse those settings, choose another --output, or drop the old "
+                f"{self.layout.kind} by --overwrite"
             )
 
-    def open(self, settings: dict[str, Any]) -> None:
-        """Make the folder ready for results made with ``settings`` (flat, as of Settings)."""
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder ready for results made with ``settings``, a flat dict."""
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.settings_path.exists():  # first, as ``check_place`` looks for it
-            write_json(self.settings_path, {"format": FORMAT, **settings}, indent=1)
-        for name in self.folders:
+            write_json(self.settings_path, self._complete(settings), indent=1)
+        for name in self.layout.folders:
             (self.root / name).mkdir(exist_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed writers left; only while nobody else writes here."""
         for folder, _, _ in os.walk(self.root):
             remove_temporaries(folder)
+        if self.layout.beside:
+            for leftover in self.output.parent.glob(f".{self.output.name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
 
     def drop_results(self) -> None:
         """Remove everything this tool wrote; only while nobody else writes here.
@@ -163,17 +151,25 @@ class JobStore(ABC):
         The journals go first, so that no result looks finished, and the settings last: if this is
         cut short, the next run finds them changed once more.
         """
+        if self.layout.beside:
+            self.output.unlink(missing_ok=True)
         for path in self._journals():
             path.unlink()
-        for name in self.joined:
+        for name in (*self.layout.joined, "report.html", "images.json"):
             (self.root / name).unlink(missing_ok=True)
-        for name in self.folders:
+        for name in self.layout.folders:
             if (self.root / name).is_dir():
                 shutil.rmtree(self.root / name)
         self.settings_path.unlink(missing_ok=True)
 
+    def drop_scratch(self) -> None:
+        """Empty the folder that is needed only until all images are done."""
+        if self.layout.scratch:
+            shutil.rmtree(self.root / self.layout.scratch, ignore_errors=True)
+            (self.root / self.layout.scratch).mkdir(exist_ok=True)
+
     def read_settings(self) -> dict[str, Any]:
-        """What the results were made with.
+        """What the results were made with, in the words of today.
 
         Raises:
             FileNotFoundError: the folder holds no results.
@@ -185,6 +181,8 @@ class JobStore(ABC):
             raise ForeignFolderError(
                 f"{self.settings_path} is not of this tool: choose another --output"
             )
+        if content["format"] == 1:
+            content = self.layout.upgrade({**content, "format": FORMAT})
         return content
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
@@ -215,63 +213,45 @@ class JobStore(ABC):
                 path.unlink()
         return records
 
-    def annotation_path(self, stem: str) -> Path:
-        """The COCO annotations of one image."""
-        return self.root / "annotations" / f"{stem}.json"
+    def place(self, pattern: str, stem: str) -> Path:
+        """Where a file of ``stem`` is to be written: ``pattern`` with it for ``{}``."""
+        path = self.root / pattern.format(stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
-    def edges_path(self, stem: str) -> Path:
-        """The kept edges of one image."""
-        return self.root / "edges" / f"{stem}.png"
+    def write_note(self, stem: str, note: Mapping[str, Any]) -> None:
+        """Note of one image what the joined files take."""
+        write_json(self.place("annotations/{}.json", stem), note)
+
+    def read_note(self, stem: str) -> dict[str, Any]:
+        """What ``write_note`` noted."""
+        return dict(self._read_json(self.root / f"annotations/{stem}.json"))
 
     def preview_path(self, stem: str) -> Path:
         """The pictures of one image for the report page."""
-        return self.root / "previews" / f"{stem}.json"
+        return self.root / f"previews/{stem}.json"
 
-    def sampled_path(self, stem: str, inputs: str) -> Path:
-        """Edges that were detected for the calibration; ``inputs`` is the image's fingerprint."""
-        return self.root / "calibration" / f"{stem}.{inputs}.npz"
+    def is_finished(
+        self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()
+    ) -> bool:
+        """Whether the result of ``entry`` is complete, as far as record and files say.
 
-    def drop_sampled(self) -> None:
-        """Remove the edges that were detected for the calibration: all images are done."""
-        shutil.rmtree(self.root / "calibration", ignore_errors=True)
-        (self.root / "calibration").mkdir(exist_ok=True)
-
-    @abstractmethod
-    def result_paths(self, stem: str) -> list[Path]:
-        """The files of the result of one image."""
-
-    def is_finished(self, record: Record | None, entry: ImageEntry, save_edges: bool) -> bool:
-        """Whether the result of ``entry`` is complete, as far as record and files say."""
+        Args:
+            record: what the journal has of it.
+            entry: the image.
+            optional: patterns of files that are needed besides those of every result.
+        """
         if record is None or record.status != DONE or entry.image_id is None:
             return False
         if record.file_name != entry.file_name:
             return False
-        needed = [*self.result_paths(entry.stem), self.annotation_path(entry.stem)]
-        if save_edges:
-            needed.append(self.edges_path(entry.stem))
+        needed = [*self.layout.results, "annotations/{}.json", *optional]
         if entry.pictured:
-            needed.append(self.preview_path(entry.stem))
-        return all(path.is_file() for path in needed)
+            needed.append("previews/{}.json")
+        return all((self.root / pattern.format(entry.stem)).is_file() for pattern in needed)
 
-    def read_annotation(self, stem: str) -> dict[str, Any]:
-        """What was noted of one image: height, width, and what the joined files take."""
-        return dict(self._read_json(self.annotation_path(stem)))
-
-    def standing(
-        self, wanted: Sequence[ImageEntry], records: Mapping[str, Record], done: int
-    ) -> MergeResult:
-        """How ``wanted`` images stand by ``records``, ``done`` of all being joined."""
-        own = [records.get(entry.stem) for entry in wanted]
-        return MergeResult(
-            done=done,
-            skipped=sum(record is not None and record.status == SKIPPED for record in own),
-            failed=tuple(r for r in own if r is not None and r.status == FAILED),
-            pending=own.count(None),
-        )
-
-    def write_edges(self, stem: str, edges: np.ndarray) -> None:
-        """Keep ``edges`` float32 (H, W) in 0..1."""
-        write_edges(self.edges_path(stem), edges)
+    def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"format": FORMAT, "kind": self.layout.kind, **settings}
 
     def _journals(self) -> list[Path]:
         own = [self.journal_path] if self.journal_path.exists() else []
@@ -280,37 +260,12 @@ class JobStore(ABC):
     def _read_json(self, path: Path) -> Any:
         if not path.is_file():
             raise FileNotFoundError(
-                f"no {path.name} in {path.parent}: it is not a folder of {self.kind}"
+                f"no {path.name} in {path.parent}: it is not a folder of {self.layout.kind}"
             )
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
-
-
-class LabelStore(JobStore):
-    """A folder of labels."""
-
-    kind = "labels"
-    folders = ("panoptic", "semantic", *JobStore.folders)
-    joined = ("panoptic.json", "instances.json", *JobStore.joined)
-
-    def result_paths(self, stem: str) -> list[Path]:
-        """The PNGs of one label."""
-        return [self.root / kind / f"{stem}.png" for kind in ("panoptic", "semantic")]
-
-    def write_label(self, stem: str, label: PanopticLabel, categories: Sequence[Category]) -> None:
-        """Write the files of one label. Raises OSError if the disk takes them not."""
-        write_png(self.root / "panoptic" / f"{stem}.png", id2rgb(label.segment_ids), fast=True)
-        write_png(self.root / "semantic" / f"{stem}.png", train_ids(label, categories), fast=True)
-        segments = [_segment_info(segment) for segment in label.segments]
-        height, width = label.segment_ids.shape
-        # Ids of image and instances are given when the files are joined.
-        instances = instance_annotations(label.segment_ids, segments, categories, image_id=0)
-        write_json(
-            self.annotation_path(stem),
-            {"height": height, "width": width, "segments": segments, "instances": instances},
-        )
 
 
 class JobFolder:
@@ -322,7 +277,7 @@ class JobFolder:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self._store = LabelStore(root)
+        self._store = JobStore(root, Layout("results"))
         self.root = self._store.root
         self.settings = self._store.read_settings()
 
@@ -356,23 +311,8 @@ class JobFolder:
         return not any((self.root / "shards").glob("journal-*.jsonl"))
 
     def is_locked(self) -> bool:
-        """Whether a job writes there now.
-
-        The gate is held meanwhile, so that a job that starts just now waits instead of meeting a
-        lock that we hold for a moment. Nobody writes to a folder that cannot be written to.
-        """
-        locks = self.root / ".locks"
-        jobs = sorted(locks.glob("job*.lock"))
-        if not jobs or not os.access(locks, os.W_OK):
-            return False
-        try:
-            with FileLock(locks / "gate.lock").acquire(timeout=GATE_SECONDS):
-                for path in jobs:
-                    with FileLock(path).acquire(timeout=0):
-                        pass
-        except Timeout:
-            return True
-        return False
+        """Whether a job writes there now."""
+        return is_locked(self.root)
 
 
 def open_job_folder(root: str | Path) -> JobFolder | None:
@@ -384,25 +324,23 @@ def open_job_folder(root: str | Path) -> JobFolder | None:
     return JobFolder(root) if (Path(root) / "settings.json").is_file() else None
 
 
-def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:
-    """The label as a semantic map of contiguous ids, as Mask2Former reads ``sem_seg``.
-
-    Returns:
-        uint8 (H, W): the rank of the category in ``categories``, 255 where the label is void.
-    """
-    rank = {category.id: position for position, category in enumerate(categories)}
-    table = np.full(len(label.segments) + 1, UNKNOWN, np.uint8)
-    for segment in label.segments:
-        table[segment.id] = rank[segment.category_id]
-    return table[label.segment_ids]
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A line for every key that differs, with both values."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = (_show(side[key]) if key in side else "absent" for side in (old, new))
+        if key not in old or key not in new or old[key] != new[key]:
+            lines.append(f"{key}: {before} there, {now} now")
+    return lines
 
 
-def _segment_info(segment: Segment) -> dict[str, Any]:
-    """COCO ``segments_info`` of one segment."""
-    return {
-        "id": segment.id,
-        "category_id": segment.category_id,
-        "area": segment.area,
-        "bbox": list(segment.bbox),
-        "iscrowd": 0,
-    }
+def _show(value: Any) -> str:
+    """``value`` short enough for a message."""
+    if isinstance(value, Mapping):
+        shown = ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, (list, dict)))
+    elif isinstance(value, (list, tuple)) and len(value) > 8:
+        shown = f"a list of {len(value)}"
+    else:
+        return str(value)
+    digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+    return f"{shown} (sha256 {digest})"

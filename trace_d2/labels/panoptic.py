@@ -23,6 +23,7 @@ from trace_d2.propagation.regions import (
     cut_basins,
     settle_tiny_pieces,
 )
+from trace_d2.settings import NodeSettings, one_of, within
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -30,6 +31,25 @@ if TYPE_CHECKING:
     from trace_d2.io.categories import Category
 
 REFERENCE_PIXELS = 640 * 480
+
+
+@dataclass(frozen=True)
+class LabelSettings(NodeSettings, node="MODEL.TRACE.LABELS"):
+    """How the masks of thing classes are cut into segments.
+
+    Attributes:
+        cut: how along edges.
+        neck_depth: pixels by which a mask narrows where basins part.
+        tiny_pieces: what becomes of pieces too small for an object.
+        tiny_area: pixels of an image of 640 x 480; it grows with the image's area.
+        tiny_share: of the area of the largest segment of the class.
+    """
+
+    cut: str = one_of(*CUTS, default="basins")
+    neck_depth: float = within(0.0, default=2.0)
+    tiny_pieces: str = one_of(*TINY_PIECES, default="join")
+    tiny_area: float = within(0.0, default=40.0)
+    tiny_share: float = within(0.0, 1.0, default=0.05)
 
 
 @dataclass(frozen=True)
@@ -77,41 +97,19 @@ class PanopticLabeler:
     def __init__(
         self,
         categories: Sequence[Category],
-        *,
-        cut: str = "basins",
-        neck_depth: float = 2.0,
-        tiny_pieces: str = "join",
-        tiny_area: float = 40.0,
-        tiny_share: float = 0.05,
+        settings: LabelSettings | None = None,
         calibration: EdgeCalibration | None = None,
     ) -> None:
-        """Set up; the keys of ``MODEL.TRACE.LABELS`` say what the settings mean.
+        """Set up.
 
         Args:
             categories: of the semantic masks.
-            cut: ``basins`` or ``components``.
-            neck_depth: pixels.
-            tiny_pieces: ``join``, ``void`` or ``keep``.
-            tiny_area: pixels of an image of 640 x 480; it grows with the image's area.
-            tiny_share: of the area of the largest segment of the class, 0..1.
+            settings: how masks are cut; None: the defaults.
             calibration: what the strengths of the edges mean, for basins; None: measured anew on
                 each image, which knows less than a data set.
-
-        Raises:
-            ValueError: an unknown ``cut`` or ``tiny_pieces``.
         """
-        if cut not in CUTS:
-            raise ValueError(f"LABELS.CUT must be one of {', '.join(CUTS)}, not {cut!r}")
-        if tiny_pieces not in TINY_PIECES:
-            raise ValueError(
-                f"LABELS.TINY_PIECES must be one of {', '.join(TINY_PIECES)}, not {tiny_pieces!r}"
-            )
         self.isthing = {category.id: bool(category.isthing) for category in categories}
-        self.cut = cut
-        self.neck_depth = neck_depth
-        self.tiny_pieces = tiny_pieces
-        self.tiny_area = tiny_area
-        self.tiny_share = tiny_share
+        self.settings = settings or LabelSettings()
         self.calibration = calibration
 
     @classmethod
@@ -122,16 +120,7 @@ class PanopticLabeler:
         calibration: EdgeCalibration | None = None,
     ) -> PanopticLabeler:
         """A labeler for ``categories`` with the settings of ``cfg.MODEL.TRACE.LABELS``."""
-        labels = cfg.MODEL.TRACE.LABELS
-        return cls(
-            categories,
-            cut=labels.CUT,
-            neck_depth=labels.NECK_DEPTH,
-            tiny_pieces=labels.TINY_PIECES,
-            tiny_area=labels.TINY_AREA,
-            tiny_share=labels.TINY_SHARE,
-            calibration=calibration,
-        )
+        return cls(categories, LabelSettings.from_config(cfg), calibration)
 
     def __call__(self, semantic: np.ndarray, edges: np.ndarray | None = None) -> PanopticLabel:
         """Label an image.
@@ -194,7 +183,7 @@ class PanopticLabeler:
 
     def _evidence(self, semantic: np.ndarray, edges: np.ndarray | None) -> EdgeEvidence | None:
         """What the edges of an image say; None where none are looked at."""
-        if edges is None or self.cut == "components":
+        if edges is None or self.settings.cut == "components":
             return None
         calibration = self.calibration
         if calibration is None:
@@ -212,11 +201,12 @@ class PanopticLabeler:
     ) -> np.ndarray:
         if evidence is None:
             return component_regions(mask, None if edges is None else edges[box])
-        return cut_basins(mask, evidence.crop(box), self.neck_depth)
+        return cut_basins(mask, evidence.crop(box), self.settings.neck_depth)
 
     def _settle(self, regions: np.ndarray, pixels: int) -> np.ndarray:
-        tiny_area = self.tiny_area * pixels / REFERENCE_PIXELS
-        return settle_tiny_pieces(regions, tiny_area, self.tiny_share, self.tiny_pieces)
+        own = self.settings
+        tiny_area = own.tiny_area * pixels / REFERENCE_PIXELS
+        return settle_tiny_pieces(regions, tiny_area, own.tiny_share, own.tiny_pieces)
 
 
 def _present(semantic: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:

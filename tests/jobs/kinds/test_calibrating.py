@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,15 +18,11 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
 from trace_d2.io.edge_maps import read_edges
 from trace_d2.io.listing import list_images
+from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
 from trace_d2.jobs.entries import ImageEntry, Shard, build_entries
 from trace_d2.jobs.journal import FAILED
-from trace_d2.jobs.kinds import calibrating
-from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, calibrate_job
+from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, trust_facts, trust_warnings
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
-from trace_d2.jobs.kinds.trust import show_trust, trust_facts, trust_warning
-from trace_d2.jobs.merge import merge_folder, merge_labels
-from trace_d2.jobs.runner import JobPlan, run_job
-from trace_d2.jobs.settings import BACKBONE, NO_EDGES, JobSettings
 from trace_d2.jobs.store import SettingsChangedError
 from trace_d2.propagation.calibration import EdgeCalibration
 
@@ -34,6 +31,7 @@ CATEGORIES = (
     Category(3, "cat", True, (220, 20, 60)),
 )
 CALIBRATION = ("MODEL.TRACE.EDGES.CALIBRATION",)
+DETECTOR = "trace_d2.jobs.kinds.edge_job.build_edge_source"
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -65,18 +63,25 @@ def job_of(
 ) -> LabelJob:
     cfg = get_trace_cfg()
     cfg.merge_from_list(list(pairs))
-    source = root / "edges" if edges is None else edges
-    settings = JobSettings(root / "images", source, cfg, root / "semantic", "c.json", CATEGORIES)
-    return LabelJob(settings, root / output, keep)
+    cfg.MODEL.TRACE.EDGES.SOURCE = edges or "files"
+    cfg.MODEL.TRACE.EDGES.DIR = str(root / "edges")
+    folders = (root / "images", root / "semantic")
+    return LabelJob(cfg, *folders, CATEGORIES, root / output, entries_of(root), save_edges=keep)
 
 
 def entries_of(root: Path) -> list[ImageEntry]:
     return build_entries(list_images(root / "images"), None)
 
 
-def run(job: LabelJob, entries: Sequence[ImageEntry] | None = None, **options: object):
-    root = job.settings.images.parent
-    return run_job(JobPlan(job, entries_of(root) if entries is None else entries, **options))
+def run(
+    job: LabelJob,
+    entries: Sequence[ImageEntry] | None = None,
+    build: Callable[[], Detector] | None = None,
+    **options: object,
+):
+    job.entries = entries_of(job.images.parent) if entries is None else entries
+    with patch(DETECTOR, lambda cfg: build()):
+        return run_job(job, RunOptions(**options))
 
 
 def written(root: Path, output: str = "out") -> dict:
@@ -139,7 +144,8 @@ class TestSample:
         run(job_of(many, "shard"), entries, shard=Shard(3, 60))
         threaded = job_of(many, "threads")
         (many / "threads/.locks").mkdir(parents=True)
-        calibrate_job(threaded, entries[::2] + entries[1::2], None, workers=4, progress=False)
+        threaded.entries = entries[::2] + entries[1::2]
+        threaded.prepare(entries, workers=4, progress=False)
         for output in ("reversed", "shard", "threads"):
             assert (many / output / "calibration.json").read_bytes() == expected
 
@@ -183,7 +189,7 @@ class TestWrittenOnce:
         def refuse(*inputs: object) -> None:
             raise AssertionError("measured again")
 
-        monkeypatch.setattr(calibrating, "_measure", refuse)
+        monkeypatch.setattr(LabelJob, "_measure", refuse)
         job = job_of(few)
         run(job)
         assert (few / "out/calibration.json").read_bytes() == before
@@ -204,12 +210,12 @@ class TestWrittenOnce:
         for index in (2, 1):
             run(job_of(few, "parts"), shard=Shard(index, 2))
         store = job_of(few, "parts").store
-        assert merge_folder(store, merge_labels).pending == 0
+        assert merge_folder(LabelJob, store).pending == 0
         assert contents(few / "parts") == contents(few / "whole")
         # It does part the cats of every fourth image.
-        things = [record.things for _, record in sorted(store.read_records().items())]
+        things = [record.facts["things"] for _, record in sorted(store.read_records().items())]
         assert things == [2, 1, 1, 1] * 2 + [2]
-        assert {record.uncut for record in store.read_records().values()} == {1}
+        assert {record.facts["uncut"] for record in store.read_records().values()} == {1}
 
     def test_workers_give_the_same(self, few: Path):
         run(job_of(few, "one"))
@@ -217,12 +223,12 @@ class TestWrittenOnce:
         assert contents(few / "two") == contents(few / "one")
 
     def test_jobs_that_need_none(self, few: Path):
-        run(job_of(few, "none", edges=NO_EDGES))
+        run(job_of(few, "none", edges="none"))
         run(job_of(few, "components", "MODEL.TRACE.LABELS.CUT", "components"))
         for output in ("none", "components"):
             assert not (few / output / "calibration.json").exists()
-        records = job_of(few, "none", edges=NO_EDGES).store.read_records()
-        assert {record.uncut for record in records.values()} == {0}
+        records = job_of(few, "none", edges="none").store.read_records()
+        assert {record.facts["uncut"] for record in records.values()} == {0}
 
     def test_false_pieces_of_stuff_are_counted(self, few: Path):
         # One ground an image, cut by nothing; then one cut in two.
@@ -252,7 +258,7 @@ class TestGiven:
         job = job_of(few, "out", *CALIBRATION, str(given))
         run(job)
         assert not (few / "out/calibration.json").exists()
-        assert {record.things for record in job.store.read_records().values()} == {1}
+        assert {record.facts["things"] for record in job.store.read_records().values()} == {1}
         settings = json.loads((few / "out/settings.json").read_text())
         assert settings["calibration"] == json.loads(given.read_text())
         assert "MODEL.TRACE.EDGES.CALIBRATION" not in settings
@@ -282,7 +288,7 @@ class TestGiven:
         with pytest.raises(SettingsChangedError, match="calibration: "):
             run(job_of(few, "out", *CALIBRATION, str(given)))
         run(job_of(few, "out", *CALIBRATION, str(given)), overwrite=True)
-        assert job.store.read_records()["s4"].things == 2
+        assert job.store.read_records()["s4"].facts["things"] == 2
 
     def test_one_cannot_be_added_later(self, few: Path, given: Path):
         run(job_of(few))
@@ -298,31 +304,30 @@ class TestGiven:
         assert not (few / "out").exists()
 
     def test_without_edges_none_is_read(self, few: Path):
-        run(job_of(few, "out", *CALIBRATION, "nowhere.json", edges=NO_EDGES))
+        run(job_of(few, "out", *CALIBRATION, "nowhere.json", edges="none"))
         assert "calibration" not in json.loads((few / "out/settings.json").read_text())
 
 
 class TestDetectedEdges:
     def test_each_image_is_looked_at_once(self, few: Path):
         detector = Detector(few)
-        run(job_of(few, edges=BACKBONE, keep=True), build_detection=detector.build)
+        run(job_of(few, edges="teacher", keep=True), build=detector.build)
         assert detector.seen == {f"s{number}": 1 for number in range(9)}
         assert detector.built == 1
         assert not list((few / "out/calibration").iterdir())
-        records = job_of(few, edges=BACKBONE).store.read_records()
-        assert [record.timestep for _, record in sorted(records.items())] == list(range(300, 309))
+        records = job_of(few, edges="teacher").store.read_records()
+        assert [record.facts["timestep"] for _, record in sorted(records.items())] == list(
+            range(300, 309)
+        )
 
     def test_labels_are_those_of_edges_that_were_not_kept(
         self, few: Path, monkeypatch: pytest.MonkeyPatch
     ):
         detector = Detector(few)
-        run(job_of(few, "kept", edges=BACKBONE, keep=True), build_detection=detector.build)
-        job = job_of(few, "anew", edges=BACKBONE, keep=True)
-        monkeypatch.setattr(
-            job.store, "sampled_path", lambda *_: Path("/nowhere/at all/that can be made")
-        )
-        monkeypatch.setattr("trace_d2.jobs.image_job.write_sampled", lambda *_: None)
-        run(job, build_detection=detector.build)
+        run(job_of(few, "kept", edges="teacher", keep=True), build=detector.build)
+        job = job_of(few, "anew", edges="teacher", keep=True)
+        monkeypatch.setattr("trace_d2.jobs.kinds.calibrating._write_sampled", lambda *_: None)
+        run(job, build=detector.build)
         assert min(detector.seen.values()) >= 3
         assert contents(few / "anew") == contents(few / "kept")
         for stem in (entry.stem for entry in entries_of(few)):
@@ -336,25 +341,25 @@ class TestDetectedEdges:
 
     def test_what_was_sampled_waits_for_its_turn_in_a_job_that_goes_on(self, few: Path):
         detector = Detector(few)
-        job = job_of(few, edges=BACKBONE)
+        job = job_of(few, edges="teacher")
         for index in (1, 2):
-            run(job, shard=Shard(index, 2), build_detection=detector.build)
+            run(job, shard=Shard(index, 2), build=detector.build)
         assert detector.seen.most_common(1)[0][1] == 1
 
     def test_merging_shards_drops_what_was_sampled(self, few: Path):
         detector = Detector(few)
-        job = job_of(few, edges=BACKBONE)
+        job = job_of(few, edges="teacher")
         for index in (1, 2):
-            run(job, shard=Shard(index, 2), build_detection=detector.build)
-        merge_folder(job.store, merge_labels)
+            run(job, shard=Shard(index, 2), build=detector.build)
+        merge_folder(LabelJob, job.store)
         assert not list((few / "out").rglob("*.npz"))
 
     def test_an_image_that_changed_meanwhile_is_looked_at_again(self, few: Path):
         detector = Detector(few)
-        job = job_of(few, edges=BACKBONE)
-        run(job, shard=Shard(1, 2), build_detection=detector.build)
+        job = job_of(few, edges="teacher")
+        run(job, shard=Shard(1, 2), build=detector.build)
         save(few / "images/s1.png", np.zeros((48, 64, 3), np.uint8))
-        run(job, shard=Shard(2, 2), build_detection=detector.build)
+        run(job, shard=Shard(2, 2), build=detector.build)
         assert {stem for stem, count in detector.seen.items() if count > 1} == {"s1"}
 
     def test_a_detector_that_fails_is_told_once_the_image_is_due(self, few: Path):
@@ -365,7 +370,7 @@ class TestDetectedEdges:
                 raise RuntimeError("out of memory")
             return detector(image, stem)
 
-        result = run(job_of(few, edges=BACKBONE), build_detection=lambda: broken)
+        result = run(job_of(few, edges="teacher"), build=lambda: broken)
         assert [(record.stem, record.status) for record in result.failed] == [("s2", FAILED)]
         assert result.failed[0].reason.endswith("RuntimeError: out of memory")
         assert written(few)["images"] == 8
@@ -373,7 +378,7 @@ class TestDetectedEdges:
     def test_nothing_left_builds_no_detector(self, few: Path):
         detector = Detector(few)
         for built in (1, 1):
-            run(job_of(few, edges=BACKBONE), build_detection=detector.build)
+            run(job_of(few, edges="teacher"), build=detector.build)
             assert detector.built == built
 
 
@@ -389,8 +394,8 @@ class TestTrust:
             ("pieces that edges would cut off a stuff mask", "0.00"),
             ("things an image if edges cut nothing", "1.0"),
         ]
-        assert trust_warning(job.store) == ""
-        show_trust(job.store, records)
+        assert trust_warnings(job.store) == []
+        LabelJob.tell(job.store)
         said = capsys.readouterr()
         assert said.out.startswith(f"edges: {trust:.2f} trust in the edges, of 1; ")
         assert said.err == ""
@@ -403,16 +408,16 @@ class TestTrust:
         job = job_of(tmp_path)
         run(job)
         assert written(tmp_path)["trust"] < 0.1
-        assert {record.things for record in job.store.read_records().values()} == {1}
-        show_trust(job.store, list(job.store.read_records().values()))
+        assert {record.facts["things"] for record in job.store.read_records().values()} == {1}
+        LabelJob.tell(job.store)
         warned = f"warning: these edges say little here (trust {written(tmp_path)['trust']:.2f} of"
         assert capsys.readouterr().err.startswith(warned)
         assert '<p class="warning">these edges say' in (tmp_path / "out/report.html").read_text()
 
     def test_without_edges_there_is_nothing_to_say(self, few: Path, capsys):
-        job = job_of(few, edges=NO_EDGES)
+        job = job_of(few, edges="none")
         run(job)
-        show_trust(job.store, list(job.store.read_records().values()))
+        LabelJob.tell(job.store)
         said = capsys.readouterr()
         assert (said.out, said.err) == ("", "")
         assert "trust" not in (few / "out/report.html").read_text()
@@ -428,7 +433,7 @@ class TestTrust:
         assert [name for name, _ in trust_facts(job.store, records)] == [
             "things an image if edges cut nothing"
         ]
-        assert trust_warning(job.store) == ""
+        assert trust_warnings(job.store) == []
         next((few / "out/panoptic").glob("*.png")).unlink()  # so that something is left to do
         run(job)
         assert path.read_bytes() == whole
@@ -444,8 +449,8 @@ class TestTrust:
     def test_what_cannot_be_measured_is_said(self, few: Path, calibration, words, capsys):
         job = job_of(few)
         run(job)
-        job.store.calibration_path.write_text(json.dumps(calibration.to_json()))
-        show_trust(job.store, [])
+        (job.store.root / "calibration.json").write_text(json.dumps(calibration.to_json()))
+        LabelJob.tell(job.store)
         said = capsys.readouterr()
         assert said.err.startswith(f"warning: {words}")
         assert ("trust" in said.out) == (calibration.images > 0)

@@ -13,11 +13,16 @@ import pytest
 from PIL import Image
 
 from trace_d2.config import get_trace_cfg
-from trace_d2.jobs.image_job import Loaded
+from trace_d2.jobs.job import Looked
 from trace_d2.jobs.journal import DONE, FAILED, Record
-from trace_d2.jobs.kinds.edge_report import label_summary
-from trace_d2.jobs.kinds.edges import EdgeJob, EdgeSettings, edge_entries
-from trace_d2.jobs.settings import BACKBONE, STUDENT, differences
+from trace_d2.jobs.kinds.edge_job import STUDENT, TEACHER
+from trace_d2.jobs.kinds.edges import (
+    PredictedEdgeJob,
+    PseudoEdgeJob,
+    edge_entries,
+    label_summary,
+)
+from trace_d2.jobs.store import differences
 
 ABDIV = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -29,19 +34,25 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "lora").mkdir(parents=True)
     (folder / "student.json").write_text("{}")
     (folder / "lora/weights.safetensors").write_bytes(b"one")
-    monkeypatch.setattr("trace_d2.jobs.settings.student_folder", lambda cfg: folder)
+    monkeypatch.setattr("trace_d2.edges.student_files.student_folder", lambda cfg: folder)
     return folder
 
 
-def settings_of(tmp_path: Path, edges: str, *opts: object) -> EdgeSettings:
+def build(images: Path, edges: str, *opts: object, output: Path = Path("out")) -> PredictedEdgeJob:
     cfg = get_trace_cfg()
-    cfg.merge_from_list(list(opts))
-    return EdgeSettings(tmp_path, edges, cfg)
+    cfg.merge_from_list([*opts, "MODEL.TRACE.EDGES.SOURCE", edges])
+    entries = edge_entries(images, None, 0) if images.is_dir() else []
+    kind = PseudoEdgeJob if edges == TEACHER else PredictedEdgeJob
+    return kind(cfg, images, output, entries)
 
 
-def changed(tmp_path: Path, edges: str, *opts: object) -> list[str]:
+def settings_of(*args: object) -> dict:
+    return build(Path("nowhere"), *args).settings
+
+
+def changed(edges: str, *opts: object) -> list[str]:
     """The settings that ``opts`` change."""
-    before, now = (settings_of(tmp_path, edges, *o).to_json() for o in ((), opts))
+    before, now = (settings_of(edges, *o) for o in ((), opts))
     return [line.split(":")[0] for line in differences(before, now)]
 
 
@@ -51,10 +62,10 @@ def test_what_decides_the_teachers_edges(tmp_path: Path) -> None:
         ("MODEL.TRACE.ABDIV.THRESHOLD", "mean"),
         ("MODEL.TRACE.EMERGENCE.STRIDE", 50),
     ):
-        assert changed(tmp_path, BACKBONE, key, value) == [key]
-    assert changed(tmp_path, BACKBONE, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5) == []
-    assert changed(tmp_path, BACKBONE, "MODEL.TRACE.EMERGENCE.BATCH", 3) == []
-    assert changed(tmp_path, BACKBONE, "MODEL.TRACE.EDGES.CALIBRATION", "nowhere.json") == []
+        assert changed(TEACHER, key, value) == [key]
+    assert changed(TEACHER, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5) == []
+    assert changed(TEACHER, "MODEL.TRACE.EMERGENCE.BATCH", 3) == []
+    assert changed(TEACHER, "MODEL.TRACE.EDGES.CALIBRATION", "nowhere.json") == []
 
 
 def test_what_decides_the_students_edges(tmp_path: Path, student: Path) -> None:
@@ -64,25 +75,24 @@ def test_what_decides_the_students_edges(tmp_path: Path, student: Path) -> None:
         ("MODEL.TRACE.STUDENT.LORA.RANK", 8),  # how one is trained is in its files
         ("MODEL.TRACE.STUDENT.WEIGHTS", "elsewhere"),  # the hash of its files counts
     ):
-        assert changed(tmp_path, STUDENT, key, value) == []
+        assert changed(STUDENT, key, value) == []
     for key, value in (
         ("MODEL.TRACE.SEED", 1),
         ("MODEL.TRACE.BACKBONE.NAME", "trace-tiny"),
         ("MODEL.TRACE.STUDENT.MERGE_LORA", False),
     ):
-        assert changed(tmp_path, STUDENT, key, value) == [key]
+        assert changed(STUDENT, key, value) == [key]
 
 
 def test_another_student_in_the_same_folder_is_noticed(tmp_path: Path, student: Path) -> None:
-    settings = settings_of(tmp_path, STUDENT)
-    before = settings.to_json()
+    before = settings_of(STUDENT)
     (student / "notes.txt").write_text("no weights")
-    assert settings.to_json() == before
+    assert settings_of(STUDENT) == before
     (student / "lora/weights.safetensors").write_bytes(b"two")
-    assert differences(before, settings.to_json())[0].startswith("student: ")
+    assert differences(before, settings_of(STUDENT))[0].startswith("student: ")
     (student / "lora/weights.safetensors").write_bytes(b"one")
-    assert settings.to_json() == before
-    assert "student" not in settings_of(tmp_path, BACKBONE).to_json()
+    assert settings_of(STUDENT) == before
+    assert "student" not in settings_of(TEACHER)
 
 
 def detected(**more: object) -> SimpleNamespace:
@@ -90,33 +100,34 @@ def detected(**more: object) -> SimpleNamespace:
     return SimpleNamespace(**{"edges": edges, "abdiv": ABDIV, "timestep": 300, **more})
 
 
-def job_of(tmp_path: Path, edges: str) -> EdgeJob:
+def job_of(tmp_path: Path, edges: str) -> PredictedEdgeJob:
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "images/a.png")
-    return EdgeJob(settings_of(tmp_path / "images", edges), tmp_path / "out")
+    return build(tmp_path / "images", edges, output=tmp_path / "out")
 
 
-def detect(job: EdgeJob, found: SimpleNamespace) -> Loaded | Record:
-    (entry,) = edge_entries(job.settings.images, None, 0)
-    return job.detect(entry, lambda image, key: found, lambda: job.load(entry))
+def detect(job: PredictedEdgeJob, found: SimpleNamespace) -> Looked | Record:
+    (entry,) = job.entries
+    job.detector = lambda image, key: found
+    return job.look_ahead(entry, lambda: job.load(entry))
 
 
 def test_the_teacher_gives_labels_and_its_timestep(tmp_path: Path) -> None:
-    loaded = detect(job_of(tmp_path, BACKBONE), detected())
-    assert loaded.timestep == 300
+    loaded = detect(job_of(tmp_path, TEACHER), detected())
+    assert loaded.facts == {"timestep": 300}
     assert loaded.inputs.labels.shape == (6, 8)
 
 
 def test_the_student_gives_edges_and_no_timestep(tmp_path: Path, student: Path) -> None:
     job = job_of(tmp_path, STUDENT)
     loaded = detect(job, detected(abdiv=None, timestep=0))
-    assert loaded.timestep is None
+    assert loaded.facts == {}
     assert loaded.inputs.labels is None
     assert not (job.store.root / "pseudo_edges").exists()
 
 
 def test_what_is_no_edge_map_fails_with_a_remedy(tmp_path: Path) -> None:
-    job = job_of(tmp_path, BACKBONE)
+    job = job_of(tmp_path, TEACHER)
     small = detect(job, detected(edges=np.zeros((3, 4), np.float32)))
     assert small.status == FAILED
     assert "edges detected in a.png are of shape (3, 4), not (6, 8): repair" in small.reason
@@ -126,12 +137,15 @@ def test_what_is_no_edge_map_fails_with_a_remedy(tmp_path: Path) -> None:
 def test_the_summary_counts_images_without_labels() -> None:
     record = Record("a", "a.png", DONE)
     assert label_summary([record, replace(record, status=FAILED)]) == []
-    both, positive = replace(record, shares=(0.2, 0.4, 0.4)), replace(record, shares=(0.1, 0, 0.9))
+    both, positive = (
+        replace(record, facts={"shares": (0.2, 0.4, 0.4)}),
+        replace(record, facts={"shares": (0.1, 0, 0.9)}),
+    )
     assert label_summary([both, both]) == [
         "pseudo edges: 20.0% edge, 40.0% none, 40.0% ignored on average"
     ]
-    few = replace(record, shares=(0.1, 0.009, 0.891))
-    lines = label_summary([both, positive, replace(record, shares=(0, 0, 1.0)), few])
+    few = replace(record, facts={"shares": (0.1, 0.009, 0.891)})
+    lines = label_summary([both, positive, replace(record, facts={"shares": (0, 0, 1.0)}), few])
     assert lines[:4] == [
         "pseudo edges: 10.0% edge, 10.2% none, 79.8% ignored on average",
         "1 of 4 images have no positive (edge) pixel",

@@ -10,18 +10,13 @@ import pytest
 from PIL import Image
 
 from trace_d2.config import get_trace_cfg
-from trace_d2.io.coco_masks import GivenMask
+from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile
 from trace_d2.io.coco_panoptic import encode_mask
+from trace_d2.jobs.coco_files import mask_annotations
 from trace_d2.jobs.entries import ImageEntry, entries_from_json, entries_to_json
-from trace_d2.jobs.kinds.refine_inputs import MaskEntry
-from trace_d2.jobs.kinds.refined_masks import (
-    RefinedMasks,
-    RefineJob,
-    RefineSettings,
-    coco_annotations,
-)
-from trace_d2.jobs.pictures import make_mask_pictures, paint_masks
-from trace_d2.jobs.settings import NO_EDGES, fingerprint
+from trace_d2.jobs.kinds.refined_masks import MaskEntry, RefineJob
+from trace_d2.jobs.pictures import paint_masks
+from trace_d2.settings import fingerprint
 
 LEFT, RIGHT, MIDDLE = (np.zeros((12, 20), bool) for _ in range(3))
 LEFT[2:10, 1:11] = True
@@ -29,12 +24,13 @@ RIGHT[2:10, 11:19] = True
 MIDDLE[2:10, 3:12] = True
 
 
-def job_of(folder: Path, edges: Path | str = NO_EDGES, *pairs: object) -> RefineJob:
+def job_of(folder: Path, edges: Path | None = None, *pairs: object) -> RefineJob:
     cfg = get_trace_cfg()
     cfg.merge_from_list(list(pairs))
-    categories = ({"id": 1, "name": "fg"},)
-    settings = RefineSettings(folder, edges, cfg, Path("m.json"), categories)
-    return RefineJob(settings, folder / "refined.json", False)
+    node = cfg.MODEL.TRACE.EDGES
+    node.SOURCE, node.DIR = ("files", str(edges)) if edges else ("none", "")
+    file = MaskFile(Path("m.json"), (), ({"id": 1, "name": "fg"},), Findings())
+    return RefineJob(cfg, folder, file, folder / "refined.json", [])
 
 
 def entry_of(folder: Path, *masks: np.ndarray, scores: tuple = ()) -> MaskEntry:
@@ -63,7 +59,7 @@ def test_a_job_travels_light_and_an_entry_takes_its_own_masks_along(tmp_path: Pa
     assert len(pickle.dumps(job)) < 20_000
     assert pickle.loads(pickle.dumps(entry)) == entry
     again = pickle.loads(pickle.dumps(job))
-    assert again.inputs_print(entry) == job.inputs_print(entry)
+    assert again.fingerprint(entry) == job.fingerprint(entry)
     assert len(again.make(entry, again.load(entry)).masks) == 2
 
 
@@ -75,14 +71,14 @@ def test_the_list_of_images_has_no_masks_in_it(tmp_path: Path) -> None:
 
 def test_inputs_change_with_annotations_and_image(tmp_path: Path) -> None:
     job = job_of(tmp_path)
-    before = job.inputs_print(entry_of(tmp_path, LEFT))
-    assert job.inputs_print(entry_of(tmp_path, RIGHT)) != before
-    assert job.inputs_print(entry_of(tmp_path, LEFT, scores=(0.5,))) != before
+    before = job.fingerprint(entry_of(tmp_path, LEFT))
+    assert job.fingerprint(entry_of(tmp_path, RIGHT)) != before
+    assert job.fingerprint(entry_of(tmp_path, LEFT, scores=(0.5,))) != before
 
 
 def test_what_decides_refined_masks(tmp_path: Path) -> None:
     def print_of(*pairs: object) -> str:
-        return fingerprint(job_of(tmp_path, tmp_path, *pairs).settings.to_json())
+        return fingerprint(job_of(tmp_path, tmp_path, *pairs).settings)
 
     assert print_of() != print_of("MODEL.TRACE.BGP.BETA", 3.0)
     for pair in (
@@ -109,8 +105,7 @@ def test_polygons_without_a_pixel_are_left_out(tmp_path: Path) -> None:
 
 def test_annotations_hold_what_coco_readers_expect() -> None:
     masks = np.stack([LEFT, RIGHT])
-    result = RefinedMasks(masks, masks, [3, 1], [0.5, 0.25], ())
-    first, second = coco_annotations(result)
+    first, second = mask_annotations(masks, [3, 1], [0.5, 0.25])
     assert first == {
         "category_id": 3,
         "bbox": [1.0, 2.0, 10.0, 8.0],
@@ -120,7 +115,7 @@ def test_annotations_hold_what_coco_readers_expect() -> None:
         "score": 0.5,
     }
     assert (second["area"], second["score"]) == (64, 0.25)
-    assert coco_annotations(RefinedMasks(masks, masks[:0], [], None, ())) == []
+    assert mask_annotations(masks[:0], [], None) == []
 
 
 def test_masks_are_painted_in_their_own_colours_small_over_large() -> None:
@@ -129,5 +124,10 @@ def test_masks_are_painted_in_their_own_colours_small_over_large() -> None:
     painted = paint_masks(grey, np.stack([LEFT, whole]))
     assert len({tuple(painted[0 + 5, 5]), tuple(painted[5, 15])}) == 2
     assert np.array_equal(paint_masks(grey, np.zeros((0, 12, 20), bool))[0, 0], [191] * 3)
-    pictures = make_mask_pictures(grey, np.stack([LEFT]), None, np.zeros((0, 12, 20), bool))
-    assert sorted(pictures) == ["given", "image", "refined"]
+
+
+def test_pictures_without_edges(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    entry = entry_of(tmp_path, LEFT)
+    inputs = job.load(entry)
+    assert sorted(job.pictures(inputs, job.make(entry, inputs))) == ["given", "image", "refined"]

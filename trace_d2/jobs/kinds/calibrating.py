@@ -2,36 +2,48 @@
 
 The sample hangs on the seed and on the names of the images alone, so that every shard, whatever
 its order or its workers, comes to the same calibration. The first one writes it down:
-``calibration.json`` in the folder of results, which others can be given.
+``calibration.json`` in the folder of results, which others can be given. How far the edges are
+trusted is told in the terminal and in the report.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
+from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from trace_d2.edges.sources import EdgeSource
-from trace_d2.io.atomic import write_json
-from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.image_job import ImageJob
+from trace_d2.edges.sources import EdgeOutput
+from trace_d2.io.atomic import write_bytes, write_json
+from trace_d2.jobs.entries import UsageError
 from trace_d2.jobs.journal import Record
-from trace_d2.jobs.store import writing_to
+from trace_d2.jobs.kinds.edge_job import NONE, EdgeTakingJob, EntryT, InputsT, ResultT
+from trace_d2.jobs.locks import writing_to
+from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
 
 SAMPLE_IMAGES = 48
 """Images that edges are measured on; twice as many change PQ by a tenth."""
 
-_STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
+SCRATCH = "calibration"
+"""The folder of edges that were detected for the calibration, until their image's turn comes."""
 
-_Job = ImageJob[Any, Any, Any]
+CALIBRATION = "calibration.json"
+
+_STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
+_USELESS = 0.1  # of trust
+_LEVELS = np.float32(65535)  # of 16 bits
 
 
 def draw(seed: int, stem: str) -> int:
@@ -39,41 +51,176 @@ def draw(seed: int, stem: str) -> int:
     return zlib.crc32(f"{seed} {stem}".encode())
 
 
-def calibrate_job(
-    job: _Job,
-    entries: Sequence[ImageEntry],
-    build_detection: Callable[[], EdgeSource] | None,
-    workers: int,
-    progress: bool,
-) -> EdgeCalibration | None:
-    """The calibration that ``job`` is to use: given, written down before, or measured now.
+class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
+    """A job that cuts masks along edges, whose strengths are calibrated first; args as its base."""
 
-    Args:
-        job: the job.
-        entries: all its images, whatever the shard.
-        build_detection: makes the edge detector, where edges are detected.
-        workers: threads that read the sample.
-        progress: show a progress bar.
+    def __init__(
+        self,
+        cfg: CfgNode,
+        images: str | Path,
+        output: str | Path,
+        entries: Sequence[EntryT],
+        settings: Mapping[str, Any],
+        save_edges: bool,
+    ) -> None:
+        given = cfg.MODEL.TRACE.EDGES.CALIBRATION
+        if given and cfg.MODEL.TRACE.EDGES.SOURCE != NONE:
+            settings = {**settings, "calibration": EdgeCalibration.load(given).to_json()}
+        super().__init__(cfg, images, output, entries, settings, save_edges)
 
-    Returns:
-        None where no calibration is needed.
+    @property
+    @abstractmethod
+    def cut(self) -> str:
+        """How masks are cut; ``basins`` need a calibration."""
 
-    Raises:
-        FileNotFoundError, ValueError: a calibration is given that cannot be read.
-        OutputError: the folder takes no more files.
-    """
-    if not job.calibrates:
-        return None
-    if given := job.settings.calibration:
-        return EdgeCalibration.load(given)
-    path = job.store.calibration_path
-    with writing_to(job.store.root), FileLock(job.store.root / ".locks" / "calibration.lock"):
-        if not _is_whole(path):
-            sample = _sample(job, entries)
-            read = partial(_read, job, build_detection)
-            threads = workers if build_detection is None else 1
-            write_json(path, _measure(job, sample, read, threads, progress), indent=1)
-    return EdgeCalibration.load(path)
+    @abstractmethod
+    def use_calibration(self, calibration: EdgeCalibration) -> None:
+        """Make results with ``calibration``."""
+
+    @abstractmethod
+    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: InputsT) -> None:
+        """Count the edges of ``entry``, of which there are, for the calibration."""
+
+    def count_false_pieces(self, inputs: InputsT) -> tuple[int, int]:
+        """Masks of one image that hold no border, and the pieces that edges cut off them."""
+        return 0, 0
+
+    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
+        """Use the calibration: given, written down before, or measured now.
+
+        Raises:
+            FileNotFoundError, ValueError: a calibration is given that cannot be read.
+            OutputError: the folder takes no more files.
+        """
+        if not left or self.source == NONE or self.cut != "basins":
+            return
+        path = self.store.root / CALIBRATION
+        if given := self.cfg.MODEL.TRACE.EDGES.CALIBRATION:
+            path = Path(given)
+        else:
+            lock = FileLock(self.store.root / ".locks" / "calibration.lock")
+            with writing_to(self.store.root), lock:
+                if not _is_whole(path):
+                    threads = 1 if self.looks else workers
+                    write_json(path, self._measure(threads, progress), indent=1)
+        self.use_calibration(EdgeCalibration.load(path))
+
+    def detect(self, entry: EntryT, inputs: InputsT) -> EdgeOutput:
+        """What the detector finds, or found for the calibration."""
+        path = self._sampled_path(entry)
+        if not path.is_file():
+            return super().detect(entry, inputs)
+        return _read_sampled(path)
+
+    @classmethod
+    def tell(cls, store: JobStore) -> None:
+        """Print how far the edges were trusted."""
+        records = list(store.read_records().values())
+        facts = trust_facts(store, records)
+        counted = [record.facts["things"] for record in records if record.facts.get("uncut")]
+        if counted:
+            facts.insert(-1, ("things an image", f"{sum(counted) / len(counted):.1f}"))
+        if facts:
+            print("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
+        for warning in trust_warnings(store):
+            print(f"warning: {warning}", file=sys.stderr)
+
+    def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
+        """What ``calibration.json`` is to hold."""
+        sample = self._sample()
+
+        def count(entry: EntryT) -> EdgeStatistics:
+            statistics, inputs = EdgeStatistics(), self._sampled(entry)
+            if inputs is not None and inputs.edges is not None:
+                self.count_edges(statistics, entry, inputs)
+            return statistics
+
+        def cut_stuff(entry: EntryT) -> tuple[int, int]:
+            inputs = self._sampled(entry)
+            return (0, 0) if inputs is None else self.count_false_pieces(inputs)
+
+        with ThreadPoolExecutor(threads) as pool:
+            total = EdgeStatistics()
+            counted = pool.map(count, sample)  # in order: sums of floats depend on it
+            bar = {"desc": "measuring edges", "unit": "image", "disable": not progress}
+            for statistics in tqdm(counted, total=len(sample), **bar):
+                total += statistics
+            calibration = total.calibrate()
+            self.use_calibration(calibration)
+            stuff = list(pool.map(cut_stuff, sample[:: max(1, len(sample) // _STUFF_IMAGES)]))
+        return {
+            **calibration.to_json(),
+            "sample": [entry.stem for entry in sample],
+            "stuff_masks": sum(masks for masks, _ in stuff),
+            "false_pieces": sum(pieces for _, pieces in stuff),
+        }
+
+    def _sample(self) -> list[EntryT]:
+        """The images to measure on, the same for every order of the entries."""
+        seed = self.cfg.MODEL.TRACE.SEED
+        drawn = sorted(self.entries, key=lambda e: (draw(seed, e.stem), e.stem))
+        usable = (entry for entry in drawn if not self.skip(entry))
+        return sorted(islice(usable, SAMPLE_IMAGES), key=lambda entry: entry.stem)
+
+    def _sampled(self, entry: EntryT) -> InputsT | None:
+        """The inputs with edges; None where the image will fail, and be recorded then.
+
+        Detected edges are kept for when the image's turn comes.
+        """
+        try:
+            inputs = self.load(entry)
+            if not self.looks:
+                return inputs
+            found = self.detect(entry, inputs)
+            inputs = self.with_detected(entry, inputs, found)
+        except UsageError:
+            raise
+        except Exception:
+            return None
+        path = self._sampled_path(entry)
+        if inputs.edges is not None and not path.is_file():
+            _write_sampled(path, inputs.edges, found.timestep)
+        return inputs
+
+    def _sampled_path(self, entry: EntryT) -> Path:
+        return self.store.root / SCRATCH / f"{entry.stem}.{self.fingerprint(entry)}.npz"
+
+
+def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """How far the edges of a folder of results were trusted, as names and values."""
+    facts = []
+    content = _written(store)
+    if content is not None and content["images"]:
+        facts.append(("trust in the edges, of 1", f"{content['trust']:.2f}"))
+        if content.get("stuff_masks"):
+            false = content["false_pieces"] / content["stuff_masks"]
+            facts.append(("pieces that edges would cut off a stuff mask", f"{false:.2f}"))
+    uncut = [record.facts["uncut"] for record in records if record.facts.get("uncut")]
+    if uncut:
+        facts.append(("things an image if edges cut nothing", f"{sum(uncut) / len(uncut):.1f}"))
+    return facts
+
+
+def trust_warnings(store: JobStore) -> list[str]:
+    """A sentence where the edges of a folder of results say little."""
+    content = _written(store)
+    if content is None or (content["trust"] >= _USELESS and content["images"]):
+        return []
+    if not content["images"]:
+        return [
+            "the sample has too few outlines, or nothing inside them, to measure edges on: an edge "
+            "is taken to be one above 0.5. Name a calibration.json by MODEL.TRACE.EDGES.CALIBRATION"
+        ]
+    if len(content["strengths"]) == 1:
+        return [
+            "the edges are empty, or fainter than 1/60 everywhere, and cut nothing of their own: "
+            "0/1 masks and 8-bit values in 16-bit files must be scaled to the whole range"
+        ]
+    return [
+        f"these edges say little here (trust {content['trust']:.2f} of 1): most of those inside "
+        "the masks are no borders between objects, so masks are cut by their shape almost alone. "
+        "Look at the pictures, and try another detector"
+    ]
 
 
 def _is_whole(path: Path) -> bool:
@@ -88,61 +235,26 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _sample(job: _Job, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
-    """The images to measure on, the same for every order of ``entries``."""
-    seed = job.settings.cfg.MODEL.TRACE.SEED
-    drawn = sorted(entries, key=lambda e: (draw(seed, e.stem), e.stem))
-    usable = (entry for entry in drawn if not job.skip_reason(entry))
-    return sorted(_first(usable, SAMPLE_IMAGES), key=lambda entry: entry.stem)
+def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
+    buffer = io.BytesIO()
+    levels = np.rint(edges * _LEVELS).astype(np.uint16)
+    np.savez_compressed(buffer, levels=levels, timestep=-1 if timestep is None else timestep)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
 
 
-def _first(entries: Iterator[ImageEntry], count: int) -> list[ImageEntry]:
-    return [entry for entry, _ in zip(entries, range(count), strict=False)]
+def _read_sampled(path: Path) -> EdgeOutput:
+    with np.load(path, allow_pickle=False) as content:
+        timestep = int(content["timestep"])
+        edges = content["levels"].astype(np.float32) / _LEVELS
+        return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
 
 
-def _read(job: _Job, build_detection: Callable[[], EdgeSource] | None, entry: ImageEntry) -> Any:
-    """The inputs of ``entry`` with edges; None where the image will fail, and be recorded then."""
-    if build_detection is not None:
-        found = job.detect(entry, build_detection(), partial(job.load, entry), keep=True)
-        return None if isinstance(found, Record) else found.inputs
+def _written(store: JobStore) -> dict[str, Any] | None:
+    """What a job measured; None where there is nothing, or nothing whole."""
+    path = store.root / CALIBRATION
     try:
-        return job.load(entry)
-    except (OSError, ValueError):
+        EdgeCalibration.load(path)
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError):
         return None
-
-
-def _measure(
-    job: _Job,
-    sample: Sequence[ImageEntry],
-    read: Callable[[ImageEntry], Any],
-    workers: int,
-    progress: bool,
-) -> dict[str, Any]:
-    """What ``calibration.json`` is to hold."""
-
-    def count(entry: ImageEntry) -> EdgeStatistics:
-        statistics, inputs = EdgeStatistics(), read(entry)
-        if inputs is not None:
-            job.count_edges(statistics, entry, inputs)
-        return statistics
-
-    def cut_stuff(entry: ImageEntry) -> tuple[int, int]:
-        inputs = read(entry)
-        return (0, 0) if inputs is None else job.count_false_pieces(inputs)
-
-    with ThreadPoolExecutor(workers) as pool:
-        bar = tqdm(total=len(sample), desc="measuring edges", unit="image", disable=not progress)
-        total = EdgeStatistics()
-        with bar:
-            for counted in pool.map(count, sample):  # in order: sums of floats depend on it
-                total += counted
-                bar.update()
-        calibration = total.calibrate()
-        job.use_calibration(calibration)
-        stuff = list(pool.map(cut_stuff, sample[:: max(1, len(sample) // _STUFF_IMAGES)]))
-    return {
-        **calibration.to_json(),
-        "sample": [entry.stem for entry in sample],
-        "stuff_masks": sum(masks for masks, _ in stuff),
-        "false_pieces": sum(pieces for _, pieces in stuff),
-    }

@@ -1,39 +1,62 @@
-"""Edges of a job, one image at a time: detected, kept, and made to pseudo edges."""
+"""Edges of photographs: detected, kept, and made to pseudo edges.
+
+::
+
+    OUTPUT/
+      edges/<stem>.png           edge strength at the size of the image, 16 bit: fit for --edges
+      pseudo_edges/<stem>.png    of the teacher: 0 none, 255 edge, 128 ignored, 8 bit
+
+``annotations/<stem>.json`` has the size of an image.
+"""
 
 from __future__ import annotations
 
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from fvcore.common.config import CfgNode
 
 from trace_d2.edges.sources import EdgeOutput
-from trace_d2.io.edge_maps import label_shares
+from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.listing import list_images, spread
+from trace_d2.jobs.command_line import job_parser, need_options
 from trace_d2.jobs.entries import ImageEntry, build_entries
-from trace_d2.jobs.image_job import ImageJob, files_print
-from trace_d2.jobs.journal import Record
-from trace_d2.jobs.kinds.edge_report import make_edge_pictures
-from trace_d2.jobs.kinds.edge_store import EdgeStore, PseudoEdgeStore
-from trace_d2.jobs.settings import BACKBONE, Settings
-from trace_d2.jobs.store import MergeResult
+from trace_d2.jobs.job import files_print
+from trace_d2.jobs.journal import DONE, Record
+from trace_d2.jobs.kinds.edge_job import (
+    KEPT_EDGES,
+    STUDENT,
+    TEACHER,
+    EdgeTakingJob,
+    describe,
+    emergence_points,
+    load_edge_cfg,
+    sources,
+    upgrade,
+)
+from trace_d2.jobs.pictures import paint_edges, shrink
+from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.store import JobStore, Layout
 
-
-@dataclass(frozen=True)
-class EdgeSettings(Settings):
-    """All that decides what detected edges are: the images, the detector and its config.
-
-    ``edges`` is ``BACKBONE`` or ``STUDENT``.
-    """
-
-    nodes = ()
-    calibration = ""  # nothing is cut
-
-    def own_json(self) -> dict[str, Any]:
-        """What the folder holds, as other jobs have folders too."""
-        return {"kind": _store_of(self).kind}
+PSEUDO_EDGES = "pseudo_edges/{}.png"
+_PANES = (
+    ("image", "Image"),
+    ("edges", "Edge strength"),
+    ("labels", "Pseudo edges (white: edge, black: none, grey: ignored)"),
+)
+_WORKERS = 2  # they encode files, which takes far less time than finding edges
+_FEW = 0.01  # share of the pixels
+_HINT = (
+    "hint: where the spread of ABDiv nears its mean, MODEL.TRACE.ABDIV.THRESHOLD mean_std makes "
+    "few negative pixels or none, and a student that sees positives alone learns to answer edge "
+    "everywhere. MODEL.TRACE.ABDIV.THRESHOLD upper_band takes what is below the mean for negatives"
+)
 
 
 @dataclass(frozen=True)
@@ -47,79 +70,161 @@ class EdgeInputs(Inputs):
     labels: np.ndarray | None = None
 
 
-class EdgeJob(ImageJob[ImageEntry, EdgeInputs, tuple[float, ...]]):
-    """Detects the edges of images one by one. A result is the shares of pseudo edge labels.
+class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]]):
+    """Detects the edges of images one by one, by the student.
 
     Args:
-        settings: what decides the edges.
+        cfg: the config, whose ``MODEL.TRACE.EDGES.SOURCE`` is ``source_wanted``.
+        images: folder of the photographs.
         output: folder of the edges.
+        entries: all images, in sorted order of stems.
     """
 
-    settings: EdgeSettings
-    store: EdgeStore
+    layout = Layout("edges", results=(KEPT_EDGES,), upgrade=upgrade)
+    done = "finished"
+    files = "edges: {}/edges"
+    title: ClassVar[str] = "Predicted edges"
+    source_wanted: ClassVar[str] = STUDENT
 
-    def __init__(self, settings: EdgeSettings, output: str | Path) -> None:
-        super().__init__(settings, _store_of(settings)(output), save_edges=True)
-        self.threshold: str = settings.cfg.MODEL.TRACE.ABDIV.THRESHOLD
+    def __init__(
+        self, cfg: CfgNode, images: str | Path, output: str | Path, entries: Sequence[ImageEntry]
+    ) -> None:
+        super().__init__(cfg, images, output, entries, {}, save_edges=True)
 
-    def inputs_print(self, entry: ImageEntry) -> str:
-        """A text that changes when the image does (its size or its time)."""
-        return files_print([self.settings.images / entry.file_name])
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
+        """The job of a tool that detects edges."""
+        need_options(args, ("images", "output"))
+        opts = ["MODEL.TRACE.EDGES.SOURCE", cls.source_wanted]
+        if getattr(args, "weights", None):
+            opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
+        cfg = load_edge_cfg(args, *opts)
+        entries = edge_entries(args.images, args.limit, args.report_images)
+        return cls(cfg, args.images, args.output, entries)
 
-    def skip_reason(self, entry: ImageEntry) -> str:
-        """Empty: every image has edges."""
-        return ""
+    def fingerprint(self, entry: ImageEntry) -> str:
+        """Changes with the image (its size or its time)."""
+        return files_print([self.images / entry.file_name])
 
     def load(self, entry: ImageEntry) -> EdgeInputs:
         """The photograph of ``entry``; raises as ``read_image`` does."""
-        return EdgeInputs(read_image(self.settings.images / entry.file_name), None, ())
+        return EdgeInputs(read_image(self.images / entry.file_name), None, ())
 
     def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
-        """``inputs`` with edges and, from the teacher, pseudo edges.
-
-        Raises:
-            ValueError: what was detected is no map of edges, or not of the image's size.
-        """
+        """``inputs`` with edges. Raises ValueError if they are not of the image's size."""
         size = inputs.photograph.pixels.shape[:2]
         if found.edges.shape != size:
             raise ValueError(
                 f"the edges detected in {entry.file_name} are of shape {found.edges.shape}, not "
                 f"{size}: repair the detector"
             )
-        inputs = super().with_detected(entry, inputs, found)
-        if not isinstance(self.store, PseudoEdgeStore):
-            return inputs
-        if found.abdiv is None:
-            raise ValueError(f"no ABDiv of {entry.file_name}: pseudo edges need the teacher")
-        from trace_d2.edges.abdiv import ternary_edges  # with torch, which workers do without
-
-        return replace(inputs, labels=ternary_edges(found.abdiv, size, self.threshold))
+        return super().with_detected(entry, inputs, found)
 
     def make(self, entry: ImageEntry, inputs: EdgeInputs) -> tuple[float, ...]:
         """The shares of edge, none and ignored pixels; empty without pseudo edges."""
         return () if inputs.labels is None else label_shares(inputs.labels)
 
-    def write(self, entry: ImageEntry, inputs: EdgeInputs, result: tuple[float, ...]) -> None:
-        """Write pseudo edges, the size and, for the report page, pictures."""
-        pixels = inputs.photograph.pixels
-        if entry.pictured and inputs.edges is not None:
-            pictures = make_edge_pictures(pixels, inputs.edges, inputs.labels)
-            self.store.write_preview(entry.stem, pictures)
-        if isinstance(self.store, PseudoEdgeStore) and inputs.labels is not None:
-            self.store.write_pseudo(entry.stem, inputs.labels)
-        self.store.write_note(entry.stem, pixels.shape[:2])
+    def write(
+        self, entry: ImageEntry, inputs: EdgeInputs, result: tuple[float, ...]
+    ) -> dict[str, Any]:
+        """Write edges and pseudo edges; the size is noted."""
+        self.keep_edges(entry, inputs.edges)
+        if inputs.labels is not None:
+            write_ternary(self.store.place(PSEUDO_EDGES, entry.stem), inputs.labels)
+        height, width = inputs.photograph.pixels.shape[:2]
+        return {"height": height, "width": width}
 
-    def describe(self, record: Record, result: tuple[float, ...]) -> Record:
-        """``record`` with the shares."""
-        return replace(record, shares=tuple(round(share, 6) for share in result))
+    def pictures(self, inputs: EdgeInputs, result: tuple[float, ...]) -> dict[str, np.ndarray]:
+        """Image, edges and, if there are any, pseudo edges."""
+        assert inputs.edges is not None
+        small, size = shrink(inputs.photograph.pixels)
+        painted = {"image": small, "edges": paint_edges(inputs.edges, size)}
+        if inputs.labels is not None:
+            grey = (inputs.labels == EDGE) + np.float32(0.5) * (inputs.labels == IGNORED)
+            painted["labels"] = paint_edges(grey, size)
+        return painted
 
-    def merge(self) -> MergeResult:
-        """Join the journals and write the report page."""
-        return self.store.merge()
+    def facts(self, inputs: EdgeInputs, result: tuple[float, ...]) -> Mapping[str, Any]:
+        """The shares of pseudo edges."""
+        return {"shares": [round(share, 6) for share in result]}
+
+    @classmethod
+    def tell_last(cls, store: JobStore) -> None:
+        """Say which labels the pseudo edges hold, if there are any."""
+        records = store.read_records()
+        entries, _ = store.read_images()
+        for line in label_summary([records[e.stem] for e in entries if e.stem in records]):
+            print(line)
+
+    @classmethod
+    def report(cls, outcome: Outcome) -> Report:
+        """How many labels the student gets, and pictures."""
+
+        def caption(record: Record) -> str:
+            names = ("edge", "none", "ignored")
+            shares = zip(record.facts.get("shares", ()), names, strict=False)
+            return describe(record, *(f"{share:.1%} {name}" for share, name in shares))
+
+        return Report(
+            cls.title,
+            _PANES,
+            caption,
+            sources(outcome.settings),
+            notes=label_summary(outcome.finished),
+            bars=emergence_points(outcome.finished),
+        )
 
 
-def _store_of(settings: EdgeSettings) -> type[EdgeStore]:
-    return PseudoEdgeStore if settings.edges == BACKBONE else EdgeStore
+class PseudoEdgeJob(PredictedEdgeJob):
+    """Detects the edges of images by the teacher, and makes pseudo edges of them; args as above."""
+
+    layout = Layout("pseudo edges", results=(KEPT_EDGES, PSEUDO_EDGES), upgrade=upgrade)
+    title = "Pseudo edges"
+    source_wanted = TEACHER
+
+    def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
+        """``inputs`` with edges and pseudo edges. Raises ValueError where there is no ABDiv."""
+        from trace_d2.edges.abdiv import ternary_edges  # with torch, which workers do without
+
+        inputs = super().with_detected(entry, inputs, found)
+        if found.abdiv is None:
+            raise ValueError(f"no ABDiv of {entry.file_name}: pseudo edges need the teacher")
+        size = inputs.photograph.pixels.shape[:2]
+        threshold = self.cfg.MODEL.TRACE.ABDIV.THRESHOLD
+        return replace(inputs, labels=ternary_edges(found.abdiv, size, threshold))
+
+
+def edge_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a tool that detects edges."""
+    parser = job_parser(description, "every image has its edges", "finished", workers=_WORKERS)
+    parser.add_argument("--images", metavar="DIR", help="photographs")
+    parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
+    return parser
+
+
+def label_summary(records: Sequence[Record]) -> list[str]:
+    """What a user should know of the pseudo edges of ``records``, a line each.
+
+    How many pixels got which label, in how many images a label is missing, and what to do about
+    images without negatives. Empty without pseudo edges.
+    """
+    shares = [r.facts["shares"] for r in records if r.status == DONE and r.facts.get("shares")]
+    if not shares:
+        return []
+    edge, none, ignored = (statistics.mean(column) for column in zip(*shares, strict=True))
+    no_edge = sum(share[0] == 0 for share in shares)
+    no_none = sum(share[1] == 0 for share in shares)
+    few_none = sum(0 < share[1] < _FEW for share in shares)
+    lines = [f"pseudo edges: {edge:.1%} edge, {none:.1%} none, {ignored:.1%} ignored on average"]
+    if no_edge:
+        lines.append(f"{no_edge} of {len(shares)} images have no positive (edge) pixel")
+    if no_none:
+        lines.append(f"{no_none} of {len(shares)} images have no negative (none) pixel")
+    if few_none:
+        lines.append(f"{few_none} of {len(shares)} images have fewer than {_FEW:.0%} of them")
+    if no_none or few_none:
+        lines.append(_HINT)
+    return lines
 
 
 def edge_entries(images: str | Path, limit: int | None, pictured: int) -> list[ImageEntry]:

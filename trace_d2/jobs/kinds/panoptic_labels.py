@@ -1,88 +1,198 @@
-"""Labels of a job, one image at a time: from semantic mask and edges to the files of the label."""
+"""Labels: from semantic mask and edges to the files of a panoptic label.
+
+::
+
+    OUTPUT/
+      panoptic.json  panoptic/<stem>.png    COCO panoptic
+      instances.json                        COCO instances (RLE) of the thing segments
+      semantic/<stem>.png                   contiguous ids: the rank in the categories, 255 = void
+      edges/<stem>.png                      with --save-edges
+      calibration.json                      what the strengths of the edges were found to mean
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from trace_d2.io.atomic import write_json
-from trace_d2.io.categories import UNKNOWN
+import numpy as np
+from fvcore.common.config import CfgNode
+
+from trace_d2.io.atomic import atomic_file, write_png
+from trace_d2.io.categories import (
+    UNKNOWN,
+    Category,
+    category_entries,
+    load_categories,
+    parse_categories,
+)
+from trace_d2.io.coco_panoptic import (
+    id2rgb,
+    image_entry,
+    instance_annotations,
+    panoptic_annotation,
+)
 from trace_d2.io.edge_maps import edge_paths
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.image_job import ImageJob, files_print
+from trace_d2.io.listing import list_images, read_image_ids, spread
+from trace_d2.jobs.coco_files import CocoStream
+from trace_d2.jobs.command_line import existing_folder, need_options
+from trace_d2.jobs.entries import ImageEntry, UsageError, build_entries
+from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import Record
-from trace_d2.jobs.merge import merge_labels
-from trace_d2.jobs.pictures import make_pictures
-from trace_d2.jobs.settings import NO_EDGES, JobSettings
-from trace_d2.jobs.store import LabelStore, MergeResult
-from trace_d2.labels.panoptic import PanopticLabel, PanopticLabeler
+from trace_d2.jobs.kinds.calibrating import (
+    CALIBRATION,
+    SCRATCH,
+    CuttingJob,
+    trust_facts,
+    trust_warnings,
+)
+from trace_d2.jobs.kinds.edge_job import (
+    KEPT_EDGES,
+    describe,
+    emergence_points,
+    load_edge_cfg,
+    sources,
+    upgrade,
+)
+from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_segments, shrink
+from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
     semantic_statistics,
 )
 
+PANOPTIC, SEMANTIC = "panoptic/{}.png", "semantic/{}.png"
+_PANES = (
+    ("image", "Image"),
+    ("semantic", "Semantic mask"),
+    ("edges", "Edges"),
+    ("segments", "Segments"),
+)
 
-class LabelJob(ImageJob[ImageEntry, Sample, PanopticLabel]):
+
+class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     """Labels images one by one.
 
     Args:
-        settings: what decides the labels.
+        cfg: the config.
+        images: folder of the photographs.
+        semantic: folder of the semantic masks.
+        categories: what the masks hold.
         output: folder of the labels.
+        entries: all images, in sorted order of stems.
+        origin: file or built-in name the categories are from, for messages.
         save_edges: keep the edges as well.
     """
 
-    settings: JobSettings
-    store: LabelStore
+    layout = Layout(
+        kind="labels",
+        results=(PANOPTIC, SEMANTIC),
+        optional=(KEPT_EDGES,),
+        joined=("panoptic.json", "instances.json", CALIBRATION),
+        scratch=SCRATCH,
+        upgrade=upgrade,
+    )
+    done = "labelled"
+    files = "labels: {}/panoptic.json"
+    nodes = ("LABELS",)
 
-    def __init__(self, settings: JobSettings, output: str | Path, save_edges: bool) -> None:
-        super().__init__(settings, LabelStore(output), save_edges)
-        self.labeler = PanopticLabeler.from_config(settings.cfg, settings.categories)
+    def __init__(
+        self,
+        cfg: CfgNode,
+        images: str | Path,
+        semantic: str | Path,
+        categories: Sequence[Category],
+        output: str | Path,
+        entries: Sequence[ImageEntry],
+        origin: str = "",
+        save_edges: bool = False,
+    ) -> None:
+        self.semantic = Path(semantic)
+        self.categories = tuple(categories)
+        self.origin = origin
+        self.labeler = PanopticLabeler.from_config(cfg, categories)
+        settings = {
+            "semantic": str(self.semantic.resolve()),
+            "categories": category_entries(self.categories),
+        }
+        super().__init__(cfg, images, output, entries, settings, save_edges)
 
-    def inputs_print(self, entry: ImageEntry) -> str:
-        """A text that changes when an input file of ``entry`` does (its size or its time)."""
-        folder = self.settings.edges_folder
-        paths = [self.settings.images / entry.file_name, self.semantic_path(entry)]
-        if folder is not None:
-            paths += edge_paths(folder, entry.stem)
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> LabelJob:
+        """The job of ``tools/make_pseudo_panoptic.py``; says what will be left out."""
+        need_options(args, ("images", "semantic", "categories", "output"))
+        cfg = load_edge_cfg(args)
+        semantic = existing_folder(args.semantic, "--semantic")
+        categories = load_categories(args.categories)
+        names = list_images(args.images)
+        ids = read_image_ids(args.images_json) if args.images_json else None
+        masked = [stem for stem in names if (semantic / f"{stem}.png").is_file()]
+        if not masked:
+            raise UsageError(
+                f"no mask in {semantic} is named like one of the {len(names)} images: "
+                f"expected {next(iter(names))}.png"
+            )
+        entries = build_entries(names, ids, spread(masked[: args.limit], args.report_images))
+        job = cls(
+            cfg, args.images, semantic, categories, args.output, entries, args.categories,
+            args.save_edges,
+        )  # fmt: skip
+        # Before hours of work.
+        orphans = sorted(p.name for p in semantic.glob("*.png") if p.stem not in names)
+        if orphans:
+            print(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}, ...")
+        unnamed = [entry.file_name for entry in entries if entry.image_id is None]
+        if unnamed:
+            print(
+                f"note: {args.images_json} does not name {len(unnamed)} images: {unnamed[0]}, ..."
+            )
+        return job
+
+    def fingerprint(self, entry: ImageEntry) -> str:
+        """Changes with an input file (its size or its time)."""
+        paths = [self.images / entry.file_name, self.semantic / f"{entry.stem}.png"]
+        if self.edges_folder is not None:
+            paths += edge_paths(self.edges_folder, entry.stem)
         return files_print(paths)
 
-    def semantic_path(self, entry: ImageEntry) -> Path:
-        """Where the semantic mask of ``entry`` should be."""
-        return self.settings.semantic / f"{entry.stem}.png"
-
-    def skip_reason(self, entry: ImageEntry) -> str:
-        """Why there is nothing to make a label from; empty if there is."""
+    def skip(self, entry: ImageEntry) -> str:
+        """Images without id or mask are skipped."""
         if entry.image_id is None:
             return "the list given by --images-json does not name it"
-        path = self.semantic_path(entry)
+        path = self.semantic / f"{entry.stem}.png"
         return "" if path.is_file() else f"no semantic mask at {path} (an image without tags?)"
 
     def load(self, entry: ImageEntry) -> Sample:
-        """All inputs of ``entry`` but detected edges; raises as ``load_sample`` does."""
+        """Photograph, semantic mask and given edges; raises as ``load_sample`` does."""
         return load_sample(
-            self.settings.images / entry.file_name,
-            self.semantic_path(entry),
-            self.settings.edges_folder,
-            self.settings.categories,
-            self.settings.categories_name,
+            self.images / entry.file_name,
+            self.semantic / f"{entry.stem}.png",
+            self.edges_folder,
+            self.categories,
+            self.origin,
         )
 
     @property
-    def calibrates(self) -> bool:
-        """Whether there are edges and labels hang on what their strengths mean."""
-        return self.settings.edges != NO_EDGES and self.labeler.cut == "basins"
+    def cut(self) -> str:
+        """How thing classes are cut."""
+        return self.labeler.settings.cut
 
-    def use_calibration(self, calibration: EdgeCalibration | None) -> None:
+    def use_calibration(self, calibration: EdgeCalibration) -> None:
         """Label with ``calibration``."""
         self.labeler.calibration = calibration
 
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
         """Count outlines of classes and insides of things."""
-        if inputs.edges is not None:
-            isthing = self.labeler.isthing
-            semantic_statistics(statistics, inputs.semantic, isthing, UNKNOWN, inputs.edges)
+        assert inputs.edges is not None
+        isthing = self.labeler.isthing
+        semantic_statistics(statistics, inputs.semantic, isthing, UNKNOWN, inputs.edges)
 
     def count_false_pieces(self, inputs: Sample) -> tuple[int, int]:
         """Stuff masks, and the pieces that edges would cut off them if they were things."""
@@ -92,22 +202,146 @@ class LabelJob(ImageJob[ImageEntry, Sample, PanopticLabel]):
         """The label of ``entry``."""
         return self.labeler(inputs.semantic, inputs.edges)
 
-    def write(self, entry: ImageEntry, inputs: Sample, result: PanopticLabel) -> None:
-        """Write the files of the label."""
-        categories = self.settings.categories
-        if entry.pictured:
-            pictures = make_pictures(
-                inputs.photograph.pixels, inputs.semantic, inputs.edges, result, categories
-            )
-            write_json(self.store.preview_path(entry.stem), pictures)
-        self.store.write_label(entry.stem, result, categories)
+    def write(self, entry: ImageEntry, inputs: Sample, result: PanopticLabel) -> dict[str, Any]:
+        """Write edges and PNGs; ids of image and instances are given when the notes are joined."""
+        self.keep_edges(entry, inputs.edges)
+        return write_label(self.store, entry.stem, result, self.categories)
 
-    def describe(self, record: Record, result: PanopticLabel) -> Record:
-        """``record`` with the number of segments and things, and of things without edges."""
+    def pictures(self, inputs: Sample, result: PanopticLabel) -> dict[str, np.ndarray]:
+        """Image, semantic mask, segments and, if there are any, edges."""
+        image = inputs.photograph.pixels
+        return label_pictures(image, inputs.semantic, inputs.edges, result, self.categories)
+
+    def facts(self, inputs: Sample, result: PanopticLabel) -> Mapping[str, Any]:
+        """Numbers of segments, of things, and of things if edges cut nothing."""
         things = sum(segment.isthing for segment in result.segments)
-        count = len(result.segments)
-        return replace(record, segments=count, things=things, uncut=result.uncut)
+        return {"segments": len(result.segments), "things": things, "uncut": result.uncut}
 
-    def merge(self) -> MergeResult:
-        """Join the labels to COCO files and the report page."""
-        return merge_labels(self.store)
+    @classmethod
+    def join(cls, outcome: Outcome) -> None:
+        """Write ``panoptic.json`` and ``instances.json``."""
+        store, categories = outcome.store, _categories(outcome)
+        listed = category_entries(categories)
+        things = category_entries(tuple(c for c in categories if c.isthing))
+        images = []
+        with (
+            atomic_file(store.root / "panoptic.json") as panoptic_file,
+            atomic_file(store.root / "instances.json") as instances_file,
+        ):
+            panoptic = CocoStream(panoptic_file, listed, "pseudo panoptic labels")
+            instances = CocoStream(instances_file, things, "pseudo instance labels")
+            for entry in outcome.done:
+                note = store.read_note(entry.stem)
+                image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
+                images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
+                panoptic.add(panoptic_annotation(image_id, f"{entry.stem}.png", note["segments"]))
+                for instance in note["instances"]:
+                    instances.add({**instance, "image_id": image_id, "id": instances.count + 1})
+            panoptic.close(images)
+            instances.close(images)
+
+    @classmethod
+    def report(cls, outcome: Outcome) -> Report:
+        """Totals, trust in the edges, and pictures with a legend of the classes."""
+        store, categories, records = outcome.store, _categories(outcome), outcome.finished
+        counts = [(r.facts["segments"], r.facts["things"]) for r in records]
+        segments, things = (
+            (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+        )
+        images = max(1, len(counts))
+        cards = [
+            ("segments", f"{segments:,}"),
+            ("things an image", f"{things / images:.1f}"),
+            ("stuff an image", f"{(segments - things) / images:.1f}"),
+            *trust_facts(store, records),
+        ]
+
+        def caption(record: Record) -> str:
+            things, segments = record.facts["things"], record.facts["segments"]
+            return describe(record, f"{things} things, {segments - things} stuff")
+
+        def legend(entry: ImageEntry) -> list[tuple[tuple[int, int, int], str]]:
+            counts = Counter(s["category_id"] for s in store.read_note(entry.stem)["segments"])
+            return [
+                (c.color, f"{c.name} ×{counts[c.id]}" if c.isthing else c.name)
+                for c in categories
+                if counts[c.id]
+            ]
+
+        return Report(
+            "Pseudo panoptic labels",
+            _PANES,
+            caption,
+            sources(outcome.settings, ("Semantic masks", outcome.settings["semantic"])),
+            cards,
+            warnings=trust_warnings(store),
+            bars=emergence_points(records),
+            legend=legend,
+        )
+
+
+def label_pictures(
+    image: np.ndarray,
+    semantic: np.ndarray,
+    edges: np.ndarray | None,
+    label: PanopticLabel,
+    categories: Sequence[Category],
+) -> dict[str, np.ndarray]:
+    """Small pictures, uint8 (h, w) or RGB (h, w, 3), of a label and what it was made from.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        semantic: uint8 (H, W) category ids, 255 = unknown.
+        edges: float32 (H, W) in 0..1, or None.
+        label: what was made of them.
+        categories: for the colours of the semantic mask.
+    """
+    small, size = shrink(image)
+    painted = {
+        "image": small,
+        "semantic": paint_classes(nearest(semantic, size), categories),
+        "segments": paint_segments(small, nearest(label.segment_ids, size)),
+    }
+    if edges is not None:
+        painted["edges"] = paint_edges(edges, size)
+    return painted
+
+
+def write_label(
+    store: JobStore, stem: str, label: PanopticLabel, categories: Sequence[Category]
+) -> dict[str, Any]:
+    """Write the PNGs of a label; returns its note, without ids of image and instances."""
+    ids = label.segment_ids
+    write_png(store.place(PANOPTIC, stem), id2rgb(ids), fast=True)
+    ranks = train_ids(label, categories)
+    write_png(store.place(SEMANTIC, stem), ranks, fast=True)
+    segments = [
+        {
+            "id": segment.id,
+            "category_id": segment.category_id,
+            "area": segment.area,
+            "bbox": list(segment.bbox),
+            "iscrowd": 0,
+        }
+        for segment in label.segments
+    ]
+    instances = instance_annotations(ids, segments, categories, image_id=0)
+    height, width = ids.shape
+    return {"height": height, "width": width, "segments": segments, "instances": instances}
+
+
+def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:
+    """The label as a semantic map of contiguous ids, as Mask2Former reads ``sem_seg``.
+
+    Returns:
+        uint8 (H, W): the rank of the category in ``categories``, 255 where the label is void.
+    """
+    rank = {category.id: position for position, category in enumerate(categories)}
+    table = np.full(len(label.segments) + 1, UNKNOWN, np.uint8)
+    for segment in label.segments:
+        table[segment.id] = rank[segment.category_id]
+    return table[label.segment_ids]
+
+
+def _categories(outcome: Outcome) -> tuple[Category, ...]:
+    return parse_categories(outcome.settings["categories"], str(outcome.store.settings_path))

@@ -1,53 +1,95 @@
-"""Masks of a job, one image at a time: cut along edges, propagated and merged."""
+"""Refined masks: those of training-free methods cut along edges, propagated and merged.
+
+::
+
+    refined.json                 COCO: what pycocotools and Detectron2 read
+    refined.json.work/
+      left_out.jsonl             one line an annotation that could not be used, with the reason
+      edges/<stem>.png           with --save-edges
+      calibration.json           what the strengths of the edges were found to mean
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from fvcore.common.config import CfgNode
 
-from trace_d2.io.coco_masks import GivenMask
+from trace_d2.io.atomic import atomic_file
+from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage, load_mask_json
 from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
+from trace_d2.io.image_finder import locate_images
 from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
-from trace_d2.io.mask_rle import SegmentationError, decode_segmentation, text_rle
-from trace_d2.jobs.image_job import ImageJob, files_print
+from trace_d2.io.listing import spread
+from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
+from trace_d2.jobs.coco_files import mask_annotations, write_instances
+from trace_d2.jobs.command_line import need_options
+from trace_d2.jobs.entries import ImageEntry
+from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import Record
-from trace_d2.jobs.kinds.refine_inputs import MaskEntry
-from trace_d2.jobs.kinds.refine_store import RefinedStore
-from trace_d2.jobs.pictures import make_mask_pictures
-from trace_d2.jobs.settings import NO_EDGES, Settings
-from trace_d2.jobs.store import MergeResult
+from trace_d2.jobs.kinds.calibrating import (
+    CALIBRATION,
+    SCRATCH,
+    CuttingJob,
+    trust_facts,
+    trust_warnings,
+)
+from trace_d2.jobs.kinds.edge_job import (
+    KEPT_EDGES,
+    describe,
+    emergence_points,
+    load_edge_cfg,
+    sources,
+    upgrade,
+)
+from trace_d2.jobs.locks import writing_to
+from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
+from trace_d2.jobs.report import MOST_LINES, Outcome, Report, Table
+from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.propagation import (
     BoundaryGuidedPropagation,
+    calibration,
     merge_masks,
 )
-from trace_d2.propagation.calibration import (
-    EdgeCalibration,
-    EdgeStatistics,
-    paint_masks,
+from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
+
+_LEFT_OUT = "left_out.jsonl"
+_MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
+_PANES = (
+    ("image", "Image"),
+    ("given", "Given masks"),
+    ("edges", "Edges"),
+    ("refined", "Refined masks"),
 )
 
 
 @dataclass(frozen=True)
-class RefineSettings(Settings):
-    """All that decides what refined masks are, besides the masks themselves.
+class MaskEntry(ImageEntry):
+    """One image of a job that refines masks, with all that its worker needs of the file.
+
+    ``stem`` is the path of the image below the folder of images, without its ending;
+    ``file_name`` is that path with it.
 
     Attributes:
-        masks: the file of masks.
-        categories: COCO ``categories``, as the file has them.
+        masks: its annotations.
+        size: (H, W) that the masks are of; None: that of the photograph.
+        skipped: why there is nothing to refine; empty if there is.
+        remarks: for the journal.
+        edge_stems: names that its edge file may have, the first that exists counts.
     """
 
-    nodes = ("BGP",)
-
-    masks: Path
-    categories: tuple[dict[str, Any], ...]
-
-    def own_json(self) -> dict[str, Any]:
-        """The file of masks and the categories."""
-        return {"masks": str(self.masks.resolve()), "categories": list(self.categories)}
+    masks: tuple[GivenMask, ...] = ()
+    size: tuple[int, int] | None = None
+    skipped: str = ""
+    remarks: tuple[str, ...] = ()
+    edge_stems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,66 +111,116 @@ class RefinedMasks:
     notes: tuple[str, ...]
 
 
-class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
+class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     """Refines the masks of images one by one.
 
     Args:
-        settings: what decides the masks.
+        cfg: the config.
+        images: folder of the photographs.
+        masks: the file of masks, checked.
         output: the COCO file to write.
+        entries: its images, in sorted order of stems.
         save_edges: keep the edges as well.
     """
 
-    settings: RefineSettings
-    store: RefinedStore
+    layout = Layout(
+        kind="refined masks",
+        optional=(KEPT_EDGES,),
+        joined=(_LEFT_OUT, CALIBRATION),
+        scratch=SCRATCH,
+        beside=True,
+        upgrade=upgrade,
+    )
+    done = "refined"
+    files = "masks: {}"
+    nodes = ("BGP",)
+    stays = (*CuttingJob.stays, "file")
 
-    def __init__(self, settings: RefineSettings, output: str | Path, save_edges: bool) -> None:
-        super().__init__(settings, RefinedStore(output), save_edges)
-        self.propagation = BoundaryGuidedPropagation.from_config(settings.cfg)
+    def __init__(
+        self,
+        cfg: CfgNode,
+        images: str | Path,
+        masks: MaskFile,
+        output: str | Path,
+        entries: Sequence[MaskEntry],
+        save_edges: bool = False,
+    ) -> None:
+        self.file = masks
+        self.masks = str(masks.path)
+        self.propagation = BoundaryGuidedPropagation.from_config(cfg)
+        settings = {"masks": str(masks.path.resolve()), "categories": list(masks.categories)}
+        super().__init__(cfg, images, output, entries, settings, save_edges)
 
-    def inputs_print(self, entry: MaskEntry) -> str:
-        """A text that changes with the image, its edge file (size or time) or its annotations."""
-        paths = [self.settings.images / entry.file_name]
-        folder = self.settings.edges_folder
-        if folder is not None:
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> RefineJob:
+        """The job of ``tools/refine_masks.py``; says what is peculiar about the masks."""
+        need_options(args, ("images", "masks", "output"))
+        cfg = load_edge_cfg(args)
+        file = load_mask_json(args.masks, args.images_json)
+        entries = mask_entries(file, args.images)
+        ready = [entry.stem for entry in entries[: args.limit] if not entry.skipped]
+        shown = frozenset(spread(ready, args.report_images))
+        entries = [replace(entry, pictured=entry.stem in shown) for entry in entries]
+        job = cls(cfg, args.images, file, args.output, entries, args.save_edges)
+        # Before hours of work.
+        masks = sum(len(entry.masks) for entry in entries)
+        usable = sum(not entry.skipped for entry in entries)
+        print(f"{file.path}: {masks} masks to refine in {usable} of {len(file.images)} images")
+        for line in file.findings.lines():
+            print(f"note: {line}")
+        absent = [entry.skipped for entry in entries if entry.skipped and not entry.edge_stems]
+        if absent:
+            print(f"note: {len(absent)} images are skipped; first: {absent[0]}")
+        return job
+
+    def prepare(self, left: Sequence[MaskEntry], workers: int, progress: bool) -> None:
+        """List what could not be used, then use the calibration."""
+        path = self.store.root / _LEFT_OUT
+        with writing_to(self.store.root), atomic_file(path) as file:
+            for annotation in self.file.findings.left_out:
+                file.write((json.dumps(asdict(annotation)) + "\n").encode("ascii"))
+        super().prepare(left, workers, progress)
+
+    def fingerprint(self, entry: MaskEntry) -> str:
+        """Changes with the image, its edge file (size or time) or its annotations."""
+        paths = [self.images / entry.file_name]
+        if self.edges_folder is not None:
             for stem in entry.edge_stems:
-                paths += edge_paths(folder, stem)
+                paths += edge_paths(self.edges_folder, stem)
         masks = [(mask.category_id, mask.segmentation, mask.score) for mask in entry.masks]
         return files_print(paths, masks, entry.size, entry.skipped)
 
-    def skip_reason(self, entry: MaskEntry) -> str:
-        """Why there is nothing to refine; empty if there is."""
+    def skip(self, entry: MaskEntry) -> str:
+        """Images that are absent or without a mask are skipped."""
         return entry.skipped
 
     def load(self, entry: MaskEntry) -> Inputs:
         """The photograph and, where given, its edges."""
-        photograph = read_image(self.settings.images / entry.file_name)
+        photograph = read_image(self.images / entry.file_name)
         inputs = Inputs(photograph, None, entry.remarks)
-        folder = self.settings.edges_folder
+        folder = self.edges_folder
         if folder is None:
             return inputs
-        for stem in entry.edge_stems[:-1]:
-            if has_edges(folder, stem):
-                return inputs.with_edge_file(find_edges(folder, stem))
-        return inputs.with_edge_file(find_edges(folder, entry.edge_stems[-1]))
+        stems = [stem for stem in entry.edge_stems if has_edges(folder, stem)]
+        return inputs.with_edge_file(find_edges(folder, (stems or entry.edge_stems[-1:])[0]))
 
     @property
-    def calibrates(self) -> bool:
-        """Whether there are edges and masks hang on what their strengths mean."""
-        return self.settings.edges != NO_EDGES and self.propagation.settings.cut == "basins"
+    def cut(self) -> str:
+        """How masks are cut."""
+        return self.propagation.settings.cut
 
-    def use_calibration(self, calibration: EdgeCalibration | None) -> None:
+    def use_calibration(self, calibration: EdgeCalibration) -> None:
         """Cut with ``calibration``."""
         self.propagation.calibration = calibration
 
     def count_edges(self, statistics: EdgeStatistics, entry: MaskEntry, inputs: Inputs) -> None:
         """Count outlines and insides of the given masks."""
-        if inputs.edges is None:
-            return
+        assert inputs.edges is not None
         try:
-            _, given, _ = _decode(entry, inputs.photograph, str(self.settings.masks))
+            _, given, _ = self._decode(entry, inputs.photograph)
         except ValueError:  # it will fail, and be recorded then
             return
-        labels = paint_masks(list(given), given.shape[1:])
+        labels = calibration.paint_masks(list(given), given.shape[1:])
         statistics.add(labels, labels > 0, inputs.edges)
 
     def make(self, entry: MaskEntry, inputs: Inputs) -> RefinedMasks:
@@ -137,7 +229,7 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
         Raises:
             ValueError: the masks do not fit the image, or none of them has a pixel.
         """
-        kept, given, notes = _decode(entry, inputs.photograph, str(self.settings.masks))
+        kept, given, notes = self._decode(entry, inputs.photograph)
         scored = kept[0].score is not None
         parts, categories, scores = [], [], []
         for category in sorted({mask.category_id for mask in kept}):
@@ -154,73 +246,148 @@ class RefineJob(ImageJob[MaskEntry, Inputs, RefinedMasks]):
         masks = np.concatenate(parts)
         return RefinedMasks(given, masks, categories, scores if scored else None, notes)
 
-    def write(self, entry: MaskEntry, inputs: Inputs, result: RefinedMasks) -> None:
-        """Write annotations and, for the report page, pictures."""
-        if entry.pictured:
-            pictures = make_mask_pictures(
-                inputs.photograph.pixels, result.given, inputs.edges, result.masks
-            )
-            self.store.write_preview(entry.stem, pictures)
+    def write(self, entry: MaskEntry, inputs: Inputs, result: RefinedMasks) -> dict[str, Any]:
+        """The annotations are noted; ids are given when the notes are joined."""
+        self.keep_edges(entry, inputs.edges)
         height, width = result.given.shape[1:]
-        self.store.write_masks(entry.stem, (height, width), coco_annotations(result))
+        annotations = mask_annotations(result.masks, result.categories, result.scores)
+        return {"height": height, "width": width, "instances": annotations}
 
-    def describe(self, record: Record, result: RefinedMasks) -> Record:
-        """``record`` with the numbers of masks."""
-        return replace(
-            record,
-            segments=len(result.masks),
-            things=len(result.masks),
-            given=len(result.given),
-            notes=(*record.notes, *result.notes),
+    def pictures(self, inputs: Inputs, result: RefinedMasks) -> dict[str, np.ndarray]:
+        """Image, masks before and after and, if there are any, edges."""
+        small, size = shrink(inputs.photograph.pixels)
+        painted = {"image": small}
+        for key, masks in (("given", result.given), ("refined", result.masks)):
+            shrunk = np.array([nearest(mask, size) for mask in masks], bool)
+            painted[key] = paint_masks(small, shrunk)
+        if inputs.edges is not None:
+            painted["edges"] = paint_edges(inputs.edges, size)
+        return painted
+
+    def facts(self, inputs: Inputs, result: RefinedMasks) -> Mapping[str, Any]:
+        """Numbers of masks, before and after."""
+        count = len(result.masks)
+        return {"segments": count, "things": count, "given": len(result.given)}
+
+    def notes(self, inputs: Inputs, result: RefinedMasks) -> tuple[str, ...]:
+        """Remarks on the inputs and on their masks."""
+        return (*inputs.notes, *result.notes)
+
+    @classmethod
+    def join(cls, outcome: Outcome) -> None:
+        """Write the COCO file."""
+        categories = outcome.settings["categories"]
+        with atomic_file(outcome.store.output) as file:
+            write_instances(file, outcome, categories, "masks refined along instance edges")
+
+    @classmethod
+    def report(cls, outcome: Outcome) -> Report:
+        """Totals, what was left out, and pictures before and after."""
+        records = outcome.finished
+        cards = [
+            ("masks given", f"{sum(record.facts['given'] for record in records):,}"),
+            ("refined masks", f"{sum(record.facts['segments'] for record in records):,}"),
+            *trust_facts(outcome.store, records),
+        ]
+
+        def caption(record: Record) -> str:
+            given, refined = record.facts["given"], record.facts["segments"]
+            return describe(record, f"{given} masks given, {refined} refined")
+
+        return Report(
+            "Refined masks",
+            _PANES,
+            caption,
+            sources(outcome.settings, ("Masks", outcome.settings["masks"])),
+            cards,
+            warnings=trust_warnings(outcome.store),
+            bars=emergence_points(records),
+            tables=[_left_out(outcome.store)],
         )
 
-    def merge(self) -> MergeResult:
-        """Join the masks to the COCO file and the report page."""
-        return self.store.merge()
+    def _decode(
+        self, entry: MaskEntry, photograph: Photograph
+    ) -> tuple[list[GivenMask], np.ndarray, tuple[str, ...]]:
+        """The annotations that have pixels, their masks (K, H, W) bool, and remarks."""
+        height, width = photograph.pixels.shape[:2]
+        name = f"{self.masks}: a mask of {entry.file_name}"
+        kept, masks, notes = [], [], []
+        for given in entry.masks:
+            polygon = isinstance(given.segmentation, list)
+            size = (height, width) if polygon or entry.size is None else entry.size
+            try:
+                mask = decode_segmentation(given.segmentation, *size)
+            except SegmentationError as error:
+                notes.append(f"annotation no. {given.number} is left out: {error}")
+                continue
+            mask, remarks = fit_to_photograph(mask, photograph, name)
+            if not mask.any():
+                notes.append(f"annotation no. {given.number} is left out: its mask is empty")
+                continue
+            notes += [remark for remark in remarks if remark not in notes]
+            kept.append(given)
+            masks.append(mask)
+        if not kept:
+            raise ValueError(f"no mask of {entry.file_name} has a pixel in it: {notes[0]}")
+        return kept, np.stack(masks), tuple(notes)
 
 
-def coco_annotations(result: RefinedMasks) -> list[dict[str, Any]]:
-    """COCO annotations of refined masks, without id and image_id: compressed RLE, as text."""
-    stack = np.asfortranarray(result.masks.transpose(1, 2, 0).astype(np.uint8))
-    encoded = coco_mask.encode(stack)
-    boxes, areas = coco_mask.toBbox(encoded).tolist(), coco_mask.area(encoded).tolist()
-    annotations = []
-    for rank, rle in enumerate(encoded):
-        annotation = {
-            "category_id": result.categories[rank],
-            "bbox": boxes[rank],
-            "area": areas[rank],
-            "iscrowd": 0,
-            "segmentation": text_rle(rle),
-        }
-        if result.scores is not None:
-            annotation["score"] = result.scores[rank]
-        annotations.append(annotation)
-    return annotations
+def _left_out(store: JobStore) -> Table:
+    """The annotations that could not be used."""
+    path = store.root / _LEFT_OUT
+    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
+    left = [json.loads(line) for line in lines[:MOST_LINES]]
+    rows = [(f"no. {one['number']} (id {one['annotation_id']})", one["reason"]) for one in left]
+    return Table("Annotations left out", rows, "Annotation", len(lines), _LEFT_OUT)
 
 
-def _decode(
-    entry: MaskEntry, photograph: Photograph, origin: str
-) -> tuple[list[GivenMask], np.ndarray, tuple[str, ...]]:
-    """The annotations that have pixels, their masks (K, H, W) bool, and remarks."""
-    height, width = photograph.pixels.shape[:2]
-    name = f"{origin}: a mask of {entry.file_name}"
-    kept, masks, notes = [], [], []
-    for given in entry.masks:
-        polygon = isinstance(given.segmentation, list)
-        size = (height, width) if polygon or entry.size is None else entry.size
-        try:
-            mask = decode_segmentation(given.segmentation, *size)
-        except SegmentationError as error:
-            notes.append(f"annotation no. {given.number} is left out: {error}")
+def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
+    """The images of ``file``, in sorted order of stems, with where they lie below ``images``.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: none of the images with masks is there.
+    """
+    names = {image.image_id: image.file_name for image in file.images}
+    paths, absent = locate_images(names, images)
+    if not any(image.masks and image.image_id in paths for image in file.images):
+        first = next(image.file_name for image in file.images if image.masks)
+        raise ValueError(
+            f"none of the {len(file.images)} images of {file.path} is in {images} (the first is "
+            f"{first}): correct --images"
+        )
+    present = [path for key, path in paths.items() if key not in absent]
+    stems = Counter(map(_stem, present))
+    basenames = Counter(PurePosixPath(path).stem for path in present)
+    entries = []
+    for image in file.images:
+        key, name = image.image_id, image.file_name
+        if key in absent:
+            entries.append(MaskEntry(name, name, key, skipped=absent[key]))
             continue
-        mask, remarks = fit_to_photograph(mask, photograph, name)
-        if not mask.any():
-            notes.append(f"annotation no. {given.number} is left out: its mask is empty")
-            continue
-        notes += [remark for remark in remarks if remark not in notes]
-        kept.append(given)
-        masks.append(mask)
-    if not kept:
-        raise ValueError(f"no mask of {entry.file_name} has a pixel in it: {notes[0]}")
-    return kept, np.stack(masks), tuple(notes)
+        path = paths[key]
+        # Without ending, unless another image has that stem too.
+        entry = MaskEntry(_stem(path) if stems[_stem(path)] == 1 else path, path, key)
+        basename = PurePosixPath(path).stem
+        edge_stems = dict.fromkeys([_stem(path), *([basename] if basenames[basename] == 1 else [])])
+        entries.append(_with_masks(entry, image, tuple(edge_stems)))
+    return sorted(entries, key=lambda entry: entry.stem)
+
+
+def _with_masks(entry: MaskEntry, image: MaskImage, edge_stems: tuple[str, ...]) -> MaskEntry:
+    remarks = tuple(image.left_out[:_MOST_REMARKS])
+    more = len(image.left_out) - len(remarks)
+    if more:
+        remarks += (f"and {more} more are left out",)
+    return replace(
+        entry,
+        masks=tuple(image.masks),
+        size=image.size,
+        skipped="" if image.masks else "\n".join(("no mask to refine", *remarks)),
+        remarks=remarks,
+        edge_stems=edge_stems,
+    )
+
+
+def _stem(path: str) -> str:
+    return str(PurePosixPath(path).with_suffix(""))

@@ -1,4 +1,4 @@
-"""Images are found with more folders than there are, with fewer, by stem or by number."""
+"""The images of a file of masks, with where they and their edges lie."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile, MaskImage
-from trace_d2.jobs.kinds.refine_inputs import ImageFinder, MaskEntry, mask_entries
+from trace_d2.jobs.kinds.refined_masks import MaskEntry, mask_entries
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -23,34 +23,6 @@ def entries_of(folder: Path, *names: str) -> dict[str, MaskEntry]:
     images = tuple(MaskImage(n, name, (1, 1), [mask]) for n, name in enumerate(names))
     file = MaskFile(Path("m.json"), images, ({"id": 1, "name": "fg"},), Findings())
     return {names[entry.image_id]: entry for entry in mask_entries(file, folder)}
-
-
-def test_names_are_found_wherever_they_lie(tmp_path: Path) -> None:
-    finder = ImageFinder(make(tmp_path, "n01/x.JPEG", "n02/y.JPEG", "z.png", "deep/00042.jpg"))
-    for name, path in {
-        "n01/x.JPEG": "n01/x.JPEG",
-        "x.JPEG": "n01/x.JPEG",
-        "train/n02/y.JPEG": "n02/y.JPEG",
-        "any/z.png": "z.png",
-        "/data/z.png": "z.png",
-        "../z.png": "z.png",
-        "a\\z.png": "z.png",
-        "./z.png": "z.png",
-        "z": "z.png",
-        "n01/x": "n01/x.JPEG",
-        "42": "deep/00042.jpg",
-    }.items():
-        assert finder.find(name) == path
-    for name in ("w.png", "w", "43", "", "n01", "z.txt"):
-        with pytest.raises(FileNotFoundError, match="no image"):
-            finder.find(name)
-
-
-def test_a_name_that_could_be_two_is_refused(tmp_path: Path) -> None:
-    finder = ImageFinder(make(tmp_path, "n01/x.JPEG", "n02/x.JPEG"))
-    assert finder.find("n02/x.JPEG") == "n02/x.JPEG"
-    with pytest.raises(ValueError, match=r"n01/x\.JPEG or n02/x\.JPEG .*give the folder"):
-        finder.find("x.JPEG")
 
 
 def test_entries_are_sorted_and_say_where_edges_may_be(tmp_path: Path) -> None:

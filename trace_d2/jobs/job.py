@@ -1,0 +1,234 @@
+"""What a kind of job answers, and how one image goes from its files to those of its result.
+
+A kind is a subclass of ``Job`` in one file of ``trace_d2.jobs.kinds``; the engine runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from trace_d2.io.atomic import write_json
+from trace_d2.jobs.entries import ImageEntry, UsageError
+from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
+from trace_d2.jobs.locks import writing_to
+from trace_d2.jobs.pictures import data_address
+from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.store import JobStore, Layout
+
+EntryT = TypeVar("EntryT", bound=ImageEntry)
+InputsT = TypeVar("InputsT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Looked(Generic[InputsT]):
+    """Inputs that were read ahead, so that a model could look at the image.
+
+    Attributes:
+        inputs: the inputs, with what the model saw.
+        facts: numbers of it for the journal.
+        seconds: what reading and looking took.
+    """
+
+    inputs: InputsT
+    facts: Mapping[str, Any]
+    seconds: float
+
+
+class Job(ABC, Generic[EntryT, InputsT, ResultT]):
+    """Makes results of images one by one, and the files that join them.
+
+    Workers get a copy of the job, without the attributes named in ``stays``.
+
+    Args:
+        output: what its files are written to.
+        settings: what decides the results: a flat dict of what JSON can hold.
+        entries: all images, in sorted order of stems.
+        optional: patterns of ``layout.optional`` that this run is to write.
+    """
+
+    layout: ClassVar[Layout]
+    done: ClassVar[str]  # what an image with a result is, as "labelled"
+    files: ClassVar[str]  # where the results of a whole job are, with {} for the output
+    stays: ClassVar[tuple[str, ...]] = ("entries",)
+
+    def __init__(
+        self,
+        output: str | Path,
+        settings: dict[str, Any],
+        entries: Sequence[EntryT],
+        optional: Sequence[str] = (),
+    ) -> None:
+        self.store = JobStore(output, self.layout)
+        self.settings = settings
+        self.entries = entries
+        self.optional = optional
+
+    @classmethod
+    @abstractmethod
+    def from_args(cls, args: argparse.Namespace) -> Job[Any, Any, Any]:
+        """The job of a command line. Raises ValueError or OSError where it cannot be."""
+
+    @abstractmethod
+    def fingerprint(self, entry: EntryT) -> str:
+        """A text that changes when an input of ``entry`` does, see ``files_print``."""
+
+    def skip(self, entry: EntryT) -> str:
+        """Why there is nothing to make a result from; empty if there is."""
+        return ""
+
+    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
+        """Called once the folder is ours, before the first of the images that are ``left``."""
+
+    @abstractmethod
+    def load(self, entry: EntryT) -> InputsT:
+        """All inputs of ``entry`` but what a model sees.
+
+        Raises:
+            OSError, ValueError: a file is missing, damaged or does not fit.
+        """
+
+    @property
+    def looks(self) -> bool:
+        """Whether a model looks at each image, in the main process."""
+        return False
+
+    def look(self, entry: EntryT, inputs: InputsT) -> tuple[InputsT, Mapping[str, Any]]:
+        """``inputs`` with what the model sees in them, and facts of it for the journal.
+
+        Raises:
+            UsageError: there is no such model.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def make(self, entry: EntryT, inputs: InputsT) -> ResultT:
+        """The result of ``entry``. Raises ValueError if the inputs are not fit for one."""
+
+    @abstractmethod
+    def write(self, entry: EntryT, inputs: InputsT, result: ResultT) -> Mapping[str, Any]:
+        """Write the files of the result; returns the note of it that ``join`` reads."""
+
+    @abstractmethod
+    def pictures(self, inputs: InputsT, result: ResultT) -> dict[str, np.ndarray]:
+        """Pictures for the report page, uint8 (H, W) or RGB (H, W, 3)."""
+
+    def facts(self, inputs: InputsT, result: ResultT) -> Mapping[str, Any]:
+        """Numbers of the result for the journal."""
+        return {}
+
+    @abstractmethod
+    def notes(self, inputs: InputsT, result: ResultT) -> tuple[str, ...]:
+        """Remarks for the journal."""
+
+    @classmethod
+    def join(cls, outcome: Outcome) -> None:
+        """Write the files that hold the results of all images that are done."""
+
+    @classmethod
+    @abstractmethod
+    def report(cls, outcome: Outcome) -> Report:
+        """What the report page shows."""
+
+    @classmethod
+    def tell(cls, store: JobStore) -> None:
+        """Print what users should know, before the line that names the files."""
+
+    @classmethod
+    def tell_last(cls, store: JobStore) -> None:
+        """Print what users should know, at the end."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker."""
+        return {key: value for key, value in vars(self).items() if key not in self.stays}
+
+    def is_current(self, record: Record | None, entry: EntryT) -> bool:
+        """Whether ``entry`` has a finished result of the inputs now."""
+        return (
+            record is not None
+            and self.store.is_finished(record, entry, self.optional)
+            and record.inputs == self.fingerprint(entry)
+        )
+
+    def look_ahead(self, entry: EntryT, read: Callable[[], InputsT]) -> Looked[InputsT] | Record:
+        """Let the model look at ``read()``, or the record of a failure."""
+        start = time.perf_counter()
+        try:
+            inputs, facts = self.look(entry, read())
+        except UsageError:  # no fault of the image
+            raise
+        except Exception as error:  # recorded with its cause; the other images go on
+            return self._failure(entry, error, start)
+        return Looked(inputs, facts, time.perf_counter() - start)
+
+    def __call__(self, entry: EntryT, ahead: Looked[InputsT] | Record | None = None) -> Record:
+        """Make and write the result of ``entry``; what cannot be made becomes a failed record.
+
+        Raises:
+            OutputError: the output folder takes no more files, which is no fault of the image.
+        """
+        if isinstance(ahead, Record):
+            return ahead
+        start = time.perf_counter() - (ahead.seconds if ahead else 0.0)
+        reason = self.skip(entry)
+        if reason:
+            return self._record(entry, SKIPPED, reason=reason)
+        try:
+            inputs = ahead.inputs if ahead else self.load(entry)
+            result = self.make(entry, inputs)
+        except Exception as error:  # recorded with its cause; the other images go on
+            return self._failure(entry, error, start)
+        with writing_to(self.store.root):
+            if entry.pictured:
+                pictures = self.pictures(inputs, result)
+                addresses = {key: data_address(pixels) for key, pixels in pictures.items()}
+                write_json(self.store.place("previews/{}.json", entry.stem), addresses)
+            self.store.write_note(entry.stem, self.write(entry, inputs, result))
+        return self._record(
+            entry,
+            DONE,
+            start,
+            notes=self.notes(inputs, result),
+            facts={**(ahead.facts if ahead else {}), **self.facts(inputs, result)},
+        )
+
+    def _failure(self, entry: EntryT, error: Exception, start: float) -> Record:
+        reason = str(error)
+        if not isinstance(error, (ValueError, OSError)):  # not foreseen: say where it came from
+            reason = "".join(traceback.format_exception(error)).strip()
+        return self._record(entry, FAILED, start, reason=reason)
+
+    def _record(
+        self, entry: EntryT, status: str, start: float | None = None, **more: Any
+    ) -> Record:
+        return Record(
+            entry.stem,
+            entry.file_name,
+            status,
+            seconds=0.0 if start is None else round(time.perf_counter() - start, 4),
+            inputs=self.fingerprint(entry),
+            finished=round(time.time(), 3),
+            **more,
+        )
+
+
+AnyJob = Job[Any, Any, Any]
+
+
+def files_print(paths: Iterable[Path], *others: Any) -> str:
+    """A text that changes when the size or time of a file does, or one of ``others``."""
+    stamps: list[Any] = []
+    for path in paths:
+        status = path.stat() if path.exists() else None
+        stamps.append((status.st_size, status.st_mtime_ns) if status else None)
+    return hashlib.sha256(repr([*stamps, *others]).encode()).hexdigest()[:16]
