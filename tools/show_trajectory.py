@@ -12,36 +12,19 @@ import argparse
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from fvcore.common.config import CfgNode
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from tqdm import tqdm
 
-from trace_d2.edges import EdgeDetector
-from trace_d2.edges.abdiv import ternary_edges
-from trace_d2.edges.trajectory import Trajectory, TrajectoryStep, read_trajectory
-from trace_d2.io.atomic import write_bytes
-from trace_d2.io.coco_panoptic import read_panoptic_png
-from trace_d2.io.edge_maps import label_shares
-from trace_d2.io.images import read_image
 from trace_d2.jobs.command_line import UsageError, exit_status, load_cfg
-from trace_d2.jobs.pictures import paint_segments
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from trace_d2.jobs.trajectory_sheet import Panel
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny.yaml"
-COLUMNS = 10  # timesteps side by side
 MOST_STEPS = 100  # a sheet with more could not be read
-_ACCENT = "#d1495b"
-_TERNARY = ListedColormap(["#bdbdbd", "#1d3557", "#f4a300"])  # ignored, none, edge
-_CELL = 1.6  # inches
-_DPI = 110
-
-Panel = tuple[str, np.ndarray, dict]
-"""Title, pixels, and options of ``imshow``."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -68,129 +51,17 @@ def student_panel(cfg: CfgNode, image: np.ndarray, key: str) -> Panel | str:
     """The student's edges, or why there are none."""
     from trace_d2.edges.detector import StudentDetector
     from trace_d2.edges.student_files import student_folder
+    from trace_d2.jobs.trajectory_sheet import GREY
 
     try:
         student_folder(cfg)
     except (ValueError, FileNotFoundError) as error:
         return f"no student: {error}"
-    edges = StudentDetector.from_config(cfg)(image, key).edges
-    return "student's edges, one pass at t = 0", edges, {"cmap": "gray", "vmin": 0, "vmax": 1}
-
-
-def overview(
-    image: np.ndarray, trajectory: Trajectory, mode: str, truth: np.ndarray | None
-) -> list[Panel]:
-    """The panels of the whole image: itself, truth, teacher's edges and pseudo edges."""
-    grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
-    chosen = trajectory.chosen
-    labels = ternary_edges(chosen.abdiv, (image.shape[0], image.shape[1]), mode)
-    edge, none, ignored = (round(100 * share) for share in label_shares(labels))
-    panels: list[Panel] = [(f"image, {image.shape[1]} x {image.shape[0]}", image, {})]
-    if truth is not None:
-        panels.append(("true segments", paint_segments(image, truth), {}))
-    panels.append((f"teacher's edges at t = {chosen.timestep}", trajectory.edges, grey))
-    panels.append(
-        (
-            f"pseudo edges: {edge} % edge (yellow),\n{none} % none (blue), {ignored} % ignored",
-            labels,
-            {"cmap": _TERNARY, "vmin": -1, "vmax": 1, "interpolation": "nearest"},
-        )
+    return (
+        "student's edges, one pass at t = 0",
+        StudentDetector.from_config(cfg)(image, key).edges,
+        GREY,
     )
-    return panels
-
-
-def draw_sheet(
-    image: np.ndarray, panels: list[Panel], trajectory: Trajectory, metric: str, note: str = ""
-) -> Figure:
-    """The sheet: overview, curve, and two rows for every ten timesteps.
-
-    Args:
-        image: uint8 (H, W, 3) RGB; its sides give the shape of all panels.
-        panels: of the top row.
-        trajectory: what to draw below.
-        metric: name of the divergence.
-        note: one line at the bottom.
-    """
-    columns = min(COLUMNS, max(len(trajectory.steps), 5))
-    bands = -(-len(trajectory.steps) // columns)
-    cell = _CELL * image.shape[0] / image.shape[1]
-    top = cell * columns / max(len(panels), 3) * 0.92
-    heights = [top + 0.5, 1.9, *([cell + 0.3, cell + 0.1] * bands)]
-    figure = Figure(
-        figsize=(_CELL * columns + 0.5, sum(heights) + 0.5),
-        dpi=_DPI,
-        layout=ConstrainedLayoutEngine(h_pad=0.1),
-    )
-    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    top_row = grid[0].subgridspec(1, max(len(panels), 1))
-    for column, (title, pixels, options) in enumerate(panels):
-        axes = figure.add_subplot(top_row[column])
-        _show(axes, pixels, image, **options)
-        axes.set_title(title, fontsize=10)
-    _draw_curve(figure.add_subplot(grid[1]), trajectory, metric)
-    for band in range(bands):
-        steps = trajectory.steps[band * columns : (band + 1) * columns]
-        for row, name in enumerate(("attention", "ABDiv")):
-            cells = grid[2 + 2 * band + row].subgridspec(1, columns)
-            for column, step in enumerate(steps):
-                axes = figure.add_subplot(cells[column])
-                _draw_step(axes, step, image, name, trajectory)
-                if column == 0:
-                    axes.set_ylabel(name, fontsize=9)
-    if note:
-        figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
-    return figure
-
-
-def _draw_step(
-    axes: Axes, step: TrajectoryStep, image: np.ndarray, name: str, trajectory: Trajectory
-) -> None:
-    if name == "attention":
-        _show(axes, step.colors, image, interpolation="nearest")
-        marked = step.timestep == trajectory.emergence
-        title = f"t* = {step.timestep}" if marked else f"t = {step.timestep}"
-        axes.set_title(title, fontsize=9, color=_ACCENT if marked else "black", pad=3)
-    else:
-        _show(axes, step.edges, image, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-    if step.timestep == trajectory.emergence:
-        for spine in axes.spines.values():
-            spine.set(visible=True, color=_ACCENT, linewidth=2.5)
-
-
-def _draw_curve(axes: Axes, trajectory: Trajectory, metric: str) -> None:
-    curve = trajectory.curve
-    axes.plot(list(curve), list(curve.values()), color="#33608c", marker="o", markersize=4)
-    axes.axvline(trajectory.emergence, color=_ACCENT, linewidth=1, linestyle="--")
-    axes.plot(trajectory.emergence, curve[trajectory.emergence], "o", color=_ACCENT, markersize=8)
-    axes.annotate(
-        f"t* = {trajectory.emergence}",
-        (trajectory.emergence, curve[trajectory.emergence]),
-        xytext=(8, 6), textcoords="offset points", color=_ACCENT, fontsize=10,
-    )  # fmt: skip
-    last = trajectory.steps[-1].timestep
-    margin = (last - trajectory.steps[0].timestep) / (2 * max(len(trajectory.steps) - 1, 1))
-    # Half a step on either side, as pictures are as wide as a step.
-    axes.set_xlim(trajectory.steps[0].timestep - margin, last + margin)
-    axes.set_ylim(0, 1.25 * max(curve.values()) or 1)
-    if len(trajectory.steps) <= 2 * COLUMNS:
-        axes.set_xticks([step.timestep for step in trajectory.steps])
-    axes.set_xlabel("timestep", fontsize=9)
-    axes.set_ylabel("nats" if metric in ("kl", "jsd", "entropy") else "", fontsize=9)
-    axes.set_title(f"{metric}: change of the attention since the timestep before", fontsize=10)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _show(axes: Axes, pixels: np.ndarray, image: np.ndarray, **options: Any) -> None:
-    """``pixels`` of any grid in the shape of ``image``, without ticks."""
-    height, width = image.shape[:2]
-    axes.imshow(pixels, extent=(0, width, height, 0), **options)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def read_truth(path: Path | None, image: np.ndarray) -> np.ndarray | None:
@@ -201,6 +72,8 @@ def read_truth(path: Path | None, image: np.ndarray) -> np.ndarray | None:
     """
     if path is None:
         return None
+    from trace_d2.io.coco_panoptic import read_panoptic_png
+
     ids = read_panoptic_png(path)
     if ids.shape != image.shape[:2]:
         raise UsageError(f"--truth {path} is {ids.shape}, but the image is {image.shape[:2]}")
@@ -210,6 +83,14 @@ def read_truth(path: Path | None, image: np.ndarray) -> np.ndarray | None:
 
 def show(args: argparse.Namespace) -> int:
     """Read, draw, write; returns the exit status."""
+    from tqdm import tqdm
+
+    from trace_d2.edges.detector import EdgeDetector
+    from trace_d2.edges.trajectory import read_trajectory
+    from trace_d2.io.atomic import write_bytes
+    from trace_d2.io.images import read_image
+    from trace_d2.jobs.trajectory_sheet import draw_sheet, overview
+
     cfg = load_cfg(args.config_file, args.opts)
     trace = cfg.MODEL.TRACE
     if trace.EMERGENCE.STRIDE * MOST_STEPS < 1000:

@@ -6,9 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trace_d2.model_zoo.decoder import train_decoder
-from trace_d2.model_zoo.pixel_vae import build_pixel_vae
-from trace_d2.model_zoo.training import CropPool
+from trace_d2.model_zoo.tiny_flux import build_pixel_vae
+from trace_d2.model_zoo.training import CropPool, train_decoder
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])

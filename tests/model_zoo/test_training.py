@@ -13,12 +13,16 @@ from torch.testing import assert_close
 
 from trace_d2.backbones import build_backbone
 from trace_d2.config import get_trace_cfg
-from trace_d2.model_zoo.pixel_vae import SCALING_FACTOR, build_pixel_vae
-from trace_d2.model_zoo.tiny_flux import TinyFluxSize, build_denoiser, save_flux_folder
+from trace_d2.model_zoo import TinyFluxSize, TrainingSettings
+from trace_d2.model_zoo.tiny_flux import (
+    SCALING_FACTOR,
+    build_denoiser,
+    build_pixel_vae,
+    save_flux_folder,
+)
 from trace_d2.model_zoo.training import (
     CropPool,
     TinyTrainer,
-    TrainingSettings,
     flow_matching_loss,
     learning_rate,
     pack,

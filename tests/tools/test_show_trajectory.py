@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trace_d2.edges.trajectory import Trajectory, TrajectoryStep
+from trace_d2.jobs import trajectory_sheet
+
 KEYS = ["MODEL.TRACE.EMERGENCE.STRIDE", "300", "MODEL.TRACE.BACKBONE.RESOLUTION", "64"]
 
 
@@ -16,13 +19,13 @@ def test_sheet_with_truth_and_student(
 ) -> None:
     tool = load_tool("show_trajectory")
     panels: list[str] = []
-    plain = tool.draw_sheet
+    plain = trajectory_sheet.draw_sheet
 
     def draw_sheet(image, shown, *rest):
         panels.extend(title for title, _, _ in shown)
         return plain(image, shown, *rest)
 
-    monkeypatch.setattr(tool, "draw_sheet", draw_sheet)
+    monkeypatch.setattr(trajectory_sheet, "draw_sheet", draw_sheet)
     student = ("student's edges", np.zeros((64, 64), np.float32), {"cmap": "gray"})
     monkeypatch.setattr(tool, "student_panel", lambda *_: student)
     image = next((small_scenes / "images").iterdir())
@@ -50,17 +53,14 @@ def test_without_a_student_the_sheet_says_so(
     assert (tmp_path / f"{image.stem}_trajectory.png").is_file()
 
 
-def test_many_steps_take_several_rows(load_tool) -> None:
-    from trace_d2.edges.trajectory import Trajectory, TrajectoryStep
-
-    tool = load_tool("show_trajectory")
+def test_many_steps_take_several_rows() -> None:
     blank = np.zeros((4, 4), np.float32)
     steps = tuple(
         TrajectoryStep(40 * n, np.zeros((4, 4, 3), np.float32), blank, blank) for n in range(25)
     )
     curve = {step.timestep: 0.1 for step in steps[1:]} | {480: 0.3}
     trajectory = Trajectory(steps, curve, 480, steps[12], np.zeros((8, 16), np.float32))
-    figure = tool.draw_sheet(np.zeros((8, 16, 3), np.uint8), [], trajectory, "kl")
+    figure = trajectory_sheet.draw_sheet(np.zeros((8, 16, 3), np.uint8), [], trajectory, "kl")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles.count("t* = 480") == 1
     assert sum(title.startswith("t = ") for title in titles) == 24

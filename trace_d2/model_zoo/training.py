@@ -8,45 +8,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import FluxTransformer2DModel
-from tqdm import tqdm
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from tqdm import tqdm, trange
 
 from trace_d2.attention import forbid_cudnn_attention
 from trace_d2.backbones.diffusion_transformers import image_ids
 from trace_d2.scenes.procedural import make_scene
 
-from .pixel_vae import SCALING_FACTOR, VAE_FACTOR
-from .tiny_flux import PATCH, PROMPT_WIDTH, TinyFluxSize, build_denoiser
+from . import TrainingSettings
+from .tiny_flux import PATCH, PROMPT_WIDTH, SCALING_FACTOR, VAE_FACTOR, build_denoiser
 
 #: Series of scenes: training and held-out scenes never share a seed.
 TRAINING_SERIES, HELD_OUT_SERIES = 1, 2
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What a run is a function of; stored in its checkpoint and compared on resuming."""
-
-    seed: int = 0
-    steps: int = 2600
-    batch: int = 32
-    #: Side of a training crop in pixels, as the denoiser sees it.
-    crop: int = 64
-    #: A crop is magnified by a factor from 1 to this.
-    zoom: float = 1.0
-    scenes: int = 4096
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    #: The learning rate falls linearly to zero over this last share of the steps.
-    cooldown: float = 0.25
-    ema: float = 0.998
-    size: TinyFluxSize = field(default_factory=TinyFluxSize)
 
 
 class CropPool:
@@ -259,3 +239,35 @@ def train(
 def _steps(trainer: TinyTrainer) -> Iterator[float]:
     while trainer.step < trainer.settings.steps:
         yield trainer.train_step()
+
+
+def train_decoder(
+    vae: AutoencoderKL,
+    pool: CropPool,
+    steps: int,
+    device: str,
+    batch: int = 16,
+    learning_rate: float = 3e-3,
+) -> float:
+    """Train ``vae.decoder`` in place to undo ``pixel_unshuffle``; returns the last error.
+
+    The error is the root mean square over pixels in -1..1, averaged over the last tenth of the
+    steps. The encoder is left alone: what the denoiser learned stays valid.
+    """
+    decoder = vae.decoder.to(device).train()
+    optimizer = torch.optim.AdamW(decoder.parameters(), learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    errors: list[float] = []
+    bar = trange(steps, desc="decoder", unit="step")
+    for step in bar:
+        pixels = pool.batch(step, batch).to(device)
+        loss = F.mse_loss(decoder(F.pixel_unshuffle(pixels, VAE_FACTOR)), pixels)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        errors.append(loss.item() ** 0.5)
+        bar.set_postfix(error=f"{errors[-1]:.4f}")
+    vae.to("cpu").eval()
+    last = errors[-max(1, steps // 10) :]
+    return sum(last) / len(last)
