@@ -25,6 +25,7 @@ from trace_d2.config import add_trace_config
 from trace_d2.data import bad_records, dataset_mapper
 from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.dataset_mapper import (
+    MapperSettings,
     TraceDatasetMapper,
     bitmask_instances,
     mask2former_instances,
@@ -60,13 +61,15 @@ def record(tmp_path: Path, write_record: WriteRecord) -> dict[str, Any]:
     return write_record(tmp_path, IDS, IMAGE, segments_info=SEGMENTS)
 
 
-def make_mapper(augmentations: list[Any], **options: Any) -> TraceDatasetMapper:
-    options = {"image_format": "RGB", **options}
+def make_mapper(
+    augmentations: list[Any], image_format: str = "RGB", **settings: Any
+) -> TraceDatasetMapper:
     return TraceDatasetMapper(
         True,
         augmentations=augmentations,
+        image_format=image_format,
         target_generator=read_target,
-        **options,
+        settings=MapperSettings(**settings),
     )
 
 
@@ -155,7 +158,7 @@ def test_bgr(record: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
 def test_bitmask(record: dict[str, Any], class_agnostic: bool) -> None:
-    mapper = make_mapper([], target_format="bitmask", class_agnostic=class_agnostic)
+    mapper = make_mapper([], format="bitmask", class_agnostic=class_agnostic)
     instances = mapper(record)["instances"]
     assert isinstance(instances.gt_masks, BitMasks)
     assert torch.equal(instances.gt_masks.tensor, masks_of(IDS, 5))
@@ -167,7 +170,7 @@ def test_bitmask(record: dict[str, Any], class_agnostic: bool) -> None:
 @pytest.mark.parametrize("kind", ["mask2former", "bitmask"])
 def test_an_image_without_segments(tmp_path: Path, write_record: WriteRecord, kind: str) -> None:
     record = write_record(tmp_path, np.zeros_like(IDS), IMAGE, segments_info=[])
-    mapped = make_mapper([T.RandomFlip(1.0)], target_format=kind)(record)
+    mapped = make_mapper([T.RandomFlip(1.0)], format=kind)(record)
     masks = mapped["instances"].gt_masks
     masks = masks.tensor if kind == "bitmask" else masks
     assert masks.shape == (0, 8, 8)
@@ -320,10 +323,10 @@ def test_other_errors_are_not_hidden(record: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        (("INPUT.TRACE.FORMAT", "polygon"), r"INPUT\.TRACE\.FORMAT is 'polygon'"),
+        (("INPUT.TRACE.FORMAT", "polygon"), r"INPUT\.TRACE\.FORMAT must be .*not 'polygon'"),
         (("INPUT.TRACE.FORMAT", "bitmask"), r"INPUT\.MASK_FORMAT 'polygon'"),
         (("INPUT.TRACE.CLASS_AGNOSTIC", True), r"INPUT\.TRACE\.CLASS_AGNOSTIC is True"),
-        (("INPUT.TRACE.SEMANTIC", "both"), r"INPUT\.TRACE\.SEMANTIC is 'both'"),
+        (("INPUT.TRACE.SEMANTIC", "both"), r"INPUT\.TRACE\.SEMANTIC must be .*not 'both'"),
         (
             ("INPUT.TRACE.AUGMENTATION", "crop"),
             r"AUGMENTATION must be one of lsj, resize, not",

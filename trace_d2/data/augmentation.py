@@ -75,11 +75,9 @@ def jitter_color(
     saturation: float,
     hue: float,
 ) -> np.ndarray:
-    """``image`` uint8 (H, W, 3) in other colours.
+    """``image`` uint8 (H, W, 3), ``RGB`` or ``BGR``, in other colours.
 
     Args:
-        image: the image.
-        image_format: ``RGB`` or ``BGR``.
         brightness: added to each channel, of 255.
         contrast: factor of each channel, after the brightness.
         saturation: factor.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -15,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.augmentation import build_augmentations
 from trace_d2.data.bad_records import BadRecordError, Record, blame
-from trace_d2.data.image_mapper import ImageMapper, choose
+from trace_d2.data.image_mapper import ImageMapper
 from trace_d2.data.target_generator import (
     PanopticTarget,
     TargetGenerator,
@@ -25,13 +26,36 @@ from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.coco_panoptic import VOID, id2rgb, rgb2id
 from trace_d2.io.images import read_semantic
 from trace_d2.io.regions import region_statistics
-
-SEMANTIC_SOURCES = ("segments", "file", "none")
-"""What ``INPUT.TRACE.SEMANTIC`` may be."""
+from trace_d2.settings import NodeSettings, one_of
 
 # What records hold for each segment, which models do not read and workers need not send.
 _ANNOTATIONS = ("segments_info", "annotations")
 _MOST_FILE_CLASSES = 254
+
+
+@dataclass(frozen=True)
+class MapperSettings(NodeSettings, node="INPUT.TRACE"):
+    """What a ``TraceDatasetMapper`` gives.
+
+    Attributes:
+        format: of the targets: ``mask2former_instances`` or ``bitmask_instances``.
+        class_agnostic: class 0 for each instance of ``bitmask``.
+        semantic: where ``sem_seg`` comes from.
+        strict: raise on records that cannot be used, in training as well.
+    """
+
+    format: str = one_of("mask2former", "bitmask", default="mask2former")
+    class_agnostic: bool = False
+    semantic: str = one_of("segments", "file", "none", default="segments")
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_agnostic and self.format != "bitmask":
+            raise ValueError(
+                f"INPUT.TRACE.CLASS_AGNOSTIC is True, but INPUT.TRACE.FORMAT {self.format!r}: "
+                "it is for bitmask"
+            )
 
 
 class TraceDatasetMapper(ImageMapper):
@@ -44,7 +68,7 @@ class TraceDatasetMapper(ImageMapper):
     target generator reads. It maps to itself without annotations, and ``image`` uint8 (3, H, W). In
     training also ``instances`` with ``gt_classes`` int64 (N,), ``gt_boxes`` and ``gt_masks``, bool
     (N, H, W) for ``mask2former``, ``BitMasks`` of things for ``bitmask``; and ``sem_seg`` int64
-    (H, W) contiguous ids, 255 = void, unless ``semantic`` is ``none``.
+    (H, W) contiguous ids, 255 = void, unless ``INPUT.TRACE.SEMANTIC`` is ``none``.
     """
 
     @configurable
@@ -55,39 +79,23 @@ class TraceDatasetMapper(ImageMapper):
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str,
         target_generator: TargetGenerator | None = None,
-        target_format: str = "mask2former",
-        class_agnostic: bool = False,
-        semantic: str = "segments",
-        strict: bool = False,
+        settings: MapperSettings | None = None,
     ) -> None:
         """
         Args:
             is_train: make targets; else only the image.
-            augmentations: what to do to images uint8 (H, W, 3) in ``image_format``.
-            image_format: ``BGR`` or ``RGB``.
+            augmentations, image_format: as of ``ImageMapper``.
             target_generator: from a record to its segments; needed for training only.
-            target_format: a key of ``TARGET_FORMATS``.
-            class_agnostic: class 0 for each instance of ``bitmask``.
-            semantic: where ``sem_seg`` comes from, one of ``SEMANTIC_SOURCES``.
-            strict: raise on records that cannot be used, in training as well.
+            settings: what to give; None: the defaults.
 
         Raises:
-            ValueError: an unknown name, or training without a target generator.
+            ValueError: an unknown format, or training without a target generator.
         """
-        super().__init__(is_train, augmentations, image_format, strict)
-        choose("INPUT.TRACE.FORMAT", target_format, tuple(TARGET_FORMATS))
-        choose("INPUT.TRACE.SEMANTIC", semantic, SEMANTIC_SOURCES)
+        self.settings = settings or MapperSettings()
+        super().__init__(is_train, augmentations, image_format, self.settings.strict)
         if is_train and target_generator is None:
             raise ValueError("training needs a target_generator; pass one, or is_train=False")
-        if class_agnostic and target_format != "bitmask":
-            raise ValueError(
-                f"INPUT.TRACE.CLASS_AGNOSTIC is True, but INPUT.TRACE.FORMAT {target_format!r}: "
-                "it is for bitmask"
-            )
         self.target_generator = target_generator if is_train else None
-        self.target_format = target_format
-        self.class_agnostic = class_agnostic
-        self.semantic = semantic
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -96,8 +104,8 @@ class TraceDatasetMapper(ImageMapper):
         Raises:
             ValueError: a key that is wrong, or does not fit the others; the message names it.
         """
-        node = cfg.INPUT.TRACE
-        if is_train and node.FORMAT == "bitmask" and cfg.INPUT.MASK_FORMAT != "bitmask":
+        settings = MapperSettings.from_config(cfg)
+        if is_train and settings.format == "bitmask" and cfg.INPUT.MASK_FORMAT != "bitmask":
             raise ValueError(
                 f"INPUT.TRACE.FORMAT is 'bitmask', but INPUT.MASK_FORMAT {cfg.INPUT.MASK_FORMAT!r}:"
                 " set both to bitmask"
@@ -107,10 +115,7 @@ class TraceDatasetMapper(ImageMapper):
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "target_generator": build_target_generator(cfg) if is_train else None,
-            "target_format": node.FORMAT,
-            "class_agnostic": node.CLASS_AGNOSTIC,
-            "semantic": node.SEMANTIC,
-            "strict": node.STRICT,
+            "settings": settings,
         }
 
     def _map(self, record: Record) -> dict[str, Any]:
@@ -126,15 +131,17 @@ class TraceDatasetMapper(ImageMapper):
         mapped["height"], mapped["width"] = image.shape[:2]
         target = self.target_generator(record)
         _check_size(record, target.segment_map, image)
-        semantic = self._read_semantic(record, image) if self.semantic == "file" else None
+        semantic = self._read_semantic(record, image) if self.settings.semantic == "file" else None
         mapped["image"], packed, transforms = self._augment(image, _pack(target.segment_map))
         segment_map = _unpack(packed, len(target.category_ids))
         if semantic is not None:
             mapped["sem_seg"] = _semantic_tensor(transforms.apply_segmentation(semantic))
-        elif self.semantic == "segments":
+        elif self.settings.semantic == "segments":
             mapped["sem_seg"] = semantic_of(segment_map, target)
-        mapped["instances"] = TARGET_FORMATS[self.target_format](segment_map, target)
-        if self.class_agnostic:
+        bitmask = self.settings.format == "bitmask"
+        make_instances = bitmask_instances if bitmask else mask2former_instances
+        mapped["instances"] = make_instances(segment_map, target)
+        if self.settings.class_agnostic:
             mapped["instances"].gt_classes.zero_()
         return mapped
 
@@ -180,13 +187,6 @@ def bitmask_instances(segment_map: np.ndarray, target: PanopticTarget) -> Instan
     instances, masks = _instances(segment_map, target, target.isthing & ~target.iscrowd)
     instances.gt_masks = BitMasks(masks)
     return instances
-
-
-TARGET_FORMATS: dict[str, Callable[[np.ndarray, PanopticTarget], Instances]] = {
-    "mask2former": mask2former_instances,
-    "bitmask": bitmask_instances,
-}
-"""What ``INPUT.TRACE.FORMAT`` may be."""
 
 
 def _instances(

@@ -39,17 +39,7 @@ class TraceEdgeDatasetMapper(ImageMapper):
         image_format: str,
         strict: bool = False,
     ) -> None:
-        """
-        Args:
-            is_train: bear bad records.
-            augmentations: what to do to images uint8 (H, W, 3) in ``image_format``; the results
-                must all have one size.
-            image_format: ``BGR`` or ``RGB``.
-            strict: raise on records that cannot be used, in training as well.
-
-        Raises:
-            ValueError: another ``image_format``.
-        """
+        """Arguments as of ``ImageMapper``; ``augmentations`` must give images of one size."""
         super().__init__(is_train, augmentations, image_format, strict)
         self._size: tuple[int, ...] | None = None
 

@@ -34,8 +34,18 @@ class ImageMapper(ABC):
         image_format: str,
         strict: bool,
     ) -> None:
-        """Arguments as those of the subclasses. Raises a ValueError for an unknown format."""
-        choose("INPUT.FORMAT", image_format, ("BGR", "RGB"))
+        """
+        Args:
+            is_train: bear bad records; subclasses make targets.
+            augmentations: what to do to images uint8 (H, W, 3) in ``image_format``.
+            image_format: ``BGR`` or ``RGB``.
+            strict: raise on records that cannot be used, in training as well.
+
+        Raises:
+            ValueError: an unknown format.
+        """
+        if image_format not in ("BGR", "RGB"):
+            raise ValueError(f"INPUT.FORMAT is {image_format!r}; it must be one of BGR, RGB")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -76,9 +86,3 @@ class ImageMapper(ABC):
 def to_tensor(array: np.ndarray) -> torch.Tensor:
     """A copy of ``array``, as images from files cannot be written to."""
     return torch.from_numpy(np.array(array, order="C"))
-
-
-def choose(key: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError that names ``key`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(choices)}")

@@ -56,14 +56,11 @@ class LabelCache:
         """The entry of ``inputs``, from the cache or else by ``make``, which is then kept.
 
         A cache that takes no more files (a full disk, no permission) is reported once, and the
-        work goes on without it.
+        work goes on without it. What ``make`` raises is the caller's.
 
         Args:
             inputs: the files that the entry is made from.
-            make: called without arguments; arrays of numbers, text or truth values by name.
-
-        Raises:
-            Exception: whatever ``make`` raises.
+            make: gives arrays of numbers, text or truth values by name.
         """
         # Taken before the files are read: what changes on the way gives a stale stamp.
         stamp = _stamp(inputs)

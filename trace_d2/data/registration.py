@@ -179,7 +179,6 @@ def register_trace_semantic(
     """Register images with semantic masks, whose labels the mapper makes ("online").
 
     Args:
-        name: name in the catalogues.
         image_root: folder of the images; those without a mask are left out.
         semantic_root: folder of 8-bit ``<stem>.png``, pixel = category id, 255 = unknown.
         categories: as ``load_categories`` takes them, or a list.
@@ -188,7 +187,7 @@ def register_trace_semantic(
 
     Raises:
         FileNotFoundError: there is no such file of categories.
-        ValueError: another data set has this name. Loading raises as ``load_semantic_dicts`` does.
+        as ``register``, and loading as ``load_semantic_dicts``.
     """
     files = {"image_root": image_root, "semantic_root": semantic_root, "edges_root": edges_root}
     spec = DatasetSpec(load_semantic_dicts, files, remedy, _as_categories(categories))
@@ -199,13 +198,12 @@ def register_trace_edges(name: str, image_root: str | Path, edges_root: str | Pa
     """Register images with pseudo edges, which an edge predictor is trained on.
 
     Args:
-        name: name in the catalogues.
         image_root: folder of the images; those without a map of edges are left out.
         edges_root: output folder of ``tools/make_pseudo_edges.py``, or a folder of 8-bit
             ``<stem>.png``: 0 no edge, 255 edge, 128 ignored. It may be made later.
 
     Raises:
-        ValueError: another data set has this name. Loading raises as ``load_edge_dicts`` does.
+        as ``register``, and loading as ``load_edge_dicts``.
     """
     spec = DatasetSpec(
         load_edge_dicts,
@@ -226,14 +224,12 @@ def register_class_agnostic(
     """Register a COCO instances file as a data set of the one class "object".
 
     Args:
-        name: name in the catalogues.
         json_file: COCO instances; its categories are not looked at.
         image_root: folder that the file's ``file_name`` are relative to.
         remedy: what to do if something is missing, for the message.
 
     Raises:
-        ValueError: another data set has this name. Loading raises as
-            ``load_class_agnostic_dicts`` does.
+        as ``register``, and loading as ``load_class_agnostic_dicts``.
     """
     spec = DatasetSpec(
         load_class_agnostic_dicts,

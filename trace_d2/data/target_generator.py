@@ -260,22 +260,21 @@ def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
     Raises:
         ValueError: there is no data set, one has no categories, or they differ.
     """
-    shared: tuple[Category, ...] | None = None
-    for name in names:
-        found = getattr(MetadataCatalog.get(name), "categories", None)
-        if found is None:
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
+    found = {name: MetadataCatalog.get(name).get("categories") for name in names}
+    shared: tuple[Category, ...] = found[names[0]]
+    for name, categories in found.items():
+        if categories is None:
             raise ValueError(
                 f"DATASETS.TRAIN has {name!r}, whose metadata has no categories: register it by "
                 "register_trace_semantic, or under DATASETS.TRACE"
             )
-        if shared is not None and shared != tuple(found):
+        if categories != shared:
             raise ValueError(
                 f"DATASETS.TRAIN mixes {names[0]!r} and {name!r}, whose categories differ: train "
                 "on data sets of one list of categories"
             )
-        shared = tuple(found)
-    if shared is None:
-        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
     return shared
 
 

@@ -25,12 +25,7 @@ class TolerantDatasetMapper(DatasetMapper):
 
     @configurable
     def __init__(self, is_train: bool = True, *, strict: bool = False, **options: Any) -> None:
-        """
-        Args:
-            is_train: make targets; else only the image.
-            strict: raise on records that cannot be used, in training as well.
-            options: of ``DatasetMapper``.
-        """
+        """``options`` are ``DatasetMapper``'s; ``strict`` raises on bad records in training too."""
         super().__init__(is_train, **options)
         self._tolerant = Tolerant(self._map, strict or not is_train)
 
@@ -41,12 +36,7 @@ class TolerantDatasetMapper(DatasetMapper):
         return options | {"strict": cfg.INPUT.TRACE.STRICT}
 
     def __call__(self, dataset_dict: Record) -> dict[str, Any] | None:
-        """What ``DatasetMapper`` returns; None, in training, for a record that cannot be used.
-
-        Raises:
-            BadRecordError: such a record, if ``strict`` or in evaluation.
-            NoUsableRecordError: in training, too many such records and no others.
-        """
+        """What ``DatasetMapper`` returns, or None: see ``Tolerant``."""
         return self._tolerant(dataset_dict)
 
     def _map(self, record: Record) -> dict[str, Any]:

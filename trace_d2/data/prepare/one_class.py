@@ -26,17 +26,11 @@ def prepare_class_agnostic(
     file_names: Collection[str] | None = None,
     progress: bool = True,
 ) -> tuple[int, int]:
-    """Write the instances of a COCO (or LVIS) file as a file of one class.
+    """Write the ``instances`` of a COCO (or LVIS) file as a file of one class, ``output``.
 
     Masks, boxes, areas and crowd flags stay; annotation ids count from 1, as pycocotools takes an
     id of 0 for "no match". Images of LVIS, which have no ``file_name``, get the folder and name of
-    their ``coco_url``.
-
-    Args:
-        instances: COCO instances file.
-        output: file to write.
-        file_names: names of the images to keep (folders do not count); None: all.
-        progress: show a progress bar.
+    their ``coco_url``. Of ``file_names`` (None: all) folders do not count.
 
     Returns:
         how many images and annotations were written.
@@ -59,12 +53,12 @@ def prepare_class_agnostic(
 def prepare_sa1b(
     folder: str | Path, output: str | Path, limit: int | None = None, progress: bool = True
 ) -> tuple[int, int]:
-    """Join the annotations of SA-1B's photographs in ``folder`` to one COCO file.
+    """Join the annotations of SA-1B's photographs to one COCO file, ``output``.
 
     Args:
         folder: holds ``sa_<n>.jpg`` and ``sa_<n>.json``, as its archives do.
         output: file to write.
-        limit: the first photographs only, in order of their numbers; None: all.
+        limit: this many photographs at most, in order of their numbers; None: all.
         progress: show a progress bar.
 
     Returns:

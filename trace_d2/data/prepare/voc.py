@@ -81,19 +81,9 @@ def prepare_voc(
 
 
 def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Path]:
-    """The annotation of every image of a split: a PNG of SegmentationObject/ or an SBD .mat.
+    """Stem to annotation, a PNG of SegmentationObject/ or an SBD .mat, of every image of a split.
 
-    Args:
-        voc: VOC2012.
-        sbd: SBD's folder; not looked at for ``"val"``.
-        split: ``"train_aug"`` or ``"val"``.
-
-    Returns:
-        stem to file, in order of stems.
-
-    Raises:
-        FileNotFoundError: a list is missing.
-        ValueError: ``split`` is neither, or ``sbd`` is None where it is needed.
+    Arguments and errors as of ``prepare_voc``; in order of stems.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
@@ -113,11 +103,7 @@ def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Pat
 
 
 def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
-    """Segments of VOC's two masks.
-
-    Args:
-        classes: uint8 (H, W), 0 = background, 1..20, 255 = border.
-        objects: uint8 (H, W), 0 = background, 1.. = object, 255 = border.
+    """Segments of VOC's masks, uint8 (H, W): 0 = background, class or object, 255 = border.
 
     Returns:
         segment ids (H, W) int32, 0 = void (borders, and things without object), and the category
@@ -145,14 +131,11 @@ def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, 
 def sbd_segments(
     instances: np.ndarray, categories: np.ndarray
 ) -> tuple[np.ndarray, dict[int, int]]:
-    """Segments of SBD's ``GTinst``.
+    """Segments, as ``voc_segments`` gives them, of SBD's ``GTinst``.
 
     Args:
         instances: (H, W) integers, 0 = background, k = object k.
         categories: class 1..20 of objects 1, 2, ...
-
-    Returns:
-        as ``voc_segments``.
 
     Raises:
         ValueError: an object has no class, or one that is not in 1..20.
