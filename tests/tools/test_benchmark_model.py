@@ -72,8 +72,7 @@ def test_random_weights_of_an_architecture(
     load_tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tool = load_tool("benchmark_model")
-    monkeypatch.setitem(load_tool("random_backbones").ARCHITECTURES, "sd35-large", (TINY, TINY_VAE))
-    monkeypatch.setitem(tool.ARCHITECTURES, "sd35-large", (TINY, TINY_VAE))
+    monkeypatch.setitem(load_tool("architectures").ARCHITECTURES, "sd35-large", (TINY, TINY_VAE))
     command = [*COMMON, "--architecture", "sd35-large", "--resolution", "64", "--cpu-time"]
     options = ["MODEL.TRACE.BACKBONE.DTYPE", "bfloat16"]
     assert tool.main([*command, "--json", str(tmp_path / "r"), *KEYS, *options]) == 0
@@ -85,7 +84,7 @@ def test_random_weights_of_an_architecture(
 def test_materialised_weights_are_finite_and_repeat(load_tool) -> None:
     from diffusers import SD3Transformer2DModel
 
-    tool = load_tool("random_backbones")
+    tool = load_tool("model_figures")
     first, second = (
         tool.materialise(SD3Transformer2DModel, TINY, torch.float32, torch.device("cpu"))
         for _ in range(2)
@@ -101,7 +100,7 @@ def test_sd35_large_has_the_published_number_of_weights(load_tool) -> None:
     from diffusers import SD3Transformer2DModel
 
     with torch.device("meta"):
-        model = SD3Transformer2DModel(**load_tool("random_backbones").SD35_LARGE)
+        model = SD3Transformer2DModel(**load_tool("architectures").SD35_LARGE)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(8.06e9, rel=0.01)
 
 

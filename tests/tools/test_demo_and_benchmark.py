@@ -49,3 +49,9 @@ def test_benchmark_prints_every_row(
         assert row["plain"] in out
         if row["apart"]:
             assert float(row["apart"]) < 1e-3
+
+
+def test_a_row_says_that_the_counts_are_the_same(load_tool) -> None:
+    row = load_tool("benchmark_methods").edge_metric_row((32, 40), repeats=1)
+    assert row[0] == "edge scores, 40 x 32, 99 thresholds"
+    assert row[-1] == "0.0e+00"

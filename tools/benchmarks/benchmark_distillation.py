@@ -8,16 +8,15 @@ again in the backward pass; the plain way lets autograd keep the softmax of ever
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import statistics
-import time
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
+from architectures import SD35_LARGE
 from diffusers import SD3Transformer2DModel
-from peak_memory import PeakMemory, available_memory
+from measuring import PeakMemory, available_memory, in_process, timed
 from peft import LoraConfig
 from plain.attention import mean_softmax_attention
 from torch import Tensor
@@ -102,20 +101,15 @@ class DistillationStep:
     def __init__(self, size: StepSize) -> None:
         torch.manual_seed(0)
         self.size = size
-        width = size.heads * 64
         self.denoiser: Any = SD3Transformer2DModel(
-            sample_size=_PATCH * size.side,
-            patch_size=_PATCH,
-            in_channels=16,
-            out_channels=16,
-            num_layers=size.blocks,
-            attention_head_dim=64,
-            num_attention_heads=size.heads,
-            joint_attention_dim=4096,
-            caption_projection_dim=width,
-            pooled_projection_dim=2048,
-            pos_embed_max_size=size.side,
-            qk_norm="rms_norm",
+            **SD35_LARGE
+            | {
+                "sample_size": _PATCH * size.side,
+                "num_layers": size.blocks,
+                "num_attention_heads": size.heads,
+                "caption_projection_dim": size.heads * 64,
+                "pos_embed_max_size": size.side,
+            }
         )
         self.denoiser.requires_grad_(False).to(size.device)
         if size.dtype != torch.float32:  # diffusers warns of every conversion
@@ -148,8 +142,6 @@ class DistillationStep:
         loss = (size.tokens**0.5 * (attention @ readout)).square().mean()
         # The graph also leads to the denoiser's output, which no loss here reads.
         gradients = torch.autograd.grad(loss, self.adapters, allow_unused=True)
-        if size.device != "cpu":
-            torch.cuda.synchronize(size.device)
         return [g for g in gradients if g is not None]
 
     def _random(self, *shape: int) -> Tensor:
@@ -170,19 +162,8 @@ def measure_step(way: str, size: StepSize, repeats: int) -> tuple[float, int]:
     step = DistillationStep(size)
     gc.collect()
     memory = PeakMemory(size.device)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step(way)
-        seconds.append(time.perf_counter() - start)
+    seconds = [timed(partial(step, way))[0] for _ in range(repeats)]
     return statistics.median(seconds), memory.growth()
-
-
-def _measure_and_send(
-    way: str, size: StepSize, repeats: int, threads: int, send: Connection
-) -> None:
-    torch.set_num_threads(threads)
-    send.send(measure_step(way, size, repeats))
 
 
 def measure_in_process(way: str, size: StepSize, repeats: int) -> tuple[float, int]:
@@ -198,20 +179,7 @@ def measure_in_process(way: str, size: StepSize, repeats: int) -> tuple[float, i
             f"{available_memory(size.device) / 2**30:.0f} GiB are left: use fewer heads, as "
             "--distillation 8"
         )
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    arguments = (way, size, repeats, torch.get_num_threads(), send)
-    process = context.Process(target=_measure_and_send, args=arguments)
-    process.start()
-    send.close()
-    try:
-        seconds, peak = receive.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(
-            f"the distillation step ({way}) ended with {process.exitcode}; -9: it ran out of memory"
-        ) from None
-    process.join()
+    seconds, peak = in_process(measure_step, way, size, repeats)
     return seconds, peak
 
 
@@ -220,28 +188,20 @@ def distillation_rows(size: StepSize, repeats: int) -> list[list[str]]:
 
     The gradients are compared on the same denoiser at a smaller grid, where both fit at once.
     """
-    seconds, peaks = {}, {}
-    for way in WAYS:
-        seconds[way], peaks[way] = measure_in_process(way, size, repeats)
-    small = StepSize(
-        min(size.side, 16), size.heads, size.blocks, size.rank, size.dtype, size.device
-    )
+    measured = [measure_in_process(way, size, repeats) for way in WAYS]
+    seconds, peaks = zip(*measured, strict=True)
+    small = replace(size, side=min(size.side, 16))
+    dtype = str(size.dtype).removeprefix("torch.")
+    name = f"{size.tokens} tokens, {size.heads} heads, {size.blocks} blocks, {dtype}"
+    times = [f"{second:.2f} s" for second in seconds]
+    gibibytes = [f"{peak / 2**30:.2f} GiB" for peak in peaks]
     apart = f"{gradients_apart(small):.1e}"
-    name = (
-        f"distillation step, {size.tokens} tokens, {size.heads} heads, {size.blocks} blocks, "
-        f"{str(size.dtype).removeprefix('torch.')}"
-    )
     return [
-        [name, *(f"{seconds[way]:.2f} s" for way in WAYS), _ratio(seconds), ""],
-        [
-            "the same, peak memory above the weights",
-            *(f"{peaks[way] / 2**30:.2f} GiB" for way in WAYS),
-            _ratio(peaks),
-            "",
-        ],
+        [f"distillation step, {name}", *times, _ratio(*seconds), ""],
+        ["the same, peak memory above the weights", *gibibytes, _ratio(*peaks), ""],
         [f"the same, gradients at {small.tokens} tokens (relative)", "", "", "", apart],
     ]
 
 
-def _ratio(figures: dict[str, Any]) -> str:
-    return f"{figures['plain'] / max(figures['ours'], 1e-9):.1f} x"
+def _ratio(ours: float, plain: float) -> str:
+    return f"{plain / max(ours, 1e-9):.1f} x"

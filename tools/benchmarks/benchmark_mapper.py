@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
-import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, MetadataCatalog
+from measuring import in_turns
+from PIL import Image
 from plain.panoptic_mapper import PlainPanopticMapper
 
 from trace_d2.config import add_trace_config
+from trace_d2.data.coco_dicts import load_panoptic_dicts
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
 from trace_d2.io.atomic import write_png
-from trace_d2.io.coco_panoptic import read_panoptic_png
 from trace_d2.scenes.dataset import SceneSettings, scene_categories, write_scenes
 
 Mapper = Callable[[dict[str, Any]], Any]
@@ -32,45 +35,26 @@ def make_records(folder: Path, count: int, side: int) -> list[dict[str, Any]]:
     write_scenes(folder, count, SceneSettings(size=(side, side)), progress=False)
     (folder / "sem_seg").mkdir()
     ranks = {category.id: rank for rank, category in enumerate(scene_categories())}
-    things = {category.id for category in scene_categories() if category.isthing}
-    panoptic = json.loads((folder / "panoptic.json").read_text())
-    instances = json.loads((folder / "instances.json").read_text())["annotations"]
-    records = []
-    for annotation in panoptic["annotations"]:
-        name, image_id = annotation["file_name"], annotation["image_id"]
-        segments = [
-            {**s, "isthing": s["category_id"] in things, "category_id": ranks[s["category_id"]]}
-            for s in annotation["segments_info"]
-        ]
-        _write_semantic(folder, name, segments)
-        records.append(
-            {
-                "file_name": str(folder / "images" / name),
-                "image_id": image_id,
-                "height": side,
-                "width": side,
-                "pan_seg_file_name": str(folder / "panoptic" / name),
-                "sem_seg_file_name": str(folder / "sem_seg" / name),
-                "trace_semantic_file_name": str(folder / "semantic" / name),
-                "trace_edges_file_name": str(folder / "edges_oracle" / name),
-                "segments_info": segments,
-                "annotations": [
-                    {**a, "bbox_mode": 1, "category_id": ranks[a["category_id"]]}  # XYWH
-                    for a in instances
-                    if a["image_id"] == image_id
-                ],
-            }
-        )
+    contiguous = np.full(256, 255, np.uint8)
+    contiguous[list(ranks)] = list(ranks.values())
+    annotations = defaultdict(list)
+    for one in json.loads((folder / "instances.json").read_text())["annotations"]:
+        own = {"bbox_mode": 1, "category_id": ranks[one["category_id"]]}  # XYWH
+        annotations[one["image_id"]].append({**one, **own})
+    records = load_panoptic_dicts(
+        folder / "images", folder / "panoptic.json", folder / "panoptic", scene_categories(), ""
+    )
+    for record in records:
+        name = Path(record["file_name"]).name
+        with Image.open(folder / "semantic" / name) as semantic:
+            write_png(folder / "sem_seg" / name, contiguous[np.asarray(semantic)])
+        record |= {
+            "sem_seg_file_name": str(folder / "sem_seg" / name),
+            "trace_semantic_file_name": str(folder / "semantic" / name),
+            "trace_edges_file_name": str(folder / "edges_oracle" / name),
+            "annotations": annotations[record["image_id"]],
+        }
     return records
-
-
-def _write_semantic(folder: Path, name: str, segments: list[dict[str, Any]]) -> None:
-    """The semantic map of the truth, contiguous ids."""
-    ids = read_panoptic_png(folder / "panoptic" / name)
-    semantic = np.full(ids.shape, 255, np.uint8)
-    for segment in segments:
-        semantic[ids == segment["id"]] = segment["category_id"]
-    write_png(folder / "sem_seg" / name, semantic)
 
 
 def mapper_cfg(folder: Path, side: int, *pairs: Any) -> CfgNode:
@@ -98,20 +82,20 @@ def compare(
     name: str, records: list[dict[str, Any]], ours: Mapper, plain: Mapper, repeats: int
 ) -> list[str]:
     """A row of the table: images a second of each, in turns, and how far the images lie apart."""
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-    results: dict[str, list[Any]] = {}
-    for turn in range(repeats + 1):
-        for way, mapper in (("ours", ours), ("plain", plain)):
-            np.random.seed(turn)
-            start = time.perf_counter()
-            results[way] = [mapper(record) for record in records]
-            if turn:  # the first fills caches of files and of labels
-                seconds[way].append(time.perf_counter() - start)
-    rates = {way: len(records) / float(np.median(times)) for way, times in seconds.items()}
-    ratios = np.divide(seconds["plain"], seconds["ours"])
-    apart = max(_apart(a, b) for a, b in zip(results["ours"], results["plain"], strict=True))
-    cells = [f"{rates[way]:.0f} images/s" for way in ("ours", "plain")]
-    return [name, *cells, f"{np.median(ratios):.1f} x", f"{apart:.1e}"]
+
+    def all_records(mapper: Mapper) -> Callable[[], list[Any]]:
+        turns = itertools.count()
+
+        def way() -> list[Any]:
+            np.random.seed(next(turns))
+            return [mapper(record) for record in records]
+
+        return way
+
+    # The first turn fills caches of files and of labels.
+    turns = in_turns(all_records(ours), all_records(plain), repeats, warm_up=1)
+    apart = max(_apart(a, b) for a, b in zip(*turns.results, strict=True))
+    return turns.row(name, apart, len(records))
 
 
 def _apart(ours: dict[str, Any], plain: dict[str, Any]) -> float:

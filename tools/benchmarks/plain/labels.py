@@ -1,31 +1,16 @@
-"""Label making the plain way, for the benchmark: one process, a loop over classes and segments."""
+"""Labels the plain way: one process, a loop over classes and segments."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import make_pseudo_panoptic
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from trace_d2.io.categories import Category
-
-
-def label_by_make(scenes: Path, output: Path, workers: int) -> None:
-    """Ours: the command that users run, with the oracle edges.
-
-    Raises:
-        RuntimeError: the command failed.
-    """
-    command = ["--images", f"{scenes}/images", "--semantic", f"{scenes}/semantic"]
-    command += ["--categories", f"{scenes}/categories.json", "--edges", f"{scenes}/edges_oracle"]
-    command += ["--output", str(output), "--workers", str(workers), "--quiet"]
-    status = make_pseudo_panoptic.main(command)
-    if status:
-        raise RuntimeError(f"make_pseudo_panoptic ended with {status}")
 
 
 def label_plainly(scenes: Path, output: Path, categories: tuple[Category, ...]) -> None:

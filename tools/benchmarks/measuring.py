@@ -1,0 +1,136 @@
+"""Time and peak memory of pieces of work, and two ways to one result in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Two ways to one result, timed in turns.
+
+    Attributes:
+        ours, plain: median seconds.
+        ratio: the median of plain / ours, pair by pair.
+        results: what ours and plain gave in the last turn.
+    """
+
+    ours: float
+    plain: float
+    ratio: float
+    results: tuple[Any, Any]
+
+    def row(self, name: str, apart: float, images: int = 0) -> list[str]:
+        """A row of the table: times, or the rate at which so many ``images`` are done."""
+        times = (self.ours, self.plain)
+        cells = [f"{images / t:.0f} images/s" if images else _seconds(t) for t in times]
+        return [name, *cells, f"{self.ratio:.1f} x", f"{apart:.1e}"]
+
+
+def in_turns(
+    ours: Callable[[], Any],
+    plain: Callable[[], Any],
+    repeats: int,
+    clock: Clock = time.perf_counter,
+    warm_up: int = 0,
+) -> Turns:
+    """Alternate two ways ``repeats`` times, after ``warm_up`` turns that do not count."""
+    times = []
+    for turn in range(warm_up + repeats):
+        (first, mine), (second, other) = timed(ours, clock), timed(plain, clock)
+        if turn >= warm_up:
+            times.append((first, second))
+    ratio = statistics.median(second / first for first, second in times)
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return Turns(first, second, ratio, (mine, other))
+
+
+def timed(way: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[float, Any]:
+    """Seconds of ``way()``, the work that it leaves to a CUDA device included, and its result."""
+    _synchronise()
+    start = clock()
+    result = way()
+    _synchronise()
+    return clock() - start, result
+
+
+def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """``work(*arguments)`` in a process of its own, whose peak memory is nobody else's.
+
+    Raises:
+        RuntimeError: the process ended without a result.
+    """
+    threads = (torch.get_num_threads(),)
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, threads) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"{work.__name__}{arguments} ended without a result: did it run out of memory?"
+            ) from error
+
+
+class PeakMemory:
+    """Measures from where it is made: ``held`` then, and the ``peak()`` since.
+
+    On the CPU that is resident memory of the process (Linux only), on CUDA what PyTorch allocated.
+
+    Attributes:
+        held: bytes in use when it was made.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.held = torch.cuda.memory_allocated(self.device)
+        else:
+            # Forgets earlier peaks, such as that of loading a model; see proc(5).
+            Path("/proc/self/clear_refs").write_text("5")
+            self.held = _field_bytes("/proc/self/status", "VmRSS")
+
+    def peak(self) -> int:
+        """Most bytes in use since."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return _field_bytes("/proc/self/status", "VmHWM")
+
+    def growth(self) -> int:
+        """``peak() - held``: what the work took on top of what was there."""
+        return self.peak() - self.held
+
+
+def available_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that can still be taken on ``device``."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return _field_bytes("/proc/meminfo", "MemAvailable")
+
+
+def _field_bytes(path: str | Path, field: str) -> int:
+    """A field of a /proc file in bytes; getrusage would count the parent's peak, too."""
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{path} has no {field}: memory is measured on Linux only")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
