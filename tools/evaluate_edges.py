@@ -20,8 +20,8 @@ from trace_d2.edges.baselines import BASELINES
 from trace_d2.evaluation import EdgeSettings, evaluate_edges
 from trace_d2.evaluation.edge_metrics import MAX_DISTANCE, even_thresholds
 from trace_d2.evaluation.edges import TRUTH_KINDS, VOID_BOUNDARIES
-from trace_d2.evaluation.tables import curve_picture, edge_table
-from trace_d2.io.atomic import write_json, write_png
+from trace_d2.evaluation.tables import edge_table, write_curve
+from trace_d2.io.atomic import write_json
 from trace_d2.parallel import worker_count
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.output:
             write_json(args.output, result.to_dict())
         if args.curve:
-            write_png(args.curve, curve_picture({name: result.scores}))
+            write_curve(args.curve, name, result.scores)
     except (ValueError, OSError) as error:
         print(f"evaluate_edges: {error}", file=sys.stderr)
         return 2

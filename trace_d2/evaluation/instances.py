@@ -67,17 +67,12 @@ class ClassAgnosticResult:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: scores 0..1 by kind and name, None for NaN, and the counts besides."""
-        result: dict[str, Any] = {
-            kind: {name: None if math.isnan(value) else value for name, value in scores.items()}
-            for kind, scores in self.scores.items()
+        scores = {
+            kind: {name: None if math.isnan(value) else value for name, value in own.items()}
+            for kind, own in self.scores.items()
         }
-        return result | {
-            "images": self.images,
-            "instances": self.instances,
-            "predictions": self.predictions,
-            "missing": list(self.missing),
-            "ignored": self.ignored,
-        }
+        counts = {key: value for key, value in vars(self).items() if key != "scores"}
+        return scores | counts | {"missing": list(self.missing)}
 
 
 def class_agnostic_ap(

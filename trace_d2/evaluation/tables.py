@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from pathlib import Path
 
-import cv2
 import numpy as np
 from tabulate import tabulate
+
+from trace_d2.io.atomic import atomic_file
 
 from .edge_metrics import EdgeScores
 from .instances import METRICS, ClassAgnosticResult
 from .panoptic import PanopticQuality
-
-_SIDE, _MARGIN = 480, 60  # of the plot and around it, in pixels
-_INK, _GRID, _ISO = (40, 40, 40), (225, 225, 225), (170, 205, 170)  # RGB
-_COLORS = ((200, 40, 40), (40, 80, 200), (30, 140, 60), (160, 60, 170), (220, 130, 20))
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def quality_table(quality: PanopticQuality) -> str:
@@ -90,53 +86,27 @@ def _table(rows: Sequence[Sequence[object]], headers: list[str]) -> str:
     return tabulate(rows, headers, tablefmt="simple", colalign=aligned, disable_numparse=True)
 
 
-def curve_picture(results: Mapping[str, EdgeScores]) -> np.ndarray:
-    """Precision over recall of several results, their ODS as dots, on lines of equal F.
+def write_curve(path: str | Path, name: str, scores: EdgeScores) -> None:
+    """Write precision over recall, the ODS as a dot, on lines of equal F: PNG of 600 x 600 pixels.
 
-    Returns:
-        (600, 600, 3) uint8, RGB.
+    Raises:
+        OSError: as ``atomic_file`` does.
     """
-    side = _SIDE + 2 * _MARGIN
-    picture = np.full((side, side, 3), 255, np.uint8)
-    _draw_axes(picture)
-    for rank, (name, scores) in enumerate(results.items()):
-        color = _COLORS[rank % len(_COLORS)]
-        # Where nothing is predicted, there is no precision to draw.
-        shown = scores.precision > 0
-        curve = np.stack((scores.recall, scores.precision), axis=1)[shown]
-        points = [_place(*point) for point in curve.tolist()]
-        for start, end in pairwise(points):
-            cv2.line(picture, start, end, color, 2, cv2.LINE_AA)
-        best = int(np.flatnonzero(scores.thresholds == scores.ods_threshold)[0])
-        if shown[best]:
-            dot = _place(scores.recall[best], scores.precision[best])
-            cv2.circle(picture, dot, 5, color, -1, cv2.LINE_AA)
-        legend = (_MARGIN + 8, side - _MARGIN - 10 - 20 * (len(results) - 1 - rank))
-        text = f"{name}: ODS {_percent(scores.ods)}, AP {_percent(scores.ap)}"
-        cv2.putText(picture, text, legend, _FONT, 0.45, color, 1, cv2.LINE_AA)
-    return picture
+    from matplotlib.figure import Figure  # slow to import
 
-
-def _draw_axes(picture: np.ndarray) -> None:
-    for tick in np.linspace(0, 1, 6):
-        for start, end in (((tick, 0), (tick, 1)), ((0, tick), (1, tick))):
-            cv2.line(picture, _place(*start), _place(*end), _GRID, 1)
-        x, y = _place(tick, 0)
-        cv2.putText(picture, f"{tick:.1f}", (x - 12, y + 20), _FONT, 0.4, _INK, 1, cv2.LINE_AA)
-        x, y = _place(0, tick)
-        cv2.putText(picture, f"{tick:.1f}", (x - 32, y + 4), _FONT, 0.4, _INK, 1, cv2.LINE_AA)
+    figure = Figure(figsize=(6, 6), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
+    axes.grid(color="0.9")
     for f in np.arange(1, 10) / 10:
         recall = np.linspace(f / (2 - f), 1, 60)
-        line = [_place(r, f * r / (2 * r - f)) for r in recall]
-        for start, end in pairwise(line):
-            cv2.line(picture, start, end, _ISO, 1, cv2.LINE_AA)
-    cv2.rectangle(picture, _place(0, 0), _place(1, 1), _INK, 1)
-    side = picture.shape[0]
-    at = (side // 2 - 24, side - 14)
-    cv2.putText(picture, "recall", at, _FONT, 0.5, _INK, 1, cv2.LINE_AA)
-    cv2.putText(picture, "precision", (12, _MARGIN - 16), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
-
-
-def _place(recall: float, precision: float) -> tuple[int, int]:
-    """(x, y) of a point of the curve."""
-    return round(_MARGIN + recall * _SIDE), round(_MARGIN + (1 - precision) * _SIDE)
+        axes.plot(recall, f * recall / (2 * recall - f), color="palegreen", linewidth=1)
+    # Where nothing is predicted, there is no precision to draw.
+    shown = scores.precision > 0
+    label = f"{name}: ODS {_percent(scores.ods)}, AP {_percent(scores.ap)}"
+    axes.plot(scores.recall[shown], scores.precision[shown], color="firebrick", label=label)
+    best = shown & (scores.thresholds == scores.ods_threshold)
+    axes.plot(scores.recall[best], scores.precision[best], "o", color="firebrick", clip_on=False)
+    axes.legend(loc="lower left")
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png")

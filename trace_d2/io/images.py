@@ -110,7 +110,7 @@ def load_sample(
     """
     photograph = read_image(image)
     mask = read_semantic(semantic)
-    check_classes(mask, categories, semantic, categories_name)
+    _check_classes(mask, categories, f"{semantic} has class values", categories_name)
     mask, notes = fit_to_photograph(mask, photograph, semantic)
     if (mask == UNKNOWN).all():
         notes.append("the mask is all unknown: a label without segments")
@@ -182,21 +182,6 @@ def read_semantic(path: str | Path) -> np.ndarray:
     return pixels.astype(np.uint8)
 
 
-def check_classes(
-    mask: np.ndarray, categories: Sequence[Category], path: str | Path, categories_name: str
-) -> None:
-    """Raise a ValueError if ``mask`` uint8 (H, W) holds a value that no category has."""
-    known = {category.id for category in categories} | {UNKNOWN}
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
-    present = np.flatnonzero(counts).tolist()
-    strange = [value for value in present if value not in known]
-    if strange:
-        raise ValueError(
-            f"{path} has class values {strange} that the categories ({categories_name}) lack: add "
-            f"them there, or write {UNKNOWN} where the class is unknown"
-        )
-
-
 def fit_to_photograph(
     array: np.ndarray, photograph: Photograph, path: str | Path
 ) -> tuple[np.ndarray, list[str]]:
@@ -219,6 +204,19 @@ def fit_to_photograph(
         f"{path} is {array.shape[1]}x{array.shape[0]} pixels, but the image {photograph.path} is "
         f"{width}x{height}: make it again at the size of the image"
     )
+
+
+def _check_classes(
+    mask: np.ndarray, categories: Sequence[Category], complaint: str, categories_name: str
+) -> None:
+    known = {category.id for category in categories} | {UNKNOWN}
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
+    strange = [value for value in np.flatnonzero(counts).tolist() if value not in known]
+    if strange:
+        raise ValueError(
+            f"{complaint} {strange} that the categories ({categories_name}) lack: add them there, "
+            f"or write {UNKNOWN} where the class is unknown"
+        )
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
