@@ -212,7 +212,7 @@ def test_basins_give_every_pixel_of_their_masks_to_one_of_its_instances(seed, he
 def test_options_come_from_the_config():
     cfg = get_trace_cfg()
     built = BoundaryGuidedPropagation.from_config(cfg)
-    assert vars(built) == vars(BoundaryGuidedPropagation(BgpSettings()))
+    assert vars(built) == vars(BoundaryGuidedPropagation())
     names = {"REACH": 0.25, "STRIDE": 2, "GROW": True, "THREADS": 2, "MIN_AREA": 3, "STEPS": 8}
     names |= {"CUT": "components", "NECK_DEPTH": 1.5}
     for name, value in names.items():
@@ -242,7 +242,7 @@ def test_bad_options_are_refused(options):
 
 def test_bad_input_is_refused():
     mask, edges = _two_halves()
-    bgp = BoundaryGuidedPropagation(BgpSettings())
+    bgp = BoundaryGuidedPropagation()
     with pytest.raises(ValueError, match="differ in size"):
         bgp(mask, edges[1:])
     with pytest.raises(ValueError, match="bool"):

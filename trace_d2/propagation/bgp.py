@@ -79,13 +79,15 @@ class BoundaryGuidedPropagation:
     """Cut masks by edges, propagate the pieces and merge them (BGP).
 
     Args:
-        settings: how.
+        settings: how; None: the defaults.
         calibration: what the strengths of the edges mean, for basins; None: measured anew on the
             masks of each image.
     """
 
-    def __init__(self, settings: BgpSettings, calibration: EdgeCalibration | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: BgpSettings | None = None, calibration: EdgeCalibration | None = None
+    ) -> None:
+        self.settings = settings or BgpSettings()
         self.calibration = calibration
 
     @classmethod
