@@ -17,12 +17,11 @@ from trace_d2.config import add_trace_config
 from trace_d2.data import target_calibration
 from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.target_calibration import calibrate_records
-from trace_d2.io.categories import UNKNOWN, parse_categories
+from trace_d2.io.categories import parse_categories
 from trace_d2.io.images import Photograph, Sample
 from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
-    semantic_statistics,
 )
 
 pytestmark = pytest.mark.detectron2
@@ -63,7 +62,7 @@ def measured(numbers) -> EdgeCalibration:
     statistics = EdgeStatistics()
     for number in numbers:
         sample = sample_of({"file_name": f"a/{number}.jpg"})
-        semantic_statistics(statistics, sample.semantic, {1: True, 0: False}, UNKNOWN, sample.edges)
+        statistics.add_semantic(sample.semantic, {1: True, 0: False}, sample.edges)
     return statistics.calibrate()
 
 

@@ -17,9 +17,7 @@ from trace_d2.propagation.calibration import (
     _SURE,
     EdgeCalibration,
     EdgeStatistics,
-    calibrate_on_masks,
     paint_masks,
-    semantic_statistics,
 )
 from trace_d2.propagation.regions import cut_basins
 
@@ -399,6 +397,13 @@ class TestHowManyBorders:
         assert priors == pytest.approx([prior_of(1 / 0.48), PRIOR])
 
 
+def measured(masks: np.ndarray, edges: np.ndarray) -> EdgeCalibration:
+    """The calibration of one image by its masks."""
+    statistics = EdgeStatistics()
+    statistics.add_masks(masks, edges)
+    return statistics.calibrate()
+
+
 class TestMasks:
     def test_the_smallest_mask_is_on_top(self):
         masks = np.zeros((3, 4, 6), bool)
@@ -411,8 +416,8 @@ class TestMasks:
     def test_outlines_of_masks_and_insides_of_them(self):
         labels, edges = street(0)
         masks = np.stack([labels == number for number in range(1, 5)])
-        assert calibrate_on_masks(masks, edges) == statistics_of(labels, edges).calibrate()
-        assert calibrate_on_masks(masks[:0], edges) == EdgeCalibration.assumed()
+        assert measured(masks, edges) == statistics_of(labels, edges).calibrate()
+        assert measured(masks[:0], edges) == EdgeCalibration.assumed()
 
     def test_outlines_of_classes_and_insides_of_things(self):
         semantic = np.zeros((100, 100), np.uint8)
@@ -423,7 +428,7 @@ class TestMasks:
         edges[:, 39], edges[:, 79], edges[:50, 94] = 0.25, 0.75, 1.0
         edges[:, 10] = edges[:, 60] = 0.5
         found = EdgeStatistics()
-        semantic_statistics(found, semantic, {0: False, 5: True, 200: False}, 255, edges)
+        found.add_semantic(semantic, {0: False, 5: True, 200: False}, edges)
         # Stuff has outlines like any other class, the unknown has none; ridges count in things.
         assert {n: int(count) for n, count in enumerate(found.outline) if count} == {
             15: 100, 45: 100,

@@ -11,13 +11,12 @@ from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
 from trace_d2.data.bad_records import BadRecordError
-from trace_d2.io.categories import UNKNOWN, Category
+from trace_d2.io.categories import Category
 from trace_d2.io.images import Sample
 from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, draw
 from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
-    semantic_statistics,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def calibrate_records(
             logger.warning("not measured: %s", error)
             continue
         if sample.edges is not None:
-            semantic_statistics(statistics, sample.semantic, isthing, UNKNOWN, sample.edges)
+            statistics.add_semantic(sample.semantic, isthing, sample.edges)
     calibration = statistics.calibrate()
     logger.info(
         "edges measured on %d images: trust %.2f of 1", statistics.images, calibration.trust

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from trace_d2.io.categories import UNKNOWN
-from trace_d2.propagation.calibration import (
-    EdgeCalibration,
-    EdgeEvidence,
-    EdgeStatistics,
-    semantic_statistics,
-)
+from trace_d2.propagation.calibration import EdgeCalibration, EdgeEvidence, EdgeStatistics
 from trace_d2.propagation.regions import (
     CUTS,
     TINY_PIECES,
@@ -78,12 +73,10 @@ class PanopticLabel:
     Attributes:
         segment_ids: int32 (H, W), 0 = void.
         segments: by rising id.
-        uncut: thing segments that there would be without edges; 0 where none were given.
     """
 
     segment_ids: np.ndarray
     segments: list[Segment]
-    uncut: int = 0
 
 
 class PanopticLabeler:
@@ -135,10 +128,8 @@ class PanopticLabeler:
                 finite or not in 0..1.
         """
         check_inputs(semantic, edges, self.isthing)
-        if edges is not None and edges.size and edges.min() == edges.max():
-            edges = None  # edges of one strength everywhere say nothing
         if edges is not None:
-            edges = edges.astype(np.float32, copy=False)
+            edges = None if of_one_strength(edges) else edges.astype(np.float32, copy=False)
         evidence = self._evidence(semantic, edges)
         segment_ids = np.zeros(semantic.shape, np.int32)
         categories: list[int] = []
@@ -151,8 +142,7 @@ class PanopticLabeler:
                 regions = mask.astype(np.int32)
             np.add(regions, len(categories), out=segment_ids[box], where=regions > 0)
             categories.extend([category] * int(regions.max()))
-        label = build_label(segment_ids, categories, self.isthing)
-        return label if edges is None else replace(label, uncut=self.count_uncut(semantic))
+        return build_label(segment_ids, categories, self.isthing)
 
     def count_uncut(self, semantic: np.ndarray) -> int:
         """Thing segments of ``semantic`` uint8 (H, W) if no edge cut anything."""
@@ -188,7 +178,7 @@ class PanopticLabeler:
         calibration = self.calibration
         if calibration is None:
             statistics = EdgeStatistics()
-            semantic_statistics(statistics, semantic, self.isthing, UNKNOWN, edges)
+            statistics.add_semantic(semantic, self.isthing, edges)
             calibration = statistics.calibrate()
         return calibration(edges)
 
@@ -207,6 +197,11 @@ class PanopticLabeler:
         own = self.settings
         tiny_area = own.tiny_area * pixels / REFERENCE_PIXELS
         return settle_tiny_pieces(regions, tiny_area, own.tiny_share, own.tiny_pieces)
+
+
+def of_one_strength(edges: np.ndarray) -> bool:
+    """Whether edges are everywhere as strong: they say nothing, and labels do without them."""
+    return bool(edges.min() == edges.max())
 
 
 def _present(semantic: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from trace_d2.propagation.calibration import EdgeCalibration, calibrate_on_masks
+from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
 from trace_d2.propagation.grid import check_edges, pool, pool_labels, upsample
 from trace_d2.propagation.merging import (
     PropagatedInstances,
@@ -138,7 +138,11 @@ class BoundaryGuidedPropagation:
 
     def _basins(self, edges: np.ndarray, masks: np.ndarray) -> _Cut:
         strength = edges.astype(np.float32, copy=False)
-        calibration = self.calibration or calibrate_on_masks(list(masks), strength)
+        calibration = self.calibration
+        if calibration is None:
+            statistics = EdgeStatistics()
+            statistics.add_masks(masks, strength)
+            calibration = statistics.calibrate()
         evidence = calibration(strength)
 
         def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -25,6 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from trace_d2.io.categories import UNKNOWN
 from trace_d2.propagation.grid import pool
 
 # Lengths are in units of the square root of the image's area, areas of the image's area, so that
@@ -234,6 +235,27 @@ class EdgeStatistics:
             self.stuff_area += area
         self.images += 1
 
+    def add_masks(self, masks: Sequence[np.ndarray] | np.ndarray, edges: np.ndarray) -> None:
+        """Count one image by the masks alone, bool (H, W) each, that its edges are to cut."""
+        labels = paint_masks(masks, edges.shape)
+        self.add(labels, labels > 0, edges)
+
+    def add_semantic(
+        self, semantic: np.ndarray, isthing: Mapping[int, bool], edges: np.ndarray
+    ) -> None:
+        """Count one image by its semantic mask: outlines of all classes, insides of things.
+
+        Args:
+            semantic: uint8 (H, W) category ids, 255 = unknown.
+            isthing: by category id.
+            edges: float32 (H, W) in 0..1.
+        """
+        things, stuff = np.zeros(256, bool), np.zeros(256, bool)
+        things[[category for category, thing in isthing.items() if thing]] = True
+        stuff[[category for category, thing in isthing.items() if not thing]] = True
+        labels = np.where(semantic == UNKNOWN, -1, semantic.astype(np.int16))
+        self.add(labels, things[semantic], edges, stuff[semantic])
+
     def __iadd__(self, other: EdgeStatistics) -> EdgeStatistics:
         """Take in the counts of other images."""
         for own in fields(self):
@@ -307,45 +329,12 @@ class EdgeStatistics:
         return np.clip(precision, 0, 1)[::-1]
 
 
-def calibrate_on_masks(masks: Sequence[np.ndarray], edges: np.ndarray) -> EdgeCalibration:
-    """The calibration of one image by the masks alone that its edges are to cut.
-
-    Args:
-        masks: bool (H, W) each; they may overlap.
-        edges: float32 (H, W) in 0..1.
-    """
-    statistics = EdgeStatistics()
-    labels = paint_masks(masks, edges.shape)
-    statistics.add(labels, labels > 0, edges)
-    return statistics.calibrate()
-
-
-def paint_masks(masks: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def paint_masks(masks: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """int32 (H, W): 1 + the mask that a pixel is in, the smallest of several, 0 = none."""
     labels = np.zeros(shape, np.int32)
     for index in sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i])):
         labels[masks[index]] = index + 1
     return labels
-
-
-def semantic_statistics(
-    statistics: EdgeStatistics, semantic: np.ndarray, isthing: Mapping[int, bool], unknown: int,
-    edges: np.ndarray,
-) -> None:  # fmt: skip
-    """Count one image by its semantic mask: outlines of all classes, insides of things.
-
-    Args:
-        statistics: to add to.
-        semantic: uint8 (H, W) category ids.
-        isthing: by category id.
-        unknown: the id of pixels of no known class.
-        edges: float32 (H, W) in 0..1.
-    """
-    things, stuff = np.zeros(256, bool), np.zeros(256, bool)
-    things[[category for category, thing in isthing.items() if thing]] = True
-    stuff[[category for category, thing in isthing.items() if not thing]] = True
-    labels = np.where(semantic == unknown, -1, semantic.astype(np.int16))
-    statistics.add(labels, things[semantic], edges, stuff[semantic])
 
 
 def _prior(borders: float) -> float:

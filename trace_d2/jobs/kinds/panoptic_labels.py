@@ -62,10 +62,10 @@ from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_se
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.labels import PanopticLabel, PanopticLabeler
+from trace_d2.labels.panoptic import of_one_strength
 from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
-    semantic_statistics,
 )
 
 PANOPTIC, SEMANTIC = "panoptic/{}.png", "semantic/{}.png"
@@ -191,8 +191,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
         """Count outlines of classes and insides of things."""
         assert inputs.edges is not None
-        isthing = self.labeler.isthing
-        semantic_statistics(statistics, inputs.semantic, isthing, UNKNOWN, inputs.edges)
+        statistics.add_semantic(inputs.semantic, self.labeler.isthing, inputs.edges)
 
     def count_false_pieces(self, inputs: Sample) -> tuple[int, int]:
         """Stuff masks, and the pieces that edges would cut off them if they were things."""
@@ -215,7 +214,9 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     def facts(self, inputs: Sample, result: PanopticLabel) -> Mapping[str, Any]:
         """Numbers of segments, of things, and of things if edges cut nothing."""
         things = sum(segment.isthing for segment in result.segments)
-        return {"segments": len(result.segments), "things": things, "uncut": result.uncut}
+        cut = inputs.edges is not None and not of_one_strength(inputs.edges)
+        uncut = self.labeler.count_uncut(inputs.semantic) if cut else 0
+        return {"segments": len(result.segments), "things": things, "uncut": uncut}
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:

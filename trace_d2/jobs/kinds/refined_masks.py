@@ -55,7 +55,6 @@ from trace_d2.jobs.report import MOST_LINES, Outcome, Report, Table
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.propagation import (
     BoundaryGuidedPropagation,
-    calibration,
     merge_masks,
 )
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
@@ -220,8 +219,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             _, given, _ = self._decode(entry, inputs.photograph)
         except ValueError:  # it will fail, and be recorded then
             return
-        labels = calibration.paint_masks(list(given), given.shape[1:])
-        statistics.add(labels, labels > 0, inputs.edges)
+        statistics.add_masks(given, inputs.edges)
 
     def make(self, entry: MaskEntry, inputs: Inputs) -> RefinedMasks:
         """The refined masks of ``entry``, category by category; without edges they only merge.
