@@ -102,7 +102,8 @@ def load_edge_dicts(
     present = _png_stems(folder, "pseudo edges", remedy)
     wanted = present if done is None else done
     entries = _list_entries(image_root, remedy)
-    used = [entry for entry in entries if entry.stem in wanted & present]
+    usable = wanted & present
+    used = [entry for entry in entries if entry.stem in usable]
     if not used:
         raise ValueError(
             f"no image of {image_root} has pseudo edges <stem>.png in {folder}: {remedy}"
