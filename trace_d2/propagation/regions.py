@@ -74,7 +74,7 @@ def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
     """
     if edges is None:
         return ndimage.label(mask)[0]
-    seeds, _ = ndimage.label(mask & (edges <= EDGE_THRESHOLD))
+    seeds, _ = cut_components(mask, edges)
     return _flood(np.zeros(mask.shape, np.uint8), seeds, mask)
 
 

@@ -53,39 +53,38 @@ class TraceMask2Former(nn.Module):
         self,
         *,
         backbone: Backbone,
-        sem_seg_head: Mask2FormerHead,
-        criterion: Mask2FormerCriterion,
-        in_features: Sequence[str],
+        settings: Mask2FormerSettings,
+        test: Mask2FormerTestSettings,
         num_classes: int,
         thing_ids: Collection[int],
-        size_divisibility: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        test: Mask2FormerTestSettings,
         top_k: int = 100,
     ) -> None:
         """Assemble the model; :meth:`from_config` reads the arguments from a config.
 
         Args:
             backbone: gives the feature maps.
-            sem_seg_head: from feature maps to logits.
-            criterion: the loss.
-            in_features: names of the feature maps, finest first.
+            settings: of head and loss.
+            test: which results there are, and how.
             num_classes: classes without "no object".
             thing_ids: contiguous ids of the thing classes.
-            size_divisibility: batches are padded to a multiple; 0: as the backbone asks.
             pixel_mean, pixel_std: a channel, in the units of the images.
-            test: which results there are, and how.
             top_k: see :func:`instance_inference`.
+
+        Raises:
+            ValueError: the backbone lacks a feature, or the features do not fit; it names the key.
         """
         super().__init__()
+        shapes = _feature_shapes(backbone, settings.in_features)
+        config = settings.transformers_config(num_classes, [shape.stride for shape in shapes])
         self.backbone = backbone
-        self.sem_seg_head = sem_seg_head
-        self.criterion = criterion
-        self.in_features = tuple(in_features)
+        self.sem_seg_head = Mask2FormerHead(config, [shape.channels for shape in shapes])
+        self.criterion = Mask2FormerCriterion(config, deep_supervision=settings.deep_supervision)
+        self.in_features = settings.in_features
         self.num_classes = num_classes
         self.thing_ids = frozenset(thing_ids)
-        self.size_divisibility = size_divisibility or backbone.size_divisibility
+        self.size_divisibility = settings.size_divisibility or backbone.size_divisibility
         self.test = test
         self.top_k = top_k
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -97,31 +96,21 @@ class TraceMask2Former(nn.Module):
         the first data set of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` that knows its things.
 
         Raises:
-            ValueError: a value out of range, features that the backbone does not have, or another
-                number of classes than the data set's; it names the key.
+            ValueError: a value out of range, or another number of classes than the data set's; it
+                names the key.
         """
         settings = Mask2FormerSettings.from_config(cfg)
         test = Mask2FormerTestSettings.from_config(cfg)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        thing_ids = thing_ids_of(
-            [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST],
-            num_classes=num_classes,
-            panoptic=test.panoptic_on,
-        )
-        backbone = build_backbone(cfg)
-        shapes = _feature_shapes(backbone, settings.in_features)
-        config = settings.transformers_config(num_classes, [shape.stride for shape in shapes])
+        names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
         return {
-            "backbone": backbone,
-            "sem_seg_head": Mask2FormerHead(config, [shape.channels for shape in shapes]),
-            "criterion": Mask2FormerCriterion(config, deep_supervision=settings.deep_supervision),
-            "in_features": settings.in_features,
+            "settings": settings,
+            "test": test,
             "num_classes": num_classes,
-            "thing_ids": thing_ids,
-            "size_divisibility": settings.size_divisibility,
+            "thing_ids": thing_ids_of(names, num_classes=num_classes, panoptic=test.panoptic_on),
+            "backbone": build_backbone(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "test": test,
             "top_k": cfg.TEST.DETECTIONS_PER_IMAGE,
         }
 
