@@ -106,8 +106,8 @@ def test_what_cannot_be_used_is_left_out_and_named(tmp_path: Path, how: str) -> 
     assert "(left out); first: annotation 1: " in line
     assert reason in line
     (left,) = file.findings.left_out
-    assert (left.number, left.annotation_id) == (0, 1)
-    assert reason in left.reason
+    assert (left["number"], left["annotation_id"]) == (0, 1)
+    assert reason in left["reason"]
     assert [mask.number for mask in file.images[0].masks] == [1]
     if "dangling" not in how:
         assert reason in file.images[0].left_out[0]

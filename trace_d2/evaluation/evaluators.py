@@ -51,7 +51,10 @@ _Records = Sequence[Mapping[str, Any]]
 
 
 class _Evaluator(DatasetEvaluator):
-    """Keeps what each image gave, by its id or name, and a folder for files, which may be None."""
+    """Keeps what each image gave, by its id or name, and a folder for files, which may be None.
+
+    ``evaluate`` must be called by all processes; all but the main one get None.
+    """
 
     def __init__(self, output_dir: str | Path | None) -> None:
         self._output_dir = Path(output_dir) if output_dir is not None else None
@@ -167,8 +170,6 @@ class PanopticQualityEvaluator(_Evaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """PQ, SQ, RQ with ``_th`` and ``_st``, in per cent, under ``panoptic_seg``.
 
-        All processes must call it; all but the main one get None.
-
         Raises:
             ValueError: images without prediction under ``missing="error"``.
         """
@@ -276,8 +277,7 @@ class ClassAgnosticEvaluator(_Evaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """AP, AP50, AP75, APs, APm, APl, AR_1, AR_10, AR_100 ... in per cent, by "segm", "bbox".
 
-        NaN where the truth has no object of a size. All processes must call it; all but the main
-        one get None.
+        NaN where the truth has no object of a size.
 
         Raises:
             ValueError: a prediction of an image that the truth lacks, or a mask of another size.
@@ -362,8 +362,6 @@ class EdgeEvaluator(_Evaluator):
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """ODS, OIS, AP and clDice in per cent under ``edges``; AP is NaN where it does not exist.
-
-        All processes must call it; all but the main one get None.
 
         Raises:
             ValueError: no image was processed.

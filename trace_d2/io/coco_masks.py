@@ -51,34 +51,18 @@ _NOTED = {
 }
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """An annotation that cannot be used.
-
-    Attributes:
-        number: its place in the file, from 0.
-        annotation_id: its id, if it has one.
-        image_id: the image it points to, as the file has it.
-        reason: why it cannot be used.
-    """
-
-    number: int
-    annotation_id: Any
-    image_id: Any
-    reason: str
-
-
 class Findings:
     """What is peculiar about a file of masks.
 
     Attributes:
         counts: how often each kind occurs.
-        left_out: every annotation that cannot be used.
+        left_out: every annotation that cannot be used: its number in the file from 0,
+            annotation_id and image_id as the file has them, and the reason.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.left_out: list[LeftOut] = []
+        self.left_out: list[dict[str, Any]] = []
         self._examples: dict[str, str] = {}
 
     def note(self, kind: str, example: str) -> None:
@@ -354,8 +338,8 @@ class _Reader:
             annotation = {}
         name = _name(number, annotation)
         self.findings.note(fault.kind, f"{name}: {fault}")
-        left = LeftOut(number, annotation.get("id"), annotation.get("image_id"), str(fault))
-        self.findings.left_out.append(left)
+        ids = {"annotation_id": annotation.get("id"), "image_id": annotation.get("image_id")}
+        self.findings.left_out.append({"number": number, **ids, "reason": str(fault)})
         if image is not None:
             image.left_out.append(f"{name} is left out: {fault}")
 

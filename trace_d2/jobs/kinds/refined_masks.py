@@ -15,7 +15,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,9 +25,8 @@ from fvcore.common.config import CfgNode
 from trace_d2.io.atomic import atomic_file
 from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage, load_mask_json
 from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
-from trace_d2.io.image_finder import locate_images
 from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
-from trace_d2.io.listing import spread
+from trace_d2.io.listing import locate_images, spread
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import need_options
@@ -177,7 +176,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         path = self.store.root / _LEFT_OUT
         with writing_to(self.store.root), atomic_file(path) as file:
             for annotation in self.file.findings.left_out:
-                file.write((json.dumps(asdict(annotation)) + "\n").encode("ascii"))
+                file.write((json.dumps(annotation) + "\n").encode("ascii"))
         super().prepare(left, workers, progress)
 
     def fingerprint(self, entry: MaskEntry) -> str:

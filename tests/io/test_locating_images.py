@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trace_d2.io.image_finder import ImageFinder
+from trace_d2.io.listing import ImageFinder
 
 
 def make(folder: Path, *names: str) -> Path:
