@@ -12,7 +12,6 @@ truth. Where the definition leaves a choice, this follows panopticapi:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,9 @@ def image_counts(
             f"the prediction has (height, width) {predicted_ids.shape}, the truth "
             f"{truth_ids.shape}; predict at the size of the image"
         )
-    truth = _Segments.of(truth_segments, rows, "true")
-    predicted = _Segments.of(predicted_segments, rows, "predicted")
-    pairs = _Pairs.of(truth_ids, predicted_ids, truth, predicted)
+    truth = _Segments(truth_segments, rows, "true")
+    predicted = _Segments(predicted_segments, rows, "predicted")
+    pairs = _Pairs(truth_ids, predicted_ids, truth, predicted)
     matched_truth, matched_predicted, iou = _matches(truth, predicted, pairs)
 
     missed = ~truth.crowd
@@ -75,26 +74,18 @@ def missed_counts(
     truth_segments: Sequence[Mapping[str, Any]], rows: Mapping[int, int]
 ) -> np.ndarray:
     """As ``image_counts`` for an image without any predicted segment: (C, 4) float64."""
-    truth = _Segments.of(truth_segments, rows, "true")
+    truth = _Segments(truth_segments, rows, "true")
     counts = np.zeros((len(rows), 4))
     np.add.at(counts[:, FN], truth.rows[~truth.crowd], 1)
     return counts
 
 
-@dataclass(frozen=True)
 class _Segments:
     """``segments_info`` as arrays in order of the ids; areas are -1 where the JSON has none."""
 
-    ids: np.ndarray
-    rows: np.ndarray
-    areas: np.ndarray
-    crowd: np.ndarray
-    ranks: np.ndarray
-
-    @classmethod
-    def of(
-        cls, segments: Sequence[Mapping[str, Any]], rows: Mapping[int, int], kind: str
-    ) -> _Segments:
+    def __init__(
+        self, segments: Sequence[Mapping[str, Any]], rows: Mapping[int, int], kind: str
+    ) -> None:
         for segment in segments:
             if segment["category_id"] not in rows:
                 raise ValueError(
@@ -108,8 +99,8 @@ class _Segments:
             ],
             dtype=np.int64,
         ).reshape(-1, 5)
-        ids, segment_rows, areas, crowd, ranks = table[np.argsort(table[:, 0])].T
-        return cls(ids, segment_rows, areas, crowd == 1, ranks)
+        self.ids, self.rows, self.areas, crowd, self.ranks = table[np.argsort(table[:, 0])].T
+        self.crowd = crowd == 1
 
     def position(self, ids: np.ndarray) -> np.ndarray:
         """Index of each of ``ids`` among the segments, -1 where it is not one of them."""
@@ -126,7 +117,6 @@ class _Segments:
         return last
 
 
-@dataclass(frozen=True)
 class _Pairs:
     """Overlaps of true and predicted segments, as indices into their ``_Segments``.
 
@@ -134,35 +124,23 @@ class _Pairs:
     ``void`` is how many pixels of each prediction the truth leaves void.
     """
 
-    truth: np.ndarray
-    predicted: np.ndarray
-    shared: np.ndarray
-    void: np.ndarray
-    truth_areas: np.ndarray
-    predicted_areas: np.ndarray
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         truth_ids: np.ndarray,
         predicted_ids: np.ndarray,
         truth: _Segments,
         predicted: _Segments,
-    ) -> _Pairs:
+    ) -> None:
         pair_truth, pair_predicted, shared = overlaps(truth_ids, predicted_ids)
         _check_listed(predicted.ids, np.unique(pair_predicted))
         t, p = truth.position(pair_truth), predicted.position(pair_predicted)
         in_void = pair_truth == VOID
+        self.void = _sum_at(p[in_void], shared[in_void], len(predicted.ids))
         counted_areas = _sum_at(t, shared, len(truth.ids))
+        self.truth_areas = np.where(truth.areas < 0, counted_areas, truth.areas)
+        self.predicted_areas = _sum_at(p, shared, len(predicted.ids))
         listed = (t >= 0) & (p >= 0)
-        return cls(
-            t[listed],
-            p[listed],
-            shared[listed],
-            _sum_at(p[in_void], shared[in_void], len(predicted.ids)),
-            np.where(truth.areas < 0, counted_areas, truth.areas),
-            _sum_at(p, shared, len(predicted.ids)),
-        )
+        self.truth, self.predicted, self.shared = t[listed], p[listed], shared[listed]
 
 
 def _matches(
