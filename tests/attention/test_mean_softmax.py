@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader
+from trace_d2.attention.layout import key_multiplicity, nearest_tokens, resample_attention
 from trace_d2.attention.mean_softmax import (
     MeanSoftmax,
     accumulate_mean_softmax,
     chunk_sizes,
 )
-from trace_d2.attention.resample import key_multiplicity, nearest_tokens, resample_attention
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

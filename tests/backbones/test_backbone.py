@@ -301,7 +301,7 @@ def test_bad_calls_are_refused(build_tiny):
         backbone(torch.zeros(1, 4, 7, 8), torch.tensor([1]))
     with pytest.raises(ValueError, match=r"0\.\.999"):
         backbone.add_noise(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), torch.tensor([1000]))
-    with pytest.raises(ValueError, match='"square" or "keep"'):
+    with pytest.raises(ValueError, match="ASPECT must be one of square, keep"):
         build_tiny("flux", ASPECT="wide")
 
 

@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from trace_d2.attention import native_attention
 from trace_d2.backbones import NullPrompt, StableDiffusion3Backbone, build_backbone
+from trace_d2.backbones.backbone import BackboneSettings
 from trace_d2.backbones.loading import pick_device, pick_dtype
 from trace_d2.edges.detector import EdgeDetector, StudentDetector
 from trace_d2.edges.lora import merge_lora_adapters
@@ -45,18 +47,16 @@ def load_backbone(cfg: CfgNode, architecture: str | None) -> Any:
     """
     if architecture is None:
         return build_backbone(cfg)
-    options = cfg.MODEL.TRACE.BACKBONE
+    settings = replace(BackboneSettings.from_config(cfg), name=architecture, cpu_offload=False)
     device = pick_device(cfg.MODEL.TRACE.DEVICE)
-    dtype = pick_dtype(options.DTYPE, device)
+    dtype = pick_dtype(settings.dtype, device)
     denoiser, vae = ARCHITECTURES[architecture]
     return StableDiffusion3Backbone(
-        name=architecture,
+        settings,
         denoiser=materialise(SD3Transformer2DModel, denoiser, dtype, device),
         vae=materialise(AutoencoderKL, vae, torch.float32, device),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         null_prompt=NullPrompt.zeros(StableDiffusion3Backbone.prompt_shapes(denoiser)),
-        resolution=options.RESOLUTION,
-        aspect=options.ASPECT,
         device=device,
     )
 

@@ -15,9 +15,14 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from .layout import AttentionLayout
+from .layout import (
+    AttentionLayout,
+    key_multiplicity,
+    nearest_tokens,
+    normalise_for_grid,
+    resample_attention,
+)
 from .mean_softmax import MeanSoftmax, accumulate_mean_softmax, accumulation_dtype
-from .resample import key_multiplicity, nearest_tokens, normalise_for_grid, resample_attention
 
 # Taken once: a test or a profiler may put a wrapper in its place, which still calls this one.
 _ATTENTION_FUNCTION = torch.nn.functional.scaled_dot_product_attention

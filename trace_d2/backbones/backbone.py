@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trace_d2.attention import AttentionLayout
+from trace_d2.settings import NodeSettings, one_of, within
 
 # Beyond this ratio of the sides "keep" squeezes the image: denoisers are trained up to about 4.
 MAX_ASPECT_RATIO = 4.0
+
+
+@dataclass(frozen=True)
+class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
+    """Which network, and how it is run."""
+
+    name: str = "sd35-large"
+    weights: str = ""
+    dtype: str = one_of("auto", "float32", "float16", "bfloat16", default="auto")
+    cpu_offload: bool = False
+    null_prompt: str = one_of("encoded", "zeros", default="encoded")
+    resolution: int = within(0, default=0)
+    aspect: str = one_of("square", "keep", default="square")
 
 
 class AttentionBackbone(nn.Module, ABC):

@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from . import loading
-from .backbone import AttentionBackbone
+from .backbone import AttentionBackbone, BackboneSettings
 from .model_files import open_model
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt
@@ -55,57 +55,47 @@ class DiffusionBackbone(AttentionBackbone):
 
     def __init__(
         self,
+        settings: BackboneSettings,
         *,
-        name: str,
         denoiser: Any,
         vae: Any,
         scheduler: Any,
         null_prompt: NullPrompt,
         native_resolution: int | None = None,
-        resolution: int = 0,
-        aspect: str = "square",
         device: torch.device | str = "cpu",
-        cpu_offload: bool = False,
     ) -> None:
         """
         Args:
-            name: the registered name or the folder, for messages.
+            settings: name, resolution, aspect and offloading; the rest is taken as it is.
             denoiser, vae, scheduler: of the family's diffusers classes.
             null_prompt: the encoded empty string, of batch size 1.
             native_resolution: side in pixels that the model was trained at; None reads it from
                 the model's configuration.
-            resolution: side of the square that images are resized to; 0 for the native one.
-            aspect: "square", or "keep" for the image's own aspect ratio at equal area.
             device: where the models run.
-            cpu_offload: keep both models in main memory; each is moved to ``device`` when it is
-                called and leaves when the other one is.
 
         Raises:
-            ValueError: the denoiser does not take the VAE's latents, the null prompt does not fit
-                the denoiser, or ``aspect`` is unknown.
+            ValueError: the denoiser does not take the VAE's latents, or the null prompt does not
+                fit the denoiser.
         """
         super().__init__()
-        if aspect not in ("square", "keep"):
-            raise ValueError(f'ASPECT is {aspect!r}; it must be "square" or "keep"')
-        self.name = name
+        self.name, self.aspect = settings.name, settings.aspect
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
         self.scheduler = scheduler
-        self.aspect = aspect
         given, taken = self.vae.config.latent_channels, self.denoiser_latent_channels
         if given != taken:
             raise ValueError(
-                f"{name}: the denoiser takes {taken} latent channels and the VAE gives {given};"
-                " inpainting, editing and depth variants cannot serve as a backbone"
+                f"{self.name}: the denoiser takes {taken} latent channels and the VAE gives"
+                f" {given}; inpainting, editing and depth variants cannot serve as a backbone"
             )
-        null_prompt.check(self.prompt_shapes(denoiser.config), name)
+        null_prompt.check(self.prompt_shapes(denoiser.config), self.name)
         # Buffers follow .to(device); they are no weights, so no state dict holds them.
         for key, tensor in null_prompt.tensors.items():
             self.register_buffer(f"_null_{key}", tensor, persistent=False)
         self.native_resolution = native_resolution or self.configured_resolution()
-        self.resolution = resolution or self.native_resolution
+        self.resolution = settings.resolution or self.native_resolution
         self._offload_device: torch.device | None = None
-        self._place(torch.device(device), cpu_offload)
+        self._place(torch.device(device), settings.cpu_offload)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
@@ -114,14 +104,14 @@ class DiffusionBackbone(AttentionBackbone):
         Raises:
             ValueError, FileNotFoundError: see ``build_backbone``.
         """
-        options = cfg.MODEL.TRACE.BACKBONE
+        settings = BackboneSettings.from_config(cfg)
         device = loading.pick_device(cfg.MODEL.TRACE.DEVICE)
-        dtype = loading.pick_dtype(options.DTYPE, device)
-        source = open_model(weights_of(options.NAME, options.WEIGHTS))
-        registered = REGISTERED_MODELS.get(options.NAME)
+        dtype = loading.pick_dtype(settings.dtype, device)
+        source = open_model(weights_of(settings))
+        registered = REGISTERED_MODELS.get(settings.name)
         if family_of_pipeline(source.pipeline_name, str(source)) is not cls:
             raise ValueError(
-                f"{options.NAME} needs a folder of {', '.join(cls.pipeline_names)};"
+                f"{settings.name} needs a folder of {', '.join(cls.pipeline_names)};"
                 f" {source} holds a {source.pipeline_name}"
             )
         # The text encoders come and go before the denoiser is loaded, so that both never meet.
@@ -134,21 +124,18 @@ class DiffusionBackbone(AttentionBackbone):
                 ),
                 source.pipeline_name,
             ),
-            choice=options.NULL_PROMPT,
+            zeros=settings.null_prompt == "zeros",
             dtype=dtype,
-            device=torch.device("cpu") if options.CPU_OFFLOAD else device,
+            device=torch.device("cpu") if settings.cpu_offload else device,
         )
         return cls(
-            name=options.NAME,
+            settings,
             denoiser=loading.load_model(source, cls.denoiser_class, cls.denoiser_subfolder, dtype),
             vae=loading.load_vae(source, dtype),
             scheduler=loading.load_scheduler(source),
             null_prompt=null_prompt,
             native_resolution=registered.native_resolution if registered else None,
-            resolution=options.RESOLUTION,
-            aspect=options.ASPECT,
             device=device,
-            cpu_offload=options.CPU_OFFLOAD,
         )
 
     # ---- what a family says -------------------------------------------------------------------

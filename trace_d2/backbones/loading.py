@@ -25,8 +25,6 @@ from .null_prompt import (
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 def pick_device(name: str) -> torch.device:
     """The device that ``MODEL.TRACE.DEVICE`` means; "auto" takes CUDA where there is one.
@@ -47,16 +45,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that ``BACKBONE.DTYPE`` means; "auto" is float32 on the CPU, else bfloat16.
-
-    Raises:
-        ValueError: an unknown name.
-    """
+    """The dtype that ``BACKBONE.DTYPE`` means; "auto" is float32 on the CPU, else bfloat16."""
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if name not in _DTYPES:
-        raise ValueError(f"BACKBONE.DTYPE {name!r} is none of auto, {', '.join(_DTYPES)}")
-    return _DTYPES[name]
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def load_model(
@@ -146,7 +139,7 @@ def load_null_prompt(
     encoding: TextEncoding,
     *,
     shapes: Callable[[], dict[str, tuple[int, ...]]],
-    choice: str,
+    zeros: bool,
     dtype: torch.dtype,
     device: torch.device,
 ) -> NullPrompt:
@@ -156,22 +149,20 @@ def load_null_prompt(
         source: the model.
         encoding: of its family.
         shapes: of the tensors, by the denoiser's configuration.
-        choice: "encoded" (a ``null_prompt.safetensors`` in the folder, else the cache, else the
-            text encoders, which are let go again) or "zeros" of the same shape.
+        zeros: in place of a ``null_prompt.safetensors`` in the folder, else of the cache, else of
+            what the text encoders say, which are let go again.
         dtype: of the text encoders.
         device: where they run.
 
     Raises:
-        ValueError: another ``choice``, a damaged file, or damaged text encoders.
-        FileNotFoundError: "encoded" of a model without text encoders; names both remedies.
+        ValueError: a damaged file, or damaged text encoders.
+        FileNotFoundError: a model without text encoders; names both remedies.
     """
-    if choice not in ("encoded", "zeros"):
-        raise ValueError(f'BACKBONE.NULL_PROMPT {choice!r} must be "encoded" or "zeros"')
     own = source.folder / FILE_NAME
     own_prompt = NullPrompt.load(own) if own.is_file() else None
-    if choice == "zeros" and own_prompt:
+    if zeros and own_prompt:
         return NullPrompt.zeros({k: tuple(t.shape) for k, t in own_prompt.tensors.items()})
-    if choice == "zeros":
+    if zeros:
         return NullPrompt.zeros(shapes())
     if own_prompt:
         return own_prompt

@@ -10,15 +10,16 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from trace_d2.io.atomic import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,7 @@ class NullPrompt:
     def save(self, path: Path) -> None:
         """Write the file whole or not at all; its folder is made if it is missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: tensor.contiguous() for key, tensor in self.tensors.items()}
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-        os.close(handle)
-        try:
-            save_file(tensors, name)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_bytes(path, save({key: tensor.contiguous() for key, tensor in self.tensors.items()}))
 
     def check(self, shapes: dict[str, tuple[int, ...]], where: str) -> None:
         """Raise ValueError unless the tensors are those of ``shapes``, up to the token count."""

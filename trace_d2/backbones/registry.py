@@ -8,7 +8,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from .backbone import AttentionBackbone
+from .backbone import AttentionBackbone, BackboneSettings
 from .model_files import open_model
 
 BACKBONE_REGISTRY = Registry("ATTENTION_BACKBONE")
@@ -76,12 +76,12 @@ def build_backbone(cfg: CfgNode) -> AttentionBackbone:
         FileNotFoundError: something the folder should hold is missing, or a hub model cannot be
             had; the message says what to do.
     """
-    options = cfg.MODEL.TRACE.BACKBONE
-    registered = REGISTERED_MODELS.get(options.NAME)
+    settings = BackboneSettings.from_config(cfg)
+    registered = REGISTERED_MODELS.get(settings.name)
     if registered:
         family: type[AttentionBackbone] = BACKBONE_REGISTRY.get(registered.family)
     else:
-        source = open_model(weights_of(options.NAME, options.WEIGHTS))
+        source = open_model(weights_of(settings))
         family = family_of_pipeline(source.pipeline_name, str(source))
     return family.from_config(cfg)
 
@@ -106,8 +106,13 @@ def family_of_pipeline(pipeline_name: str, where: str) -> type[AttentionBackbone
     )
 
 
-def weights_of(name: str, weights: str) -> str:
-    """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean."""
+def weights_of(settings: BackboneSettings) -> str:
+    """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean.
+
+    Raises:
+        ValueError, FileNotFoundError: they name none.
+    """
+    name, weights = settings.name, settings.weights
     if name in REGISTERED_MODELS:
         return weights or REGISTERED_MODELS[name].weights
     if weights:

@@ -158,15 +158,14 @@ def pseudo_edges(
     Raises:
         ValueError: the mode is unknown.
     """
-    _check_mode(mode)
-    mean, deviation = _mean_and_deviation(abdiv)
+    mean, deviation, threshold = _statistics(abdiv, mode)
     fine = abdiv if size is None else upsample_edges(abdiv, size)
     if deviation == 0:
         return torch.full_like(fine, 0 if mode == "mean" else -1, dtype=torch.int8)
     low = mean - deviation if mode == "mean_std" else mean
     labels = torch.full_like(fine, -1, dtype=torch.int8)
     labels[fine <= low if mode == "mean" else fine < low] = 0
-    labels[fine > _edge_threshold(mean, deviation, mode)] = 1
+    labels[fine > threshold] = 1
     return labels
 
 
@@ -198,11 +197,10 @@ def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
     Raises:
         ValueError: the mode is unknown.
     """
-    _check_mode(mode)
-    mean, deviation = _mean_and_deviation(abdiv)
+    _, deviation, threshold = _statistics(abdiv, mode)
     if deviation == 0:
         return torch.zeros_like(abdiv, dtype=torch.float32)
-    return (abdiv / (2 * _edge_threshold(mean, deviation, mode))).clamp(0, 1).float()
+    return (abdiv / (2 * threshold)).clamp(0, 1).float()
 
 
 def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
@@ -213,18 +211,12 @@ def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
     )[0, 0]
 
 
-def _edge_threshold(mean: float, deviation: float, mode: str) -> float:
-    return mean if mode == "mean" else mean + deviation
-
-
-def _check_mode(mode: str) -> None:
+def _statistics(abdiv: Tensor, mode: str) -> tuple[float, float, float]:
+    """Mean, population standard deviation (0 where it is rounding alone), threshold of an edge."""
     if mode not in THRESHOLDS:
         raise ValueError(f"the threshold is one of {', '.join(THRESHOLDS)}, not {mode!r}")
-
-
-def _mean_and_deviation(abdiv: Tensor) -> tuple[float, float]:
-    """Mean and population standard deviation; the latter 0 where it is rounding alone."""
     values = abdiv.double()
     mean = float(values.mean())
-    deviation = float(values.std(correction=0))
-    return mean, deviation if deviation > _CONSTANT * abs(mean) else 0.0
+    spread = float(values.std(correction=0))
+    deviation = spread if spread > _CONSTANT * abs(mean) else 0.0
+    return mean, deviation, mean if mode == "mean" else mean + deviation

@@ -59,11 +59,7 @@ def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
 def add_lora(denoiser: Any, settings: LoraSettings) -> None:
     """Add trainable adapters that change nothing yet: W + alpha / rank * B A, with B = 0.
 
-    The adapters are float32 whatever the denoiser's own type, for the optimizer's sake.
-
-    Args:
-        denoiser: a diffusers model, frozen.
-        settings: rank, strength and layers.
+    They are float32 whatever the type of ``denoiser``, for the optimizer's sake.
 
     Raises:
         ValueError: the denoiser has no layer of a kind.
@@ -91,7 +87,7 @@ def make_adaptable(denoiser: Any) -> None:
 
 
 def float32_adapters(denoiser: nn.Module) -> None:
-    """Turn the adapters' weights, not those of the denoiser, to float32."""
+    """Turn the adapters' weights alone to float32."""
     for name, parameter in denoiser.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(torch.float32)

@@ -66,7 +66,7 @@ class FileEdges:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> FileEdges:
-        """Reads from the folder ``cfg.MODEL.TRACE.EDGES.DIR``."""
+        """Of the folder ``cfg.MODEL.TRACE.EDGES.DIR``."""
         return cls(cfg.MODEL.TRACE.EDGES.DIR)
 
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:

@@ -351,7 +351,7 @@ def _load_decoder(decoder: torch.nn.Module, path: Path) -> None:
 
 
 def _load_lora(backbone: AttentionBackbone, folder: Path) -> None:
-    """Adds the adapters of ``folder`` to the network, once it is sure that all of them fit."""
+    """Adds the adapters of ``folder``, once it is sure that all of them fit."""
     path = folder / LORA_FILE
     try:
         weights = load_file(path)

@@ -23,9 +23,8 @@ CALIBRATION_NAME = "calibration.json"  # what its strengths mean; beside the oth
 
 _HASHED_ENDINGS = (".json", ".safetensors")
 _CHUNK = 2**20  # bytes
-_EMBEDDED = {
-    "trace-tiny": Path(__file__).resolve().parent.parent / "model_zoo" / "trace_tiny" / "student"
-}
+_MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
+_EMBEDDED = {"trace-tiny": _MODEL_ZOO / "trace_tiny" / "student"}
 
 
 def student_folder(cfg: Any) -> Path:
@@ -38,16 +37,15 @@ def student_folder(cfg: Any) -> Path:
         FileNotFoundError: there is no such folder, or it lacks a file.
     """
     trace = cfg.MODEL.TRACE
-    folder = Path(trace.STUDENT.WEIGHTS) if trace.STUDENT.WEIGHTS else None
-    if folder is None:
-        folder = _EMBEDDED.get(trace.BACKBONE.NAME)
-    if folder is None:
+    named = trace.STUDENT.WEIGHTS or _EMBEDDED.get(trace.BACKBONE.NAME)
+    if not named:
         raise ValueError(
             f"no distilled student comes with {trace.BACKBONE.NAME}: train one (tools/train_net.py "
             "--config-file configs/edges/sd35_large_distill.yaml, with MODEL.TRACE.BACKBONE.NAME "
             "and RESOLUTION of yours) and name its folder in MODEL.TRACE.STUDENT.WEIGHTS, or set "
             "MODEL.TRACE.EDGES.SOURCE teacher"
         )
+    folder = Path(named)
     if not (folder / JSON_NAME).is_file() and (folder / "student").is_dir():
         folder = folder / "student"  # the OUTPUT_DIR of its training was named
     for name in FILES:
@@ -101,11 +99,13 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     try:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = int(described["format"])
-        complete = {"backbone", "resolution", "grid", "blocks", "decoder"} <= described.keys()
-        complete = complete and {"name", "denoiser"} <= set(described["backbone"])
-        complete = complete and {"name", "settings"} <= set(described["decoder"])
-        complete = complete and len(described["grid"]) == 2
-        complete = complete and isinstance(described["blocks"], list)
+        complete = (
+            {"backbone", "resolution", "grid", "blocks", "decoder"} <= described.keys()
+            and {"name", "denoiser"} <= set(described["backbone"])
+            and {"name", "settings"} <= set(described["decoder"])
+            and len(described["grid"]) == 2
+            and isinstance(described["blocks"], list)
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): train the student again") from error
     if version > FORMAT:
