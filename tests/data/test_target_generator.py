@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from trace_d2.data.target_generator import (
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import parse_categories
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb
-from trace_d2.jobs.kinds.panoptic_labels import LabelJob, write_label
-from trace_d2.jobs.store import JobStore
+from trace_d2.jobs.entries import ImageEntry
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.labels import PanopticLabeler
 
 pytestmark = pytest.mark.detectron2
@@ -116,8 +117,9 @@ def test_without_edges_touching_things_are_one(tmp_path: Path, record: dict[str,
 def test_offline_gives_the_same_target(tmp_path: Path, record: dict[str, Any]) -> None:
     cfg = config(tmp_path)
     label = PanopticLabeler.from_config(cfg, CATEGORIES)(SEMANTIC, EDGES / np.float32(255))
-    store = JobStore(tmp_path / "labels", LabelJob.layout)
-    note = write_label(store, "a", label, CATEGORIES)
+    job = LabelJob(cfg, tmp_path, tmp_path, CATEGORIES, tmp_path / "labels", [])
+    store, entry = job.store, ImageEntry("a", "a.jpg", 1)
+    note = job.write(entry, SimpleNamespace(edges=None), label)
     ranks = {category.id: rank for rank, category in enumerate(CATEGORIES)}
     segments = [
         {

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from trace_d2.config import get_trace_cfg
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category, category_entries
+from trace_d2.io.images import Photograph, Sample
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
-from trace_d2.jobs.kinds.panoptic_labels import LabelJob, label_pictures, write_label
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.pictures import data_address, paint_classes, paint_edges, paint_segments
 from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import JobStore
@@ -65,6 +67,14 @@ def open_store(folder: Path, edges: str) -> JobStore:
     return store
 
 
+def label_job(folder: Path) -> LabelJob:
+    return LabelJob(get_trace_cfg(), folder, folder, CATEGORIES, folder, [])
+
+
+def sample(image: np.ndarray, semantic: np.ndarray, edges: np.ndarray | None) -> Sample:
+    return Sample(Photograph(Path("a.png"), image, 1), edges, (), semantic)
+
+
 def page_of(folder: Path) -> str:
     """The report of a done image with pictures, one failed, one skipped, one to come."""
     store = open_store(folder, "teacher")
@@ -77,11 +87,12 @@ def page_of(folder: Path) -> str:
         "b": Record("b", "b.png", FAILED, "reason <2>\nline"),
         "c": Record("c", "c.png", SKIPPED, "no mask"),
     }
-    store.write_note("a", write_label(store, "a", LABEL, CATEGORIES))
-    image = np.zeros((2, 4, 3), np.uint8)
-    edges = np.zeros((2, 4), np.float32)
-    pictures = label_pictures(image, SEMANTIC, edges, LABEL, CATEGORIES)
-    write_json(store.preview_path("a"), {k: data_address(p) for k, p in pictures.items()})
+    job = label_job(folder)
+    inputs = sample(np.zeros((2, 4, 3), np.uint8), SEMANTIC, np.zeros((2, 4), np.float32))
+    store.write_note("a", job.write(entries[0], inputs, LABEL))
+    pictures = job.pictures(inputs, LABEL)
+    content = {key: data_address(pixels) for key, pixels in pictures.items()}
+    write_json(store.place("previews/{}.json", "a"), content)
     return write_page(store, entries, records, entries[:1])
 
 
@@ -132,7 +143,7 @@ def test_classes_have_their_colours_and_segments_their_own() -> None:
     assert over[1, 7].tolist() == [255, 255, 255]  # the border of segments 1 and 2
 
 
-def test_pictures_are_small_and_thin_edges_stay_visible() -> None:
+def test_pictures_are_small_and_thin_edges_stay_visible(tmp_path: Path) -> None:
     edges = np.zeros((1200, 1600), np.float32)
     edges[600] = 1
     small = paint_edges(edges, (320, 240))
@@ -141,9 +152,8 @@ def test_pictures_are_small_and_thin_edges_stay_visible() -> None:
     assert (small > 0).any(axis=1).sum() <= 2
     label = PanopticLabel(np.ones((1200, 1600), np.int32), [Segment(1, 2, False, 1, (0, 0, 1, 1))])
     semantic = np.full((1200, 1600), 2, np.uint8)
-    pictures = label_pictures(
-        np.zeros((1200, 1600, 3), np.uint8), semantic, None, label, CATEGORIES
-    )
+    inputs = sample(np.zeros((1200, 1600, 3), np.uint8), semantic, None)
+    pictures = label_job(tmp_path).pictures(inputs, label)
     assert sorted(pictures) == ["image", "segments", "semantic"]
     data = base64.b64decode(data_address(pictures["image"]).split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (320, 240)

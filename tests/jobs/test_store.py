@@ -6,16 +6,18 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fvcore.common.config import CfgNode
 from PIL import Image
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
 from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
-from trace_d2.jobs.kinds.panoptic_labels import LabelJob, train_ids, write_label
+from trace_d2.jobs.kinds.panoptic_labels import LabelJob, train_ids
 from trace_d2.jobs.locks import OutputError, folder_lock, writing_to
 from trace_d2.jobs.store import (
     ForeignFolderError,
@@ -39,12 +41,21 @@ RECORD = Record("a", "a.jpg", DONE, finished=1.0)
 KEPT = ["edges/{}.png"]
 
 
+def job_of(cfg: CfgNode, output: str | Path) -> LabelJob:
+    return LabelJob(cfg, Path("i"), Path("s"), CATEGORIES, output, [])
+
+
 def job_settings(edges: Path | str = "teacher", *pairs: object) -> dict:
     cfg = get_trace_cfg()
     cfg.merge_from_list(list(pairs))
     source, folder = ("files", edges) if isinstance(edges, Path) else (edges, "")
     cfg.MODEL.TRACE.EDGES.SOURCE, cfg.MODEL.TRACE.EDGES.DIR = source, str(folder)
-    return LabelJob(cfg, Path("i"), Path("s"), CATEGORIES, "out", []).settings
+    return job_of(cfg, "out").settings
+
+
+def write_label(store: JobStore, label: PanopticLabel) -> None:
+    sample = SimpleNamespace(edges=None)
+    store.write_note("a", job_of(get_trace_cfg(), store.output).write(ENTRY, sample, label))
 
 
 def store_of(folder: Path) -> JobStore:
@@ -59,7 +70,7 @@ def test_train_ids_are_ranks_in_the_list_of_categories() -> None:
 def test_the_files_of_a_label(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     store.open({})
-    store.write_note("a", write_label(store, "a", LABEL, CATEGORIES))
+    write_label(store, LABEL)
     panoptic = np.asarray(Image.open(tmp_path / "panoptic/a.png"))
     assert panoptic[..., 0].tolist() == LABEL.segment_ids.tolist()  # R is the low byte
     assert not panoptic[..., 1:].any()
@@ -77,7 +88,7 @@ def test_large_segment_ids_use_all_three_bytes(tmp_path: Path) -> None:
     store.open({})
     ids = np.arange(1, 70001, dtype=np.int32).reshape(200, 350)
     segments = [Segment(int(i), 2, False, 1, (0, 0, 1, 1)) for i in ids.ravel()]
-    write_label(store, "a", PanopticLabel(ids, segments), CATEGORIES)
+    write_label(store, PanopticLabel(ids, segments))
     rgb = np.asarray(Image.open(tmp_path / "panoptic/a.png")).astype(np.int32)
     assert np.array_equal(rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2], ids)
 
@@ -87,14 +98,14 @@ def test_a_label_is_finished_when_record_and_all_files_are_there(tmp_path: Path)
     store.open({})
     plain = replace(ENTRY, pictured=False)
     assert not store.is_finished(RECORD, plain)
-    store.write_note("a", write_label(store, "a", LABEL, CATEGORIES))
+    write_label(store, LABEL)
     assert store.is_finished(RECORD, plain)
     assert not store.is_finished(None, plain)
     assert not store.is_finished(replace(RECORD, status=FAILED), plain)
     assert not store.is_finished(replace(RECORD, file_name="a.png"), plain)
     assert not store.is_finished(RECORD, replace(plain, image_id=None))
     assert not store.is_finished(RECORD, ENTRY)
-    store.preview_path("a").write_text("{}")
+    store.place("previews/{}.json", "a").write_text("{}")
     assert store.is_finished(RECORD, ENTRY)
     assert not store.is_finished(RECORD, ENTRY, KEPT)
     store.place(*KEPT, "a").touch()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
@@ -83,20 +82,6 @@ def build_entries(
         )
     shown = frozenset(pictured)
     return [ImageEntry(stem, name, ids.get(stem), stem in shown) for stem, name in names.items()]
-
-
-def entries_to_json(entries: Sequence[ImageEntry]) -> list[dict[str, Any]]:
-    """The entries as plain lists and dicts; ``entries_from_json`` undoes it.
-
-    What a subclass of ``ImageEntry`` adds stays out.
-    """
-    names = [field.name for field in fields(ImageEntry)]
-    return [{name: getattr(entry, name) for name in names} for entry in entries]
-
-
-def entries_from_json(content: Sequence[Mapping[str, Any]]) -> list[ImageEntry]:
-    """Entries that ``entries_to_json`` wrote."""
-    return [ImageEntry(**entry) for entry in content]
 
 
 def _ids_of_stems(stems: list[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trace_d2.jobs.entries import ImageEntry
@@ -32,7 +32,7 @@ class WorkerDiedError(RuntimeError):
 
 def build_executor(workers: int) -> Executor:
     """This process for one worker, else as many processes."""
-    return Processes(workers) if workers > 1 else in_this_process
+    return partial(in_processes, workers) if workers > 1 else in_this_process
 
 
 def in_this_process(work: Work, tasks: Iterable[Task]) -> Generator[Record, None, None]:
@@ -41,37 +41,27 @@ def in_this_process(work: Work, tasks: Iterable[Task]) -> Generator[Record, None
         yield work(entry, ahead)
 
 
-@dataclass(frozen=True)
-class Processes:
-    """Worker processes on this machine.
-
-    Attributes:
-        workers: how many.
-    """
-
-    workers: int
-
-    def __call__(self, work: Work, tasks: Iterable[Task]) -> Generator[Record, None, None]:
-        """The records of ``tasks``. Raises WorkerDiedError if a worker does."""
-        # Spawned, as a fork of a process that runs CUDA or threads may hang.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.workers, context, _start_worker, (work,))
-        waiting: dict[Future[Record], ImageEntry] = {}
-        try:
-            for entry, ahead in tasks:
-                waiting[pool.submit(_do_in_worker, entry, ahead)] = entry
-                if len(waiting) >= _AHEAD * self.workers:
-                    yield from _ended(waiting)
-            while waiting:
+def in_processes(workers: int, work: Work, tasks: Iterable[Task]) -> Generator[Record, None, None]:
+    """In ``workers`` processes of this machine. Raises WorkerDiedError if one does."""
+    # Spawned, as a fork of a process that runs CUDA or threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (work,))
+    waiting: dict[Future[Record], ImageEntry] = {}
+    try:
+        for entry, ahead in tasks:
+            waiting[pool.submit(_do_in_worker, entry, ahead)] = entry
+            if len(waiting) >= _AHEAD * workers:
                 yield from _ended(waiting)
-        except BrokenProcessPool as error:
-            names = ", ".join(entry.file_name for entry in waiting.values())
-            raise WorkerDiedError(
-                f"a worker process died while these were in work: {names}. It may have run out of "
-                "memory: use fewer --workers. Finished images are safe; the same command continues"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            yield from _ended(waiting)
+    except BrokenProcessPool as error:
+        names = ", ".join(entry.file_name for entry in waiting.values())
+        raise WorkerDiedError(
+            f"a worker process died while these were in work: {names}. It may have run out of "
+            "memory: use fewer --workers. Finished images are safe; the same command continues"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from trace_d2.io.atomic import write_json
+from trace_d2.io.images import Inputs
 from trace_d2.jobs.entries import ImageEntry, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
 from trace_d2.jobs.locks import writing_to
@@ -26,7 +27,7 @@ from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore, Layout
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
-InputsT = TypeVar("InputsT")
+InputsT = TypeVar("InputsT", bound=Inputs)
 ResultT = TypeVar("ResultT")
 
 
@@ -127,9 +128,9 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         """Numbers of the result for the journal."""
         return {}
 
-    @abstractmethod
     def notes(self, inputs: InputsT, result: ResultT) -> tuple[str, ...]:
         """Remarks for the journal."""
+        return inputs.notes
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:

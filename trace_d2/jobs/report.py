@@ -14,8 +14,7 @@ from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.journal import FAILED, SKIPPED, Record
 from trace_d2.jobs.store import JobStore
 
-MOST_LINES = 300
-"""Lines of a table; the journal has them all."""
+_MOST_LINES = 300  # of a table
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Table:
-    """Names and texts; ``total`` where ``rows`` are not all of them.
+    """Names and texts, the first of which are shown.
 
     Attributes:
         title: what they are.
         rows: names and texts.
         first_column: what the names are of.
-        total: how many there are.
         source: the file that has them all.
     """
 
     title: str
     rows: Sequence[tuple[str, str]]
     first_column: str = "Image"
-    total: int = 0
     source: str = "journal.jsonl"
-
-    @property
-    def shown(self) -> Sequence[tuple[str, str]]:
-        """The rows that fit the page."""
-        return self.rows[:MOST_LINES]
-
-    @property
-    def size(self) -> int:
-        """How many rows there are."""
-        return self.total or len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -109,8 +96,8 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     """
     import jinja2  # here, as workers need it not
 
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(loader=templates, autoescape=True).get_template("report.html")
     entries, records, finished = outcome.entries, outcome.records, outcome.finished
     own = [records[entry.stem] for entry in entries if entry.stem in records]
     failed, skipped = ([r for r in own if r.status == status] for status in (FAILED, SKIPPED))
@@ -120,8 +107,9 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         Table("Skipped", [(r.file_name, r.reason) for r in skipped]),
         Table("Remarks", [(r.file_name, "\n".join(r.notes)) for r in finished if r.notes]),
     ]
-    previews = {e: outcome.store.preview_path(e.stem) for e in outcome.done if e.pictured}
-    text = page.get_template("report.html").render(
+    folder = outcome.store.root / "previews"
+    previews = {e: folder / f"{e.stem}.json" for e in outcome.done if e.pictured}
+    text = page.render(
         report=report,
         cards=_cards(report, finished, len(failed), len(skipped), len(entries), word),
         tables=[table for table in tables if table.rows],
@@ -131,6 +119,7 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
             if path.is_file()
         ],
         done=len(outcome.done),
+        most=_MOST_LINES,
     )
     # File names may hold bytes that are no text.
     write_bytes(outcome.store.root / "report.html", text.encode("utf-8", errors="replace"))

@@ -22,13 +22,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
-from trace_d2.jobs.entries import ImageEntry, Shard, entries_from_json, entries_to_json
+from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.journal import DONE, FAILED, Record, encode_record, read_journals
 from trace_d2.jobs.locks import is_locked
 
@@ -187,12 +187,14 @@ class JobStore:
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
         """Note the images of the job, the first ``limit`` of which are to be done."""
-        write_json(self.images_path, {"limit": limit, "images": entries_to_json(entries)})
+        names = [field.name for field in fields(ImageEntry)]  # what a subclass adds stays out
+        images = [{name: getattr(entry, name) for name in names} for entry in entries]
+        write_json(self.images_path, {"limit": limit, "images": images})
 
     def read_images(self) -> tuple[list[ImageEntry], int]:
         """The images of the job and how many of them, from the first, are to be done."""
         content = self._read_json(self.images_path)
-        return entries_from_json(content["images"]), int(content["limit"])
+        return [ImageEntry(**entry) for entry in content["images"]], int(content["limit"])
 
     def journal_of(self, shard: Shard) -> Path:
         """The journal that ``shard`` appends to."""
@@ -226,10 +228,6 @@ class JobStore:
     def read_note(self, stem: str) -> dict[str, Any]:
         """What ``write_note`` noted."""
         return dict(self._read_json(self.root / f"annotations/{stem}.json"))
-
-    def preview_path(self, stem: str) -> Path:
-        """The pictures of one image for the report page."""
-        return self.root / f"previews/{stem}.json"
 
     def is_finished(
         self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()

@@ -193,7 +193,7 @@ class TestWrittenOnce:
         job = job_of(few)
         run(job)
         assert (few / "out/calibration.json").read_bytes() == before
-        assert job.labeler.calibration == EdgeCalibration.load(few / "out/calibration.json")
+        assert job.cutter.calibration == EdgeCalibration.load(few / "out/calibration.json")
         with pytest.raises(AssertionError, match="measured again"):
             run(job_of(few, "elsewhere"))
 

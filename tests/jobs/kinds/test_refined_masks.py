@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile
 from trace_d2.io.coco_panoptic import encode_mask
 from trace_d2.jobs.coco_files import mask_annotations
-from trace_d2.jobs.entries import ImageEntry, entries_from_json, entries_to_json
+from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.kinds.refined_masks import MaskEntry, RefineJob
 from trace_d2.jobs.pictures import paint_masks
 from trace_d2.settings import fingerprint
@@ -64,9 +65,12 @@ def test_a_job_travels_light_and_an_entry_takes_its_own_masks_along(tmp_path: Pa
 
 
 def test_the_list_of_images_has_no_masks_in_it(tmp_path: Path) -> None:
-    listed = entries_to_json([entry_of(tmp_path, LEFT)])
-    assert listed == [{"stem": "x", "file_name": "x.png", "image_id": 1, "pictured": False}]
-    assert entries_from_json(listed) == [ImageEntry("x", "x.png", 1)]
+    store = job_of(tmp_path).store
+    store.open({})
+    store.write_images([entry_of(tmp_path, LEFT)], 1)
+    (listed,) = json.loads(store.images_path.read_text())["images"]
+    assert listed == {"stem": "x", "file_name": "x.png", "image_id": 1, "pictured": False}
+    assert store.read_images() == ([ImageEntry("x", "x.png", 1)], 1)
 
 
 def test_inputs_change_with_annotations_and_image(tmp_path: Path) -> None:

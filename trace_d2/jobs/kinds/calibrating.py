@@ -13,7 +13,7 @@ import json
 import sys
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.jobs.entries import UsageError
+from trace_d2.jobs.job import EntryT, InputsT, ResultT
 from trace_d2.jobs.journal import Record
-from trace_d2.jobs.kinds.edge_job import NONE, EdgeTakingJob, EntryT, InputsT, ResultT
+from trace_d2.jobs.kinds.edge_job import NONE, EdgeTakingJob
 from trace_d2.jobs.locks import writing_to
 from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
@@ -52,30 +52,10 @@ def draw(seed: int, stem: str) -> int:
 
 
 class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
-    """A job that cuts masks along edges, whose strengths are calibrated first; args as its base."""
+    """A job that cuts masks along edges, whose strengths are calibrated first."""
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        images: str | Path,
-        output: str | Path,
-        entries: Sequence[EntryT],
-        settings: Mapping[str, Any],
-        save_edges: bool,
-    ) -> None:
-        given = cfg.MODEL.TRACE.EDGES.CALIBRATION
-        if given and cfg.MODEL.TRACE.EDGES.SOURCE != NONE:
-            settings = {**settings, "calibration": EdgeCalibration.load(given).to_json()}
-        super().__init__(cfg, images, output, entries, settings, save_edges)
-
-    @property
-    @abstractmethod
-    def cut(self) -> str:
-        """How masks are cut; ``basins`` need a calibration."""
-
-    @abstractmethod
-    def use_calibration(self, calibration: EdgeCalibration) -> None:
-        """Make results with ``calibration``."""
+    calibrated = True
+    cutter: Any  # cuts as its ``settings.cut`` says, and by its ``calibration``
 
     @abstractmethod
     def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: InputsT) -> None:
@@ -92,7 +72,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
             FileNotFoundError, ValueError: a calibration is given that cannot be read.
             OutputError: the folder takes no more files.
         """
-        if not left or self.source == NONE or self.cut != "basins":
+        if not left or self.source == NONE or self.cutter.settings.cut != "basins":
             return
         path = self.store.root / CALIBRATION
         if given := self.cfg.MODEL.TRACE.EDGES.CALIBRATION:
@@ -100,13 +80,12 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         else:
             lock = FileLock(self.store.root / ".locks" / "calibration.lock")
             with writing_to(self.store.root), lock:
-                if not _is_whole(path):
+                if _written(self.store, tell=True) is None:
                     threads = 1 if self.looks else workers
                     write_json(path, self._measure(threads, progress), indent=1)
-        self.use_calibration(EdgeCalibration.load(path))
+        self.cutter.calibration = EdgeCalibration.load(path)
 
     def detect(self, entry: EntryT, inputs: InputsT) -> EdgeOutput:
-        """What the detector finds, or found for the calibration."""
         path = self._sampled_path(entry)
         if not path.is_file():
             return super().detect(entry, inputs)
@@ -114,7 +93,6 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
-        """Print how far the edges were trusted."""
         records = list(store.read_records().values())
         facts = trust_facts(store, records)
         counted = [record.facts["things"] for record in records if record.facts.get("uncut")]
@@ -146,7 +124,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
             for statistics in tqdm(counted, total=len(sample), **bar):
                 total += statistics
             calibration = total.calibrate()
-            self.use_calibration(calibration)
+            self.cutter.calibration = calibration
             stuff = list(pool.map(cut_stuff, sample[:: max(1, len(sample) // _STUFF_IMAGES)]))
         return {
             **calibration.to_json(),
@@ -223,18 +201,6 @@ def trust_warnings(store: JobStore) -> list[str]:
     ]
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether there is a calibration; a damaged one is measured again, to the same values."""
-    try:
-        EdgeCalibration.load(path)
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        print(f"note: {error}; measured again", file=sys.stderr)
-        return False
-    return True
-
-
 def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
     buffer = io.BytesIO()
     levels = np.rint(edges * _LEVELS).astype(np.uint16)
@@ -250,11 +216,15 @@ def _read_sampled(path: Path) -> EdgeOutput:
         return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
 
 
-def _written(store: JobStore) -> dict[str, Any] | None:
-    """What a job measured; None where there is nothing, or nothing whole."""
+def _written(store: JobStore, tell: bool = False) -> dict[str, Any] | None:
+    """What a job measured; None where there is nothing, or nothing whole: ``tell`` prints that."""
     path = store.root / CALIBRATION
     try:
         EdgeCalibration.load(path)
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError):
+    except OSError:
+        return None
+    except ValueError as error:
+        if tell:
+            print(f"note: {error}; measured again", file=sys.stderr)
         return None

@@ -7,26 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source, check_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.edge_maps import check_edges, write_edges
-from trace_d2.io.images import Inputs
 from trace_d2.jobs.command_line import existing_folder, load_cfg
-from trace_d2.jobs.entries import ImageEntry, UsageError
-from trace_d2.jobs.job import Job
+from trace_d2.jobs.entries import UsageError
+from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT
 from trace_d2.jobs.journal import Record
+from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import flatten
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
-
-EntryT = TypeVar("EntryT", bound=ImageEntry)
-InputsT = TypeVar("InputsT", bound=Inputs)
-ResultT = TypeVar("ResultT")
 
 TEACHER, STUDENT, FILES, NONE = "teacher", "student", "files", "none"
 """Where edges come from, ``MODEL.TRACE.EDGES.SOURCE``; ``NONE``: nowhere, nothing is cut."""
@@ -107,6 +103,7 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
     """
 
     nodes: ClassVar[tuple[str, ...]] = ()  # of MODEL.TRACE that decide results
+    calibrated: ClassVar[bool] = False  # whether strengths of edges are
     stays = (*Job.stays, "detector")
 
     def __init__(
@@ -131,11 +128,12 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
         }
         if self.source == STUDENT:
             content["student"] = student_print(cfg)
+        if self.calibrated and node.CALIBRATION and self.source != NONE:
+            content["calibration"] = EdgeCalibration.load(node.CALIBRATION).to_json()
         super().__init__(output, content, entries, [KEPT_EDGES] if save_edges else [])
 
     @property
     def looks(self) -> bool:
-        """Whether edges are found in the images, by the teacher or by the student."""
         return self.source in _DETECTOR_KEYS
 
     @cached_property
@@ -163,13 +161,9 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
         )
 
     def keep_edges(self, entry: EntryT, edges: np.ndarray | None) -> None:
-        """Write ``edges`` float32 (H, W) in 0..1, if they are to be kept."""
-        if self.optional and edges is not None:
+        """Write ``edges`` float32 (H, W) in 0..1, if there are any."""
+        if edges is not None:
             write_edges(self.store.place(KEPT_EDGES, entry.stem), edges)
-
-    def notes(self, inputs: InputsT, result: ResultT) -> tuple[str, ...]:
-        """Remarks on the inputs."""
-        return inputs.notes
 
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:

@@ -74,10 +74,8 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     """Detects the edges of images one by one, by the student.
 
     Args:
-        cfg: the config, whose ``MODEL.TRACE.EDGES.SOURCE`` is ``source_wanted``.
-        images: folder of the photographs.
-        output: folder of the edges.
-        entries: all images, in sorted order of stems.
+        cfg: ``MODEL.TRACE.EDGES.SOURCE`` is ``source_wanted``.
+        images, output, entries: see ``EdgeTakingJob``.
     """
 
     layout = Layout("edges", results=(KEPT_EDGES,), upgrade=upgrade)
@@ -93,7 +91,6 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
-        """The job of a tool that detects edges."""
         need_options(args, ("images", "output"))
         opts = ["MODEL.TRACE.EDGES.SOURCE", cls.source_wanted]
         if getattr(args, "weights", None):
@@ -103,15 +100,12 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         return cls(cfg, args.images, args.output, entries)
 
     def fingerprint(self, entry: ImageEntry) -> str:
-        """Changes with the image (its size or its time)."""
         return files_print([self.images / entry.file_name])
 
     def load(self, entry: ImageEntry) -> EdgeInputs:
-        """The photograph of ``entry``; raises as ``read_image`` does."""
         return EdgeInputs(read_image(self.images / entry.file_name), None, ())
 
     def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
-        """``inputs`` with edges. Raises ValueError if they are not of the image's size."""
         size = inputs.photograph.pixels.shape[:2]
         if found.edges.shape != size:
             raise ValueError(
@@ -127,7 +121,6 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     def write(
         self, entry: ImageEntry, inputs: EdgeInputs, result: tuple[float, ...]
     ) -> dict[str, Any]:
-        """Write edges and pseudo edges; the size is noted."""
         self.keep_edges(entry, inputs.edges)
         if inputs.labels is not None:
             write_ternary(self.store.place(PSEUDO_EDGES, entry.stem), inputs.labels)
@@ -135,7 +128,6 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         return {"height": height, "width": width}
 
     def pictures(self, inputs: EdgeInputs, result: tuple[float, ...]) -> dict[str, np.ndarray]:
-        """Image, edges and, if there are any, pseudo edges."""
         assert inputs.edges is not None
         small, size = shrink(inputs.photograph.pixels)
         painted = {"image": small, "edges": paint_edges(inputs.edges, size)}
@@ -145,12 +137,10 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         return painted
 
     def facts(self, inputs: EdgeInputs, result: tuple[float, ...]) -> Mapping[str, Any]:
-        """The shares of pseudo edges."""
         return {"shares": [round(share, 6) for share in result]}
 
     @classmethod
     def tell_last(cls, store: JobStore) -> None:
-        """Say which labels the pseudo edges hold, if there are any."""
         records = store.read_records()
         entries, _ = store.read_images()
         for line in label_summary([records[e.stem] for e in entries if e.stem in records]):
@@ -158,7 +148,6 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        """How many labels the student gets, and pictures."""
 
         def caption(record: Record) -> str:
             names = ("edge", "none", "ignored")
@@ -183,7 +172,6 @@ class PseudoEdgeJob(PredictedEdgeJob):
     source_wanted = TEACHER
 
     def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
-        """``inputs`` with edges and pseudo edges. Raises ValueError where there is no ABDiv."""
         from trace_d2.edges.abdiv import ternary_edges  # with torch, which workers do without
 
         inputs = super().with_detected(entry, inputs, found)
@@ -228,15 +216,9 @@ def label_summary(records: Sequence[Record]) -> list[str]:
 
 
 def edge_entries(images: str | Path, limit: int | None, pictured: int) -> list[ImageEntry]:
-    """The images of a folder in sorted order of stems, their ids being their ranks.
+    """The images of a folder, their ids being their ranks; ``pictured`` of the first ``limit``.
 
-    Args:
-        images: the folder.
-        limit: the first so many are to be done; None: all.
-        pictured: how many of those the report page shows.
-
-    Raises:
-        NotADirectoryError, ValueError: as ``list_images``.
+    Raises as ``list_images``.
     """
     names = list_images(images)
     stems = list(names)

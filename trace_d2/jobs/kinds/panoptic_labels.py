@@ -60,11 +60,10 @@ from trace_d2.jobs.kinds.edge_job import (
 )
 from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_segments, shrink
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import Layout
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.labels.panoptic import of_one_strength
 from trace_d2.propagation.calibration import (
-    EdgeCalibration,
     EdgeStatistics,
 )
 
@@ -81,14 +80,10 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     """Labels images one by one.
 
     Args:
-        cfg: the config.
-        images: folder of the photographs.
+        cfg, images, output, entries, save_edges: see ``EdgeTakingJob``.
         semantic: folder of the semantic masks.
         categories: what the masks hold.
-        output: folder of the labels.
-        entries: all images, in sorted order of stems.
         origin: file or built-in name the categories are from, for messages.
-        save_edges: keep the edges as well.
     """
 
     layout = Layout(
@@ -117,7 +112,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         self.semantic = Path(semantic)
         self.categories = tuple(categories)
         self.origin = origin
-        self.labeler = PanopticLabeler.from_config(cfg, categories)
+        self.cutter = PanopticLabeler.from_config(cfg, categories)
         settings = {
             "semantic": str(self.semantic.resolve()),
             "categories": category_entries(self.categories),
@@ -156,21 +151,18 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         return job
 
     def fingerprint(self, entry: ImageEntry) -> str:
-        """Changes with an input file (its size or its time)."""
         paths = [self.images / entry.file_name, self.semantic / f"{entry.stem}.png"]
         if self.edges_folder is not None:
             paths += edge_paths(self.edges_folder, entry.stem)
         return files_print(paths)
 
     def skip(self, entry: ImageEntry) -> str:
-        """Images without id or mask are skipped."""
         if entry.image_id is None:
             return "the list given by --images-json does not name it"
         path = self.semantic / f"{entry.stem}.png"
         return "" if path.is_file() else f"no semantic mask at {path} (an image without tags?)"
 
     def load(self, entry: ImageEntry) -> Sample:
-        """Photograph, semantic mask and given edges; raises as ``load_sample`` does."""
         return load_sample(
             self.images / entry.file_name,
             self.semantic / f"{entry.stem}.png",
@@ -179,48 +171,57 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             self.origin,
         )
 
-    @property
-    def cut(self) -> str:
-        """How thing classes are cut."""
-        return self.labeler.settings.cut
-
-    def use_calibration(self, calibration: EdgeCalibration) -> None:
-        """Label with ``calibration``."""
-        self.labeler.calibration = calibration
-
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
-        """Count outlines of classes and insides of things."""
         assert inputs.edges is not None
-        statistics.add_semantic(inputs.semantic, self.labeler.isthing, inputs.edges)
+        statistics.add_semantic(inputs.semantic, self.cutter.isthing, inputs.edges)
 
     def count_false_pieces(self, inputs: Sample) -> tuple[int, int]:
         """Stuff masks, and the pieces that edges would cut off them if they were things."""
-        return self.labeler.cut_stuff(inputs.semantic, inputs.edges)
+        return self.cutter.cut_stuff(inputs.semantic, inputs.edges)
 
     def make(self, entry: ImageEntry, inputs: Sample) -> PanopticLabel:
-        """The label of ``entry``."""
-        return self.labeler(inputs.semantic, inputs.edges)
+        return self.cutter(inputs.semantic, inputs.edges)
 
     def write(self, entry: ImageEntry, inputs: Sample, result: PanopticLabel) -> dict[str, Any]:
-        """Write edges and PNGs; ids of image and instances are given when the notes are joined."""
-        self.keep_edges(entry, inputs.edges)
-        return write_label(self.store, entry.stem, result, self.categories)
+        if self.optional:
+            self.keep_edges(entry, inputs.edges)
+        ids, ranks = result.segment_ids, train_ids(result, self.categories)
+        write_png(self.store.place(PANOPTIC, entry.stem), id2rgb(ids), fast=True)
+        write_png(self.store.place(SEMANTIC, entry.stem), ranks, fast=True)
+        segments = [
+            {
+                "id": segment.id,
+                "category_id": segment.category_id,
+                "area": segment.area,
+                "bbox": list(segment.bbox),
+                "iscrowd": 0,
+            }
+            for segment in result.segments
+        ]
+        # Ids of image and instances are given when the notes are joined.
+        instances = instance_annotations(ids, segments, self.categories, image_id=0)
+        height, width = ids.shape
+        return {"height": height, "width": width, "segments": segments, "instances": instances}
 
     def pictures(self, inputs: Sample, result: PanopticLabel) -> dict[str, np.ndarray]:
-        """Image, semantic mask, segments and, if there are any, edges."""
-        image = inputs.photograph.pixels
-        return label_pictures(image, inputs.semantic, inputs.edges, result, self.categories)
+        small, size = shrink(inputs.photograph.pixels)
+        painted = {
+            "image": small,
+            "semantic": paint_classes(nearest(inputs.semantic, size), self.categories),
+            "segments": paint_segments(small, nearest(result.segment_ids, size)),
+        }
+        if inputs.edges is not None:
+            painted["edges"] = paint_edges(inputs.edges, size)
+        return painted
 
     def facts(self, inputs: Sample, result: PanopticLabel) -> Mapping[str, Any]:
-        """Numbers of segments, of things, and of things if edges cut nothing."""
         things = sum(segment.isthing for segment in result.segments)
         cut = inputs.edges is not None and not of_one_strength(inputs.edges)
-        uncut = self.labeler.count_uncut(inputs.semantic) if cut else 0
+        uncut = self.cutter.count_uncut(inputs.semantic) if cut else 0
         return {"segments": len(result.segments), "things": things, "uncut": uncut}
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        """Write ``panoptic.json`` and ``instances.json``."""
         store, categories = outcome.store, _categories(outcome)
         listed = category_entries(categories)
         things = category_entries(tuple(c for c in categories if c.isthing))
@@ -243,7 +244,6 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        """Totals, trust in the edges, and pictures with a legend of the classes."""
         store, categories, records = outcome.store, _categories(outcome), outcome.finished
         counts = [(r.facts["segments"], r.facts["things"]) for r in records]
         segments, things = (
@@ -279,56 +279,6 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             bars=emergence_points(records),
             legend=legend,
         )
-
-
-def label_pictures(
-    image: np.ndarray,
-    semantic: np.ndarray,
-    edges: np.ndarray | None,
-    label: PanopticLabel,
-    categories: Sequence[Category],
-) -> dict[str, np.ndarray]:
-    """Small pictures, uint8 (h, w) or RGB (h, w, 3), of a label and what it was made from.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        semantic: uint8 (H, W) category ids, 255 = unknown.
-        edges: float32 (H, W) in 0..1, or None.
-        label: what was made of them.
-        categories: for the colours of the semantic mask.
-    """
-    small, size = shrink(image)
-    painted = {
-        "image": small,
-        "semantic": paint_classes(nearest(semantic, size), categories),
-        "segments": paint_segments(small, nearest(label.segment_ids, size)),
-    }
-    if edges is not None:
-        painted["edges"] = paint_edges(edges, size)
-    return painted
-
-
-def write_label(
-    store: JobStore, stem: str, label: PanopticLabel, categories: Sequence[Category]
-) -> dict[str, Any]:
-    """Write the PNGs of a label; returns its note, without ids of image and instances."""
-    ids = label.segment_ids
-    write_png(store.place(PANOPTIC, stem), id2rgb(ids), fast=True)
-    ranks = train_ids(label, categories)
-    write_png(store.place(SEMANTIC, stem), ranks, fast=True)
-    segments = [
-        {
-            "id": segment.id,
-            "category_id": segment.category_id,
-            "area": segment.area,
-            "bbox": list(segment.bbox),
-            "iscrowd": 0,
-        }
-        for segment in label.segments
-    ]
-    instances = instance_annotations(ids, segments, categories, image_id=0)
-    height, width = ids.shape
-    return {"height": height, "width": width, "segments": segments, "instances": instances}
 
 
 def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:

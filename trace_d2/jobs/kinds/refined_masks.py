@@ -50,13 +50,13 @@ from trace_d2.jobs.kinds.edge_job import (
 )
 from trace_d2.jobs.locks import writing_to
 from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
-from trace_d2.jobs.report import MOST_LINES, Outcome, Report, Table
+from trace_d2.jobs.report import Outcome, Report, Table
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.propagation import (
     BoundaryGuidedPropagation,
     merge_masks,
 )
-from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
+from trace_d2.propagation.calibration import EdgeStatistics
 
 _LEFT_OUT = "left_out.jsonl"
 _MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
@@ -113,12 +113,8 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     """Refines the masks of images one by one.
 
     Args:
-        cfg: the config.
-        images: folder of the photographs.
+        cfg, images, output, entries, save_edges: see ``EdgeTakingJob``.
         masks: the file of masks, checked.
-        output: the COCO file to write.
-        entries: its images, in sorted order of stems.
-        save_edges: keep the edges as well.
     """
 
     layout = Layout(
@@ -145,7 +141,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     ) -> None:
         self.file = masks
         self.masks = str(masks.path)
-        self.propagation = BoundaryGuidedPropagation.from_config(cfg)
+        self.cutter = BoundaryGuidedPropagation.from_config(cfg)
         settings = {"masks": str(masks.path.resolve()), "categories": list(masks.categories)}
         super().__init__(cfg, images, output, entries, settings, save_edges)
 
@@ -172,7 +168,6 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return job
 
     def prepare(self, left: Sequence[MaskEntry], workers: int, progress: bool) -> None:
-        """List what could not be used, then use the calibration."""
         path = self.store.root / _LEFT_OUT
         with writing_to(self.store.root), atomic_file(path) as file:
             for annotation in self.file.findings.left_out:
@@ -180,7 +175,6 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         super().prepare(left, workers, progress)
 
     def fingerprint(self, entry: MaskEntry) -> str:
-        """Changes with the image, its edge file (size or time) or its annotations."""
         paths = [self.images / entry.file_name]
         if self.edges_folder is not None:
             for stem in entry.edge_stems:
@@ -189,11 +183,9 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return files_print(paths, masks, entry.size, entry.skipped)
 
     def skip(self, entry: MaskEntry) -> str:
-        """Images that are absent or without a mask are skipped."""
         return entry.skipped
 
     def load(self, entry: MaskEntry) -> Inputs:
-        """The photograph and, where given, its edges."""
         photograph = read_image(self.images / entry.file_name)
         inputs = Inputs(photograph, None, entry.remarks)
         folder = self.edges_folder
@@ -202,17 +194,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         stems = [stem for stem in entry.edge_stems if has_edges(folder, stem)]
         return inputs.with_edge_file(find_edges(folder, (stems or entry.edge_stems[-1:])[0]))
 
-    @property
-    def cut(self) -> str:
-        """How masks are cut."""
-        return self.propagation.settings.cut
-
-    def use_calibration(self, calibration: EdgeCalibration) -> None:
-        """Cut with ``calibration``."""
-        self.propagation.calibration = calibration
-
     def count_edges(self, statistics: EdgeStatistics, entry: MaskEntry, inputs: Inputs) -> None:
-        """Count outlines and insides of the given masks."""
         assert inputs.edges is not None
         try:
             _, given, _ = self._decode(entry, inputs.photograph)
@@ -233,10 +215,10 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             own = [rank for rank, mask in enumerate(kept) if mask.category_id == category]
             strengths = np.array([kept[rank].score for rank in own]) if scored else None
             if inputs.edges is None:
-                iou = self.propagation.settings.merge_iou
+                iou = self.cutter.settings.merge_iou
                 refined = merge_masks(given[own], strengths, iou_threshold=iou)
             else:
-                refined = self.propagation(given[own], inputs.edges, strengths)
+                refined = self.cutter(given[own], inputs.edges, strengths)
             parts.append(refined.masks)
             categories += [category] * len(refined.masks)
             scores += refined.scores.tolist()
@@ -244,14 +226,13 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return RefinedMasks(given, masks, categories, scores if scored else None, notes)
 
     def write(self, entry: MaskEntry, inputs: Inputs, result: RefinedMasks) -> dict[str, Any]:
-        """The annotations are noted; ids are given when the notes are joined."""
-        self.keep_edges(entry, inputs.edges)
+        if self.optional:
+            self.keep_edges(entry, inputs.edges)
         height, width = result.given.shape[1:]
         annotations = mask_annotations(result.masks, result.categories, result.scores)
         return {"height": height, "width": width, "instances": annotations}
 
     def pictures(self, inputs: Inputs, result: RefinedMasks) -> dict[str, np.ndarray]:
-        """Image, masks before and after and, if there are any, edges."""
         small, size = shrink(inputs.photograph.pixels)
         painted = {"image": small}
         for key, masks in (("given", result.given), ("refined", result.masks)):
@@ -262,24 +243,20 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return painted
 
     def facts(self, inputs: Inputs, result: RefinedMasks) -> Mapping[str, Any]:
-        """Numbers of masks, before and after."""
         count = len(result.masks)
         return {"segments": count, "things": count, "given": len(result.given)}
 
     def notes(self, inputs: Inputs, result: RefinedMasks) -> tuple[str, ...]:
-        """Remarks on the inputs and on their masks."""
         return (*inputs.notes, *result.notes)
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        """Write the COCO file."""
         categories = outcome.settings["categories"]
         with atomic_file(outcome.store.output) as file:
             write_instances(file, outcome, categories, "masks refined along instance edges")
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        """Totals, what was left out, and pictures before and after."""
         records = outcome.finished
         cards = [
             ("masks given", f"{sum(record.facts['given'] for record in records):,}"),
@@ -330,12 +307,11 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
 
 
 def _left_out(store: JobStore) -> Table:
-    """The annotations that could not be used."""
     path = store.root / _LEFT_OUT
     lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
-    left = [json.loads(line) for line in lines[:MOST_LINES]]
+    left = [json.loads(line) for line in lines]
     rows = [(f"no. {one['number']} (id {one['annotation_id']})", one["reason"]) for one in left]
-    return Table("Annotations left out", rows, "Annotation", len(lines), _LEFT_OUT)
+    return Table("Annotations left out", rows, "Annotation", _LEFT_OUT)
 
 
 def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
