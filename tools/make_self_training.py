@@ -15,13 +15,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trace_d2.io.atomic import write_json
-from trace_d2.labels.self_training import merge_predictions
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the labels and print a summary; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_args(arguments)
+    from trace_d2.io.atomic import write_json  # --help loads nothing
+    from trace_d2.labels.self_training import merge_predictions
+
     try:
         content, summary = merge_predictions(
             args.labels, args.predictions, threshold=args.threshold, overlap=args.overlap
