@@ -26,15 +26,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="default %(default)s/")
-    parser.add_argument("--count", type=int, default=24, help="scenes; default %(default)s")
-    parser.add_argument("--size", type=int, default=128, help="side in pixels; default 128")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("demo"), help="default %(default)s/")
+    add("--count", type=int, default=24, help="scenes; default %(default)s")
+    add("--size", type=int, default=128, help="side in pixels; default 128")
+    add(
         "--semantic-noise", type=float, default=0.2, metavar="LEVEL",
         help="errors of the semantic masks, 0 (none) to 1 (poor); default %(default)s",
     )  # fmt: skip
-    parser.add_argument("--config-file", type=Path, default=CONFIG, help="the edge config")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys of the edges")
+    add("--config-file", type=Path, default=CONFIG, help="the edge config")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys of the edges")
     return parser.parse_args(arguments)
 
 
@@ -48,10 +49,8 @@ def write_gradient_edges(images: Path, output: Path) -> None:
 
     output.mkdir(exist_ok=True)
     for path in tqdm(sorted(images.iterdir()), desc="colour gradients", unit="image"):
-        target = output / f"{path.stem}.png"
-        if not target.is_file():
-            found = BASELINES["gradient"](read_image(path).pixels, path.stem)
-            write_edges(target, found.edges)
+        found = BASELINES["gradient"](read_image(path).pixels, path.stem)
+        write_edges(output / f"{path.stem}.png", found.edges)
 
 
 def label(scenes: Path, output: Path, options: list[str]) -> PanopticQuality:

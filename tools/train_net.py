@@ -84,11 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def prepare(args: argparse.Namespace) -> CfgNode:
-    """The frozen config of ``args``, with its data sets registered, checked.
-
-    Raises:
-        ConfigError: the config cannot be used, and why.
-    """
+    """The frozen config of ``args``, with its data sets registered, checked."""
     from trace_d2.data.registration import register_from_config
     from trace_d2.engine.checks import check_config
 
@@ -101,11 +97,7 @@ def prepare(args: argparse.Namespace) -> CfgNode:
 
 @contextmanager
 def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn what bad configs and data raise into a ConfigError; the log keeps the traceback.
-
-    Args:
-        kinds: what to take for the user's besides ValueError, OSError and UnfinishedLabelsError.
-    """
+    """Turn what bad configs and data raise into a ConfigError; the log keeps the traceback."""
     from trace_d2.data.label_folder import UnfinishedLabelsError
 
     foreseen: tuple[type[Exception], ...] = (ValueError, OSError, UnfinishedLabelsError, *kinds)
@@ -118,13 +110,7 @@ def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """Detectron2's defaults, ours, the official Mask2Former's where they are needed, then the file.
-
-    Raises:
-        KeyError, AssertionError, ValueError: a key does not exist, or a value has the wrong type.
-        FileNotFoundError: there is no such file.
-        ImportError: the config is of the official Mask2Former, which is not installed.
-    """
+    """Detectron2's defaults, ours, the official Mask2Former's where needed, then the file."""
     from detectron2.config import get_cfg
 
     import trace_d2
@@ -146,11 +132,7 @@ def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 
 def run(args: argparse.Namespace) -> Any:
-    """Train or evaluate in this process; returns what the trainer does.
-
-    Raises:
-        ConfigError: the config, its data or its weights cannot be used, and why.
-    """
+    """Train or evaluate in this process; returns what the trainer does."""
     from detectron2.engine import default_setup
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger

@@ -80,12 +80,12 @@ def test_a_folder_that_is_not_whole_is_made_again(scenes, tmp_path) -> None:
 
 
 def test_the_folder_of_another_study_is_refused(scenes, tmp_path) -> None:
-    study(scenes, tmp_path).claim(opts=[])
-    study(scenes, tmp_path).claim(opts=[])
+    study(scenes, tmp_path).claim()
+    study(scenes, tmp_path).claim()
     with pytest.raises(ValueError, match=r"other semantic_noise: give another --output"):
-        study(scenes, tmp_path, noise=0.5).claim(opts=[])
+        study(scenes, tmp_path, noise=0.5).claim()
     with pytest.raises(ValueError, match="other opts"):
-        study(scenes, tmp_path).claim(opts=["MODEL.TRACE.SEED", "1"])
+        study(scenes, tmp_path, opts=("MODEL.TRACE.SEED", "1")).claim()
 
 
 def test_inputs_at_fault_are_named(scenes, tmp_path) -> None:

@@ -33,27 +33,17 @@ _ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
 
 @dataclass(frozen=True)
 class StepSize:
-    """A denoiser of Stable Diffusion 3.5 Large's width, with few blocks.
+    """A denoiser of Stable Diffusion 3.5 Large's width, with few blocks of attention."""
 
-    Attributes:
-        side: of the token grid; N = side^2.
-        heads: of 64 channels each; the width is their product.
-        blocks: of attention.
-        rank: of the adapters.
-        dtype: of weights and activations.
-        device: where it runs.
-    """
-
-    side: int = 64
-    heads: int = 38
+    side: int = 64  # of the token grid
+    heads: int = 38  # of 64 channels each
     blocks: int = 2
-    rank: int = 64
+    rank: int = 64  # of the adapters
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
     @property
     def tokens(self) -> int:
-        """N."""
         return self.side**2
 
     @property
@@ -64,11 +54,7 @@ class StepSize:
 
 
 class PlainReader(TorchFunctionMode):
-    """Attention of image tokens as one would write it down; autograd keeps every softmax.
-
-    Args:
-        tokens: of the image, which come first in the joint sequence.
-    """
+    """Attention of image tokens, which come first, as one would write it down."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()

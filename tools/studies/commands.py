@@ -25,13 +25,7 @@ class CommandError(RuntimeError):
 def run_tool(
     tool: str, *arguments: object, log: Path | None = None, threads: int | None = None
 ) -> None:
-    """Run ``tools/<tool>.py``.
-
-    Args:
-        tool: its name.
-        arguments: its command line.
-        log: gets what it prints; the tool then runs in a process of its own.
-        threads: of that process.
+    """Run ``tools/<tool>.py``; with ``log``, which gets what it prints, in a process of its own.
 
     Raises:
         CommandError: it failed.

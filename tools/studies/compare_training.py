@@ -25,25 +25,19 @@ TRAIN_SERIES, VAL_SERIES = 11, 12  # trace-tiny was trained on series 1
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained and measured.
+    """What is trained and measured."""
 
-    Attributes:
-        config: of the model.
-        origins: names of the three kinds of labels, from the least to the most that can be had.
-        metric: path into ``results.json``.
-        title: of the metric.
-        backbone: config of what the backbone learns first, from the least labels; or None.
-    """
-
+    kind: str  # of data sets in the config
     config: Path
-    origins: tuple[str, str, str]
-    metric: tuple[str, str]
-    title: str
-    backbone: Path | None = None
+    origins: tuple[str, str, str]  # of labels, from the least to the most that can be had
+    metric: tuple[str, str]  # path into ``results.json``
+    title: str  # of the metric
+    backbone: Path | None = None  # config of what it learns first, from the least labels
 
 
 TASKS = {
     "panoptic": Task(
+        "PANOPTIC",
         ROOT / "configs" / "panoptic" / "scenes_mask2former.yaml",
         ("no edges", "TRACE", "truth"),
         ("panoptic_seg", "PQ_th"),
@@ -51,6 +45,7 @@ TASKS = {
         ROOT / "configs" / "panoptic" / "scenes_backbone.yaml",
     ),
     "instance": Task(
+        "INSTANCES",
         ROOT / "configs" / "instance" / "scenes_mask_rcnn.yaml",
         ("merged masks", "TRACE", "truth"),
         ("segm", "AP"),
@@ -74,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 def train_all(args: argparse.Namespace, task: Task) -> None:
     """Make scenes and labels, and train on those that were chosen."""
     make_scenes(args)
-    labels = MAKERS[args.task](args)
+    labels = data_sets(args, task)
     common = list(args.set)
     if task.backbone is not None:
         folder = args.output / f"{args.task}_backbone"
@@ -131,73 +126,57 @@ def make_scenes(args: argparse.Namespace) -> None:
             run_tool("make_scenes", "--output", folder, "--count", count, "--series", series)
 
 
-def find_edges(args: argparse.Namespace) -> Path:
+def find_edges(args: argparse.Namespace, scenes: Path) -> Path:
     """The folder of edges for the training scenes; trace-tiny's come with its panoptic labels."""
     if args.edges is not None:
-        return args.edges
-    output = args.output / "labels_trace"
-    run_tool(
-        "make_pseudo_panoptic", "--config-file", EDGES, *_label_inputs(args.output / "train"),
-        "--output", output, "--save-edges", "--workers", 1,
-    )  # fmt: skip
-    return output / "edges"
+        return Path(args.edges)
+    trace = ["--config-file", EDGES, "--save-edges", "--workers", 1]
+    return make_labels(scenes, args.output / "labels_trace", *trace) / "edges"
 
 
-def _label_inputs(scenes: Path) -> list[str]:
-    inputs = [
-        ("--images", "images"),
-        ("--semantic", "semantic"),
-        ("--categories", "categories.json"),
-    ]
-    return [part for option, name in inputs for part in (option, str(scenes / name))]
+def make_labels(scenes: Path, output: Path, *edges: object) -> Path:
+    """Folder of panoptic labels of the scenes."""
+    inputs = ["--images", scenes / "images", "--semantic", scenes / "semantic"]
+    categories = ["--categories", scenes / "categories.json"]
+    run_tool("make_pseudo_panoptic", *inputs, *categories, "--output", output, *edges)
+    return output
 
 
-def make_panoptic_labels(args: argparse.Namespace) -> dict[str, list[object]]:
-    """Folders of labels by origin, as config keys."""
-    output, scenes = args.output, args.output / "train"
-    none, trace = output / "labels_no_edges", output / "labels_trace"
-    edges = find_edges(args)
-    labels = ["make_pseudo_panoptic", *_label_inputs(scenes), "--output"]
+def make_panoptic_labels(args: argparse.Namespace, scenes: Path) -> list[Path]:
+    """Folders of labels, from the least to the truth."""
+    trace = args.output / "labels_trace"
+    edges = find_edges(args, scenes)
     if args.edges is not None:
-        run_tool(*labels, trace, "--edges", edges)
-    run_tool(*labels, none, "--no-edges")
-    folders = {"no edges": none, "TRACE": trace, "truth": scenes}
-    images, val = scenes / "images", output / "val"
-    return {
-        origin: _keys("PANOPTIC", [folder, images], [val, val / "images"])
-        for origin, folder in folders.items()
-    }
+        make_labels(scenes, trace, "--edges", edges)
+    return [make_labels(scenes, args.output / "labels_no_edges", "--no-edges"), trace, scenes]
 
 
-def make_instance_labels(args: argparse.Namespace) -> dict[str, list[object]]:
-    """COCO files by origin, as config keys."""
-    output, scenes = args.output, args.output / "train"
+def make_instance_labels(args: argparse.Namespace, scenes: Path) -> list[Path]:
+    """COCO files, from the least to the truth."""
     from trace_d2.scenes.oracle import write_merged_masks
 
-    merged, refined = output / "merged.json", output / "refined.json"
+    merged, refined = args.output / "merged.json", args.output / "refined.json"
     if not merged.is_file():
         write_merged_masks(scenes / "panoptic.json", scenes / "panoptic", merged)
-    run_tool(
-        "refine_masks", "--images", scenes / "images", "--masks", merged,
-        "--edges", find_edges(args), "--output", refined,
-    )  # fmt: skip
-    files = {"merged masks": merged, "TRACE": refined, "truth": scenes / "instances.json"}
-    images, val = scenes / "images", output / "val"
+    inputs = ["--images", scenes / "images", "--edges", find_edges(args, scenes)]
+    run_tool("refine_masks", *inputs, "--masks", merged, "--output", refined)
+    return [merged, refined, scenes / "instances.json"]
+
+
+def data_sets(args: argparse.Namespace, task: Task) -> dict[str, list[object]]:
+    """The data sets by the origin of their labels, as config keys."""
+    make = make_panoptic_labels if task.kind == "PANOPTIC" else make_instance_labels
+    scenes, held_out = args.output.resolve() / "train", args.output.resolve() / "val"
+    labels = make(args, scenes)
+    truth = held_out / labels[-1].relative_to(scenes)
+    test = ["scenes_val", str(truth), str(held_out / "images")]
     return {
-        origin: _keys("INSTANCES", [file, images], [val / "instances.json", val / "images"])
-        for origin, file in files.items()
+        origin: [
+            f"DATASETS.TRACE.{task.kind}",
+            [["scenes_train", str(path.resolve()), str(scenes / "images")], test],
+        ]
+        for origin, path in zip(task.origins, labels, strict=True)
     }
-
-
-MAKERS = {"panoptic": make_panoptic_labels, "instance": make_instance_labels}
-
-
-def _keys(kind: str, train_set: list[Path], val_set: list[Path]) -> list[object]:
-    sets = [
-        [name, *(str(path.resolve()) for path in paths)]
-        for name, paths in (("scenes_train", train_set), ("scenes_val", val_set))
-    ]
-    return [f"DATASETS.TRACE.{kind}", sets]
 
 
 def run_folder(args: argparse.Namespace, origin: str) -> Path:

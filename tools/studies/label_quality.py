@@ -29,7 +29,6 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +41,15 @@ from trace_d2.parallel import available_cpus
 THRESHOLDS = 19  # a fifth of BSDS's, in a fifth of the time
 METRICS = ("ODS", "PQ^th perfect", "PQ^th noisy", "AP^mk class parts", "AP^mk all parts")
 
-Scores = dict[str, list[float | None]]
-"""By metric: of all images, of the even ranks and of the odd ones; 0..1 or None."""
+Parts = list[float | None]
+"""A score 0..1, or None, of all images, of the even ranks and of the odd ones."""
+
+Scores = dict[str, Parts]
+"""By metric."""
 
 
-@dataclass(frozen=True)
-class Study(StudyInputs):
-    """The inputs, and how the commands run.
-
-    Attributes:
-        workers: processes.
-        opts: config keys of both commands, KEY VALUE in turn.
-    """
-
-    workers: int = 1
-    opts: tuple[str, ...] = ()
-
-
-def measure(study: Study, row: str) -> Scores:
-    """All figures of a row, from its file if it is finished.
-
-    Raises:
-        CommandError: a command failed.
-        ValueError, OSError: an input is wrong, or the row was measured with other edges.
-    """
+def measure(study: StudyInputs, row: str) -> Scores:
+    """All figures of a row, from its file if it is finished."""
     from trace_d2.io.atomic import write_json
 
     folder = study.output / "rows" / row
@@ -91,7 +75,7 @@ def measure(study: Study, row: str) -> Scores:
     return scores
 
 
-def score_edges(study: Study, edges: Path | None) -> list[float | None]:
+def score_edges(study: StudyInputs, edges: Path | None) -> Parts:
     """ODS of each part of the images."""
     from trace_d2.evaluation import EdgeSettings, edge_scores, evaluate_edges
     from trace_d2.evaluation.edge_metrics import even_thresholds
@@ -111,7 +95,7 @@ def score_edges(study: Study, edges: Path | None) -> list[float | None]:
     return [edge_scores(part).ods if part else None for part in counts]
 
 
-def score_labels(study: Study, edges: Path | None, folder: Path, noisy: bool) -> list[float | None]:
+def score_labels(study: StudyInputs, edges: Path | None, folder: Path, noisy: bool) -> Parts:
     """PQ^th of the labels that the command makes, of each part of the images."""
     from trace_d2.evaluation import panoptic_quality
 
@@ -119,7 +103,7 @@ def score_labels(study: Study, edges: Path | None, folder: Path, noisy: bool) ->
     inputs = ["--semantic", study.semantic(noisy), "--images-json", study.truth_json]
     inputs += ["--categories", study.categories()]
     _run("make_pseudo_panoptic", study, edges, [*inputs, "--output", output])
-    scores: list[float | None] = []
+    scores: Parts = []
     for ids in study.parts:
         if not ids:
             scores.append(None)
@@ -137,9 +121,7 @@ def score_labels(study: Study, edges: Path | None, folder: Path, noisy: bool) ->
     return scores
 
 
-def score_masks(
-    study: Study, edges: Path | None, folder: Path, per_class: bool
-) -> list[float | None]:
+def score_masks(study: StudyInputs, edges: Path | None, folder: Path, per_class: bool) -> Parts:
     """AP^mk of merged masks as the command refines them, of each part of the images."""
     from trace_d2.evaluation import class_agnostic_ap
 
@@ -157,14 +139,14 @@ def score_masks(
     return [result["segm"]["AP"] if result else None for result in results]
 
 
-def _run(tool: str, study: Study, edges: Path | None, options: Sequence[object]) -> None:
+def _run(tool: str, study: StudyInputs, edges: Path | None, options: Sequence[object]) -> None:
     """A command line as a user would type it; an interrupted one is continued."""
     given: list[object] = ["--no-edges"] if edges is None else ["--edges", edges]
     words = ["--images", study.images, *options, *given, "--workers", study.workers, *study.opts]
     run_tool(tool, *words)
 
 
-def report(study: Study, results: dict[str, Scores]) -> str:
+def report(study: StudyInputs, results: dict[str, Scores]) -> str:
     """The results as Markdown."""
     titles = study.rows
     table = halves_table({titles[n]: s for n, s in results.items()}, titles[NO_EDGES], METRICS)
@@ -192,10 +174,7 @@ def halves_table(
 ) -> str:
     """A Markdown table of scores over all images and over two halves: ``all (one / other)``.
 
-    Args:
-        rows: by name, then by metric: the three scores, 0..1; None where there is none.
-        floor: the row that the others are held against. A score below its own is bold.
-        metrics: columns, in this order.
+    A score below that of the row ``floor``, which all are held against, is bold.
     """
     from tabulate import tabulate
 
@@ -225,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     from trace_d2.io.atomic import write_json, write_text  # --help loads nothing
 
-    study = Study(
+    study = StudyInputs(
         args.images,
         args.truth_json,
         args.truth_dir,
@@ -238,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         names = _chosen(args.rows, list(study.rows))
         study.check()
-        study.claim(opts=args.opts)
+        study.claim()
         results = {}
         for rank, name in enumerate(names, 1):
             print(f"\n== row {rank} of {len(names)}: {study.rows[name]}", flush=True)

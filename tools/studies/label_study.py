@@ -47,6 +47,7 @@ class StudyInputs:
         output: folder of the study.
         detectors: folder of edges by name; the first gives the false edges.
         noise: level of ``degrade_semantic``.
+        workers, opts: processes and config keys, KEY VALUE in turn, of both commands.
     """
 
     images: Path
@@ -55,6 +56,8 @@ class StudyInputs:
     output: Path
     detectors: dict[str, Path]
     noise: float
+    workers: int = 1
+    opts: tuple[str, ...] = ()
 
     @cached_property
     def truth(self) -> PanopticSet:
@@ -86,11 +89,7 @@ class StudyInputs:
         return next(iter(self.detectors), BASELINE)
 
     def check(self) -> None:
-        """Look at all inputs, before hours of work.
-
-        Raises:
-            ValueError, OSError: one is missing or does not fit, named.
-        """
+        """Look at all inputs, before hours of work; what is missing or does not fit is named."""
         from trace_d2.io.categories import category_entries, parse_categories
         from trace_d2.io.edge_maps import has_edges
         from trace_d2.io.listing import list_images
@@ -114,15 +113,8 @@ class StudyInputs:
                     f"{len(self.stems)} images, such as {absent[0]}.png: make them"
                 )
 
-    def claim(self, **settings: Any) -> None:
-        """Make the folder of the study, or make sure that it holds the same one.
-
-        Args:
-            settings: what else the figures depend on, for JSON.
-
-        Raises:
-            ValueError: it has other inputs or settings.
-        """
+    def claim(self) -> None:
+        """Make the folder of the study, or make sure that it holds one of the same inputs."""
         from trace_d2.io.atomic import write_json
 
         false = self.detectors.get(self.false_edges)
@@ -131,7 +123,7 @@ class StudyInputs:
             "truth": hashlib.sha256(self.truth_json.read_bytes()).hexdigest(),
             "semantic_noise": self.noise,
             "false_edges": str(false.resolve()) if false else BASELINE,
-            **settings,
+            "opts": list(self.opts),
         }
         path = self.output / "settings.json"
         earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,9 @@ from trace_d2.io.atomic import write_json
 Values = dict[int, float]
 """Seed -> value."""
 
-_NAME = re.compile(r"(?P<group>.+)_seed(?P<seed>\d+)\.json")
-
 
 class Cells:
-    """A folder of cells ``<group>_seed<k>.json``: fingerprint, rows and what else is known.
-
-    Args:
-        folder: is made when the first cell is written.
-    """
+    """A folder of cells ``<group>_seed<k>.json``: fingerprint, rows and what else is known."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,28 +51,18 @@ class Cells:
         Raises:
             FileNotFoundError: there is none.
         """
-        found = []
-        for path in self.folder.glob("*.json"):
-            name = _NAME.fullmatch(path.name)
-            if name:
-                found.append((name["group"], int(name["seed"]), path))
+        found = [json.loads(path.read_text()) for path in self.folder.glob("*_seed*.json")]
         if not found:
             raise FileNotFoundError(
                 f"no numbers in {self.folder}: run ablate.py with this --output first"
             )
-        return [json.loads(path.read_text()) for _, _, path in sorted(found)]
+        return sorted(found, key=lambda cell: (cell["group"], cell["seed"]))
 
 
 class Numbers:
     """All numbers of a study, by row, metric and seed.
 
     Cells of other settings than those of the newest are left out and named on stderr.
-
-    Args:
-        cells: of the study.
-
-    Raises:
-        FileNotFoundError: there are none.
     """
 
     def __init__(self, cells: Cells) -> None:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from tqdm import tqdm
 from ablation.rows import TEACHERS, Teacher
 from ablation.scoring import HeldOut, held_out
 from ablation.teacher import Trajectory, boundary_divergence, edges_of
-from ablation.work import Settings, find_detector, find_student, key_of
-from trace_d2.edges import EdgeDetector, instance_emergence_point
+from ablation.work import Settings, find_detector, find_student
+from trace_d2.edges import EdgeDetector, EdgeSource, instance_emergence_point
 from trace_d2.edges.baselines import BASELINES
 from trace_d2.edges.detector import (
     AttentionSettings,
@@ -40,14 +41,14 @@ def measure_latency(settings: Settings, seed: int, images: int) -> dict[str, dic
     alike: dict[Teacher, list[float]] = {c: [] for c in costs.values() if c is not None}
     teacher_edges(detector, TEACHERS["t 0"], scenes[0].scene.image, "warm-up")
     for truth in scenes:
-        image, key = truth.scene.image, key_of(truth)
+        image, key = truth.scene.image, truth.key
         for cost, taken in tqdm(alike.items(), desc=f"latency, seed {seed}"):
             taken.append(seconds(teacher_edges, detector, cost, image, key))
     rows = {row: _ms(alike[cost]) for row, cost in costs.items() if cost is not None}
     for row, parts in _divergences(settings, seed, scenes[0]).items():
         rows[row] |= parts
     for name, detect in BASELINES.items():
-        rows[name] = _ms(_repeated(detect, scenes, "timed"))
+        rows[name] = _repeated(detect, scenes)
     return rows
 
 
@@ -56,21 +57,20 @@ def measure_students(
 ) -> dict[str, dict[str, float]]:
     """The same of students; ``weights``: row -> folder."""
     scenes = _scenes(settings, seed, images)
-    rows = {}
-    for row, folder in weights.items():
-        detect = find_student(settings, seed, folder)
-        rows[row] = _ms(_repeated(detect, scenes, "timed"))
-    return rows
+    return {
+        row: _repeated(find_student(settings, seed, folder), scenes)
+        for row, folder in weights.items()
+    }
 
 
 def _scenes(settings: Settings, seed: int, images: int) -> list[HeldOut]:
     return [held_out(index, settings.side) for index in settings.indices(seed)[:images]]
 
 
-def _repeated(detect: Callable[..., Any], scenes: list[HeldOut], *more: str) -> list[float]:
-    detect(scenes[0].scene.image, *more)
+def _repeated(detect: EdgeSource, scenes: list[HeldOut]) -> dict[str, float]:
+    detect(scenes[0].scene.image, "warm-up")
     images = [truth.scene.image for truth in scenes for _ in range(_REPEATS)]
-    return [seconds(detect, image, *more) for image in images]
+    return _ms([seconds(detect, image, "timed") for image in images])
 
 
 def _ms(taken: list[float]) -> dict[str, float]:
@@ -89,30 +89,28 @@ def _cost(teacher: Teacher) -> Teacher | None:
 
 def _divergences(settings: Settings, seed: int, truth: HeldOut) -> dict[str, dict[str, float]]:
     """``iep_ms`` and ``abdiv_ms``, by row, of the rows that compare divergences."""
-    trajectory = Trajectory(find_detector(settings, seed), truth.scene.image, key_of(truth))
+    trajectory = Trajectory(find_detector(settings, seed), truth.scene.image, truth.key)
+    attention, grid = trajectory.maps[500], trajectory.layout.largest
     result = {}
     for row, teacher in TEACHERS.items():
         if row.startswith(("teacher", "iep", "abdiv", "neighbours")):
-            taken = [divergence_seconds(trajectory, teacher) for _ in range(_REPEATS)]
-            iep, abdiv = (1000 * statistics.median(part) for part in zip(*taken, strict=True))
-            result[row] = {"iep_ms": iep, "abdiv_ms": abdiv}
+            along = partial(trajectory.curve, teacher.metric, teacher.stride)
+            neighbours = (attention, grid, teacher.abdiv, teacher.neighbourhood)
+            between = partial(boundary_divergence, *neighbours)
+            parts: dict[str, Callable[[], Any]] = {"iep_ms": along, "abdiv_ms": between}
+            result[row] = {
+                name: _ms([seconds(part) for _ in range(_REPEATS)])["ms"]
+                for name, part in parts.items()
+            }
     return result
 
 
 def teacher_edges(
     detector: EdgeDetector, teacher: Teacher, image: np.ndarray, key: str
 ) -> np.ndarray:
-    """The edges of one variant as a user gets them, with no work shared; this is what is timed.
+    """Edges (H, W) of one variant as a user gets them, no work shared; this is what is timed.
 
-    Args:
-        detector: whose backbone and seed are used. With blocks in ``teacher`` a fixed timestep is
-            read of them; a search reads all blocks.
-        teacher: the variant.
-        image: (H, W, 3) uint8 RGB.
-        key: fixes the noise.
-
-    Returns:
-        (H, W) float32 in 0..1.
+    With blocks in ``teacher`` a fixed timestep is read of them; a search reads all blocks.
     """
     fixed = teacher.timestep >= 0
     settings = AttentionSettings(blocks=teacher.blocks if fixed else ())
@@ -132,13 +130,3 @@ def seconds(work: Callable[..., Any], *arguments: Any) -> float:
     start = time.process_time()
     work(*arguments)
     return time.process_time() - start
-
-
-def divergence_seconds(trajectory: Trajectory, teacher: Teacher) -> tuple[float, float]:
-    """Seconds of the divergences alone: along the trajectory, and between neighbours."""
-    attention, grid = trajectory.maps[500], trajectory.layout.largest
-    neighbours = (attention, grid, teacher.abdiv, teacher.neighbourhood)
-    return (
-        seconds(trajectory.curve, teacher.metric, teacher.stride),
-        seconds(boundary_divergence, *neighbours),
-    )

@@ -24,24 +24,15 @@ SHIPPED = "shipped"
 
 @dataclass(frozen=True)
 class Teacher:
-    """Edges by emergence point and ABDiv.
+    """Edges by emergence point and ABDiv."""
 
-    Attributes:
-        metric, stride: of the search for t*.
-        timestep: a fixed one; -1 searches.
-        abdiv: the divergence between neighbours.
-        neighbourhood: 4 or 8.
-        threshold: what falls on 0.5 of the edges, "mean_std" or "mean".
-        blocks: attention blocks that the edges are read of; all where empty. The search reads all.
-    """
-
-    metric: str = "kl"
+    metric: str = "kl"  # of the search for t*, as the stride
     stride: int = STRIDE
-    timestep: int = -1
-    abdiv: str = "kl"
+    timestep: int = -1  # a fixed one; -1 searches
+    abdiv: str = "kl"  # the divergence between neighbours
     neighbourhood: int = 4
-    threshold: str = "mean_std"
-    blocks: tuple[int, ...] = ()
+    threshold: str = "mean_std"  # what falls on 0.5 of the edges
+    blocks: tuple[int, ...] = ()  # that the edges are read of, or all; the search reads all
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))
@@ -51,17 +42,13 @@ class Teacher:
 class Student:
     """A distilled student.
 
-    Attributes:
-        decoder: its name.
-        reconstruction: whether the reconstruction term is on, as the config weighs it.
-        labels: of the pseudo edges, a name in ``LABELS``.
-        whole: learns from whole images instead of crops, as decoders must that belong to one grid;
-            a quarter of them an iteration, so that it sees as many tokens.
+    ``whole`` learns from whole images instead of crops, as decoders must that belong to one grid; a
+    quarter of them an iteration, so that it sees as many tokens.
     """
 
     decoder: str = "relative"
-    reconstruction: bool = True
-    labels: str = DEFAULT_LABELS
+    reconstruction: bool = True  # the term is on, as the config weighs it
+    labels: str = DEFAULT_LABELS  # pseudo edges, a name in ``LABELS``
     whole: bool = False
 
 
@@ -76,41 +63,25 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two rows whose difference the text states.
+    """Two rows whose difference the text states."""
 
-    Attributes:
-        name: what changes from ``before`` to ``after``.
-        before, after: keys of rows.
-        paper: AP^mk of the two in the paper, or what it says without figures.
-    """
-
-    name: str
+    name: str  # what changes
     before: str
     after: str
-    paper: tuple[float, float] | str = ""
+    paper: tuple[float, float] | str = ""  # its AP^mk of the two, or what it says without figures
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the report and what stands below it.
+    """A table of the report and what stands below it."""
 
-    Attributes:
-        key: of the section in remarks.md.
-        title: of the table.
-        entries: its lines.
-        contrasts: differences that the text states.
-        text: below the table.
-        remarks: sentences about causes, which no number can write by itself.
-        divergence: "iep_ms" or "abdiv_ms": a last column with the time of these alone.
-    """
-
-    key: str
+    key: str  # of the section in remarks.md
     title: str
     entries: tuple[Entry, ...]
     contrasts: tuple[Contrast, ...]
     text: str
-    remarks: tuple[str, ...]
-    divergence: str = ""
+    remarks: tuple[str, ...]  # on causes, which no number can write by itself
+    divergence: str = ""  # "iep_ms" or "abdiv_ms": a last column with the time of these alone
 
 
 def _read_remarks() -> tuple[str, dict[str, list[str]]]:

@@ -36,21 +36,18 @@ SERIES = 0
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A scene and all its truth.
+    """A scene and all its truth."""
 
-    Attributes:
-        image_id: its number in the series.
-        scene: image and segments.
-        segments: COCO ``segments_info``.
-        boundaries: (H, W) bool, one pixel wide.
-        merged: (K, H, W) bool, the connected parts of all things.
-    """
-
-    image_id: int
+    image_id: int  # its number in the series
     scene: Scene
-    segments: list[dict[str, Any]]
-    boundaries: np.ndarray
-    merged: np.ndarray
+    segments: list[dict[str, Any]]  # COCO ``segments_info``
+    boundaries: np.ndarray  # (H, W) bool, one pixel wide
+    merged: np.ndarray  # (K, H, W) bool, the connected parts of all things
+
+    @property
+    def key(self) -> str:
+        """The name of the scene, which fixes its noise."""
+        return f"scene_{self.image_id:06d}"
 
 
 def held_out(index: int, side: int) -> HeldOut:
@@ -69,28 +66,16 @@ def held_out(index: int, side: int) -> HeldOut:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """What one image adds to a row.
-
-    Attributes:
-        counts: of the edges.
-        panoptic: (C, 4), see ``image_counts``.
-        masks: COCO results of the merged masks, refined.
-        strength: mean strength on true boundaries, and elsewhere.
-    """
+    """What one image adds to a row."""
 
     counts: EdgeCounts
-    panoptic: np.ndarray
-    masks: list[dict[str, Any]]
-    strength: tuple[float, float]
+    panoptic: np.ndarray  # (C, 4), see ``image_counts``
+    masks: list[dict[str, Any]]  # COCO results of the merged masks, refined
+    strength: tuple[float, float]  # the mean on true boundaries, and elsewhere
 
 
 class Judge:
-    """Scores the edges of an image as labels, as masks and as edges.
-
-    Args:
-        cfg: with the ``TRACE`` keys: labels, BGP and the rule of the scores are taken from it.
-        thresholds: how many thresholds of the edges' strengths are tried.
-    """
+    """Scores the edges of an image as labels, as masks and as edges, by the rules of a config."""
 
     def __init__(self, cfg: Any, thresholds: int) -> None:
         self.categories = scene_categories()

@@ -28,13 +28,7 @@ _WHOLE_BATCH = 2  # whole images an iteration, for 8 crops of half the side
 
 
 class Students:
-    """Trains, scores and times the students of a study.
-
-    Args:
-        study: gives settings, cells and worker processes.
-        args: the command line of ``ablate.py``.
-        begin: ``time.monotonic()`` at the start of the run.
-    """
+    """Trains, scores and times the students of a study that began at ``time.monotonic()``."""
 
     def __init__(self, study: Study, args: argparse.Namespace, begin: float) -> None:
         self.study = study
@@ -50,11 +44,7 @@ class Students:
             self.labels[DEFAULT_LABELS] = inner if inner.is_dir() else args.pseudo_edges
 
     def run(self) -> list[str]:
-        """Do all that is missing; returns what failed.
-
-        Raises:
-            ValueError, OSError: the given student, images or pseudo edges cannot be used.
-        """
+        """Do all that is missing; returns what failed."""
         failures = self._score_shipped()
         self._prepare()
         jobs = [(row, seed) for row in STUDENTS for seed in self.seeds]

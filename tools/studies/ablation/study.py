@@ -29,14 +29,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 class Study:
-    """Runs groups of rows.
-
-    Args:
-        settings: of the numbers.
-        cells: where the numbers are kept.
-        seeds: how many.
-        pool: worker processes; None: this process does the work.
-    """
+    """Runs groups of rows for so many seeds; without a ``pool``, this process does the work."""
 
     def __init__(
         self, settings: Settings, cells: Cells, seeds: int, pool: ProcessPoolExecutor | None
@@ -65,12 +58,9 @@ class Study:
         what: dict[str, Any],
         make: Callable[[], tuple[Rows, dict[str, Any]]],
     ) -> None:
-        """Write a cell unless it is there.
+        """Write a cell unless it is there: of rows, and what is of no single row.
 
-        Args:
-            group, seed: of the cell.
-            what: with the settings, what the numbers depend on.
-            make: the rows, and what is of no single row.
+        ``what`` is what the numbers depend on besides the settings.
         """
         fingerprint = self.settings.fingerprint() | what
         if self.cells.read(group, seed, fingerprint) is None:

@@ -13,11 +13,7 @@ from torch import Tensor
 from ablation.rows import BLOCKS, FINEST_STRIDE, Teacher
 from trace_d2.attention import SelfAttentionReader, native_attention
 from trace_d2.attention.divergences import divergence, mean_divergence
-from trace_d2.edges import (
-    EdgeDetector,
-    attention_boundary_divergence,
-    normalise_edges,
-)
+from trace_d2.edges import EdgeDetector, attention_boundary_divergence, normalise_edges
 from trace_d2.edges.abdiv import upsample_edges
 from trace_d2.edges.detector import AttentionView, timesteps_per_pass
 
@@ -30,17 +26,13 @@ def boundary_divergence(
 ) -> Tensor:
     """ABDiv with any divergence D: D(SA[i+1, j] | SA[i-1, j]) + D(SA[i, j+1] | SA[i, j-1]) + ...
 
-    Borders and diagonals are those of ``attention_boundary_divergence``, which "kl" equals up to
-    rounding.
+    Borders and diagonals are those of ``attention_boundary_divergence``.
 
     Args:
         attention: (N, N) float, rows sum to 1, N = h w.
-        grid: (h, w).
+        grid: (h, w), the shape of the result.
         metric: a name in ``DIVERGENCES``.
         neighbourhood: 4 or 8.
-
-    Returns:
-        (h, w) of the type of ``attention``.
     """
     if metric == "kl":
         return attention_boundary_divergence(attention, grid, neighbourhood)
@@ -59,25 +51,19 @@ def boundary_divergence(
 
 
 class Trajectory:
-    """The maps of one image along the finest trajectory, read once.
+    """The maps of one image (H, W, 3) along the finest trajectory, read once.
 
-    Args:
-        detector: reads attention; its settings for search and ABDiv are not used.
-        image: (H, W, 3) uint8 RGB.
-        key: fixes the noise with the detector's seed.
-        stride: of the trajectory, in timesteps.
+    Of ``detector`` backbone and seed count, which fixes the noise with ``key``.
     """
 
     @torch.no_grad()
-    def __init__(
-        self, detector: EdgeDetector, image: np.ndarray, key: str, stride: int = FINEST_STRIDE
-    ) -> None:
+    def __init__(self, detector: EdgeDetector, image: np.ndarray, key: str) -> None:
         self.size = image.shape[:2]
         self.view = AttentionView(detector.backbone, image, key, detector.seed)
         self.layout = self.view.layout
         self.maps: dict[int, Tensor] = {}
         self._blocks: dict[int, list[Tensor]] = {}
-        steps = list(range(0, 1000, stride))
+        steps = list(range(0, 1000, FINEST_STRIDE))
         batch = timesteps_per_pass(self.layout.tokens, _MEMORY_MB)
         for start in range(0, len(steps), batch):
             part = steps[start : start + batch]

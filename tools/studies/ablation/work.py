@@ -83,32 +83,20 @@ def find_judge(settings: Settings) -> Judge:
     return Judge(settings.cfg(0), settings.thresholds)
 
 
-def key_of(truth: HeldOut) -> str:
-    """The name of a scene, which fixes its noise."""
-    return f"scene_{truth.image_id:06d}"
-
-
 @dataclass(frozen=True)
 class TeacherScores:
-    """One scene under all variants.
-
-    Attributes:
-        truth: of the scene.
-        rows: score of each row.
-        timesteps: where each row was read.
-        curve: timestep -> mean KL from the one before, of the default stride.
-    """
+    """One scene under all variants."""
 
     truth: HeldOut
     rows: dict[str, ImageScore]
-    timesteps: dict[str, int]
-    curve: dict[int, float]
+    timesteps: dict[str, int]  # where each row was read
+    curve: dict[int, float]  # timestep -> mean KL from the one before, of the default stride
 
 
 def score_teachers(settings: Settings, seed: int, index: int) -> TeacherScores:
     """All variants of the teacher on scene ``index``; equal edges are scored once."""
     truth = held_out(index, settings.side)
-    trajectory = Trajectory(find_detector(settings, seed), truth.scene.image, key_of(truth))
+    trajectory = Trajectory(find_detector(settings, seed), truth.scene.image, truth.key)
     found: dict[tuple[str, int], int] = {}
     readings = {row: trajectory.reading(teacher, found) for row, teacher in TEACHERS.items()}
     judge = find_judge(settings)
@@ -134,18 +122,12 @@ def count_canny(settings: Settings, index: int) -> EdgeCounts:
 def score_baselines(
     settings: Settings, canny_threshold: float, index: int
 ) -> tuple[HeldOut, dict[str, ImageScore]]:
-    """No edges, edges without a model and oracle edges on scene ``index``.
-
-    Args:
-        settings: of the study.
-        canny_threshold: of Canny's strengths, put on 0.5 for labels and masks.
-        index: of the scene.
-    """
+    """No edges, edges without a model and oracle edges; Canny's threshold is put on 0.5."""
     truth = held_out(index, settings.side)
     judge = find_judge(settings)
     edges: dict[str, np.ndarray | None] = {"none": None}
     for name, detect in BASELINES.items():
-        found = detect(truth.scene.image, key_of(truth)).edges
+        found = detect(truth.scene.image, truth.key).edges
         edges[name] = found if name != "canny" else scaled(found, canny_threshold)
     edges["oracle"] = boundaries(truth.scene.segment_ids).astype(np.float32) / 255
     return truth, {name: judge(truth, own) for name, own in edges.items()}
@@ -174,7 +156,7 @@ def score_student(settings: Settings, seed: int, weights: str) -> dict[str, floa
     """The metrics of a student over the scenes of ``seed``."""
     detect, judge = find_student(settings, seed, weights), find_judge(settings)
     truths = [held_out(index, settings.side) for index in settings.indices(seed)]
-    scores = [judge(truth, detect(truth.scene.image, key_of(truth)).edges) for truth in truths]
+    scores = [judge(truth, detect(truth.scene.image, truth.key).edges) for truth in truths]
     return judge.total(truths, scores)
 
 
