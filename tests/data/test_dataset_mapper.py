@@ -30,7 +30,7 @@ from trace_d2.data.dataset_mapper import (
     bitmask_instances,
     mask2former_instances,
 )
-from trace_d2.data.target_generator import PanopticTarget, read_target
+from trace_d2.data.targets import PanopticTarget, read_target
 from trace_d2.io.coco_panoptic import id2rgb
 
 pytestmark = pytest.mark.detectron2

@@ -14,9 +14,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from trace_d2.config import add_trace_config
-from trace_d2.data import target_calibration
+from trace_d2.data import target_generator
 from trace_d2.data.bad_records import BadRecordError
-from trace_d2.data.target_calibration import calibrate_records
+from trace_d2.data.target_generator import calibrate_records
 from trace_d2.io.categories import parse_categories
 from trace_d2.io.images import Photograph, Sample
 from trace_d2.propagation.calibration import (
@@ -76,13 +76,13 @@ def test_all_records_but_the_bad_one_are_measured(cfg: CfgNode, caplog):
 
 
 def test_the_sample_hangs_on_names_and_seed_alone(cfg: CfgNode, monkeypatch):
-    monkeypatch.setattr(target_calibration, "SAMPLE_IMAGES", 3)
+    monkeypatch.setattr(target_generator, "SAMPLE_IMAGES", 3)
     seen: list[list[str]] = []
     records = DatasetCatalog.get(NAME)
     for seed, order in ((0, 1), (0, -1), (5, 1)):
         records.sort(key=lambda record, order=order: order * int(Path(record["file_name"]).stem))
         cfg.MODEL.TRACE.SEED = seed
-        seen.append([record["file_name"] for record in target_calibration._sample(cfg)])
+        seen.append([record["file_name"] for record in target_generator._sample(cfg)])
     assert len(seen[0]) == 3
     assert seen[0] == seen[1] != seen[2]
 

@@ -17,13 +17,8 @@ from detectron2.data import MetadataCatalog
 from trace_d2.config import add_trace_config
 from trace_d2.data import target_generator as module
 from trace_d2.data.bad_records import BadRecordError
-from trace_d2.data.target_generator import (
-    OnlineTargetGenerator,
-    PanopticTarget,
-    build_target_generator,
-    number_segments,
-    read_target,
-)
+from trace_d2.data.target_generator import OnlineTargetGenerator, build_target_generator
+from trace_d2.data.targets import PanopticTarget, number_segments, read_target
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import parse_categories
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb

@@ -17,11 +17,8 @@ from detectron2.utils.file_io import PathManager
 from trace_d2.data.augmentation import build_augmentations
 from trace_d2.data.bad_records import BadRecordError, Record, blame
 from trace_d2.data.image_mapper import ImageMapper
-from trace_d2.data.target_generator import (
-    PanopticTarget,
-    TargetGenerator,
-    build_target_generator,
-)
+from trace_d2.data.target_generator import build_target_generator
+from trace_d2.data.targets import PanopticTarget, TargetGenerator
 from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.coco_panoptic import VOID, id2rgb, rgb2id
 from trace_d2.io.images import read_semantic

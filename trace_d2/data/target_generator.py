@@ -1,125 +1,89 @@
-"""What an image should be segmented into, before augmentation: from files, or made on the spot.
-
-A target generator is a function from a record of the data set to a ``PanopticTarget``. The dataset
-mapper is given one, so the two ways to train, on labels made before and straight from semantic
-masks and edges, differ in nothing else.
-"""
+"""Targets by config: read from labels ("offline") or made from masks and edges ("online")."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tqdm import tqdm
 
 from trace_d2._version import __version__
-from trace_d2.data.bad_records import Record, blame
+from trace_d2.data.bad_records import BadRecordError, Record, blame
 from trace_d2.data.label_cache import LabelCache
 from trace_d2.data.stem_dicts import EDGES_KEY, SEMANTIC_KEY
-from trace_d2.data.target_calibration import calibrate_records
+from trace_d2.data.targets import (
+    PanopticTarget,
+    TargetGenerator,
+    label_target,
+    read_target,
+    record_file,
+)
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.categories import Category, category_entries
-from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
 from trace_d2.io.edge_maps import check_edges, find_edges
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.labels import PanopticLabel, PanopticLabeler
-from trace_d2.propagation.calibration import EdgeCalibration
+from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, draw
+from trace_d2.labels import PanopticLabeler
+from trace_d2.propagation.calibration import (
+    EdgeCalibration,
+    EdgeStatistics,
+)
 from trace_d2.settings import NodeSettings, flatten, one_of
 
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
-MOST_8_BIT_SEGMENTS = 254
-"""255 is what newer Detectron2 pads label maps with."""
+logger = logging.getLogger(__name__)
 
 # Keys of MODEL.TRACE that no edge depends on.
 _NOT_OF_EDGES = ("DEVICE", "POSTPROCESSOR", "MASK2FORMER", "ROI_HEADS", "SOLVER", "BGP")
 
 
 @dataclass(frozen=True)
-class PanopticTarget:
-    """The segments of one image of N segments.
+class TargetSettings(NodeSettings, node="INPUT.TRACE"):
+    """Where targets come from; ``defaults.yaml`` tells what the keys mean."""
 
-    Attributes:
-        segment_map: uint8 (H, W), or uint16 for more than 254 segments; ``i + 1`` where segment
-            ``i`` is, 0 = void. Each of the numbers occurs.
-        category_ids: int64 (N,), contiguous.
-        isthing: bool (N,).
-        iscrowd: bool (N,), regions of several objects that no one told apart.
-    """
-
-    segment_map: np.ndarray
-    category_ids: np.ndarray
-    isthing: np.ndarray
-    iscrowd: np.ndarray
+    targets: str = one_of("offline", "online", default="offline")
+    edges: str = one_of("record", "source", "none", default="record")
+    cache_dir: str = ""
 
 
-TargetGenerator = Callable[[Record], PanopticTarget]
-
-
-def read_target(record: Record) -> PanopticTarget:
-    """The target of a label that was made before: a panoptic PNG and ``segments_info``.
-
-    Args:
-        record: of ``register_trace_panoptic``, or of any panoptic data set in the format of
-            Mask2Former; its category ids are contiguous.
+def build_target_generator(cfg: CfgNode) -> TargetGenerator:
+    """The target generator that ``cfg.INPUT.TRACE.TARGETS`` names.
 
     Raises:
-        BadRecordError: the PNG cannot be read, or disagrees with ``segments_info``.
-        ValueError: the record is not one of a panoptic data set.
+        ValueError: a key that is wrong, or does not fit the others; the message names it.
     """
-    path = _file(record, "pan_seg_file_name", "offline", "a panoptic data set")
-    segments = record["segments_info"]
-    for key in ("id", "category_id", "isthing"):
-        if not all(key in segment for segment in segments):
+    offline = TargetSettings.from_config(cfg).targets == "offline"
+    return read_target if offline else OnlineTargetGenerator.from_config(cfg)
+
+
+def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
+    """The categories that all of the registered data sets ``names`` share.
+
+    Raises:
+        ValueError: there is no data set, one has no categories, or they differ.
+    """
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
+    found = {name: MetadataCatalog.get(name).get("categories") for name in names}
+    shared: tuple[Category, ...] = found[names[0]]
+    for name, categories in found.items():
+        if categories is None:
             raise ValueError(
-                f"segments_info of {path} lacks {key}: register the data set by "
-                "register_trace_panoptic"
+                f"DATASETS.TRAIN has {name!r}, whose metadata has no categories: register it by "
+                "register_trace_semantic, or under DATASETS.TRACE"
             )
-    with blame(record):
-        return number_segments(read_panoptic_png(path), segments, path)
-
-
-def number_segments(
-    segment_ids: np.ndarray, segments: Sequence[Mapping[str, Any]], path: Path
-) -> PanopticTarget:
-    """The target of a panoptic map.
-
-    Args:
-        segment_ids: int32 (H, W), 0 = void.
-        segments: ``{id, category_id, isthing, iscrowd}`` of each segment, ``category_id``
-            contiguous; a missing ``iscrowd`` is 0.
-        path: of the map, for messages.
-
-    Raises:
-        ValueError: map and ``segments`` disagree on what segments there are.
-    """
-    listed = np.array([segment["id"] for segment in segments], np.int64)
-    if listed.size and not VOID < listed.min() <= listed.max() <= MAX_SEGMENT_ID:
-        raise ValueError(f"{path}: segments_info has ids outside 1..{MAX_SEGMENT_ID}: correct them")
-    dtype = np.uint8 if listed.size <= MOST_8_BIT_SEGMENTS else np.uint16
-    largest = max(int(listed.max(initial=0)), int(segment_ids.max(initial=0)))
-    numbers = np.zeros(largest + 1, dtype)
-    numbers[listed] = np.arange(1, listed.size + 1)
-    segment_map = np.take(numbers, segment_ids)
-    empty = listed[np.bincount(segment_map.ravel(), minlength=listed.size + 1)[1:] == 0]
-    unlisted = segment_ids[(segment_map == 0) & (segment_ids != VOID)]
-    if empty.size or unlisted.size:
-        raise ValueError(
-            f"{path} and its segments_info disagree: ids without a pixel {empty.tolist()[:5]}, "
-            f"ids without an entry {np.unique(unlisted).tolist()[:5]}: make the label again"
-        )
-    return PanopticTarget(
-        segment_map,
-        np.array([segment["category_id"] for segment in segments], np.int64),
-        np.array([segment["isthing"] for segment in segments], bool),
-        np.array([segment.get("iscrowd", 0) for segment in segments], bool),
-    )
+        if categories != shared:
+            raise ValueError(
+                f"DATASETS.TRAIN mixes {names[0]!r} and {name!r}, whose categories differ: train "
+                "on data sets of one list of categories"
+            )
+    return shared
 
 
 class OnlineTargetGenerator:
@@ -211,71 +175,15 @@ class OnlineTargetGenerator:
 
     def _files(self, record: Record) -> tuple[Path, Path, Path | None]:
         """Image, semantic mask and edge file of ``record``."""
-        image = _file(record, "file_name", "online", "a semantic data set")
-        semantic = _file(record, SEMANTIC_KEY, "online", "a semantic data set")
+        image = record_file(record, "file_name", "online", "a semantic data set")
+        semantic = record_file(record, SEMANTIC_KEY, "online", "a semantic data set")
         if self.edges == "record":
-            edges = _file(record, EDGES_KEY, "online", "a semantic data set with edges")
+            edges = record_file(record, EDGES_KEY, "online", "a semantic data set with edges")
             return image, semantic, edges
         if self.edges is None:
             return image, semantic, None
         with blame(record):
             return image, semantic, find_edges(self.edges, image.stem)
-
-
-def label_target(label: PanopticLabel, categories: Sequence[Category]) -> PanopticTarget:
-    """The target of a label of ``categories``; contiguous ids are ranks in that list."""
-    ranks = {category.id: rank for rank, category in enumerate(categories)}
-    count = len(label.segments)
-    dtype = np.uint8 if count <= MOST_8_BIT_SEGMENTS else np.uint16
-    return PanopticTarget(
-        label.segment_ids.astype(dtype),
-        np.array([ranks[segment.category_id] for segment in label.segments], np.int64),
-        np.array([segment.isthing for segment in label.segments], bool),
-        np.zeros(count, bool),
-    )
-
-
-@dataclass(frozen=True)
-class TargetSettings(NodeSettings, node="INPUT.TRACE"):
-    """Where targets come from; ``defaults.yaml`` tells what the keys mean."""
-
-    targets: str = one_of("offline", "online", default="offline")
-    edges: str = one_of("record", "source", "none", default="record")
-    cache_dir: str = ""
-
-
-def build_target_generator(cfg: CfgNode) -> TargetGenerator:
-    """The target generator that ``cfg.INPUT.TRACE.TARGETS`` names.
-
-    Raises:
-        ValueError: a key that is wrong, or does not fit the others; the message names it.
-    """
-    offline = TargetSettings.from_config(cfg).targets == "offline"
-    return read_target if offline else OnlineTargetGenerator.from_config(cfg)
-
-
-def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
-    """The categories that all of the registered data sets ``names`` share.
-
-    Raises:
-        ValueError: there is no data set, one has no categories, or they differ.
-    """
-    if not names:
-        raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
-    found = {name: MetadataCatalog.get(name).get("categories") for name in names}
-    shared: tuple[Category, ...] = found[names[0]]
-    for name, categories in found.items():
-        if categories is None:
-            raise ValueError(
-                f"DATASETS.TRAIN has {name!r}, whose metadata has no categories: register it by "
-                "register_trace_semantic, or under DATASETS.TRACE"
-            )
-        if categories != shared:
-            raise ValueError(
-                f"DATASETS.TRAIN mixes {names[0]!r} and {name!r}, whose categories differ: train "
-                "on data sets of one list of categories"
-            )
-    return shared
 
 
 def _edge_input(cfg: CfgNode, choice: str) -> tuple[Path | str | None, EdgeSource | None]:
@@ -319,11 +227,51 @@ def _cache_key(
     return settings
 
 
-def _file(record: Record, key: str, targets: str, data_set: str) -> Path:
-    """The local path of a file of ``record``."""
-    if key not in record:
-        raise ValueError(
-            f"a record without {key} (image {record.get('file_name')}), but INPUT.TRACE.TARGETS is "
-            f"{targets!r}: train on {data_set}, or change INPUT.TRACE.TARGETS or INPUT.TRACE.EDGES"
-        )
-    return Path(PathManager.get_local_path(record[key]))
+def calibrate_records(
+    cfg: CfgNode, categories: Sequence[Category], load: Callable[[dict[str, Any]], Sample]
+) -> EdgeCalibration | None:
+    """The calibration of the edges of ``cfg.DATASETS.TRAIN``; None where none is needed.
+
+    Args:
+        cfg: a Detectron2 config with the ``TRACE`` keys.
+        categories: of the semantic masks.
+        load: from a record to its mask and edges; a BadRecordError skips it.
+
+    Raises:
+        FileNotFoundError, ValueError: ``MODEL.TRACE.EDGES.CALIBRATION`` cannot be read.
+    """
+    trace = cfg.MODEL.TRACE
+    if trace.LABELS.CUT != "basins" or cfg.INPUT.TRACE.EDGES == "none":
+        return None
+    if trace.EDGES.CALIBRATION:
+        return EdgeCalibration.load(trace.EDGES.CALIBRATION)
+    missing = [name for name in cfg.DATASETS.TRAIN if name not in DatasetCatalog.list()]
+    if missing:
+        logger.warning("%s is not registered: edges are measured image by image", missing[0])
+        return None
+    statistics = EdgeStatistics()
+    isthing = {category.id: bool(category.isthing) for category in categories}
+    for record in tqdm(_sample(cfg), desc="measuring edges", unit="image", leave=False):
+        try:
+            sample = load(record)
+        except BadRecordError as error:
+            logger.warning("not measured: %s", error)
+            continue
+        if sample.edges is not None:
+            statistics.add_semantic(sample.semantic, isthing, sample.edges)
+    calibration = statistics.calibrate()
+    logger.info(
+        "edges measured on %d images: trust %.2f of 1", statistics.images, calibration.trust
+    )
+    return calibration
+
+
+def _sample(cfg: CfgNode) -> list[dict[str, Any]]:
+    """The records to measure on: they hang on the seed and on names, not on the order."""
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+
+    def rank(record: dict[str, Any]) -> tuple[int, str]:
+        stem = Path(record["file_name"]).stem
+        return draw(cfg.MODEL.TRACE.SEED, stem), record["file_name"]
+
+    return sorted(sorted(records, key=rank)[:SAMPLE_IMAGES], key=lambda r: str(r["file_name"]))
