@@ -18,6 +18,7 @@ from trace_d2.io.coco_panoptic import VOID, PanopticSet, load_panoptic_json, rea
 from trace_d2.io.edge_maps import find_edges, has_edges, read_edges
 from trace_d2.io.images import read_image
 from trace_d2.io.listing import list_images
+from trace_d2.io.regions import check_map
 from trace_d2.parallel import ordered_map
 
 from .edge_metrics import (
@@ -141,9 +142,8 @@ def evaluate_edges(
             a JSON without a list of images is taken to name its PNGs after them.
         settings: None: those of BSDS.
         source: finds the edges in the images of ``folder``; goes to other processes by pickle.
-        workers: processes at most; 0: one a CPU. Less than 20 images run in this process. Others
-            import the main module anew, which must keep its work under
-            ``if __name__ == "__main__"``. The result does not depend on it.
+        workers: processes at most, see ``ordered_map``; less than 20 images run in this one. The
+            result does not depend on it.
         allow_missing: leave images without edges out instead of refusing.
         progress: show a progress bar.
 
@@ -208,10 +208,7 @@ def truth_boundaries(
     """
     from .edge_pixels import thin  # with numba
 
-    if segment_ids.ndim != 2 or segment_ids.dtype.kind not in "iu":
-        raise ValueError(
-            f"segment ids are (H, W) integers, not {segment_ids.dtype} of {segment_ids.shape}"
-        )
+    check_map(segment_ids, "segment ids are (H, W) integers")
     if void not in VOID_BOUNDARIES:
         raise ValueError(f"void={void!r}; choose one of {', '.join(VOID_BOUNDARIES)}")
     bounded = _bounded(segment_ids, kind, things)

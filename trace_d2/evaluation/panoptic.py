@@ -157,9 +157,7 @@ def panoptic_quality(
         truth_json, predicted_json: COCO panoptic JSON files. The categories are the truth's;
             predictions of images that the truth lacks are not looked at.
         truth_dir, predicted_dir: folders of the PNGs that the annotations name.
-        workers: processes at most; 0: one a CPU. Less than 200 images run in this process.
-            Others import the main module anew, which must keep its work under
-            ``if __name__ == "__main__"``.
+        workers: processes at most, see ``ordered_map``; less than 200 images run in this one.
         missing: what an image without prediction means, one of ``MISSING_POLICIES``.
         progress: show a progress bar.
         image_ids: score these images of the truth alone; None: all of them.

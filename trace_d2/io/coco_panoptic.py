@@ -18,7 +18,7 @@ from .atomic import read_json, write_png
 from .categories import Category, category_entries, parse_categories
 from .images import opened_image
 from .mask_rle import text_rle
-from .regions import region_statistics
+from .regions import check_map, region_statistics
 
 VOID = 0
 """The segment id of pixels that belong to no segment."""
@@ -81,10 +81,7 @@ def rgb2id(rgb: np.ndarray) -> np.ndarray:
 
 def id2rgb(segment_ids: np.ndarray) -> np.ndarray:
     """Segment ids (H, W), integers in 0..2^24-1, to (H, W, 3) uint8; undoes ``rgb2id``."""
-    if segment_ids.ndim != 2 or segment_ids.dtype.kind not in "iu":
-        raise ValueError(
-            f"segment ids are (H, W) integers, not {segment_ids.dtype} of {segment_ids.shape}"
-        )
+    check_map(segment_ids, "segment ids are (H, W) integers")
     if segment_ids.size and not 0 <= segment_ids.min() <= segment_ids.max() <= MAX_SEGMENT_ID:
         raise ValueError(
             f"segment ids must be in 0..{MAX_SEGMENT_ID}, "

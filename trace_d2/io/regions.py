@@ -28,7 +28,7 @@ class RegionStatistics:
 
 def region_statistics(labels: np.ndarray) -> RegionStatistics:
     """Area and box of every label of ``labels``, (H, W) of any integer dtype, 0 included."""
-    _check_map(labels)
+    check_map(labels)
     height, width = labels.shape
     if labels.size == 0:
         empty = np.zeros(0, np.int64)
@@ -64,7 +64,7 @@ def overlaps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     Raises:
         ValueError: the maps differ in size.
     """
-    _check_map(first)
+    check_map(first)
     if first.shape != second.shape:
         raise ValueError(f"label maps of different sizes: {first.shape} and {second.shape}")
     flat_first, flat_second = first.ravel(), second.ravel()
@@ -79,8 +79,7 @@ def overlaps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     return pairs >> 31, pairs & (2**31 - 1), counts
 
 
-def _check_map(labels: np.ndarray) -> None:
+def check_map(labels: np.ndarray, rule: str = "a label map is (H, W) of integers") -> None:
+    """Raise a ValueError that begins with ``rule`` unless ``labels`` is (H, W) of integers."""
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"a label map is (H, W) of integers, not {labels.dtype} of shape {labels.shape}"
-        )
+        raise ValueError(f"{rule}, not {labels.dtype} of shape {labels.shape}")
