@@ -21,7 +21,7 @@ from . import loading
 from .backbone import AttentionBackbone, BackboneSettings
 from .model_files import open_model
 from .noise_levels import clean_estimate, signal_and_noise_levels
-from .null_prompt import NullPrompt
+from .null_prompt import NullPrompt, TextEncoding
 from .registry import REGISTERED_MODELS, family_of_pipeline, weights_of
 
 
@@ -45,10 +45,7 @@ class DiffusionBackbone(AttentionBackbone):
     timesteps = range(1000)
     denoiser_class: ClassVar[Any]
     denoiser_subfolder: ClassVar[str]
-    # How many text encoders, each with its tokenizer, the pipeline's ``encode_prompt`` needs.
-    text_encoders: ClassVar[int]
-    # Where ``encode_prompt`` returns each tensor of the null prompt.
-    prompt_outputs: ClassVar[dict[str, int]]
+    text_encoding: ClassVar[TextEncoding]
 
     denoiser: Any
     vae: Any
@@ -117,7 +114,7 @@ class DiffusionBackbone(AttentionBackbone):
         # The text encoders come and go before the denoiser is loaded, so that both never meet.
         null_prompt = loading.load_null_prompt(
             source,
-            loading.TextEncoding(cls.text_encoders, cls.prompt_outputs),
+            cls.text_encoding,
             shapes=lambda: cls.prompt_shapes(
                 cls.denoiser_class.load_config(
                     source.component(cls.denoiser_subfolder), local_files_only=True

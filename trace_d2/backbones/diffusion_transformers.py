@@ -12,6 +12,7 @@ from torch import Tensor
 from trace_d2.attention import AttentionLayout
 
 from .diffusion import DiffusionBackbone
+from .null_prompt import TextEncoding
 from .registry import BACKBONE_REGISTRY
 
 # Guidance that the distilled FLUX.1 is told. Guidance compares a prompt with the null prompt; here
@@ -51,8 +52,7 @@ class PixArtBackbone(DiffusionTransformer):
 
     denoiser_class = PixArtTransformer2DModel
     pipeline_names = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
-    text_encoders = 1
-    prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0, "prompt_attention_mask": 1}
+    text_encoding = TextEncoding(1, {"prompt_embeds": 0, "prompt_attention_mask": 1})
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
@@ -93,8 +93,7 @@ class StableDiffusion3Backbone(DiffusionTransformer):
 
     denoiser_class = SD3Transformer2DModel
     pipeline_names = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
-    text_encoders = 3
-    prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
+    text_encoding = TextEncoding(3, {"prompt_embeds": 0, "pooled_prompt_embeds": 2})
     prompt_first = False
 
     @staticmethod
@@ -122,8 +121,7 @@ class FluxBackbone(DiffusionTransformer):
 
     denoiser_class = FluxTransformer2DModel
     pipeline_names = ("FluxPipeline", "FluxImg2ImgPipeline")
-    text_encoders = 2
-    prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0, "pooled_prompt_embeds": 1}
+    text_encoding = TextEncoding(2, {"prompt_embeds": 0, "pooled_prompt_embeds": 1})
     prompt_first = True
     patch = 2  # the denoiser's own patch_size counts what is packed already
 

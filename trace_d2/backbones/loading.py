@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -17,6 +16,7 @@ from .model_files import ModelSource, weights_in
 from .null_prompt import (
     FILE_NAME,
     NullPrompt,
+    TextEncoding,
     cache_folder,
     encode_empty_string,
     read_cached,
@@ -113,25 +113,6 @@ def load_scheduler(source: ModelSource) -> Any:
         return scheduler_class.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the scheduler in {folder}: {error}") from error
-
-
-@dataclass(frozen=True)
-class TextEncoding:
-    """How a family's pipeline makes the null prompt.
-
-    Attributes:
-        encoders: how many text encoders it has, each with its tokenizer.
-        outputs: where its ``encode_prompt`` returns each tensor.
-    """
-
-    encoders: int
-    outputs: dict[str, int]
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names in ``model_index.json``."""
-        ends = ["", *(f"_{number}" for number in range(2, self.encoders + 1))]
-        return tuple(f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer"))
 
 
 def load_null_prompt(

@@ -79,6 +79,25 @@ class NullPrompt:
                 )
 
 
+@dataclass(frozen=True)
+class TextEncoding:
+    """How a family's pipeline makes the null prompt.
+
+    Attributes:
+        encoders: how many text encoders it has, each with its tokenizer.
+        outputs: where its ``encode_prompt`` returns each tensor.
+    """
+
+    encoders: int
+    outputs: dict[str, int]
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names in ``model_index.json``."""
+        ends = ["", *(f"_{number}" for number in range(2, self.encoders + 1))]
+        return tuple(f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer"))
+
+
 def cache_folder() -> Path:
     """``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``."""
     chosen = os.environ.get("TRACE_D2_CACHE")
@@ -110,15 +129,9 @@ def write_cached(path: Path, null_prompt: NullPrompt) -> None:
 
 @torch.no_grad()
 def encode_empty_string(pipeline: Any, outputs: dict[str, int], device: torch.device) -> NullPrompt:
-    """The empty string through a pipeline's own ``encode_prompt``.
+    """The empty string through the ``encode_prompt`` of a diffusers pipeline, run on ``device``.
 
-    Args:
-        pipeline: a diffusers pipeline that holds its text encoders and tokenizers.
-        outputs: for each tensor of the null prompt, its place in what ``encode_prompt`` returns.
-        device: where the text encoders run.
-
-    Returns:
-        The null prompt, on the CPU, in the text encoders' dtype.
+    Of ``outputs`` see ``TextEncoding``; the tensors are on the CPU, in the text encoders' dtype.
     """
     pipeline.to(device)
     arguments: dict[str, Any] = {

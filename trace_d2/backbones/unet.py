@@ -11,6 +11,7 @@ from torch import Tensor
 from trace_d2.attention import AttentionLayout
 
 from .diffusion import DiffusionBackbone
+from .null_prompt import TextEncoding
 from .registry import BACKBONE_REGISTRY
 
 # Tokens that the pipelines pad a prompt to.
@@ -29,8 +30,7 @@ class StableDiffusionBackbone(DiffusionBackbone):
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
     )
-    text_encoders = 1
-    prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0}
+    text_encoding = TextEncoding(1, {"prompt_embeds": 0})
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
@@ -73,8 +73,7 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
     """Stable Diffusion XL, base model."""
 
     pipeline_names: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
-    text_encoders = 2
-    prompt_outputs: ClassVar[dict[str, int]] = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
+    text_encoding = TextEncoding(2, {"prompt_embeds": 0, "pooled_prompt_embeds": 2})
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:

@@ -103,29 +103,26 @@ def batched_boundary_divergence(attention: Tensor, grid: tuple[int, int]) -> Ten
     Returns:
         (B, h, w) in nats; at least 0.
     """
+    total = attention.new_zeros(len(attention), *grid)
     # Mixed precision would round what the difference of two large sums is made of.
     with torch.autocast(attention.device.type, enabled=False):
-        return _batched_divergence(attention.unflatten(1, grid), grid)
-
-
-def _batched_divergence(rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    logs = rows.clamp_min(EPSILON).log()
-    negentropy = torch.einsum("bhwn,bhwn->bhw", rows, logs)
-    total = torch.zeros_like(negentropy)
-    for axis in (1, 2):
-        last = grid[axis - 1] - 1
-        if last == 0:
-            continue
-        # (first token of p, of q, how many): one-sided at the two ends.
-        spans = ((1, 0, 1), (2, 0, last - 1), (last, last - 1, 1))
-        parts = [
-            negentropy.narrow(axis, p, count)
-            - torch.einsum(
-                "bhwn,bhwn->bhw", rows.narrow(axis, p, count), logs.narrow(axis, q, count)
-            )
-            for p, q, count in spans
-        ]
-        total = total + torch.cat(parts, dim=axis)
+        rows = attention.unflatten(1, grid)
+        logs = rows.clamp_min(EPSILON).log()
+        negentropy = torch.einsum("bhwn,bhwn->bhw", rows, logs)
+        for axis in (1, 2):
+            last = grid[axis - 1] - 1
+            if last == 0:
+                continue
+            # (first token of p, of q, how many): one-sided at the two ends.
+            spans = ((1, 0, 1), (2, 0, last - 1), (last, last - 1, 1))
+            parts = [
+                negentropy.narrow(axis, p, count)
+                - torch.einsum(
+                    "bhwn,bhwn->bhw", rows.narrow(axis, p, count), logs.narrow(axis, q, count)
+                )
+                for p, q, count in spans
+            ]
+            total = total + torch.cat(parts, dim=axis)
     return total.clamp_min(0)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -211,14 +211,16 @@ def train(
     on_save: Callable[[TinyTrainer], None] | None = None,
 ) -> None:
     """Run to ``settings.steps``, logging to ``log.jsonl`` and saving ``checkpoint.pt``."""
-    bar = tqdm(_steps(trainer), initial=trainer.step, total=trainer.settings.steps, unit="step")
+    last_step = trainer.settings.steps
+    bar = trange(trainer.step, last_step, initial=trainer.step, total=last_step, unit="step")
     running, saved_at, started = 0.0, time.monotonic(), time.monotonic()
-    for loss in bar:
+    for _ in bar:
+        loss = trainer.train_step()
         running = loss if not running else 0.98 * running + 0.02 * loss
         bar.set_postfix(loss=f"{running:.4f}")
         now = time.monotonic()
         trainer.seconds, started = trainer.seconds + now - started, now
-        last = trainer.step == trainer.settings.steps
+        last = trainer.step == last_step
         if last or trainer.step % measure_every == 0:
             record = {
                 "step": trainer.step,
@@ -234,11 +236,6 @@ def train(
             saved_at = time.monotonic()
             if on_save is not None:
                 on_save(trainer)
-
-
-def _steps(trainer: TinyTrainer) -> Iterator[float]:
-    while trainer.step < trainer.settings.steps:
-        yield trainer.train_step()
 
 
 def train_decoder(
