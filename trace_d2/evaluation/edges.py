@@ -68,17 +68,15 @@ class EdgeSettings:
         origin: str,
         things: Collection[int] | None = None,
     ) -> EdgeCounts:
-        """Counts of ``edges`` against a panoptic map.
+        """``edge_counts`` of ``edges``, which are from ``origin``, against a panoptic map.
 
         Args:
             edges: (H, W) floating point in 0..1.
-            segment_ids: (H, W) integers, 0 = void.
-            origin: where the edges are from, for messages.
-            things: ids of the thing instances, for ``truth_kind`` ``"things"``.
+            segment_ids, things: see ``truth_boundaries``.
+            origin: for messages.
 
         Raises:
-            ValueError: the sizes differ, with origin and remedy in the message; or
-                ``truth_boundaries`` refuses the truth.
+            ValueError: the sizes differ, or ``truth_boundaries`` refuses the truth.
         """
         if edges.shape != segment_ids.shape:
             height, width = segment_ids.shape
@@ -267,12 +265,9 @@ def _files_by_stem(truth: PanopticSet) -> dict[str, str]:
 def things_of_records(
     records: Iterable[Mapping[str, Any]], dataset_name: str
 ) -> dict[str, frozenset[int]]:
-    """Thing instances of each image, by its file, of the records of a registered data set.
+    """Thing instances of each image, by its file; raises ValueError if a record does not tell.
 
-    Mappers leave ``segments_info`` out, so what a model is given does not tell.
-
-    Raises:
-        ValueError: a record does not tell things from stuff.
+    The records are those of the registered data set, as mappers leave ``segments_info`` out.
     """
     found = {}
     for record in records:

@@ -54,12 +54,8 @@ class InstanceFile:
     def check_fit(self, row: Mapping[str, Any], where: str) -> None:
         """Refuse a mask that does not fit its image: RLE of another size, polygons far outside.
 
-        Args:
-            row: an annotation of one of these images.
-            where: what to call its place, for the message.
-
         Raises:
-            ValueError: such a mask, with its image.
+            ValueError: such a mask in ``row``, which is at ``where``, with its image.
         """
         if "segmentation" not in row:
             return
@@ -164,11 +160,8 @@ def sizes_are_swapped(images: Mapping[Any, Mapping[str, Any]], annotations: Iter
     """Whether width and height of ``images`` are swapped, as the RLE masks of the file show.
 
     RLE carries its own (height, width). Files of MaskCut have them swapped in all images or in
-    none, so the majority of the masks tells; those of square images say nothing.
-
-    Args:
-        images: COCO ``images`` by id.
-        annotations: COCO ``annotations``, which may be faulty.
+    none, so the majority of the masks tells; those of square images say nothing. Annotations may
+    be faulty.
     """
     swapped = 0
     for row in annotations:

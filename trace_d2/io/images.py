@@ -98,11 +98,9 @@ def load_sample(
     """Read and check all inputs of one image.
 
     Args:
-        image: the photograph.
-        semantic: its semantic mask.
-        edges_folder: folder of edge files, or None for no edges.
-        categories: what the values of the mask may be.
-        categories_name: where the categories are from, for messages.
+        image, semantic: the photograph and its mask.
+        edges_folder: holds ``<stem>.png`` or ``<stem>.npy``; None: no edges.
+        categories, categories_name: what the mask may hold, and where they are from, for messages.
 
     Raises:
         FileNotFoundError: a file is missing.

@@ -73,11 +73,7 @@ def check_segmentation(segmentation: Any) -> tuple[tuple[int, int] | None, int |
 
 
 def check_fit(segmentation: Any, height: int, width: int) -> None:
-    """Whether a segmentation that ``check_segmentation`` has passed belongs on an image.
-
-    Args:
-        segmentation: RLE or polygons.
-        height, width: size of the image in pixels.
+    """Whether a segmentation that ``check_segmentation`` has passed belongs on such an image.
 
     Raises:
         SegmentationError: RLE of another size, or a polygon that lies far outside, which
@@ -124,15 +120,7 @@ def text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The mask bool (H, W) of a segmentation that ``check_segmentation`` has passed.
-
-    Args:
-        segmentation: an RLE of the size height x width, or polygons (united) in pixels.
-        height, width: size of the image.
-
-    Raises:
-        SegmentationError: see ``check_fit``.
-    """
+    """The mask bool (H, W) of what ``encode_segmentation`` takes; raises as that does."""
     encoded = encode_segmentation(segmentation, height, width)
     mask: np.ndarray = coco_mask.decode([encoded])[..., 0]
     return np.ascontiguousarray(mask).view(bool)
