@@ -103,12 +103,8 @@ def score_labels(study: StudyInputs, edges: Path | None, folder: Path, noisy: bo
     inputs = ["--semantic", study.semantic(noisy), "--images-json", study.truth_json]
     inputs += ["--categories", study.categories()]
     _run("make_pseudo_panoptic", study, edges, [*inputs, "--output", output])
-    scores: Parts = []
-    for ids in study.parts:
-        if not ids:
-            scores.append(None)
-            continue
-        quality = panoptic_quality(
+    things = [
+        panoptic_quality(
             study.truth_json,
             study.truth_dir,
             output / "panoptic.json",
@@ -116,9 +112,12 @@ def score_labels(study: StudyInputs, edges: Path | None, folder: Path, noisy: bo
             workers=study.workers,
             missing="miss",
             image_ids=ids,
-        )
-        scores.append(quality.things.pq if quality.things.n else None)
-    return scores
+        ).things
+        if ids
+        else None
+        for ids in study.parts
+    ]
+    return [quality.pq if quality and quality.n else None for quality in things]
 
 
 def score_masks(study: StudyInputs, edges: Path | None, folder: Path, per_class: bool) -> Parts:

@@ -147,10 +147,8 @@ class StudyInputs:
         perfect, categories = self._oracle() / "semantic", self.truth.categories
         if not noisy:
             return perfect
-        return self._made(
-            "semantic_noisy",
-            lambda path: write_degraded_semantic(perfect, path, categories, self.noise),
-        )
+        options = {"categories": categories, "level": self.noise}
+        return self._made("semantic_noisy", write_degraded_semantic, perfect, **options)
 
     def edges(self, row: str) -> Path | None:
         """Folder of the edges of a row; None: no edges."""
@@ -165,28 +163,20 @@ class StudyInputs:
         true, false = self._oracle() / "edges", self._detected(self.false_edges)
         strength, grid = _QUALITIES[row]
         quality = EdgeQuality(strength, grid=grid)
-        return self._made(
-            f"edges_{row}", lambda path: write_degraded_edges(true, false, path, quality)
-        )
+        return self._made(f"edges_{row}", write_degraded_edges, true, false, quality=quality)
 
     def merged_masks(self, per_class: bool) -> Path:
         """COCO file of the connected parts of each thing class, or of all things."""
         from trace_d2.scenes.oracle import write_merged_masks
 
-        return self._made(
-            "merged_classes.json" if per_class else "merged_all.json",
-            lambda path: write_merged_masks(
-                self.truth_json, self.truth_dir, path, per_class=per_class
-            ),
-        )
+        name = "merged_classes.json" if per_class else "merged_all.json"
+        return self._made(name, write_merged_masks, *self._truth, per_class=per_class)
 
     def instances(self) -> Path:
         """COCO file of the things themselves."""
         from trace_d2.scenes.oracle import write_instances
 
-        return self._made(
-            "instances.json", lambda path: write_instances(self.truth_json, self.truth_dir, path)
-        )
+        return self._made("instances.json", write_instances, *self._truth)
 
     def _detected(self, name: str) -> Path:
         if name in self.detectors:
@@ -197,12 +187,10 @@ class StudyInputs:
         """Folder of perfect semantic masks, edges (with gaps) and categories."""
         from trace_d2.scenes.oracle import write_oracle
 
-        return self._made(
-            "oracle_gaps" if gaps else "oracle",
-            lambda path: write_oracle(self.truth_json, self.truth_dir, path, gaps),
-        )
+        name = "oracle_gaps" if gaps else "oracle"
+        return self._made(name, write_oracle, *self._truth, gaps=gaps)
 
-    def _write_baseline(self, folder: Path) -> None:
+    def _write_baseline(self, output: Path) -> None:
         from tqdm import tqdm
 
         from trace_d2.edges.baselines import BASELINES
@@ -211,17 +199,21 @@ class StudyInputs:
         from trace_d2.io.listing import list_images
 
         names = list_images(self.images)
-        folder.mkdir(exist_ok=True)
+        output.mkdir(exist_ok=True)
         for stem in tqdm(self.stems.values(), desc=BASELINE, unit="image"):
             image = read_image(self.images / names[stem]).pixels
-            write_edges(folder / f"{stem}.png", BASELINES[BASELINE](image, stem).edges)
+            write_edges(output / f"{stem}.png", BASELINES[BASELINE](image, stem).edges)
 
-    def _made(self, name: str, make: Callable[[Path], object]) -> Path:
-        """``inputs/<name>``, made by ``make`` unless it is there as a whole."""
+    @property
+    def _truth(self) -> tuple[Path, Path]:
+        return self.truth_json, self.truth_dir
+
+    def _made(self, name: str, write: Callable[..., object], *inputs: Path, **options: Any) -> Path:
+        """``inputs/<name>``, written from ``inputs`` unless it is there as a whole."""
         target = self.output / "inputs" / name
         if not target.exists():
             unfinished = target.with_name(f"{target.name}.part")
             target.parent.mkdir(parents=True, exist_ok=True)
-            make(unfinished)
+            write(*inputs, output=unfinished, **options)
             unfinished.replace(target)
         return target
