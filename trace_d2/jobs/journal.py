@@ -101,7 +101,8 @@ def _decode(line: bytes) -> Record | None:
     try:
         content = json.loads(line)
         if "facts" not in content:  # format 1, which had a fingerprint of the settings as well
-            beside = {key: content[key] for key in content.keys() - _FIELDS - {"settings"}}
+            others = _FIELDS | {"settings"}
+            beside = {key: value for key, value in content.items() if key not in others}
             content["facts"] = {key: value for key, value in beside.items() if value is not None}
         content["notes"] = tuple(content["notes"])
         return Record(**{name: content[name] for name in _FIELDS})

@@ -30,6 +30,7 @@ from trace_d2.jobs.job import EntryT, InputsT, ResultT
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.edge_job import NONE, EdgeTakingJob
 from trace_d2.jobs.locks import writing_to
+from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
 
@@ -102,6 +103,15 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
             print("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
         for warning in trust_warnings(store):
             print(f"warning: {warning}", file=sys.stderr)
+
+    @classmethod
+    def trust_page(
+        cls, outcome: Outcome, *args: Any, cards: Sequence[tuple[str, str]], **more: Any
+    ) -> Report:
+        """A report page that tells how far the edges were trusted as well."""
+        cards = [*cards, *trust_facts(outcome.store, outcome.finished)]
+        warnings = trust_warnings(outcome.store)
+        return cls.page(outcome, *args, cards=cards, warnings=warnings, **more)
 
     def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
         """What ``calibration.json`` is to hold."""

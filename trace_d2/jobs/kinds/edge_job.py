@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +18,7 @@ from trace_d2.jobs.command_line import existing_folder, load_cfg
 from trace_d2.jobs.entries import UsageError
 from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT
 from trace_d2.jobs.journal import Record
+from trace_d2.jobs.report import Outcome, Report
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import flatten
 
@@ -165,6 +166,38 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
         if edges is not None:
             write_edges(self.store.place(KEPT_EDGES, entry.stem), edges)
 
+    @classmethod
+    def page(
+        cls,
+        outcome: Outcome,
+        title: str,
+        panes: Sequence[tuple[str, str]],
+        caption: Callable[[dict[str, Any]], list[str]],
+        rows: Sequence[tuple[str, Any]] = (),
+        **more: Any,
+    ) -> Report:
+        """A report page that tells where edges are from and which emergence points they have.
+
+        Args:
+            outcome, title, panes: see ``Report``.
+            caption: what is said of one image, by its facts.
+            rows: sources besides images and edges, by title.
+            more: of ``Report``.
+        """
+        settings = outcome.settings
+        edges, backbone = settings["edges"], settings.get("MODEL.TRACE.BACKBONE.NAME")
+        detected = {TEACHER: f"backbone {backbone}", STUDENT: f"student of {backbone}"}
+        sources = [("Images", settings["images"]), *rows, ("Edges", detected.get(edges, edges))]
+        found = [r.facts["timestep"] for r in outcome.finished if "timestep" in r.facts]
+
+        def full_caption(record: Record) -> str:
+            point = record.facts.get("timestep")
+            last = [] if point is None else [f"emergence point {point}"]
+            return ", ".join([*caption(record.facts), *last])
+
+        bars = {"Instance emergence point (of 1000)": dict(sorted(Counter(found).items()))}
+        return Report(title, panes, full_caption, sources, bars=bars, **more)
+
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
     """The config keys that decide results, of the nodes and keys ``names`` of ``MODEL.TRACE``.
@@ -184,25 +217,6 @@ def upgrade(settings: dict[str, Any]) -> dict[str, Any]:
     kind = "refined masks" if "masks" in settings else "labels"
     edges = TEACHER if settings.get("edges") == "backbone" else settings.get("edges")
     return {"kind": kind, **settings, "edges": edges}
-
-
-def sources(settings: Mapping[str, Any], *rows: tuple[str, Any]) -> list[tuple[str, Any]]:
-    """Where results are from, for the report page: images, ``rows``, edges."""
-    edges, backbone = settings["edges"], settings.get("MODEL.TRACE.BACKBONE.NAME")
-    detected = {TEACHER: f"backbone {backbone}", STUDENT: f"student of {backbone}"}
-    return [("Images", settings["images"]), *rows, ("Edges", detected.get(edges, edges))]
-
-
-def emergence_points(records: Sequence[Record]) -> dict[str, dict[int, int]]:
-    """A bar chart of how often each emergence point was found."""
-    found = Counter(r.facts["timestep"] for r in records if "timestep" in r.facts)
-    return {"Instance emergence point (of 1000)": dict(sorted(found.items()))}
-
-
-def describe(record: Record, *facts: str) -> str:
-    """``facts`` of an image, and its emergence point, for the report page."""
-    point = record.facts.get("timestep")
-    return ", ".join([*facts, *([] if point is None else [f"emergence point {point}"])])
 
 
 def _name_of_detector(cfg: CfgNode) -> str:

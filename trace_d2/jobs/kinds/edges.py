@@ -34,10 +34,7 @@ from trace_d2.jobs.kinds.edge_job import (
     STUDENT,
     TEACHER,
     EdgeTakingJob,
-    describe,
-    emergence_points,
     load_edge_cfg,
-    sources,
     upgrade,
 )
 from trace_d2.jobs.pictures import paint_edges, shrink
@@ -148,20 +145,11 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
+        def caption(facts: dict[str, Any]) -> list[str]:
+            shares = zip(facts.get("shares", ()), ("edge", "none", "ignored"), strict=False)
+            return [f"{share:.1%} {name}" for share, name in shares]
 
-        def caption(record: Record) -> str:
-            names = ("edge", "none", "ignored")
-            shares = zip(record.facts.get("shares", ()), names, strict=False)
-            return describe(record, *(f"{share:.1%} {name}" for share, name in shares))
-
-        return Report(
-            cls.title,
-            _PANES,
-            caption,
-            sources(outcome.settings),
-            notes=label_summary(outcome.finished),
-            bars=emergence_points(outcome.finished),
-        )
+        return cls.page(outcome, cls.title, _PANES, caption, notes=label_summary(outcome.finished))
 
 
 class PseudoEdgeJob(PredictedEdgeJob):

@@ -42,22 +42,8 @@ from trace_d2.jobs.coco_files import CocoStream
 from trace_d2.jobs.command_line import existing_folder, need_options
 from trace_d2.jobs.entries import ImageEntry, UsageError, build_entries
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.journal import Record
-from trace_d2.jobs.kinds.calibrating import (
-    CALIBRATION,
-    SCRATCH,
-    CuttingJob,
-    trust_facts,
-    trust_warnings,
-)
-from trace_d2.jobs.kinds.edge_job import (
-    KEPT_EDGES,
-    describe,
-    emergence_points,
-    load_edge_cfg,
-    sources,
-    upgrade,
-)
+from trace_d2.jobs.kinds.calibrating import CALIBRATION, SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, load_edge_cfg, upgrade
 from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_segments, shrink
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import Layout
@@ -245,21 +231,12 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
         store, categories, records = outcome.store, _categories(outcome), outcome.finished
-        counts = [(r.facts["segments"], r.facts["things"]) for r in records]
-        segments, things = (
-            (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        )
-        images = max(1, len(counts))
-        cards = [
-            ("segments", f"{segments:,}"),
-            ("things an image", f"{things / images:.1f}"),
-            ("stuff an image", f"{(segments - things) / images:.1f}"),
-            *trust_facts(store, records),
-        ]
+        segments = sum(record.facts["segments"] for record in records)
+        things = sum(record.facts["things"] for record in records)
+        images = max(1, len(records))
 
-        def caption(record: Record) -> str:
-            things, segments = record.facts["things"], record.facts["segments"]
-            return describe(record, f"{things} things, {segments - things} stuff")
+        def caption(facts: dict[str, Any]) -> list[str]:
+            return [f"{facts['things']} things, {facts['segments'] - facts['things']} stuff"]
 
         def legend(entry: ImageEntry) -> list[tuple[tuple[int, int, int], str]]:
             counts = Counter(s["category_id"] for s in store.read_note(entry.stem)["segments"])
@@ -269,14 +246,17 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
                 if counts[c.id]
             ]
 
-        return Report(
+        return cls.trust_page(
+            outcome,
             "Pseudo panoptic labels",
             _PANES,
             caption,
-            sources(outcome.settings, ("Semantic masks", outcome.settings["semantic"])),
-            cards,
-            warnings=trust_warnings(store),
-            bars=emergence_points(records),
+            [("Semantic masks", outcome.settings["semantic"])],
+            cards=[
+                ("segments", f"{segments:,}"),
+                ("things an image", f"{things / images:.1f}"),
+                ("stuff an image", f"{(segments - things) / images:.1f}"),
+            ],
             legend=legend,
         )
 

@@ -32,22 +32,8 @@ from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import need_options
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.journal import Record
-from trace_d2.jobs.kinds.calibrating import (
-    CALIBRATION,
-    SCRATCH,
-    CuttingJob,
-    trust_facts,
-    trust_warnings,
-)
-from trace_d2.jobs.kinds.edge_job import (
-    KEPT_EDGES,
-    describe,
-    emergence_points,
-    load_edge_cfg,
-    sources,
-    upgrade,
-)
+from trace_d2.jobs.kinds.calibrating import CALIBRATION, SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, load_edge_cfg, upgrade
 from trace_d2.jobs.locks import writing_to
 from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
 from trace_d2.jobs.report import Outcome, Report, Table
@@ -257,25 +243,16 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        records = outcome.finished
-        cards = [
-            ("masks given", f"{sum(record.facts['given'] for record in records):,}"),
-            ("refined masks", f"{sum(record.facts['segments'] for record in records):,}"),
-            *trust_facts(outcome.store, records),
-        ]
-
-        def caption(record: Record) -> str:
-            given, refined = record.facts["given"], record.facts["segments"]
-            return describe(record, f"{given} masks given, {refined} refined")
-
-        return Report(
+        given, refined = (
+            sum(record.facts[name] for record in outcome.finished) for name in ("given", "segments")
+        )
+        return cls.trust_page(
+            outcome,
             "Refined masks",
             _PANES,
-            caption,
-            sources(outcome.settings, ("Masks", outcome.settings["masks"])),
-            cards,
-            warnings=trust_warnings(outcome.store),
-            bars=emergence_points(records),
+            lambda facts: [f"{facts['given']} masks given, {facts['segments']} refined"],
+            [("Masks", outcome.settings["masks"])],
+            cards=[("masks given", f"{given:,}"), ("refined masks", f"{refined:,}")],
             tables=[_left_out(outcome.store)],
         )
 
