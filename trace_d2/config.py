@@ -17,9 +17,15 @@ from fvcore.common.config import CfgNode
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
-# Taken and passed over with a warning: calibration of the edges took their place.
-_FORMER_KEYS = tuple(
-    f"MODEL.TRACE.{node}.{key}" for node in ("LABELS", "BGP") for key in ("CONTRAST", "EVIDENCE")
+# Taken and passed over with a warning: calibration of the edges took the place of four, and the
+# padding changed no result.
+_FORMER_KEYS = (
+    *(
+        f"MODEL.TRACE.{node}.{key}"
+        for node in ("LABELS", "BGP")
+        for key in ("CONTRAST", "EVIDENCE")
+    ),
+    "MODEL.TRACE.BGP.IRNET_PADDING",
 )
 
 

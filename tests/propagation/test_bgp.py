@@ -127,13 +127,12 @@ def test_no_two_instances_stay_above_the_merging_threshold(seed, grow):
         np.testing.assert_array_equal(found.any(0), masks.any(0))
 
 
-def test_padding_and_threads_change_nothing():
+def test_threads_change_nothing():
     mask, edges = _two_halves(slice(20, 24))
     edges[30, :20] = 0.8
     plain = boundary_guided_propagation(mask, edges, min_area=1)
-    for options in ({"irnet_padding": True}, {"threads": 2}):
-        other = boundary_guided_propagation(mask, edges, min_area=1, **options)
-        np.testing.assert_array_equal(other.masks, plain.masks)
+    other = boundary_guided_propagation(mask, edges, min_area=1, threads=2)
+    np.testing.assert_array_equal(other.masks, plain.masks)
 
 
 def test_basins_hold_at_a_gap_through_which_components_leak():

@@ -106,7 +106,7 @@ def test_edge_weakens_its_own_seed_and_stops_the_walk():
 def test_equals_the_dense_walk_on_random_edges(size, irnet_padding):
     masks, edges = _random_case(1, *size)
     expected = _dense(masks, edges, irnet_padding=irnet_padding)
-    walked = random_walk(masks, edges, irnet_padding=irnet_padding)
+    walked = random_walk(masks, edges)
     assert walked.dtype == np.float32
     np.testing.assert_allclose(walked, expected, atol=1e-4)
 
@@ -118,9 +118,7 @@ def test_equals_the_dense_walk_on_drawn_edges(irnet_padding):
     masks = np.zeros((2, 20, 24), np.float32)
     masks[0, 6:9, 7:9] = masks[1, :, 18:] = 1
     expected = _dense(masks, edges, irnet_padding=irnet_padding)
-    np.testing.assert_allclose(
-        random_walk(masks, edges, irnet_padding=irnet_padding), expected, atol=1e-4
-    )
+    np.testing.assert_allclose(random_walk(masks, edges), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("radius", "beta", "steps"), [(2, 1.0, 64), (3, 10.0, 7), (7, 2.5, 300)])

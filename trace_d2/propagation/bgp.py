@@ -68,7 +68,6 @@ class BgpSettings(NodeSettings, node="MODEL.TRACE.BGP"):
     steps: int = within(0, default=256)
     stride: int = within(1, default=4)
     merge_iou: float = within(0.0, 1.0, default=0.5)
-    irnet_padding: bool = False
     reach: float = within(1e-6, 1.0, default=0.5)
     min_area: int = 16
     grow: bool = False
@@ -243,7 +242,6 @@ class _GridWalk:
             radius=settings.radius,
             beta=settings.beta,
             steps=settings.steps,
-            irnet_padding=settings.irnet_padding,
             threads=settings.threads,
         )
 

@@ -160,10 +160,6 @@ class RandomWalk:
         radius: cells closer than this are neighbours.
         beta: exponent of the affinities.
         steps: t, the number of steps.
-        irnet_padding: surround the grid with edges on the left, right and bottom as IRNet does, and
-            drop them afterwards. The result is the same: a path between two cells never leaves
-            their bounding box, and the added cells are tied to nothing. IRNet needs the padding
-            because its index lists leave out links of the cells near those borders.
         tolerance: bound on the sum of the Chebyshev coefficients left out.
         threads: threads to share the masks among.
 
@@ -178,7 +174,6 @@ class RandomWalk:
         radius: int = 5,
         beta: float = 10.0,
         steps: int = 256,
-        irnet_padding: bool = False,
         tolerance: float = 1e-5,
         threads: int = 1,
     ) -> None:
@@ -186,10 +181,9 @@ class RandomWalk:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = threads
         self._coefficients = power_coefficients(steps, tolerance).astype(np.float32)
-        side = radius if irnet_padding else 0
-        self._border = ((0, side), (side, side))
-        padded = np.pad(edges, self._border, constant_values=1) if irnet_padding else edges
-        self._affinity = path_affinity(padded, radius=radius, beta=beta)
+        # IRNet surrounds the grid with edges, as its index lists leave out links near the borders.
+        # Without that the result is the same: a path never leaves the bounding box of its ends.
+        self._affinity = path_affinity(edges, radius=radius, beta=beta)
         self._open = 1 - edges.astype(np.float32)
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
@@ -204,12 +198,12 @@ class RandomWalk:
         Raises:
             ValueError: the shapes disagree, or a mask holds NaN or infinite values.
         """
-        height, width = self._open.shape
-        if masks.ndim != 3 or masks.shape[1:] != (height, width):
-            raise ValueError(f"masks {masks.shape} must be (K, h, w) with (h, w) {height, width}")
+        shape = self._open.shape
+        if masks.ndim != 3 or masks.shape[1:] != shape:
+            raise ValueError(f"masks {masks.shape} must be (K, h, w) with (h, w) {shape}")
         if not np.isfinite(masks).all():
             raise ValueError("masks hold NaN or infinite values")
-        seeds = np.pad(masks.astype(np.float32) * self._open, ((0, 0), *self._border))
+        seeds = masks.astype(np.float32) * self._open
         flat = self._affinity.flatten(seeds)
         parts = np.array_split(flat, max(1, min(self._threads, len(flat))))
         walk = partial(_power_series, self._affinity, self._coefficients)
@@ -218,9 +212,7 @@ class RandomWalk:
         else:
             with ThreadPoolExecutor(len(parts)) as pool:
                 walked = list(pool.map(walk, parts))
-        left = self._border[1][0]
-        grid = self._affinity.unflatten(np.concatenate(walked))
-        return np.ascontiguousarray(grid[:, :height, left : left + width])
+        return np.ascontiguousarray(self._affinity.unflatten(np.concatenate(walked)))
 
 
 def random_walk(masks: np.ndarray, edges: np.ndarray, **options: Any) -> np.ndarray:
