@@ -178,13 +178,9 @@ class DiffusionBackbone(AttentionBackbone):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """The VAE's latent X_0: the mode of its posterior, shifted and scaled.
+        """The VAE's latent X_0 of pixels (B, 3, h, w): its posterior's mode, shifted and scaled.
 
-        Args:
-            pixels: (B, 3, h, w) float in -1..1.
-
-        Returns:
-            (B, c, h / f, w / f) float32 on ``device``, f the VAE's reduction.
+        It is (B, c, h / f, w / f) float32 on ``device``, f the VAE's reduction.
         """
         config = self.vae.config
         pixels = pixels.to(self.device, self.vae.dtype)
@@ -196,12 +192,9 @@ class DiffusionBackbone(AttentionBackbone):
         return (latent - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
     def noise(self, latent: Tensor, seed: int, key: str) -> Tensor:
-        """Gaussian noise of ``latent``'s shape, fixed by (seed, key) and the shape alone.
+        """Gaussian noise of the shape of ``latent``, float32, fixed by (seed, key) and shape alone.
 
         It is drawn on the CPU in float32, so neither device, dtype nor earlier draws change it.
-
-        Returns:
-            float32, on ``latent``'s device.
         """
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

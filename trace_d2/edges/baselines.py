@@ -1,4 +1,9 @@
-"""Edges without a model, to compare with: Canny, Sobel and the colour gradient."""
+"""Edges without a model, to compare with: Canny, Sobel and the colour gradient.
+
+Each takes an image (H, W, 3) uint8 RGB and gives edge strength (H, W) float32 in 0..1; ``sigma`` is
+that of a Gaussian blur before, in pixels, 0 for none. Another image, or a setting out of its range,
+is a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +30,12 @@ def canny_edges(
     High thresholds lie at (i / (thresholds + 1))^2, i = 1 .. ``thresholds``, of the largest
     gradient there is, as most gradients are weak; the square keeps them apart.
 
+    Lines are one pixel wide. Of the image's channels, the one of the steepest gradient counts.
+
     Args:
-        image: (H, W, 3) uint8, RGB; of its channels, the one of the steepest gradient counts.
-        sigma: of the Gaussian blur, in pixels; 0: no blur.
+        image, sigma: see above.
         thresholds: how many.
         low: the low threshold of the hysteresis as a share of the high one, 0..1.
-
-    Returns:
-        (H, W) float32 in 0..1; lines one pixel wide.
-
-    Raises:
-        ValueError: the image is not (H, W, 3) uint8, or a setting is out of its range.
     """
     _check_image(image, sigma)
     if thresholds < 1 or not 0 <= low <= 1:
@@ -56,18 +56,7 @@ def canny_edges(
 
 
 def sobel_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
-    """Norm of the Sobel gradient of the grey image, scaled like ABDiv: its mu + sigma is 0.5.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        sigma: of the Gaussian blur before, in pixels; 0: no blur.
-
-    Returns:
-        (H, W) float32 in 0..1.
-
-    Raises:
-        ValueError: the image is not (H, W, 3) uint8, or sigma is negative.
-    """
+    """Norm of the Sobel gradient of the grey image, scaled like ABDiv: its mu + sigma is 0.5."""
     _check_image(image, sigma)
     grey = _blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), sigma)
     norm = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
@@ -78,17 +67,7 @@ def sobel_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
 def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     """Strength of the colour gradient, scaled like ABDiv: its mu + sigma falls on 0.5.
 
-    The norm of the Scharr gradient over the three channels of CIELAB, after a Gaussian blur.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        sigma: of the blur, in pixels; 0: no blur.
-
-    Returns:
-        (H, W) float32 in 0..1.
-
-    Raises:
-        ValueError: the image is not (H, W, 3) uint8, or sigma is negative.
+    The norm of the Scharr gradient over the three channels of CIELAB.
     """
     _check_image(image, sigma)
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -30,6 +30,9 @@ def register_decoder(name: str) -> Callable[[type[EdgeDecoder]], type[EdgeDecode
 class EdgeDecoder(nn.Module, ABC):
     """Edges of an image from the self-attention of one forward pass.
 
+    Subclasses take ``tokens``, the N of the grid, and their settings; one that is out of its range
+    is a ValueError.
+
     Attributes:
         of_one_grid: the decoder's weights belong to the tokens of one grid.
         name, settings: what ``build_decoder`` was told, to build it again.
@@ -40,7 +43,6 @@ class EdgeDecoder(nn.Module, ABC):
     settings: dict[str, Any]
 
     def __init__(self, **arguments: Any) -> None:
-        """Subclasses take ``tokens`` (N of the grid) and their settings."""
         super().__init__()
 
     @abstractmethod

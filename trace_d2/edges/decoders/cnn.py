@@ -12,11 +12,7 @@ class CnnDecoder(EdgeDecoder):
     """One convolution that reads the map as [HW, H, W], its channels the keys (0.1 MB at N 4096).
 
     Args:
-        tokens: N of the grid.
         kernel: side of the convolution in tokens, odd.
-
-    Raises:
-        ValueError: ``kernel`` is even or below 1.
     """
 
     def __init__(self, *, tokens: int, kernel: int = 3) -> None:

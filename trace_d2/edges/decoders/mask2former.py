@@ -21,14 +21,10 @@ class Mask2FormerDecoder(EdgeDecoder):
     them up for a semantic class. The features are those of the U-Net decoder.
 
     Args:
-        tokens: N of the grid.
         channels: of the finest features; a multiple of 8 and of ``heads``.
         queries: masks an image.
         layers: of the transformer decoder; they read the coarser levels in turn.
         heads: of its attention.
-
-    Raises:
-        ValueError: a setting is out of its range.
     """
 
     def __init__(

@@ -21,16 +21,12 @@ class RelativeDecoder(EdgeDecoder):
     any size. A decoder over keys as channels learns each place of one grid by itself.
 
     Args:
-        tokens: not used.
         window: side of the window in tokens, odd.
         channels: of the convolutions.
         layers: residual blocks at the resolution of the grid.
         upsample: the edges' resolution is that of the grid times this; bilinear from there on.
         image: show the image to the last convolutions, so that an edge finds its place between
             two tokens.
-
-    Raises:
-        ValueError: a setting is out of its range.
     """
 
     of_one_grid = False

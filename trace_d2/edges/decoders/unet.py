@@ -18,11 +18,7 @@ class UNetDecoder(EdgeDecoder):
     With 64 channels and N 4096 about 30 MB; the paper's has 34 MB.
 
     Args:
-        tokens: N of the grid.
         channels: of the first level, doubled by each reduction; a multiple of 8.
-
-    Raises:
-        ValueError: ``channels`` is no positive multiple of 8.
     """
 
     def __init__(self, *, tokens: int, channels: int = 64) -> None:
