@@ -18,13 +18,15 @@ from trace_d2.io.categories import Category
 from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob, train_ids
-from trace_d2.jobs.locks import OutputError, folder_lock, writing_to
+from trace_d2.jobs.locks import folder_lock
 from trace_d2.jobs.store import (
     ForeignFolderError,
     JobStore,
+    OutputError,
     SettingsChangedError,
     differences,
     open_job_folder,
+    writing_to,
 )
 from trace_d2.labels.panoptic import PanopticLabel, Segment
 from trace_d2.settings import fingerprint

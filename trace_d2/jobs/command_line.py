@@ -15,8 +15,8 @@ from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.entries import Shard, UsageError
 from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob
-from trace_d2.jobs.locks import FolderInUseError, OutputError
-from trace_d2.jobs.store import ForeignFolderError, JobStore, SettingsChangedError
+from trace_d2.jobs.locks import FolderInUseError
+from trace_d2.jobs.store import ForeignFolderError, JobStore, OutputError, SettingsChangedError
 from trace_d2.parallel import available_cpus
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.executors import build_executor
 from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
-from trace_d2.jobs.locks import folder_lock, writing_to
+from trace_d2.jobs.locks import folder_lock
 from trace_d2.jobs.report import Outcome, write_report
-from trace_d2.jobs.store import JobStore, SettingsChangedError
+from trace_d2.jobs.store import JobStore, SettingsChangedError, writing_to
 
 
 @dataclass(frozen=True)

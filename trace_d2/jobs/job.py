@@ -21,10 +21,9 @@ from trace_d2.io.atomic import write_json
 from trace_d2.io.images import Inputs
 from trace_d2.jobs.entries import ImageEntry, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
-from trace_d2.jobs.locks import writing_to
 from trace_d2.jobs.pictures import data_address
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore, Layout, writing_to
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 InputsT = TypeVar("InputsT", bound=Inputs)

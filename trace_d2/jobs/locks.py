@@ -1,47 +1,24 @@
-"""What keeps a folder of results whole: locks, and errors of writing that say what to do.
+"""Locks that keep two jobs from writing one output folder, and let shards of one job do so.
 
-The locks keep two jobs from writing one folder, and let shards of one job do so. They are the
-operating system's, so they end with the process that holds them, however it ends. A whole job (or
-a merge) wants the folder to itself; a shard only wants no whole job, no second process on the same
-shard, and no shards of another division.
+The locks are the operating system's, so they end with the process that holds them, however it
+ends. A whole job (or a merge) wants the folder to itself; a shard only wants no whole job, no
+second process on the same shard, and no shards of another division.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from trace_d2.jobs.entries import Shard
-
-_GATE_SECONDS = 30.0  # the gate is held only while the other locks are tried
+from trace_d2.jobs.store import GATE_SECONDS, writing_to
 
 
 class FolderInUseError(RuntimeError):
     """Another process is writing to the output folder."""
-
-
-class OutputError(RuntimeError):
-    """The folder takes no more files: the disk is full, or not ours to write to."""
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "make it writable"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "the disk is full: make room"
-        raise OutputError(
-            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished images "
-            "are safe, and the same command continues"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -57,33 +34,13 @@ def folder_lock(folder: str | Path, shard: Shard) -> Iterator[None]:
         locks.mkdir(parents=True, exist_ok=True)
     own = locks / ("job.lock" if shard.whole else f"job-{shard.name}.lock")
     with contextlib.ExitStack() as stack:
-        with _held(locks / "gate.lock", folder, _GATE_SECONDS):
+        with _held(locks / "gate.lock", folder, GATE_SECONDS):
             for path in sorted(locks.glob("job*.lock")):
                 if path != own and _excludes(path, own):
                     with _held(path, folder):
                         pass  # nobody holds it, and nobody can take it before we pass the gate
             stack.enter_context(_held(own, folder))
         yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a job writes to ``folder`` now.
-
-    The gate is held meanwhile, so that a job that starts just now waits instead of meeting a lock
-    that we hold for a moment. Nobody writes to a folder that cannot be written to.
-    """
-    locks = folder / ".locks"
-    jobs = sorted(locks.glob("job*.lock"))
-    if not jobs or not os.access(locks, os.W_OK):
-        return False
-    try:
-        with FileLock(locks / "gate.lock").acquire(timeout=_GATE_SECONDS):
-            for path in jobs:
-                with FileLock(path).acquire(timeout=0):
-                    pass
-    except Timeout:
-        return True
-    return False
 
 
 @contextlib.contextmanager

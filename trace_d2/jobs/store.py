@@ -17,21 +17,25 @@ disk. Images in sub-folders keep their sub-folder: ``annotations/n01440764/x.jso
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
 from trace_d2.jobs.entries import ImageEntry, Shard
 from trace_d2.jobs.journal import DONE, FAILED, Record, encode_record, read_journals
-from trace_d2.jobs.locks import is_locked
 
+GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
 FORMAT = 2  # of settings.json and journal; 1 is read as well
 
 
@@ -41,6 +45,25 @@ class SettingsChangedError(ValueError):
 
 class ForeignFolderError(ValueError):
     """The folder belongs to somebody else."""
+
+
+class OutputError(RuntimeError):
+    """The folder takes no more files: the disk is full, or not ours to write to."""
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "make it writable"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "the disk is full: make room"
+        raise OutputError(
+            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished images "
+            "are safe, and the same command continues"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -309,8 +332,23 @@ class JobFolder:
         return not any((self.root / "shards").glob("journal-*.jsonl"))
 
     def is_locked(self) -> bool:
-        """Whether a job writes there now."""
-        return is_locked(self.root)
+        """Whether a job writes there now.
+
+        The gate is held meanwhile, so that a job that starts just now waits instead of meeting a
+        lock that we hold for a moment. Nobody writes to a folder that cannot be written to.
+        """
+        locks = self.root / ".locks"
+        jobs = sorted(locks.glob("job*.lock"))
+        if not jobs or not os.access(locks, os.W_OK):
+            return False
+        try:
+            with FileLock(locks / "gate.lock").acquire(timeout=GATE_SECONDS):
+                for path in jobs:
+                    with FileLock(path).acquire(timeout=0):
+                        pass
+        except Timeout:
+            return True
+        return False
 
 
 def open_job_folder(root: str | Path) -> JobFolder | None:

@@ -29,9 +29,8 @@ from trace_d2.jobs.entries import UsageError
 from trace_d2.jobs.job import EntryT, InputsT, ResultT
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.edge_job import NONE, EdgeTakingJob
-from trace_d2.jobs.locks import writing_to
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import JobStore
+from trace_d2.jobs.store import JobStore, writing_to
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
 
 SAMPLE_IMAGES = 48

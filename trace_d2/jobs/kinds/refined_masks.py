@@ -34,10 +34,9 @@ from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.kinds.calibrating import CALIBRATION, SCRATCH, CuttingJob
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, load_edge_cfg, upgrade
-from trace_d2.jobs.locks import writing_to
 from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
 from trace_d2.jobs.report import Outcome, Report, Table
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore, Layout, writing_to
 from trace_d2.propagation import (
     BoundaryGuidedPropagation,
     merge_masks,
