@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from trace_d2.data.builtin_datasets import NAMES, register_builtin_datasets
-from trace_d2.data.registration import check_categories
+from trace_d2.engine.checks import check_categories
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.categories import category_entries, load_categories, parse_categories
 from trace_d2.io.coco_panoptic import (

@@ -20,7 +20,6 @@ from PIL import Image
 from trace_d2.config import get_trace_cfg
 from trace_d2.data.label_folder import UnfinishedLabelsError
 from trace_d2.data.registration import (
-    check_categories,
     register_class_agnostic,
     register_from_config,
     register_trace_panoptic,
@@ -368,28 +367,3 @@ def test_config_entries_that_are_none(key: str, entry: Any) -> None:
     cfg.DATASETS.TRACE[key] = [entry]
     with pytest.raises(ValueError, match=rf"DATASETS\.TRACE\.{key} holds .*each entry is a list"):
         register_from_config(cfg)
-
-
-def test_check_categories(truth: Path, images: Path, masks: Path, tmp_path: Path) -> None:
-    register_trace_panoptic("t_truth", truth, images)
-    register_trace_semantic("t_tags", images, masks, CATEGORIES)
-    swapped = (CATEGORIES[1], CATEGORIES[0], CATEGORIES[2])
-    register_trace_semantic("t_swapped", images, masks, swapped)
-    stuff = (CATEGORIES[0], replace(CATEGORIES[1], isthing=False), CATEGORIES[2])
-    register_trace_semantic("t_stuff", images, masks, stuff)
-    register_class_agnostic("t_one", tmp_path / "a.json", images)
-    DatasetCatalog.register("t_fg", list)
-    MetadataCatalog.get("t_fg").thing_classes = ["fg"]
-    DatasetCatalog.register("t_unknown", list)
-    check_categories(["t_truth", "t_tags", "t_unknown"], 3)
-    check_categories(["t_one", "t_fg"], 1)
-    with pytest.raises(ValueError, match=r"number 0 is \('dog', True\) there and \('cat', True\)"):
-        check_categories(["t_truth", "t_swapped"])
-    with pytest.raises(ValueError, match=r"number 1 is \('cat', True\) there and \('cat', False"):
-        check_categories(["t_truth", "t_stuff"])
-    with pytest.raises(ValueError, match="t_truth has 3 classes and t_one has 1"):
-        check_categories(["t_truth", "t_one"])
-    with pytest.raises(ValueError, match=r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 21, but t_truth"):
-        check_categories(["t_truth"], 21)
-    with pytest.raises(ValueError, match="no data set 't_missing' is registered"):
-        check_categories(["t_missing"])

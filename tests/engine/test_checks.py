@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("detectron2")
 
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.registration import (
     register_class_agnostic,
     register_trace_edges,
     register_trace_panoptic,
+    register_trace_semantic,
 )
-from trace_d2.engine.checks import check_config
+from trace_d2.engine.checks import check_categories, check_config
 from trace_d2.io.categories import Category
 
 pytestmark = pytest.mark.detectron2
@@ -167,3 +171,32 @@ def test_mistakes_with_edges_are_named(edges_cfg, options, message):
 
     with pytest.raises(ValueError, match=message):
         check_config(edges_cfg, train=True)
+
+
+def test_check_categories():
+    categories = tuple(
+        Category(number, name, name != "ground", (0, 0, 0))
+        for number, name in ((7, "dog"), (3, "cat"), (0, "ground"))
+    )
+    register_trace_panoptic("c_truth", "/nowhere", "/images", categories=categories)
+    register_trace_semantic("c_tags", "/images", "/masks", categories)
+    swapped = (categories[1], categories[0], categories[2])
+    register_trace_semantic("c_swapped", "/images", "/masks", swapped)
+    stuff = (categories[0], replace(categories[1], isthing=False), categories[2])
+    register_trace_semantic("c_stuff", "/images", "/masks", stuff)
+    register_class_agnostic("c_one", "/a.json", "/images")
+    DatasetCatalog.register("c_fg", list)
+    MetadataCatalog.get("c_fg").thing_classes = ["fg"]
+    DatasetCatalog.register("c_unknown", list)
+    check_categories(["c_truth", "c_tags", "c_unknown"], 3)
+    check_categories(["c_one", "c_fg"], 1)
+    with pytest.raises(ValueError, match=r"number 0 is \('dog', True\) there and \('cat', True\)"):
+        check_categories(["c_truth", "c_swapped"])
+    with pytest.raises(ValueError, match=r"number 1 is \('cat', True\) there and \('cat', False"):
+        check_categories(["c_truth", "c_stuff"])
+    with pytest.raises(ValueError, match="c_truth has 3 classes and c_one has 1"):
+        check_categories(["c_truth", "c_one"])
+    with pytest.raises(ValueError, match=r"MODEL\.SEM_SEG_HEAD\.NUM_CLASSES is 21, but c_truth"):
+        check_categories(["c_truth"], 21)
+    with pytest.raises(ValueError, match="no data set 'c_missing' is registered"):
+        check_categories(["c_missing"])

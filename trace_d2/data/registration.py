@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -319,54 +318,3 @@ def _category_metadata(categories: Sequence[Category]) -> dict[str, Any]:
 
 def _as_categories(source: Categories) -> tuple[Category, ...]:
     return load_categories(source) if isinstance(source, (str, Path)) else tuple(source)
-
-
-def check_categories(names: Sequence[str], num_classes: int | None = None) -> None:
-    """Raise unless the data sets ``names`` have the same classes in the same order.
-
-    Data sets of a single class agree whatever they call it. Those that know their classes only
-    once they are loaded (Detectron2's ``register_coco_instances`` of unknown files) are passed by.
-
-    Args:
-        names: registered names, such as ``DATASETS.TRAIN + DATASETS.TEST``.
-        num_classes: what the model is built for; None: not compared.
-
-    Raises:
-        ValueError: they differ; the message names both data sets, or the config key.
-    """
-    first: tuple[str, list[tuple[str, bool]]] | None = None
-    for name in names:
-        classes = _classes(name)
-        if classes is None:
-            continue
-        if num_classes is not None and len(classes) != num_classes:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {name} has {len(classes)} "
-                "classes"
-            )
-        first = first or (name, classes)
-        if len(classes) == len(first[1]) == 1 or classes == first[1]:
-            continue
-        pairs = enumerate(zip_longest(first[1], classes, fillvalue="absent"))
-        rank, (there, here) = next(pair for pair in pairs if len(set(pair[1])) == 2)
-        raise ValueError(
-            f"{first[0]} has {len(first[1])} classes and {name} has {len(classes)}; number {rank} "
-            f"is {there} there and {here} here (name, is a thing): train and test on data "
-            "sets of the same categories"
-        )
-
-
-def _classes(name: str) -> list[tuple[str, bool]] | None:
-    """(name, is a thing) of each contiguous class of a registered data set, or None."""
-    if name not in DatasetCatalog:
-        raise ValueError(
-            f"no data set {name!r} is registered: correct DATASETS, or add it to DATASETS.TRACE"
-        )
-    metadata = MetadataCatalog.get(name)
-    names = metadata.get("thing_classes")
-    if names is None:
-        return None
-    if metadata.get("stuff_classes") is None:
-        return [(text, True) for text in names]
-    things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-    return [(text, rank in things) for rank, text in enumerate(metadata.stuff_classes)]

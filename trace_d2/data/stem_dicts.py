@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
 from trace_d2.data.label_folder import check_done
-from trace_d2.io.listing import list_images
-from trace_d2.jobs.entries import ImageEntry, build_entries
-from trace_d2.jobs.journal import DONE
+from trace_d2.io.listing import ids_of_stems, list_images
 from trace_d2.jobs.store import open_job_folder
 
 logger = logging.getLogger(__name__)
@@ -51,29 +49,26 @@ def load_semantic_dicts(
         ValueError: no image has a mask, a mask is no PNG, or two files share a stem.
     """
     masks = _png_stems(semantic_root, "semantic masks", remedy)
-    entries = _list_entries(image_root, remedy)
-    masked = [entry for entry in entries if entry.stem in masks]
+    images = _list_images(image_root, remedy)
+    masked = [stem for stem in images if stem in masks]
     if not masked:
         raise ValueError(
             f"no image of {image_root} has a mask <stem>.png in {semantic_root}: {remedy}"
         )
-    _log_rest(logging.INFO, masked, entries, image_root, f"mask in {semantic_root}")
-    strays = [f"{stem}.png" for stem in sorted(masks - {entry.stem for entry in masked})]
+    _log_rest(logging.INFO, masked, images, image_root, f"mask in {semantic_root}")
+    strays = [f"{stem}.png" for stem in sorted(masks - images.keys())]
     lost = f"masks of {semantic_root} have no image in {image_root}"
     tolerate_absent(strays, len(masks), lost, remedy)
     if edges_root is None:
-        return [_record(image_root, e, SEMANTIC_KEY, semantic_root) for e in masked]
+        return _records(image_root, images, masked, SEMANTIC_KEY, semantic_root)
     edges = _edge_files(edges_root, remedy)
-    bare = [entry.file_name for entry in masked if entry.stem not in edges]
+    bare = [images[stem] for stem in masked if stem not in edges]
     tolerate_absent(bare, len(masked), f"images with a mask have no edges in {edges_root}", remedy)
-    return [
-        {
-            **_record(image_root, entry, SEMANTIC_KEY, semantic_root),
-            EDGES_KEY: f"{edges_root}/{edges[entry.stem]}",
-        }
-        for entry in masked
-        if entry.stem in edges
-    ]
+    edged = [stem for stem in masked if stem in edges]
+    records = _records(image_root, images, edged, SEMANTIC_KEY, semantic_root)
+    for stem, record in zip(edged, records, strict=True):
+        record[EDGES_KEY] = f"{edges_root}/{edges[stem]}"
+    return records
 
 
 @paused_collector()
@@ -101,21 +96,20 @@ def load_edge_dicts(
     done = _done_stems(folder.parent) if folder.name == SUBFOLDER else None
     present = _png_stems(folder, "pseudo edges", remedy)
     wanted = present if done is None else done
-    entries = _list_entries(image_root, remedy)
+    images = _list_images(image_root, remedy)
     usable = wanted & present
-    used = [entry for entry in entries if entry.stem in usable]
+    used = [stem for stem in images if stem in usable]
     if not used:
         raise ValueError(
             f"no image of {image_root} has pseudo edges <stem>.png in {folder}: {remedy}"
         )
-    strays = wanted - {entry.stem for entry in entries}
     for absent, lost in (
         (wanted - present, "are missing"),
-        (strays, f"have no image in {image_root}"),
+        (wanted - images.keys(), f"have no image in {image_root}"),
     ):
         tolerate_absent(sorted(absent), len(wanted), f"maps of {folder} {lost}", remedy)
-    _log_rest(logging.WARNING, used, entries, image_root, f"pseudo edges in {folder}")
-    return [_record(image_root, entry, PSEUDO_EDGES_KEY, folder) for entry in used]
+    _log_rest(logging.WARNING, used, images, image_root, f"pseudo edges in {folder}")
+    return _records(image_root, images, used, PSEUDO_EDGES_KEY, folder)
 
 
 def edges_folder(edges_root: str | Path) -> Path:
@@ -144,33 +138,36 @@ def _png_stems(folder: str | Path, what: str, remedy: str) -> set[str]:
     return {name.removesuffix(".png") for name in names if name.endswith(".png")}
 
 
-def _list_entries(image_root: str | Path, remedy: str) -> list[ImageEntry]:
+def _list_images(image_root: str | Path, remedy: str) -> dict[str, str]:
     folder_names(image_root, "images", remedy)
-    return build_entries(list_images(image_root), None)
+    return list_images(image_root)
 
 
 def _log_rest(
-    level: int, used: Collection[Any], entries: Collection[Any], root: str | Path, lacking: str
+    level: int, used: Collection[str], images: Collection[str], root: str | Path, lacking: str
 ) -> None:
-    rest = len(entries) - len(used)
+    rest = len(images) - len(used)
     if rest:
         message = "%d of %d images of %s have no %s and are left out"
-        logger.log(level, message, rest, len(entries), root, lacking)
+        logger.log(level, message, rest, len(images), root, lacking)
 
 
-def _record(
-    image_root: str | Path, entry: ImageEntry, key: str, folder: str | Path
-) -> dict[str, Any]:
-    """The dict of one image, whose PNG in ``folder`` has its size and goes under ``key``."""
-    path = f"{folder}/{entry.stem}.png"
-    height, width = png_size(path)
-    return {
-        "file_name": f"{image_root}/{entry.file_name}",
-        "image_id": entry.image_id,
-        "height": height,
-        "width": width,
-        key: path,
-    }
+def _records(
+    image_root: str | Path,
+    images: Mapping[str, str],
+    stems: Sequence[str],
+    key: str,
+    folder: str | Path,
+) -> list[dict[str, Any]]:
+    """Dicts of the ``stems`` of ``images``; their PNG in ``folder`` tells sizes and is ``key``."""
+    ids = ids_of_stems(list(images))
+    records = []
+    for stem in stems:
+        path = f"{folder}/{stem}.png"
+        height, width = png_size(path)
+        record = {"image_id": ids[stem], "height": height, "width": width, key: path}
+        records.append({"file_name": f"{image_root}/{images[stem]}", **record})
+    return records
 
 
 def _edge_files(folder: str | Path, remedy: str) -> dict[str, str]:
@@ -192,4 +189,4 @@ def _done_stems(root: Path) -> set[str] | None:
     if job is None or not job.entries:
         return None
     check_done(job, "pseudo edges")
-    return {stem for stem, record in job.records.items() if record.status == DONE}
+    return job.done

@@ -29,11 +29,12 @@ from trace_d2.edges.student_files import student_print
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.edge_maps import check_edges, find_edges
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, draw
 from trace_d2.labels import PanopticLabeler
 from trace_d2.propagation.calibration import (
+    SAMPLE_IMAGES,
     EdgeCalibration,
     EdgeStatistics,
+    draw,
 )
 from trace_d2.settings import NodeSettings, flatten, one_of
 

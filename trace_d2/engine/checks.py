@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -10,7 +12,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.augmentation import build_edge_augmentations
-from trace_d2.data.registration import check_categories
 from trace_d2.engine.builders import (
     EDGE_EVALUATORS,
     EDGE_PREDICTOR,
@@ -67,6 +68,41 @@ def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
         _check_outputs(cfg, name)
 
 
+def check_categories(names: Sequence[str], num_classes: int | None = None) -> None:
+    """Raise unless the data sets ``names`` have the same classes in the same order.
+
+    Data sets of a single class agree whatever they call it. Those that know their classes only
+    once they are loaded (Detectron2's ``register_coco_instances`` of unknown files) are passed by.
+
+    Args:
+        names: registered names, such as ``DATASETS.TRAIN + DATASETS.TEST``.
+        num_classes: what the model is built for; None: not compared.
+
+    Raises:
+        ValueError: they differ; the message names both data sets, or the config key.
+    """
+    first: tuple[str, list[tuple[str, bool]]] | None = None
+    for name in names:
+        classes = _classes(name)
+        if classes is None:
+            continue
+        if num_classes is not None and len(classes) != num_classes:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {name} has {len(classes)} "
+                "classes"
+            )
+        first = first or (name, classes)
+        if len(classes) == len(first[1]) == 1 or classes == first[1]:
+            continue
+        pairs = enumerate(zip_longest(first[1], classes, fillvalue="absent"))
+        rank, (there, here) = next(pair for pair in pairs if len(set(pair[1])) == 2)
+        raise ValueError(
+            f"{first[0]} has {len(first[1])} classes and {name} has {len(classes)}; number {rank} "
+            f"is {there} there and {here} here (name, is a thing): train and test on data "
+            "sets of the same categories"
+        )
+
+
 def check_test_data(cfg: CfgNode) -> None:
     """Read the truth of ``DATASETS.TEST``, which training would come to at its end.
 
@@ -77,6 +113,22 @@ def check_test_data(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TEST:
         DatasetCatalog.get(name)
         build_evaluator(cfg, name)
+
+
+def _classes(name: str) -> list[tuple[str, bool]] | None:
+    """(name, is a thing) of each contiguous class of a registered data set, or None."""
+    if name not in DatasetCatalog:
+        raise ValueError(
+            f"no data set {name!r} is registered: correct DATASETS, or add it to DATASETS.TRACE"
+        )
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes")
+    if names is None:
+        return None
+    if metadata.get("stuff_classes") is None:
+        return [(text, True) for text in names]
+    things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+    return [(text, rank in things) for rank, text in enumerate(metadata.stuff_classes)]
 
 
 def _check_device(cfg: CfgNode, train: bool) -> None:

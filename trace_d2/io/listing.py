@@ -21,6 +21,8 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """Files of a folder with these endings, in either case, are its images."""
 
+_MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
+
 
 def list_images(folder: str | Path) -> dict[str, str]:
     """Stem to file name of every image in ``folder`` (not below it), in sorted order of stems.
@@ -49,6 +51,26 @@ def list_images(folder: str | Path) -> dict[str, str]:
                 "rename or remove all but one"
             )
     return {stem: names[stem][0] for stem in sorted(names)}
+
+
+def ids_of_stems(stems: Sequence[str]) -> dict[str, int]:
+    """Numeric stems are the ids if all are, else ranks from 1, as a mixture could collide.
+
+    Raises:
+        ValueError: two numeric stems are one number.
+    """
+    numeric = all(s.isascii() and s.isdecimal() and int(s) < _MAX_NUMERIC_STEM for s in stems)
+    if not numeric:
+        return {stem: rank for rank, stem in enumerate(stems, start=1)}
+    owners: dict[int, str] = {}
+    for stem in stems:
+        other = owners.setdefault(int(stem), stem)
+        if other != stem:
+            raise ValueError(
+                f"the images {other!r} and {stem!r} are both number {int(stem)}: rename one, or "
+                "give ids by --images-json"
+            )
+    return {stem: int(stem) for stem in stems}
 
 
 def read_image_ids(path: str | Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
+from trace_d2.io.listing import ids_of_stems
 
 
 class UsageError(ValueError):
@@ -66,15 +66,14 @@ def build_entries(
 
     Args:
         names: as ``list_images`` returns them.
-        ids: image id of each stem as ``read_image_ids`` returns them; None: numeric stems are the
-            ids if all stems are numeric, else the ranks in the sorted list, from 1.
+        ids: image id of each stem as ``read_image_ids`` returns them; None: ``ids_of_stems``.
         pictured: stems that the report page shows.
 
     Raises:
         ValueError: two numeric stems are one number, or ``ids`` names none of the images.
     """
     if ids is None:
-        ids = _ids_of_stems(list(names))
+        ids = ids_of_stems(list(names))
     elif not any(stem in ids for stem in names):
         raise ValueError(
             f"the list of images names none of the {len(names)} images (the first is "
@@ -82,19 +81,3 @@ def build_entries(
         )
     shown = frozenset(pictured)
     return [ImageEntry(stem, name, ids.get(stem), stem in shown) for stem, name in names.items()]
-
-
-def _ids_of_stems(stems: list[str]) -> dict[str, int]:
-    """All numeric stems are ids; else all ids are ranks, as a mixture could collide."""
-    numeric = all(s.isascii() and s.isdecimal() and int(s) < _MAX_NUMERIC_STEM for s in stems)
-    if not numeric:
-        return {stem: rank for rank, stem in enumerate(stems, start=1)}
-    owners: dict[int, str] = {}
-    for stem in stems:
-        other = owners.setdefault(int(stem), stem)
-        if other != stem:
-            raise ValueError(
-                f"the images {other!r} and {stem!r} are both number {int(stem)}: rename one, or "
-                "give ids by --images-json"
-            )
-    return {stem: int(stem) for stem in stems}

@@ -321,6 +321,11 @@ class JobFolder:
         return [entry for entry in self.entries if entry.stem not in self.records]
 
     @property
+    def done(self) -> set[str]:
+        """Stems of the images whose results are there."""
+        return {stem for stem, record in self.records.items() if record.status == DONE}
+
+    @property
     def failed(self) -> list[Record]:
         """Records of the images that were to be done and failed."""
         own = [self.records[entry.stem] for entry in self.entries if entry.stem in self.records]

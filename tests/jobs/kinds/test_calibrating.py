@@ -21,10 +21,10 @@ from trace_d2.io.listing import list_images
 from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
 from trace_d2.jobs.entries import ImageEntry, Shard, build_entries
 from trace_d2.jobs.journal import FAILED
-from trace_d2.jobs.kinds.calibrating import SAMPLE_IMAGES, trust_facts, trust_warnings
+from trace_d2.jobs.kinds.calibrating import trust_facts, trust_warnings
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.store import SettingsChangedError
-from trace_d2.propagation.calibration import EdgeCalibration
+from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration
 
 CATEGORIES = (
     Category(0, "ground", False, (90, 90, 90)),

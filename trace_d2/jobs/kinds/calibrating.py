@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +30,7 @@ from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.edge_job import NONE, EdgeTakingJob
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore, writing_to
-from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
-
-SAMPLE_IMAGES = 48
-"""Images that edges are measured on; twice as many change PQ by a tenth."""
+from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
 
 SCRATCH = "calibration"
 """The folder of edges that were detected for the calibration, until their image's turn comes."""
@@ -44,11 +40,6 @@ CALIBRATION = "calibration.json"
 _STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
 _USELESS = 0.1  # of trust
 _LEVELS = np.float32(65535)  # of 16 bits
-
-
-def draw(seed: int, stem: str) -> int:
-    """The rank by which an image is drawn into a sample, whatever other images there are."""
-    return zlib.crc32(f"{seed} {stem}".encode())
 
 
 class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
