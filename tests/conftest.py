@@ -16,6 +16,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+NEED_DETECTRON2 = ("data", "engine", "modeling")  # all tests of these folders
+
+if importlib.util.find_spec("detectron2") is None:
+    collect_ignore = [*NEED_DETECTRON2]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of whole folders that need Detectron2."""
+    if item.path.relative_to(Path(__file__).parent).parts[0] in NEED_DETECTRON2:
+        item.add_marker("detectron2")
 
 
 @pytest.fixture(scope="session", autouse=True)

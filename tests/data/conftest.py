@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from trace_d2.io.coco_panoptic import id2rgb
 
 
 @pytest.fixture(scope="session")
-def write_record() -> Callable[..., dict[str, Any]]:
+def write_record():
     """``write_record(folder, ids, image, **more)``: the record of an image and its segment ids."""
 
     def write(folder: Path, ids: np.ndarray, image: np.ndarray, **more: Any) -> dict[str, Any]:

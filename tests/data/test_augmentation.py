@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import detectron2.data.transforms as T
 import numpy as np
 import pytest
-
-pytest.importorskip("detectron2")
-import detectron2.data.transforms as T
 from detectron2.config import CfgNode, get_cfg
 
 from trace_d2.config import add_trace_config
 from trace_d2.data import augmentation
 from trace_d2.data.augmentation import ColorJitter, build_augmentations, jitter_color
-
-pytestmark = pytest.mark.detectron2
 
 
 def config(*pairs: Any) -> CfgNode:
@@ -25,7 +21,7 @@ def config(*pairs: Any) -> CfgNode:
     return cfg
 
 
-def test_color_jitter_by_hand() -> None:
+def test_color_jitter_by_hand():
     neutral = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
     red = np.zeros((1, 2, 3), np.uint8)
     red[..., 0] = 200
@@ -51,7 +47,7 @@ def test_color_jitter_by_hand() -> None:
         assert jitter(saturation=0.5)[1] == pytest.approx(100, abs=1)
 
 
-def test_color_jitter_leaves_geometry_alone() -> None:
+def test_color_jitter_leaves_geometry_alone():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     ids = np.zeros((8, 8), np.int32)
     np.random.seed(0)
@@ -65,7 +61,7 @@ def test_color_jitter_leaves_geometry_alone() -> None:
     assert names == [ColorJitter, T.RandomFlip, augmentation.ResizeScale, T.FixedSizeCrop]
 
 
-def test_flip_keys() -> None:
+def test_flip_keys():
     for direction in ("horizontal", "vertical"):
         flip = build_augmentations(config("INPUT.RANDOM_FLIP", direction), True)[0]
         assert (flip.horizontal, flip.vertical) == (

@@ -27,14 +27,14 @@ RECORD = {"file_name": "a.jpg"}
         PermissionError(errno.EACCES, "why"),
     ],
 )
-def test_errors_of_a_record(error: Exception) -> None:
+def test_errors_of_a_record(error):
     with pytest.raises(BadRecordError, match=r"image a\.jpg: .*why.*: mend it$"):  # noqa: SIM117
         with blame(RECORD, "mend it"):
             raise error
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "why"), KeyError("why"), RuntimeError("why")])
-def test_errors_of_machine_and_code_stay_as_they_are(error: Exception) -> None:
+def test_errors_of_machine_and_code_stay_as_they_are(error):
     with pytest.raises(type(error)) as caught, blame(RECORD):
         raise error
     assert caught.value is error
@@ -50,7 +50,7 @@ GOOD = {"file_name": "good.jpg"}
 BAD = [{"file_name": f"{number}.jpg", "bad": True} for number in range(9)]
 
 
-def test_bad_records_between_good_ones(caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_records_between_good_ones(caplog):
     mapper = Tolerant(use)
     mapper.most_at_first, mapper.most_in_a_row = 3, 5
     with caplog.at_level(logging.WARNING, bad_records.__name__):
@@ -66,7 +66,7 @@ def test_bad_records_between_good_ones(caplog: pytest.LogCaptureFixture) -> None
         mapper(BAD[4])
 
 
-def test_no_good_record_at_all() -> None:
+def test_no_good_record_at_all():
     mapper = Tolerant(use)
     mapper.most_at_first = 3
     assert [mapper(record) for record in BAD[5:7]] == [None, None]
@@ -74,11 +74,11 @@ def test_no_good_record_at_all() -> None:
         mapper(BAD[7])
 
 
-def test_other_errors_are_not_counted() -> None:
+def test_other_errors_are_not_counted():
     with pytest.raises(KeyError):
         Tolerant(use)({"bad": True})
 
 
-def test_strict_raises() -> None:
+def test_strict_raises():
     with pytest.raises(BadRecordError, match=r"0\.jpg is bad"):
         Tolerant(use, strict=True)(BAD[0])

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -25,8 +22,6 @@ from trace_d2.io.coco_panoptic import (
     write_panoptic_png,
 )
 
-pytestmark = pytest.mark.detectron2
-
 
 def remove_names() -> None:
     for name in NAMES:
@@ -35,7 +30,7 @@ def remove_names() -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
+def root(tmp_path):
     """A root of data sets; afterwards the names stand for the usual root again."""
     remove_names()
     yield tmp_path
@@ -43,14 +38,14 @@ def root(tmp_path: Path) -> Iterator[Path]:
     register_builtin_datasets()
 
 
-def test_importing_registers_all_names() -> None:
+def test_importing_registers_all_names():
     assert set(NAMES) <= set(DatasetCatalog)
     assert len(set(NAMES)) == len(NAMES)
     register_builtin_datasets()  # again, as the plugin may
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_folder_says_what_to_put_where(name: str, root: Path) -> None:
+def test_missing_folder_says_what_to_put_where(name, root):
     register_builtin_datasets(root)
     with pytest.raises(FileNotFoundError) as error:
         DatasetCatalog.get(name)
@@ -58,7 +53,7 @@ def test_missing_folder_says_what_to_put_where(name: str, root: Path) -> None:
     assert "datasets/README.md shows" in str(error.value)
 
 
-def test_classes_are_known_without_files(root: Path) -> None:
+def test_classes_are_known_without_files(root):
     register_builtin_datasets(root)
     voc = MetadataCatalog.get("voc_2012_val_panoptic")
     assert len(voc.thing_classes) == 21
@@ -77,13 +72,13 @@ def test_classes_are_known_without_files(root: Path) -> None:
         check_categories(["trace_coco_2017_train", "voc_2012_val_panoptic"])
 
 
-def test_other_root_is_an_error(root: Path) -> None:
+def test_other_root_is_an_error(root):
     register_builtin_datasets(root)
     with pytest.raises(ValueError, match="registered already, with other arguments"):
         register_builtin_datasets(root / "elsewhere")
 
 
-def test_names_of_cutler_are_left_to_it(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_names_of_cutler_are_left_to_it(root, caplog):
     DatasetCatalog.register("cls_agnostic_coco", lambda: [{"theirs": True}])
     try:
         with caplog.at_level(logging.WARNING), pytest.MonkeyPatch.context() as patch:
@@ -147,9 +142,7 @@ def write_panoptic(root: Path, json_file: str, png: str, name: str, image: str) 
         ),
     ],
 )
-def test_panoptic_files_are_found(
-    root: Path, name: str, json_file: str, png: str, file_name: str, image: str
-) -> None:
+def test_panoptic_files_are_found(root, name, json_file, png, file_name, image):
     register_builtin_datasets(root)
     write_panoptic(root, json_file, png, file_name, image)
     (record,) = DatasetCatalog.get(name)
@@ -160,9 +153,7 @@ def test_panoptic_files_are_found(
     assert (segment["category_id"], segment["area"]) == (len(classes) - 1, 48)
 
 
-def test_label_folder_brings_its_own_categories(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_label_folder_brings_its_own_categories(root, caplog):
     folder = root / "trace/coco_2014_train"
     folder.mkdir(parents=True)
     own = parse_categories([{"id": 4, "name": "cat", "isthing": 1}], "the test's")
@@ -177,7 +168,7 @@ def test_label_folder_brings_its_own_categories(
     assert "coco_2017_train: its categories cannot be read" in caplog.text
 
 
-def test_masks_and_edges_are_found(root: Path) -> None:
+def test_masks_and_edges_are_found(root):
     register_builtin_datasets(root)
     (root / "VOC2012/JPEGImages").mkdir(parents=True)
     for stem in ("2007_000001", "2007_000002"):

@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("detectron2")
 from PIL import Image
 
 from trace_d2.data.coco_dicts import load_class_agnostic_dicts
 from trace_d2.io.atomic import write_json
 from trace_d2.io.coco_panoptic import encode_mask, image_entry
-
-pytestmark = pytest.mark.detectron2
 
 MASK = np.zeros((6, 8), bool)
 MASK[1:3, 2:7] = True
@@ -26,7 +22,7 @@ SOUND = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encode_mask(M
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
+def images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     Image.new("RGB", (8, 6)).save(folder / "photo_0.jpg")
@@ -42,7 +38,7 @@ def load(images: Path, annotations: list[Any], **image: Any) -> list[dict[str, A
     return load_class_agnostic_dicts(path, images, "correct the paths")
 
 
-def test_all_kinds_of_masks(images: Path) -> None:
+def test_all_kinds_of_masks(images):
     counts = [13, 2, 4, 2, 4, 2, 4, 2, 4, 2, 9]  # MASK, down the columns
     (record,) = load(
         images,
@@ -64,18 +60,18 @@ def test_all_kinds_of_masks(images: Path) -> None:
     assert third["bbox"] == [1, 1, 2, 2]
 
 
-def test_boxes_alone(images: Path) -> None:
+def test_boxes_alone(images):
     (record,) = load(images, [{"image_id": 1, "bbox": [1, 1, 2, 2]}])
     (annotation,) = record["annotations"]
     assert annotation["bbox"] == [1, 1, 2, 2]
     assert "segmentation" not in annotation
 
 
-def test_images_without_annotations(images: Path) -> None:
+def test_images_without_annotations(images):
     assert load(images, [])[0]["annotations"] == []
 
 
-def test_swapped_sizes_of_maskcut_files(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_swapped_sizes_of_maskcut_files(images, caplog):
     with caplog.at_level(logging.WARNING):
         (record,) = load(images, [SOUND], height=8, width=6)
     assert (record["height"], record["width"]) == (6, 8)
@@ -99,9 +95,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("reason", BROKEN)
-def test_broken_annotations_are_left_out(
-    images: Path, reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_annotations_are_left_out(images, reason, caplog):
     bad = {"id": 4, "image_id": 1, **BROKEN[reason]}
     with caplog.at_level(logging.WARNING):
         (record,) = load(images, [SOUND, bad, bad, SOUND])
@@ -116,14 +110,14 @@ def test_broken_annotations_are_left_out(
     assert not caplog.records
 
 
-def test_entries_that_are_no_annotations(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_entries_that_are_no_annotations(images, caplog):
     with caplog.at_level(logging.WARNING):
         (record,) = load(images, [7, {"id": 1}, SOUND])
     assert len(record["annotations"]) == 1
     assert "2 of 3 annotations cannot be used; first: annotation 0 has no image_id" in caplog.text
 
 
-def test_files_that_are_no_instances(images: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_instances(images, tmp_path):
     def read(name: str) -> None:
         load_class_agnostic_dicts(tmp_path / name, images, "correct the paths")
 

@@ -4,16 +4,11 @@ import copy
 
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.copy_paste import CopyPaste, CopyPasteSettings
-
-pytestmark = pytest.mark.detectron2
 
 
 def record(*rectangles, size=(6, 8), grey=0, **more) -> dict:

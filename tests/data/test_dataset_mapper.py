@@ -10,16 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-pytest.importorskip("detectron2")
-import detectron2.data.transforms as T
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MapDataset
 from detectron2.structures import BitMasks
+from PIL import Image
 
 from trace_d2.config import add_trace_config
 from trace_d2.data import bad_records, dataset_mapper
@@ -32,8 +30,6 @@ from trace_d2.data.dataset_mapper import (
 )
 from trace_d2.data.targets import PanopticTarget, read_target
 from trace_d2.io.coco_panoptic import id2rgb
-
-pytestmark = pytest.mark.detectron2
 
 WriteRecord = Callable[..., dict[str, Any]]
 
@@ -57,7 +53,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
 
 @pytest.fixture
-def record(tmp_path: Path, write_record: WriteRecord) -> dict[str, Any]:
+def record(tmp_path, write_record):
     return write_record(tmp_path, IDS, IMAGE, segments_info=SEGMENTS)
 
 
@@ -108,7 +104,7 @@ def check(mapped: dict[str, Any], ids: np.ndarray, image: np.ndarray) -> None:
     assert torch.equal(mapped["sem_seg"], semantic_of(ids))
 
 
-def test_as_it_is(record: dict[str, Any]) -> None:
+def test_as_it_is(record):
     before = pickle.dumps(record)
     mapped = make_mapper([])(record)
     check(mapped, IDS, IMAGE)
@@ -118,13 +114,13 @@ def test_as_it_is(record: dict[str, Any]) -> None:
     assert mapped.keys() == kept | {"image", "sem_seg", "instances"}
 
 
-def test_flip(record: dict[str, Any]) -> None:
+def test_flip(record):
     mapped = make_mapper([T.RandomFlip(1.0)])(record)
     check(mapped, IDS[:, ::-1], IMAGE[:, ::-1])
     assert mapped["instances"].gt_boxes.tensor.tolist() == [[4, 0, 8, 3], [0, 3, 8, 7]]
 
 
-def test_crop_drops_what_it_leaves_nothing_of(record: dict[str, Any]) -> None:
+def test_crop_drops_what_it_leaves_nothing_of(record):
     check(make_mapper([T.CropTransform(2, 1, 4, 5)])(record), IDS[1:6, 2:6], IMAGE[1:6, 2:6])
     instances = make_mapper([T.CropTransform(0, 4, 8, 4)])(record)["instances"]
     assert instances.gt_classes.tolist() == [0]
@@ -132,32 +128,32 @@ def test_crop_drops_what_it_leaves_nothing_of(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("seg_pad_value", [0, 255], ids=["v0.6", "main"])
-def test_padding_is_void(record: dict[str, Any], seg_pad_value: int) -> None:
+def test_padding_is_void(record, seg_pad_value):
     pad = T.PadTransform(0, 0, 3, 2, 8, 8, 128, seg_pad_value)
     padded = np.pad(IMAGE, ((0, 2), (0, 3), (0, 0)), constant_values=128)
     check(make_mapper([pad])(record), np.pad(IDS, ((0, 2), (0, 3))), padded)
 
 
-def test_fixed_size_crop_of_the_installed_detectron2(record: dict[str, Any]) -> None:
+def test_fixed_size_crop_of_the_installed_detectron2(record):
     padded = np.pad(IMAGE, ((0, 2), (0, 4), (0, 0)), constant_values=128)
     mapped = make_mapper([T.FixedSizeCrop((10, 12))])(record)
     check(mapped, np.pad(IDS, ((0, 2), (0, 4))), padded)
 
 
-def test_resize_doubles_pixels(record: dict[str, Any]) -> None:
+def test_resize_doubles_pixels(record):
     mapped = make_mapper([T.Resize((16, 16))])(record)
     doubled = IDS.repeat(2, axis=0).repeat(2, axis=1)
     assert torch.equal(mapped["instances"].gt_masks, masks_of(doubled, 5, 70000))
     assert torch.equal(mapped["sem_seg"], semantic_of(doubled))
 
 
-def test_bgr(record: dict[str, Any]) -> None:
+def test_bgr(record):
     mapped = make_mapper([], image_format="BGR")(record)
     assert torch.equal(mapped["image"].flip(0), torch.from_numpy(IMAGE).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
-def test_bitmask(record: dict[str, Any], class_agnostic: bool) -> None:
+def test_bitmask(record, class_agnostic):
     mapper = make_mapper([], format="bitmask", class_agnostic=class_agnostic)
     instances = mapper(record)["instances"]
     assert isinstance(instances.gt_masks, BitMasks)
@@ -168,7 +164,7 @@ def test_bitmask(record: dict[str, Any], class_agnostic: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mask2former", "bitmask"])
-def test_an_image_without_segments(tmp_path: Path, write_record: WriteRecord, kind: str) -> None:
+def test_an_image_without_segments(tmp_path, write_record, kind):
     record = write_record(tmp_path, np.zeros_like(IDS), IMAGE, segments_info=[])
     mapped = make_mapper([T.RandomFlip(1.0)], format=kind)(record)
     masks = mapped["instances"].gt_masks
@@ -179,7 +175,7 @@ def test_an_image_without_segments(tmp_path: Path, write_record: WriteRecord, ki
     assert (mapped["sem_seg"] == 255).all()
 
 
-def test_semantic_map_of_a_file(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_semantic_map_of_a_file(tmp_path, record):
     semantic = np.full((8, 8), 255, np.uint8)
     semantic[:4] = 0
     semantic[4:] = 253
@@ -196,7 +192,7 @@ def test_semantic_map_of_a_file(tmp_path: Path, record: dict[str, Any]) -> None:
     assert "sem_seg" not in make_mapper([], semantic="none")(record)
 
 
-def test_semantic_files_that_do_not_fit(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_semantic_files_that_do_not_fit(tmp_path, record):
     mapper = make_mapper([], semantic="file")
     with pytest.raises(ValueError, match=r"INPUT\.TRACE\.SEMANTIC.*no\s+sem_seg_file_name"):
         mapper(record)
@@ -208,21 +204,21 @@ def test_semantic_files_that_do_not_fit(tmp_path: Path, record: dict[str, Any]) 
         mapper(record)
 
 
-def test_a_semantic_map_has_no_room_for_class_255() -> None:
+def test_a_semantic_map_has_no_room_for_class_255():
     one = np.ones(1, bool)
     target = PanopticTarget(np.ones((2, 2), np.uint8), np.array([255]), one, ~one)
     with pytest.raises(ValueError, match=r"INPUT\.TRACE\.SEMANTIC to none"):
         dataset_mapper.semantic_of(target.segment_map, target)
 
 
-def test_evaluation_gives_the_image_alone(record: dict[str, Any]) -> None:
+def test_evaluation_gives_the_image_alone(record):
     cfg = config("INPUT.MIN_SIZE_TEST", 16, "INPUT.TRACE.TARGETS", "online")
     mapped = TraceDatasetMapper(cfg, False)({**record, "annotations": [1]})
     assert mapped.pop("image").shape == (3, 16, 16)
     assert mapped == {key: record[key] for key in record if key != "segments_info"}
 
 
-def test_short_edge_and_crop(record: dict[str, Any]) -> None:
+def test_short_edge_and_crop(record):
     pairs = ["INPUT.TRACE.AUGMENTATION", "resize", "INPUT.MIN_SIZE_TRAIN", (24,)]
     mapped = TraceDatasetMapper(config(*pairs))(record)
     assert mapped["image"].shape == (3, 24, 24)
@@ -234,7 +230,7 @@ def test_short_edge_and_crop(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lsj", "resize"])
-def test_thin_images(tmp_path: Path, write_record: WriteRecord, kind: str) -> None:
+def test_thin_images(tmp_path, write_record, kind):
     ids = np.ones((1, 3000), np.int32)
     image = np.zeros((1, 3000, 3), np.uint8)
     record = write_record(tmp_path, ids, image, segments_info=SEGMENTS[:1])
@@ -264,9 +260,7 @@ def damaged_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str,
     }
 
 
-def test_bad_records_are_logged_once_and_left_out(
-    tmp_path: Path, record: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_records_are_logged_once_and_left_out(tmp_path, record, caplog):
     for message, bad in damaged_records(tmp_path, record).items():
         mapper, strict = make_mapper([]), make_mapper([], strict=True)
         caplog.clear()
@@ -280,7 +274,7 @@ def test_bad_records_are_logged_once_and_left_out(
             strict(bad)
 
 
-def test_bad_images_are_not_left_out_of_evaluation(record: dict[str, Any]) -> None:
+def test_bad_images_are_not_left_out_of_evaluation(record):
     mapper = TraceDatasetMapper(config(), False)
     with pytest.raises(BadRecordError, match="no image at"):
         mapper({**record, "file_name": "/absent.png"})
@@ -288,7 +282,7 @@ def test_bad_images_are_not_left_out_of_evaluation(record: dict[str, Any]) -> No
         mapper({**record, "width": 9})
 
 
-def test_training_takes_the_size_of_the_image(tmp_path: Path, write_record: WriteRecord) -> None:
+def test_training_takes_the_size_of_the_image(tmp_path, write_record):
     """A photograph turned by EXIF, with a label in the frame people see."""
     image, ids = IMAGE[:6], IDS[:6].T
     record = write_record(tmp_path, ids, image, segments_info=SEGMENTS)
@@ -304,14 +298,14 @@ def test_training_takes_the_size_of_the_image(tmp_path: Path, write_record: Writ
     sys.version_info >= (3, 11) and "sample(self._fallback" in inspect.getsource(MapDataset),
     reason="Detectron2 v0.6 as released draws from a set, which Python 3.11 refuses",
 )
-def test_the_loader_draws_another_image(record: dict[str, Any]) -> None:
+def test_the_loader_draws_another_image(record):
     bad = {**record, "pan_seg_file_name": "/absent.png"}
     drawn = MapDataset([bad, record, bad], make_mapper([]))
     for index in range(3):
         check(drawn[index], IDS, IMAGE)
 
 
-def test_other_errors_are_not_hidden(record: dict[str, Any]) -> None:
+def test_other_errors_are_not_hidden(record):
     def broken(_: object) -> PanopticTarget:
         raise ValueError("a bug")
 
@@ -339,24 +333,24 @@ def test_other_errors_are_not_hidden(record: dict[str, Any]) -> None:
         (("INPUT.FORMAT", "L"), r"INPUT\.FORMAT is 'L'"),
     ],
 )
-def test_wrong_keys_are_named(pairs: tuple[Any, ...], message: str) -> None:
+def test_wrong_keys_are_named(pairs, message):
     with pytest.raises(ValueError, match=message):
         TraceDatasetMapper(config(*pairs))
 
 
-def test_training_needs_targets() -> None:
+def test_training_needs_targets():
     with pytest.raises(ValueError, match="target_generator"):
         TraceDatasetMapper(True, augmentations=[], image_format="RGB")
 
 
-def test_the_mapper_travels_to_workers(record: dict[str, Any]) -> None:
+def test_the_mapper_travels_to_workers(record):
     mapper = pickle.loads(
         pickle.dumps(TraceDatasetMapper(config("INPUT.TRACE.COLOR_JITTER", True)))
     )
     assert mapper(record)["image"].shape == (3, 16, 16)
 
 
-def test_instances_of_a_map_by_hand() -> None:
+def test_instances_of_a_map_by_hand():
     shown = np.array([[0, 2, 2], [3, 2, 0]], np.uint8)
     target = PanopticTarget(
         shown, np.array([8, 6, 7]), np.array([1, 1, 0], bool), np.zeros(3, bool)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-import detectron2.data.transforms as T
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
@@ -25,15 +22,13 @@ from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
 from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
 from trace_d2.io.edge_maps import write_ternary
 
-pytestmark = pytest.mark.detectron2
-
 HEIGHT, WIDTH = 24, 32
 # Ternary label of each level of grey: the picture shows its own labels.
 SHADES = {10: 0, 120: -1, 240: 1}
 
 
 @pytest.fixture
-def cfg() -> CfgNode:
+def cfg():
     cfg = get_cfg()
     add_trace_config(cfg)
     cfg.INPUT.FORMAT = "RGB"
@@ -43,7 +38,7 @@ def cfg() -> CfgNode:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> dict[str, Any]:
+def record(tmp_path):
     return write_record(tmp_path, HEIGHT, WIDTH)
 
 
@@ -232,9 +227,7 @@ def lose_edges(record: dict[str, Any]) -> None:
         (lambda record: record.pop("trace_pseudo_edges_file_name"), r"DATASETS\.TRACE\.EDGES"),
     ],
 )
-def test_bad_records_are_left_out_in_training(
-    spoil: Callable[[dict[str, Any]], None], message: str, cfg, record, caplog
-):
+def test_bad_records_are_left_out_in_training(spoil, message, cfg, record, caplog):
     spoil(record)
     mapper = TraceEdgeDatasetMapper(cfg, True)
 

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,23 +35,21 @@ def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray] = ARRAYS
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> list[Path]:
+def inputs(tmp_path):
     paths = [tmp_path / "image.png", tmp_path / "mask.png"]
     for path in paths:
         path.write_bytes(path.name.encode())
     return paths
 
 
-def test_a_hit_equals_what_was_made(tmp_path: Path, inputs: list[Path]) -> None:
+def test_a_hit_equals_what_was_made(tmp_path, inputs):
     check(LabelCache(tmp_path / "cache", {"a": 1}).get(inputs, lambda: ARRAYS))
     check(LabelCache(tmp_path / "cache", {"a": 1}).get(inputs, refuse))
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("other", [{"a": 2}, {"a": 1, "b": 0}, {}])
-def test_other_settings_are_another_entry(
-    tmp_path: Path, inputs: list[Path], other: dict[str, int]
-) -> None:
+def test_other_settings_are_another_entry(tmp_path, inputs, other):
     LabelCache(tmp_path / "cache", {"a": 1}).get(inputs, lambda: ARRAYS)
     second = {"map": np.zeros((1, 1), np.uint8)}
     check(LabelCache(tmp_path / "cache", other).get(inputs, lambda: second), second)
@@ -60,7 +57,7 @@ def test_other_settings_are_another_entry(
 
 
 @pytest.mark.parametrize("change", ["size", "time", "gone"])
-def test_changed_inputs_are_made_again(tmp_path: Path, inputs: list[Path], change: str) -> None:
+def test_changed_inputs_are_made_again(tmp_path, inputs, change):
     cache = LabelCache(tmp_path / "cache", {})
     cache.get(inputs, lambda: ARRAYS)
     if change == "size":
@@ -77,9 +74,7 @@ def test_changed_inputs_are_made_again(tmp_path: Path, inputs: list[Path], chang
     assert sum(path.is_file() for path in cache.folder.rglob("*")) == 1
 
 
-def test_the_same_stem_in_another_folder_is_another_entry(
-    tmp_path: Path, inputs: list[Path]
-) -> None:
+def test_the_same_stem_in_another_folder_is_another_entry(tmp_path, inputs):
     cache = LabelCache(tmp_path / "cache", {})
     others = [tmp_path / "other" / path.name for path in inputs]
     assert cache.path(inputs) != cache.path(others)
@@ -88,9 +83,7 @@ def test_the_same_stem_in_another_folder_is_another_entry(
 
 @settings(max_examples=20, deadline=None)
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
-def test_damage_never_comes_out(
-    tmp_path_factory: pytest.TempPathFactory, position: float, bit: int, cut: bool
-) -> None:
+def test_damage_never_comes_out(tmp_path_factory, position, bit, cut):
     folder = tmp_path_factory.mktemp("damage")
     source = folder / "mask.png"
     source.write_bytes(b"mask")
@@ -110,12 +103,7 @@ def test_damage_never_comes_out(
     check(cache.get([source], refuse))
 
 
-def test_a_full_disk_is_reported_once(
-    tmp_path: Path,
-    inputs: list[Path],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_full_disk_is_reported_once(tmp_path, inputs, monkeypatch, caplog):
     cache = LabelCache(tmp_path / "cache", {})
 
     def full(descriptor: int) -> None:
@@ -131,7 +119,7 @@ def test_a_full_disk_is_reported_once(
     assert not [path for path in cache.folder.rglob("*") if path.is_file()]
 
 
-def test_errors_of_making_are_the_callers(tmp_path: Path, inputs: list[Path]) -> None:
+def test_errors_of_making_are_the_callers(tmp_path, inputs):
     cache = LabelCache(tmp_path / "cache", {})
 
     def fail() -> dict[str, np.ndarray]:
@@ -142,7 +130,7 @@ def test_errors_of_making_are_the_callers(tmp_path: Path, inputs: list[Path]) ->
     check(cache.get(inputs, lambda: ARRAYS))
 
 
-def test_many_writers_leave_one_whole_entry(tmp_path: Path, inputs: list[Path]) -> None:
+def test_many_writers_leave_one_whole_entry(tmp_path, inputs):
     def work(make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return LabelCache(tmp_path / "cache", {}).get(inputs, make)
 
@@ -152,7 +140,7 @@ def test_many_writers_leave_one_whole_entry(tmp_path: Path, inputs: list[Path]) 
     assert sum(path.is_file() for path in (tmp_path / "cache").rglob("*")) == 1
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"file cannot be made .*CACHE_DIR"):
         LabelCache(tmp_path / "file", {})

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import detectron2.data.transforms as T
 import numpy as np
-import pytest
 import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.structures import BitMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-pytest.importorskip("detectron2")
-import detectron2.data.transforms as T
-from detectron2.config import CfgNode, get_cfg
-from detectron2.structures import BitMasks
 from plain.panoptic_mapper import PlainPanopticMapper
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
-
-pytestmark = pytest.mark.detectron2
 
 WriteRecord = Callable[..., dict[str, Any]]
 
@@ -47,12 +41,7 @@ def colors_of(ids: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), count=st.sampled_from([(3, 4), (15, 17), (16, 17)]))
-def test_image_and_masks_stay_together(
-    tmp_path_factory: pytest.TempPathFactory,
-    write_record: WriteRecord,
-    seed: int,
-    count: tuple[int, int],
-) -> None:
+def test_image_and_masks_stay_together(tmp_path_factory, write_record, seed, count):
     """Also for more than 254 segments, whose maps go through the transforms as colours."""
     ids = blocks(*count, 4)
     segments = [{"id": int(i), "category_id": int(i) % 5, "isthing": True} for i in np.unique(ids)]
@@ -83,7 +72,7 @@ def test_image_and_masks_stay_together(
     )
 
 
-def test_the_plain_way_gives_the_same(tmp_path: Path, write_record: WriteRecord) -> None:
+def test_the_plain_way_gives_the_same(tmp_path, write_record):
     rng = np.random.default_rng(3)
     ids = blocks(5, 6, 5)
     ids[rng.random(ids.shape) < 0.2] = 0

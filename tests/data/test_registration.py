@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from filelock import FileLock
 from PIL import Image
@@ -37,8 +34,6 @@ from trace_d2.jobs.journal import JournalWriter, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.store import JobStore
 
-pytestmark = pytest.mark.detectron2
-
 CATEGORIES = parse_categories(
     [
         {"id": 7, "name": "dog", "isthing": 1},
@@ -51,7 +46,7 @@ COUNT = 4
 
 
 @pytest.fixture(autouse=True)
-def _clean_catalogues() -> Iterator[None]:
+def _clean_catalogues():
     before = set(DatasetCatalog)
     yield
     for name in set(DatasetCatalog) - before:
@@ -70,7 +65,7 @@ def segments_of(number: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
+def images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(COUNT):
@@ -93,12 +88,12 @@ def write_folder(root: Path, count: int = COUNT, categories: Any = CATEGORIES) -
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> Path:
+def truth(tmp_path):
     return write_folder(tmp_path / "truth")
 
 
 @pytest.fixture
-def labels(tmp_path: Path, images: Path) -> JobStore:
+def labels(tmp_path, images):
     """A finished folder of the label maker."""
     store = JobStore(tmp_path / "labels", LabelJob.layout)
     store.open({"categories": category_entries(CATEGORIES)})
@@ -121,7 +116,7 @@ def journal(store: JobStore, *records: Record) -> None:
 # Panoptic
 
 
-def test_panoptic_dicts_and_metadata(truth: Path, images: Path) -> None:
+def test_panoptic_dicts_and_metadata(truth, images):
     register_trace_panoptic("t_truth", truth, images)
     records = DatasetCatalog.get("t_truth")
     assert len(records) == COUNT
@@ -152,9 +147,7 @@ def test_panoptic_dicts_and_metadata(truth: Path, images: Path) -> None:
     assert metadata.image_root == str(images)
 
 
-def test_label_folder_has_semantic_maps_and_truth_has_none(
-    labels: JobStore, truth: Path, images: Path
-) -> None:
+def test_label_folder_has_semantic_maps_and_truth_has_none(labels, truth, images):
     (truth / "semantic").mkdir()  # of scenes: category ids, not contiguous ones
     register_trace_panoptic("t_truth", truth, images)
     register_trace_panoptic("t_labels", labels.root, images)
@@ -167,7 +160,7 @@ def test_label_folder_has_semantic_maps_and_truth_has_none(
         DatasetCatalog.get("t_labels")
 
 
-def test_same_name_again(truth: Path, labels: JobStore, images: Path) -> None:
+def test_same_name_again(truth, labels, images):
     register_trace_panoptic("t_one", truth, images)
     register_trace_panoptic("t_one", str(truth), str(images))
     with pytest.raises(ValueError, match="'t_one' is registered already, with other arguments"):
@@ -179,20 +172,20 @@ def test_same_name_again(truth: Path, labels: JobStore, images: Path) -> None:
         register_trace_panoptic("", truth, images)
 
 
-def test_removed_name_can_be_used_anew(truth: Path, labels: JobStore, images: Path) -> None:
+def test_removed_name_can_be_used_anew(truth, labels, images):
     register_trace_panoptic("t_one", truth, images)
     DatasetCatalog.remove("t_one")
     register_trace_panoptic("t_one", labels.root, images)
     assert MetadataCatalog.get("t_one").panoptic_root == str(labels.root / "panoptic")
 
 
-def test_folder_without_labels(tmp_path: Path, images: Path) -> None:
+def test_folder_without_labels(tmp_path, images):
     with pytest.raises(FileNotFoundError, match=r"no panoptic\.json in .*make_pseudo_panoptic"):
         register_trace_panoptic("t_none", tmp_path / "none", images)
     assert "t_none" not in DatasetCatalog
 
 
-def test_folder_that_is_made_later(tmp_path: Path, images: Path) -> None:
+def test_folder_that_is_made_later(tmp_path, images):
     folder = tmp_path / "later"
     register_trace_panoptic("t_later", folder, images, categories=CATEGORIES)
     assert MetadataCatalog.get("t_later").thing_classes == ["dog", "cat", "ground"]
@@ -202,7 +195,7 @@ def test_folder_that_is_made_later(tmp_path: Path, images: Path) -> None:
     assert len(DatasetCatalog.get("t_later")) == COUNT
 
 
-def test_categories_of_folder_and_argument_must_agree(truth: Path, images: Path) -> None:
+def test_categories_of_folder_and_argument_must_agree(truth, images):
     with pytest.raises(ValueError, match=r"number 0 is 'dog' \(id 7, thing\) there and 'aerop"):
         register_trace_panoptic("t_voc", truth, images, categories="voc")
     register_trace_panoptic("t_truth", truth, images)
@@ -212,7 +205,7 @@ def test_categories_of_folder_and_argument_must_agree(truth: Path, images: Path)
         DatasetCatalog.get("t_truth")
 
 
-def test_category_that_the_file_does_not_list(truth: Path, images: Path) -> None:
+def test_category_that_the_file_does_not_list(truth, images):
     register_trace_panoptic("t_truth", truth, images)
     content = json.loads((truth / "panoptic.json").read_text())
     content["annotations"][1]["segments_info"][0]["category_id"] = 99
@@ -221,7 +214,7 @@ def test_category_that_the_file_does_not_list(truth: Path, images: Path) -> None
         DatasetCatalog.get("t_truth")
 
 
-def test_annotation_of_an_unlisted_image(truth: Path, images: Path) -> None:
+def test_annotation_of_an_unlisted_image(truth, images):
     register_trace_panoptic("t_truth", truth, images)
     content = json.loads((truth / "panoptic.json").read_text())
     del content["images"][3]
@@ -239,7 +232,7 @@ def test_annotation_of_an_unlisted_image(truth: Path, images: Path) -> None:
         ("truth/panoptic", "no folder of panoptic PNG files at"),
     ],
 )
-def test_missing_files(tmp_path: Path, truth: Path, images: Path, lost: str, named: str) -> None:
+def test_missing_files(tmp_path, truth, images, lost, named):
     register_trace_panoptic("t_truth", truth, images)
     register_trace_panoptic("t_unchecked", truth, images, check=False)
     (tmp_path / lost).rename(tmp_path / "elsewhere")
@@ -248,9 +241,7 @@ def test_missing_files(tmp_path: Path, truth: Path, images: Path, lost: str, nam
     assert len(DatasetCatalog.get("t_unchecked")) == COUNT
 
 
-def test_under_one_per_cent_missing_is_a_warning(
-    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_under_one_per_cent_missing_is_a_warning(tmp_path, images, caplog):
     write_folder(tmp_path / "many", count=101)
     for number in range(100):
         (images / f"photo_{number}.jpg").touch()
@@ -263,7 +254,7 @@ def test_under_one_per_cent_missing_is_a_warning(
 # Label folders that are not ready
 
 
-def test_folder_that_a_job_holds(labels: JobStore, images: Path) -> None:
+def test_folder_that_a_job_holds(labels, images):
     register_trace_panoptic("t_labels", labels.root, images)
     (labels.root / ".locks").mkdir()
     lock = labels.root / ".locks/job-2-of-3.lock"
@@ -272,7 +263,7 @@ def test_folder_that_a_job_holds(labels: JobStore, images: Path) -> None:
     assert len(DatasetCatalog.get("t_labels")) == COUNT
 
 
-def test_pending_images(labels: JobStore, images: Path) -> None:
+def test_pending_images(labels, images):
     register_trace_panoptic("t_labels", labels.root, images)
     register_trace_panoptic("t_unchecked", labels.root, images, check=False)
     journal(labels, Record("photo_0", "photo_0.jpg", "done"))
@@ -281,16 +272,14 @@ def test_pending_images(labels: JobStore, images: Path) -> None:
     assert len(DatasetCatalog.get("t_unchecked")) == COUNT
 
 
-def test_shards_that_are_not_joined(labels: JobStore, images: Path) -> None:
+def test_shards_that_are_not_joined(labels, images):
     register_trace_panoptic("t_labels", labels.root, images)
     labels.journal_path.rename(labels.root / "shards/journal-1-of-2.jsonl")
     with pytest.raises(UnfinishedLabelsError, match=r"not joined yet: .* --merge"):
         DatasetCatalog.get("t_labels")
 
 
-def test_failed_images_are_a_warning(
-    labels: JobStore, images: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_images_are_a_warning(labels, images, caplog):
     write_folder(labels.root, count=3)
     done = [Record(f"photo_{n}", f"photo_{n}.jpg", "done") for n in range(3)]
     journal(labels, *done, Record("photo_3", "photo_3.jpg", "failed", "truncated"))
@@ -301,7 +290,7 @@ def test_failed_images_are_a_warning(
 
 
 @pytest.fixture
-def masks(tmp_path: Path) -> Path:
+def masks(tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()
     for number in (0, 1, 3):
@@ -309,9 +298,7 @@ def masks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_metadata_of_semantic_and_class_agnostic_data_sets(
-    tmp_path: Path, images: Path, masks: Path
-) -> None:
+def test_metadata_of_semantic_and_class_agnostic_data_sets(tmp_path, images, masks):
     register_trace_semantic("t_tags", images, masks, CATEGORIES)
     assert [record["image_id"] for record in DatasetCatalog.get("t_tags")] == [1, 2, 4]
     metadata = MetadataCatalog.get("t_tags")
@@ -329,13 +316,7 @@ def test_metadata_of_semantic_and_class_agnostic_data_sets(
 # Config and agreement
 
 
-def test_from_config(
-    truth: Path,
-    images: Path,
-    masks: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_from_config(truth, images, masks, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     entry = image_entry(1, "photo_0.jpg", 6, 8)
     write_json(tmp_path / "instances.json", {"images": [entry], "annotations": []})
@@ -362,7 +343,7 @@ def test_from_config(
         ("INSTANCES", ["name", 3, "images"]),
     ],
 )
-def test_config_entries_that_are_none(key: str, entry: Any) -> None:
+def test_config_entries_that_are_none(key, entry):
     cfg = get_trace_cfg()
     cfg.DATASETS.TRACE[key] = [entry]
     with pytest.raises(ValueError, match=rf"DATASETS\.TRACE\.{key} holds .*each entry is a list"):

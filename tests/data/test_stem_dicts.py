@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
@@ -23,13 +21,11 @@ from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
 from trace_d2.jobs.kinds.edges import PseudoEdgeJob
 from trace_d2.jobs.store import FORMAT, JobStore
 
-pytestmark = pytest.mark.detectron2
-
 REMEDY = "correct the folders"
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> Path:
+def images(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(4):
@@ -38,7 +34,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def masks(tmp_path: Path) -> Path:
+def masks(tmp_path):
     folder = tmp_path / "masks"
     folder.mkdir()
     for number in (0, 1, 3):
@@ -46,7 +42,7 @@ def masks(tmp_path: Path) -> Path:
     return folder
 
 
-def test_semantic_dicts(tmp_path: Path, images: Path, masks: Path) -> None:
+def test_semantic_dicts(tmp_path, images, masks):
     edges = tmp_path / "edges"
     edges.mkdir()
     for name in ("photo_0.png", "photo_1.npy", "photo_3.png"):
@@ -71,7 +67,7 @@ def test_semantic_dicts(tmp_path: Path, images: Path, masks: Path) -> None:
         load_semantic_dicts(images, masks, edges, REMEDY)
 
 
-def test_masks_of_other_images(images: Path, masks: Path) -> None:
+def test_masks_of_other_images(images, masks):
     (masks / "photo_9.png").touch()
     with pytest.raises(FileNotFoundError, match=r"1 of 4 masks .* no image .* photo_9\.png"):
         load_semantic_dicts(images, masks, None, REMEDY)
@@ -81,7 +77,7 @@ def test_masks_of_other_images(images: Path, masks: Path) -> None:
         load_semantic_dicts(images, masks, None, REMEDY)
 
 
-def test_png_size(tmp_path: Path) -> None:
+def test_png_size(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((3, 500), np.uint8))
     assert png_size(tmp_path / "a.png") == (3, 500)
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png", format="JPEG")
@@ -95,7 +91,7 @@ STEMS = ("0007", "0012", "0031")
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for stem in STEMS:
@@ -104,7 +100,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def maps(tmp_path: Path) -> Path:
+def maps(tmp_path):
     """An output folder with the maps of all images."""
     root = tmp_path / "output"
     (root / "pseudo_edges").mkdir(parents=True)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("detectron2")
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from trace_d2.config import add_trace_config
@@ -23,8 +21,6 @@ from trace_d2.propagation.calibration import (
     EdgeCalibration,
     EdgeStatistics,
 )
-
-pytestmark = pytest.mark.detectron2
 
 NAME = "trace_test_target_calibration"
 CATEGORIES = parse_categories(
@@ -66,7 +62,7 @@ def measured(numbers) -> EdgeCalibration:
     return statistics.calibrate()
 
 
-def test_all_records_but_the_bad_one_are_measured(cfg: CfgNode, caplog):
+def test_all_records_but_the_bad_one_are_measured(cfg, caplog):
     with caplog.at_level(logging.INFO):
         found = calibrate_records(cfg, CATEGORIES, sample_of)
     assert found == measured([0, 1, 2, 4, 5, 6, 7])
@@ -75,7 +71,7 @@ def test_all_records_but_the_bad_one_are_measured(cfg: CfgNode, caplog):
     assert f"edges measured on 7 images: trust {found.trust:.2f}" in caplog.text
 
 
-def test_the_sample_hangs_on_names_and_seed_alone(cfg: CfgNode, monkeypatch):
+def test_the_sample_hangs_on_names_and_seed_alone(cfg, monkeypatch):
     monkeypatch.setattr(target_generator, "SAMPLE_IMAGES", 3)
     seen: list[list[str]] = []
     records = DatasetCatalog.get(NAME)
@@ -87,7 +83,7 @@ def test_the_sample_hangs_on_names_and_seed_alone(cfg: CfgNode, monkeypatch):
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_a_given_calibration_is_taken(cfg: CfgNode, tmp_path: Path):
+def test_a_given_calibration_is_taken(cfg, tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(measured([1, 2]).to_json()))
     cfg.MODEL.TRACE.EDGES.CALIBRATION = str(path)
@@ -98,12 +94,12 @@ def test_a_given_calibration_is_taken(cfg: CfgNode, tmp_path: Path):
 @pytest.mark.parametrize(
     ("key", "value"), [("MODEL.TRACE.LABELS.CUT", "components"), ("INPUT.TRACE.EDGES", "none")]
 )
-def test_nothing_is_measured_where_nothing_is_needed(cfg: CfgNode, key: str, value: str):
+def test_nothing_is_measured_where_nothing_is_needed(cfg, key, value):
     cfg.merge_from_list([key, value])
     assert calibrate_records(cfg, CATEGORIES, sample_of) is None
 
 
-def test_a_data_set_that_is_not_registered(cfg: CfgNode, caplog):
+def test_a_data_set_that_is_not_registered(cfg, caplog):
     cfg.DATASETS.TRAIN = ("trace_test_absent",)
     assert calibrate_records(cfg, CATEGORIES, sample_of) is None
     assert "trace_test_absent is not registered" in caplog.text

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-
-pytest.importorskip("detectron2")
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
+from PIL import Image
 
 from trace_d2.config import add_trace_config
 from trace_d2.data import target_generator as module
@@ -25,8 +23,6 @@ from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb
 from trace_d2.jobs.entries import ImageEntry
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.labels import PanopticLabeler
-
-pytestmark = pytest.mark.detectron2
 
 CATEGORIES = parse_categories(
     [
@@ -61,7 +57,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> dict[str, Any]:
+def record(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (*SEMANTIC.shape, 3), np.uint8)
     return {
         "file_name": str(save(tmp_path / "images/a.png", image)),
@@ -87,7 +83,7 @@ def check_same(found: PanopticTarget, expected: PanopticTarget) -> None:
         np.testing.assert_array_equal(getattr(found, name), array, err_msg=name)
 
 
-def test_online_labels_by_hand(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_online_labels_by_hand(tmp_path, record):
     target = build_target_generator(config(tmp_path))(record)
     # By category id: ground 0, dog 2, cats 9 from left to right; the edge joins a cat beside it.
     assert target.category_ids.tolist() == [2, 1, 0, 0]
@@ -102,14 +98,14 @@ def test_online_labels_by_hand(tmp_path: Path, record: dict[str, Any]) -> None:
     assert np.isin(target.segment_map[:3, 4], (3, 4)).all()
 
 
-def test_without_edges_touching_things_are_one(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_without_edges_touching_things_are_one(tmp_path, record):
     del record["trace_edges_file_name"]
     target = build_target_generator(config(tmp_path, "INPUT.TRACE.EDGES", "none"))(record)
     assert target.category_ids.tolist() == [2, 1, 0]
     assert (target.segment_map[SEMANTIC == 9] == 3).all()
 
 
-def test_offline_gives_the_same_target(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_offline_gives_the_same_target(tmp_path, record):
     cfg = config(tmp_path)
     label = PanopticLabeler.from_config(cfg, CATEGORIES)(SEMANTIC, EDGES / np.float32(255))
     job = LabelJob(cfg, tmp_path, tmp_path, CATEGORIES, tmp_path / "labels", [])
@@ -132,9 +128,7 @@ def test_offline_gives_the_same_target(tmp_path: Path, record: dict[str, Any]) -
     check_same(read_target(offline), build_target_generator(cfg)(record))
 
 
-def test_the_second_time_comes_from_the_cache(
-    tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_time_comes_from_the_cache(tmp_path, record, monkeypatch):
     cfg = config(tmp_path)
     first = build_target_generator(cfg)(record)
 
@@ -158,7 +152,7 @@ def test_the_second_time_comes_from_the_cache(
     assert build_target_generator(cfg)(record).category_ids.tolist() == [2, 1, 0]
 
 
-def test_other_categories_are_another_label(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_other_categories_are_another_label(tmp_path, record):
     cfg = config(tmp_path)
     build_target_generator(cfg)(record)
     MetadataCatalog.get(NAME + "_reversed").set(categories=CATEGORIES[::-1])
@@ -166,7 +160,7 @@ def test_other_categories_are_another_label(tmp_path: Path, record: dict[str, An
     assert build_target_generator(cfg)(record).category_ids.tolist() == [0, 1, 2, 2]
 
 
-def test_edges_by_the_config(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_edges_by_the_config(tmp_path, record):
     expected = build_target_generator(config(tmp_path))(record)
     del record["trace_edges_file_name"]
     pairs = ("INPUT.TRACE.EDGES", "source", "MODEL.TRACE.EDGES.SOURCE", "files")
@@ -177,9 +171,7 @@ def test_edges_by_the_config(tmp_path: Path, record: dict[str, Any]) -> None:
         build_target_generator(config(tmp_path, *pairs, *folder))(record)
 
 
-def test_edges_of_a_network(
-    tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_edges_of_a_network(tmp_path, record, monkeypatch):
     expected = build_target_generator(config(tmp_path))(record)
     calls = []
 
@@ -217,22 +209,20 @@ def test_edges_of_a_network(
         (("DATASETS.TRAIN", (NAME, "trace_test_two")), r"mixes.*categories differ"),
     ],
 )
-def test_wrong_keys_are_named(tmp_path: Path, pairs: tuple[Any, ...], message: str) -> None:
+def test_wrong_keys_are_named(tmp_path, pairs, message):
     MetadataCatalog.get("trace_test_two").set(categories=CATEGORIES[:2])
     with pytest.raises(ValueError, match=message):
         build_target_generator(config(tmp_path, *pairs))
 
 
-def test_a_cache_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"INPUT\.TRACE\.CACHE_DIR"):
         build_target_generator(config(tmp_path, "INPUT.TRACE.CACHE_DIR", str(tmp_path / "file")))
 
 
 @pytest.mark.parametrize("key", ["trace_semantic_file_name", "trace_edges_file_name"])
-def test_records_of_another_kind_are_no_bad_records(
-    tmp_path: Path, record: dict[str, Any], key: str
-) -> None:
+def test_records_of_another_kind_are_no_bad_records(tmp_path, record, key):
     del record[key]
     with pytest.raises(ValueError, match=rf"{key}.*INPUT\.TRACE\.TARGETS") as caught:
         build_target_generator(config(tmp_path))(record)
@@ -253,9 +243,7 @@ def test_records_of_another_kind_are_no_bad_records(
         ("edges/a.png", np.zeros((3, 3), np.uint8)),
     ],
 )
-def test_bad_files_are_bad_records(
-    tmp_path: Path, record: dict[str, Any], name: str, content: np.ndarray | bytes | None
-) -> None:
+def test_bad_files_are_bad_records(tmp_path, record, name, content):
     path = tmp_path / name
     path.unlink()
     if isinstance(content, bytes):
@@ -266,7 +254,7 @@ def test_bad_files_are_bad_records(
         build_target_generator(config(tmp_path))(record)
 
 
-def test_an_unknown_mask_has_no_segments(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_an_unknown_mask_has_no_segments(tmp_path, record):
     save(tmp_path / "semantic/a.png", np.full_like(SEMANTIC, 255))
     for _ in range(2):  # made, then from the cache
         target = build_target_generator(config(tmp_path))(record)
@@ -278,7 +266,7 @@ def segment(number: int, category: int = 0, **more: Any) -> dict[str, Any]:
     return {"id": number, "category_id": category, "isthing": True, **more}
 
 
-def test_ids_become_numbers() -> None:
+def test_ids_become_numbers():
     ids = np.array([[0, MAX_SEGMENT_ID], [300, 7]], np.int32)
     listed = [segment(300, 4), segment(MAX_SEGMENT_ID, 1, iscrowd=1), segment(7, 4, isthing=False)]
     target = number_segments(ids, listed, Path("x.png"))
@@ -288,7 +276,7 @@ def test_ids_become_numbers() -> None:
     assert target.iscrowd.tolist() == [False, True, False]
 
 
-def test_many_segments_take_16_bits() -> None:
+def test_many_segments_take_16_bits():
     ids = np.arange(1, 301, dtype=np.int32).reshape(20, 15)
     target = number_segments(ids, [segment(int(i)) for i in ids.ravel()], Path("x.png"))
     assert target.segment_map.dtype == np.uint16
@@ -306,12 +294,12 @@ def test_many_segments_take_16_bits() -> None:
         ([], r"without an entry \[1, 2\]"),
     ],
 )
-def test_maps_that_disagree_with_the_list(listed: list[dict[str, Any]], message: str) -> None:
+def test_maps_that_disagree_with_the_list(listed, message):
     with pytest.raises(ValueError, match=message):
         number_segments(np.array([[0, 1, 2]], np.int32), listed, Path("x.png"))
 
 
-def test_segments_without_isthing(tmp_path: Path) -> None:
+def test_segments_without_isthing(tmp_path):
     path = save(tmp_path / "x.png", id2rgb(np.ones((2, 2), np.int32)))
     entry = {"file_name": "x", "pan_seg_file_name": str(path)}
     entry["segments_info"] = [{"id": 1, "category_id": 0}]
@@ -319,7 +307,7 @@ def test_segments_without_isthing(tmp_path: Path) -> None:
         read_target(entry)
 
 
-def test_a_bug_is_not_taken_for_a_bad_record(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_a_bug_is_not_taken_for_a_bad_record(tmp_path, record):
     class Broken(PanopticLabeler):
         def __call__(self, *inputs: object) -> None:
             raise ValueError("a bug")

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
@@ -22,15 +20,13 @@ from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
 from trace_d2.io.coco_panoptic import encode_mask
 
-pytestmark = pytest.mark.detectron2
-
 MASK = np.zeros((12, 16), bool)
 MASK[2:8, 3:9] = True
 POLYGON = [3.0, 2.0, 9.0, 2.0, 9.0, 8.0, 3.0, 8.0]
 
 
 @pytest.fixture
-def cfg() -> CfgNode:
+def cfg():
     cfg = get_cfg()
     add_trace_config(cfg)
     cfg.INPUT.MASK_FORMAT = "bitmask"
@@ -50,7 +46,7 @@ def annotation(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> dict[str, Any]:
+def record(tmp_path):
     path = tmp_path / "a.png"
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     Image.fromarray(pixels).save(path)
@@ -61,9 +57,7 @@ def record(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("is_train", [True, False])
-def test_good_records_come_out_as_from_detectron2(
-    cfg: CfgNode, record: dict[str, Any], is_train: bool
-) -> None:
+def test_good_records_come_out_as_from_detectron2(cfg, record, is_train):
     cfg.INPUT.RANDOM_FLIP = "none"
     ours = TolerantDatasetMapper(cfg, is_train)(record)
     theirs = DatasetMapper(cfg, is_train)(record)
@@ -104,9 +98,7 @@ def bad_records(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_bad_records_are_logged_once_and_left_out(
-    cfg: CfgNode, record: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_records_are_logged_once_and_left_out(cfg, record, caplog):
     strict_cfg = cfg.clone()
     strict_cfg.INPUT.TRACE.STRICT = True
     strict = TolerantDatasetMapper(strict_cfg, True)
@@ -123,14 +115,12 @@ def test_bad_records_are_logged_once_and_left_out(
             strict(bad)
 
 
-def test_evaluation_raises(cfg: CfgNode, record: dict[str, Any]) -> None:
+def test_evaluation_raises(cfg, record):
     with pytest.raises(BadRecordError, match="No such file"):
         TolerantDatasetMapper(cfg, False)({**record, "file_name": "/absent.png"})
 
 
-def test_a_config_that_no_record_fits_ends_with_the_reason(
-    cfg: CfgNode, record: dict[str, Any]
-) -> None:
+def test_a_config_that_no_record_fits_ends_with_the_reason(cfg, record):
     cfg.INPUT.MASK_FORMAT = "polygon"
     mapper = pickle.loads(pickle.dumps(TolerantDatasetMapper(cfg, True)))
     assert [mapper(record) for _ in range(9)] == [None] * 9
@@ -140,9 +130,7 @@ def test_a_config_that_no_record_fits_ends_with_the_reason(
 
 @pytest.mark.parametrize("crop", [True, False])
 @pytest.mark.parametrize("rows", [[], [annotation(iscrowd=1)]])
-def test_images_without_objects_have_empty_masks(
-    cfg: CfgNode, record: dict[str, Any], rows: list[Any], crop: bool
-) -> None:
+def test_images_without_objects_have_empty_masks(cfg, record, rows, crop):
     cfg.INPUT.CROP.ENABLED = crop
     mapped = TolerantDatasetMapper(cfg, True)({**record, "annotations": rows})
     assert mapped is not None
@@ -157,7 +145,7 @@ def test_images_without_objects_have_empty_masks(
     assert isinstance(mapped["instances"].gt_masks, PolygonMasks)
 
 
-def test_models_without_masks_do_not_look_at_them(cfg: CfgNode, record: dict[str, Any]) -> None:
+def test_models_without_masks_do_not_look_at_them(cfg, record):
     cfg.MODEL.MASK_ON = False
     rows = [annotation(segmentation=None)]
     mapped = TolerantDatasetMapper(cfg, True)({**record, "annotations": rows})

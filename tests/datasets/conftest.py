@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +12,7 @@ SCRIPTS = Path(__file__).parents[2] / "datasets"
 
 
 @pytest.fixture(scope="session")
-def load_script() -> Callable[[str], ModuleType]:
+def load_script():
     """``load_script(name)``: a module of datasets/."""
 
     def load(name: str) -> ModuleType:

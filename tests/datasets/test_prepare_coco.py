@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,7 +33,7 @@ def instance(number: int, image_id: int, category: int, **more: Any) -> dict[str
 
 
 @pytest.fixture
-def annotations(tmp_path: Path) -> Path:
+def annotations(tmp_path):
     """coco/annotations with three images in each file."""
     folder = tmp_path / "coco/annotations"
     for split in ("val2017", "train2014"):
@@ -55,9 +53,7 @@ def annotations(tmp_path: Path) -> Path:
     return folder
 
 
-def test_val2017_becomes_one_class(
-    load_script: Callable[[str], ModuleType], annotations: Path, tmp_path: Path
-) -> None:
+def test_val2017_becomes_one_class(load_script, annotations, tmp_path):
     script = load_script("prepare_coco_class_agnostic")
     assert script.main(["--root", str(tmp_path), "--quiet"]) == 0
     content = read(annotations / "coco_cls_agnostic_instances_val2017.json")
@@ -70,9 +66,7 @@ def test_val2017_becomes_one_class(
     assert content["images"][0]["file_name"] == "000000000001.jpg"
 
 
-def test_coco20k_keeps_the_images_of_the_list(
-    load_script: Callable[[str], ModuleType], annotations: Path, tmp_path: Path
-) -> None:
+def test_coco20k_keeps_the_images_of_the_list(load_script, annotations, tmp_path):
     script = load_script("prepare_coco_class_agnostic")
     names = tmp_path / "coco20k.txt"
     names.write_text("train2014/COCO_train2014_000000000003.jpg\n\n")
@@ -82,12 +76,7 @@ def test_coco20k_keeps_the_images_of_the_list(
     assert [(a["id"], a["image_id"]) for a in content["annotations"]] == [(1, 3)]
 
 
-def test_list_of_other_images_is_an_error(
-    load_script: Callable[[str], ModuleType],
-    annotations: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_list_of_other_images_is_an_error(load_script, annotations, tmp_path, capsys):
     script = load_script("prepare_coco_class_agnostic")
     names = tmp_path / "coco20k.txt"
     names.write_text("COCO_train2014_000000000003.jpg\nCOCO_train2014_000000000009.jpg\n")
@@ -97,9 +86,7 @@ def test_list_of_other_images_is_an_error(
     assert "COCO_train2014_000000000009.jpg" in message
 
 
-def test_lvis_takes_file_names_from_urls(
-    load_script: Callable[[str], ModuleType], annotations: Path, tmp_path: Path
-) -> None:
+def test_lvis_takes_file_names_from_urls(load_script, annotations, tmp_path):
     script = load_script("prepare_coco_class_agnostic")
     entry = image(5, "")
     del entry["file_name"]
@@ -114,12 +101,7 @@ def test_lvis_takes_file_names_from_urls(
     assert content["annotations"][0]["iscrowd"] == 0
 
 
-def test_any_file_goes_where_it_is_told(
-    load_script: Callable[[str], ModuleType],
-    annotations: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_any_file_goes_where_it_is_told(load_script, annotations, tmp_path, capsys):
     script = load_script("prepare_coco_class_agnostic")
     source = str(annotations / "instances_val2017.json")
     output = tmp_path / "kitti/annotations/trainval_cls_agnostic.json"
@@ -131,9 +113,7 @@ def test_any_file_goes_where_it_is_told(
     assert "--instances needs --output" in capsys.readouterr().err
 
 
-def test_missing_annotations_are_named(
-    load_script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_annotations_are_named(load_script, tmp_path, capsys):
     for name, path in (
         ("prepare_coco_class_agnostic", "coco/annotations/instances_val2017.json"),
         ("prepare_coco_2014_panoptic", "coco/annotations/instances_train2014.json"),
@@ -161,9 +141,7 @@ def panoptic(numbers: list[int]) -> dict[str, Any]:
     }
 
 
-def test_coco_2014_takes_its_images_from_both_parts_of_2017(
-    load_script: Callable[[str], ModuleType], tmp_path: Path
-) -> None:
+def test_coco_2014_takes_its_images_from_both_parts_of_2017(load_script, tmp_path):
     folder = tmp_path / "coco/annotations"
     write(folder / "panoptic_train2017.json", panoptic([1, 2, 3]))
     write(folder / "panoptic_val2017.json", panoptic([4]))
@@ -180,9 +158,7 @@ def test_coco_2014_takes_its_images_from_both_parts_of_2017(
     assert [c["name"] for c in content["categories"]] == ["person", "banner"]
 
 
-def test_coco_2014_without_an_annotation_is_an_error(
-    load_script: Callable[[str], ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_coco_2014_without_an_annotation_is_an_error(load_script, tmp_path, capsys):
     folder = tmp_path / "coco/annotations"
     for part in ("train", "val"):
         write(folder / f"panoptic_{part}2017.json", panoptic([1]))
@@ -193,9 +169,7 @@ def test_coco_2014_without_an_annotation_is_an_error(
     assert not (folder / "panoptic_val2014.json").exists()
 
 
-def test_sa1b_is_joined_in_order_of_numbers(
-    load_script: Callable[[str], ModuleType], tmp_path: Path
-) -> None:
+def test_sa1b_is_joined_in_order_of_numbers(load_script, tmp_path):
     images = tmp_path / "sa1b/images"
     for number in (10, 9, 11):
         entry = {"image_id": number, "file_name": f"sa_{number}.jpg", "height": 6, "width": 8}

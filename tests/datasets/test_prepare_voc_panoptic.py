@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -37,7 +36,7 @@ def voc_masks() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """VOC train: 2007_000001; VOC val: 2007_000002; SBD adds 2008_000003 and has the val image."""
     voc, sbd = tmp_path / "VOC2012", tmp_path / "sbd"
     lists = voc / "ImageSets/Segmentation"
@@ -63,7 +62,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prepare(load_script: Callable[[str], ModuleType]) -> ModuleType:
+def prepare(load_script):
     return load_script("prepare_voc_panoptic")
 
 
@@ -75,7 +74,7 @@ def run(prepare: ModuleType, root: Path, *more: str) -> int:
     return prepare.main(["--root", str(root), "--workers", "1", "--quiet", *more])
 
 
-def test_val_has_objects_background_and_void(prepare: ModuleType, root: Path) -> None:
+def test_val_has_objects_background_and_void(prepare, root):
     assert run(prepare, root, "--splits", "val") == 0
     output = root / "VOC2012/panoptic_val"
     panoptic = read(output / "panoptic.json")
@@ -95,7 +94,7 @@ def test_val_has_objects_background_and_void(prepare: ModuleType, root: Path) ->
     assert np.bincount(segment_ids.ravel()).tolist() == [2, 4, 4, 38]
 
 
-def test_train_aug_takes_voc_first_then_sbd_and_never_val(prepare: ModuleType, root: Path) -> None:
+def test_train_aug_takes_voc_first_then_sbd_and_never_val(prepare, root):
     assert run(prepare, root, "--splits", "train_aug") == 0
     output = root / "VOC2012/panoptic_train_aug"
     panoptic = read(output / "panoptic.json")
@@ -108,7 +107,7 @@ def test_train_aug_takes_voc_first_then_sbd_and_never_val(prepare: ModuleType, r
     }
 
 
-def test_instances_are_the_things(prepare: ModuleType, root: Path) -> None:
+def test_instances_are_the_things(prepare, root):
     run(prepare, root)
     instances = read(root / "VOC2012/panoptic_train_aug/instances.json")
     assert [(a["id"], a["category_id"], a["area"]) for a in instances["annotations"]] == [
@@ -125,7 +124,7 @@ def test_instances_are_the_things(prepare: ModuleType, root: Path) -> None:
     assert len(one["annotations"]) == 4
 
 
-def test_again_gives_the_same_files(prepare: ModuleType, root: Path) -> None:
+def test_again_gives_the_same_files(prepare, root):
     run(prepare, root, "--splits", "val")
     output = root / "VOC2012/panoptic_val"
     first = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
@@ -133,7 +132,7 @@ def test_again_gives_the_same_files(prepare: ModuleType, root: Path) -> None:
     assert {p: p.read_bytes() for p in output.rglob("*") if p.is_file()} == first
 
 
-def test_archive_folders_of_sbd_are_found(root: Path) -> None:
+def test_archive_folders_of_sbd_are_found(root):
     inner = root / "sbd/benchmark_RELEASE/dataset"
     inner.mkdir(parents=True)
     for path in list((root / "sbd").iterdir()):
@@ -154,9 +153,7 @@ def test_archive_folders_of_sbd_are_found(root: Path) -> None:
         ("VOC2012/JPEGImages/2008_000003.jpg", "1 images of train_aug are not in"),
     ],
 )
-def test_what_is_missing_is_named(
-    prepare: ModuleType, root: Path, missing: str, named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_named(prepare, root, missing, named, capsys):
     (root / missing).rename(root / "elsewhere")
     assert run(prepare, root, "--splits", "train_aug") == 2
     message = capsys.readouterr().err
@@ -165,7 +162,7 @@ def test_what_is_missing_is_named(
     assert not (root / "VOC2012/panoptic_train_aug/panoptic.json").exists()
 
 
-def test_class_of_an_object_is_that_of_most_pixels() -> None:
+def test_class_of_an_object_is_that_of_most_pixels():
     classes = np.array([[15, 15, 12, 255, 0, 7]], np.uint8)
     objects = np.array([[3, 3, 3, 3, 0, 0]], np.uint8)
     segment_ids, category_of = voc_segments(classes, objects)
@@ -173,14 +170,14 @@ def test_class_of_an_object_is_that_of_most_pixels() -> None:
     assert category_of == {1: 15, 2: 0}
 
 
-def test_object_that_is_all_border_is_left_out() -> None:
+def test_object_that_is_all_border_is_left_out():
     classes = np.array([[255, 15, 15]], np.uint8)
     objects = np.array([[255, 1, 1]], np.uint8)
     segment_ids, category_of = voc_segments(classes, objects)
     assert (segment_ids.tolist(), category_of) == ([[0, 1, 1]], {1: 15})
 
 
-def test_contradictions_are_errors() -> None:
+def test_contradictions_are_errors():
     with pytest.raises(ValueError, match="object 1 has no pixel of a class"):
         voc_segments(np.zeros((1, 2), np.uint8), np.ones((1, 2), np.uint8))
     with pytest.raises(ValueError, match="differ in shape"):
@@ -189,9 +186,7 @@ def test_contradictions_are_errors() -> None:
         sbd_segments(np.array([[1, 2]]), np.array([15]))
 
 
-def test_help_says_what_is_read_and_written(
-    prepare: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_says_what_is_read_and_written(prepare, capsys):
     with pytest.raises(SystemExit) as end:
         prepare.main(["--help"])
     assert end.value.code == 0

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -23,8 +20,6 @@ from trace_d2.engine.accumulation import (
     split_batch,
 )
 from trace_d2.engine.builders import BatchLoader
-
-pytestmark = pytest.mark.detectron2
 
 
 class Toy(nn.Module):
@@ -42,7 +37,7 @@ class Toy(nn.Module):
 
 
 @pytest.fixture
-def model() -> Toy:
+def model():
     torch.manual_seed(0)
     return Toy().double()
 

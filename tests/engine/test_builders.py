@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
 from trace_d2.engine.builders import BatchLoader, build_train_mapper
-
-pytestmark = pytest.mark.detectron2
 
 
 def test_batches_go_through_all_transforms_in_order():

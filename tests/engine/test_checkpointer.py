@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from trace_d2.engine.checkpointer import TraceCheckpointer, UnfitCheckpointError
-
-pytestmark = pytest.mark.detectron2
 
 
 def build_model(depth: int) -> nn.Module:

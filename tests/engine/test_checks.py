@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -20,8 +17,6 @@ from trace_d2.data.registration import (
 )
 from trace_d2.engine.checks import check_categories, check_config
 from trace_d2.io.categories import Category
-
-pytestmark = pytest.mark.detectron2
 
 
 @pytest.fixture

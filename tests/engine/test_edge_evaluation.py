@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from torch import nn
@@ -17,8 +13,6 @@ from trace_d2.config import add_trace_config
 from trace_d2.data.registration import register_trace_panoptic
 from trace_d2.engine.trainer import TraceTrainer
 from trace_d2.io.coco_panoptic import read_panoptic_png
-
-pytestmark = pytest.mark.detectron2
 
 
 class TrueBorders(nn.Module):

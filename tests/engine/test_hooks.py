@@ -7,9 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 from PIL import Image
@@ -22,8 +19,6 @@ from trace_d2.engine.hooks import (
     draw_edges,
     draw_ternary,
 )
-
-pytestmark = pytest.mark.detectron2
 
 
 def test_average_of_three_steps_by_hand():

@@ -2,16 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
+from torch import nn
 
 from trace_d2.config import add_trace_config
 from trace_d2.engine.optimizer import build_optimizer
-
-pytestmark = pytest.mark.detectron2
 
 
 class Model(nn.Module):

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
@@ -21,8 +18,6 @@ from trace_d2.data.registration import register_from_config
 from trace_d2.engine.hooks import StudentFiles
 from trace_d2.engine.trainer import TraceTrainer
 from trace_d2.io.edge_maps import write_ternary
-
-pytestmark = pytest.mark.detectron2
 
 _CALLS: list[int] = []
 

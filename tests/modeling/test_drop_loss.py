@@ -4,21 +4,16 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
-
-pytest.importorskip("detectron2", reason="DropLoss heads are Detectron2's")
-
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch.nn import functional as F
 
 from trace_d2.config import add_trace_config
 from trace_d2.modeling.drop_loss import DropLossOutputLayers
-
-pytestmark = pytest.mark.detectron2
 
 OWN = {"StandardROIHeads": "DropLossROIHeads", "CascadeROIHeads": "DropLossCascadeROIHeads"}
 

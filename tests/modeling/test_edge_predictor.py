@@ -3,20 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("detectron2")
-
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+from torch import nn
 
 import trace_d2
 from trace_d2.edges.sources import EdgeOutput, build_edge_source
 from trace_d2.modeling import TraceEdgePredictor
-
-pytestmark = pytest.mark.detectron2
 
 
 @pytest.fixture(scope="module")

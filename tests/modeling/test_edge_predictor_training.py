@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("detectron2")
-
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from PIL import Image
+from torch import nn
 
 import trace_d2
 from trace_d2.edges.sources import build_edge_source
@@ -23,8 +20,6 @@ from trace_d2.engine.hooks import ExponentialMovingAverage
 from trace_d2.engine.optimizer import build_optimizer
 from trace_d2.io.edge_maps import write_ternary
 from trace_d2.modeling import TraceEdgePredictor
-
-pytestmark = pytest.mark.detectron2
 
 CONFIG = Path(__file__).parents[2] / "configs" / "edges" / "trace_tiny_distill.yaml"
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -49,12 +44,12 @@ def make(*keys) -> TraceEdgePredictor:
 
 
 @pytest.fixture(scope="module")
-def model() -> TraceEdgePredictor:
+def model():
     return make()
 
 
 @pytest.fixture(scope="module")
-def batch() -> list[dict]:
+def batch():
     generator = torch.Generator().manual_seed(0)
     return [
         {
@@ -65,7 +60,7 @@ def batch() -> list[dict]:
     ]
 
 
-def test_losses_of_a_batch(model, batch) -> None:
+def test_losses_of_a_batch(model, batch):
     losses = model.train()(batch)
     assert set(losses) == {"loss_dice", "loss_reconstruction"}
     assert all(loss.ndim == 0 and loss.requires_grad for loss in losses.values())
@@ -81,7 +76,7 @@ def test_losses_of_a_batch(model, batch) -> None:
         assert not torch.equal(wrong[name], loss)
 
 
-def test_weights_of_the_losses(batch) -> None:
+def test_weights_of_the_losses(batch):
     both = make()(batch)
     keys = ["MODEL.TRACE.STUDENT.LOSS.DICE", 2.0, "MODEL.TRACE.STUDENT.LOSS.RECONSTRUCTION", 0.0]
     model = make(*keys)
@@ -93,7 +88,7 @@ def test_weights_of_the_losses(batch) -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_batches_that_cannot_be_learned_from(model, batch) -> None:
+def test_batches_that_cannot_be_learned_from(model, batch):
     odd = {"image": torch.zeros(3, 64, 48), "pseudo_edges": torch.zeros(64, 48)}
     with pytest.raises(ValueError, match=r"one size, .*\(64, 48\).*PSEUDO_EDGES\.SIZE"):
         model.train()([batch[0], odd])
@@ -106,13 +101,13 @@ def test_batches_that_cannot_be_learned_from(model, batch) -> None:
         teacher.save_student(Path("x"))
 
 
-def test_the_optimizer_gets_adapters_and_decoder_alone(model) -> None:
+def test_the_optimizer_gets_adapters_and_decoder_alone(model):
     optimizer = build_optimizer(config(), model)
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert given == {id(p) for p in model.student.trainable().values()}
 
 
-def test_checkpoints_hold_adapters_decoder_and_tag(model, tmp_path) -> None:
+def test_checkpoints_hold_adapters_decoder_and_tag(model, tmp_path):
     names = {f"student.{name}" for name in model.student.trainable()}
     assert set(model.state_dict()) == names | {"edge_source_tag"}
     DetectionCheckpointer(model, str(tmp_path)).save("student")
@@ -130,7 +125,7 @@ def test_checkpoints_hold_adapters_decoder_and_tag(model, tmp_path) -> None:
         DetectionCheckpointer(teacher).load(str(tmp_path / "student.pth"))
 
 
-def test_the_saved_folder_gives_the_same_edges(model, tmp_path) -> None:
+def test_the_saved_folder_gives_the_same_edges(model, tmp_path):
     model.save_student(tmp_path / "student")
     record = [{"image": torch.from_numpy(IMAGE.transpose(2, 0, 1).copy()), "file_name": "a.png"}]
     expected = model.eval()(record)[0]["edges"]
@@ -149,7 +144,7 @@ def test_the_saved_folder_gives_the_same_edges(model, tmp_path) -> None:
     torch.testing.assert_close(again.eval()(record)[0]["edges"], expected, rtol=0, atol=0)
 
 
-def test_an_average_follows_and_saves(model, tmp_path) -> None:
+def test_an_average_follows_and_saves(model, tmp_path):
     averaging = ExponentialMovingAverage(model, decay=0.5)
     averaging.after_step()
     name, parameter = next(iter(model.student.trainable().items()))
@@ -172,7 +167,7 @@ def test_an_average_follows_and_saves(model, tmp_path) -> None:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> list[str]:
+def data(tmp_path_factory):
     """Config keys of four scenes of 64 x 64 with the edges of their truth."""
     from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
@@ -200,7 +195,7 @@ def data(tmp_path_factory) -> list[str]:
     ]
 
 
-def test_a_few_steps_lower_the_loss(batch) -> None:
+def test_a_few_steps_lower_the_loss(batch):
     model = make().train()
     labels = torch.zeros(64, 64, dtype=torch.int8)
     labels[30:34] = 1
@@ -218,7 +213,7 @@ def test_a_few_steps_lower_the_loss(batch) -> None:
     assert losses[-1] < 0.8 * losses[0], losses
 
 
-def test_training_goes_on_where_it_stopped(data, tmp_path, load_tool) -> None:
+def test_training_goes_on_where_it_stopped(data, tmp_path, load_tool):
     main = load_tool("train_net").main
     command = ["--config-file", str(CONFIG), *data, "OUTPUT_DIR", str(tmp_path)]
     assert main([*command, "SOLVER.MAX_ITER", "2"]) == 0
@@ -242,7 +237,7 @@ def _backbone():
     return build_backbone(on_device(config()))
 
 
-def test_distributed_training_finds_every_parameter_used(batch, tmp_path) -> None:
+def test_distributed_training_finds_every_parameter_used(batch, tmp_path):
     # With a weight of 0: a parameter without gradient would end the second step in an error.
     model = make("MODEL.TRACE.STUDENT.LOSS.RECONSTRUCTION", 0.0).train()
     torch.distributed.init_process_group(
@@ -257,7 +252,7 @@ def test_distributed_training_finds_every_parameter_used(batch, tmp_path) -> Non
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-def test_a_checkpoint_of_training_is_not_taken_for_use(model) -> None:
+def test_a_checkpoint_of_training_is_not_taken_for_use(model):
     used = build_model(config("MODEL.TRACE.STUDENT.TRAIN", False))
     with pytest.raises(ValueError, match=r"student in training: set MODEL\.TRACE\.STUDENT\.TRAIN"):
         used.load_state_dict(model.state_dict(), strict=False)

@@ -3,18 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-pytest.importorskip("detectron2")
-
-from detectron2.structures import Boxes, Instances
 
 from trace_d2.modeling.mask_cutting import cut_coded_panoptic, cut_instances, cut_panoptic
 from trace_d2.propagation import BgpSettings, BoundaryGuidedPropagation
 from trace_d2.propagation.calibration import EdgeCalibration
-
-pytestmark = pytest.mark.detectron2
 
 SIZE = (20, 40)
 BASINS = BoundaryGuidedPropagation(BgpSettings("basins"), EdgeCalibration.assumed())

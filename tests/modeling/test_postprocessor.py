@@ -5,20 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from torch import nn
 
 import trace_d2
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import write_edges
 from trace_d2.modeling.postprocessor import PostProcessor, has_postprocessor, with_postprocessor
-
-pytestmark = pytest.mark.detectron2
 
 
 class Fixed(nn.Module):

@@ -2,16 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from transformers import SwinConfig, SwinForImageClassification
 
 from trace_d2.config import add_trace_config
-
-pytestmark = pytest.mark.detectron2
 
 KEY = "MODEL.TRACE.SWIN"
 

@@ -7,17 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-pytest.importorskip("detectron2")
-
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from transformers import Mask2FormerForUniversalSegmentation
 
 from trace_d2.modeling.mask2former import head as head_module
-
-pytestmark = pytest.mark.detectron2
 
 
 def transformers_twin(model):

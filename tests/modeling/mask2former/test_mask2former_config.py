@@ -7,9 +7,6 @@ import uuid
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("detectron2")
-
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances, PolygonMasks
@@ -17,8 +14,6 @@ from detectron2.structures import Instances, PolygonMasks
 from trace_d2.config import add_trace_config
 from trace_d2.modeling import add_official_mask2former_config
 from trace_d2.modeling.mask2former.official import adopt_official_input
-
-pytestmark = pytest.mark.detectron2
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-pytest.importorskip("detectron2")
-
 from transformers import Mask2FormerImageProcessor
 from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerForUniversalSegmentationOutput,
@@ -17,8 +14,6 @@ from trace_d2.modeling.mask2former.inference import (
     panoptic_inference,
     semantic_inference,
 )
-
-pytestmark = pytest.mark.detectron2
 
 THINGS = {0, 1}
 
