@@ -254,7 +254,7 @@ def damaged_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str,
         "repair or replace": {**record, "file_name": str(folder / "cut.png")},
         "cannot be read": {**record, "file_name": str(folder / "text.png")},
         "no panoptic PNG": {**record, "pan_seg_file_name": str(folder / "absent.png")},
-        "not a readable image": {**record, "pan_seg_file_name": str(folder / "text.png")},
+        "make it again": {**record, "pan_seg_file_name": str(folder / "text.png")},
         "disagree": {**record, "segments_info": one},
         "its label 4x4": {**record, "pan_seg_file_name": str(small), "segments_info": one},
     }

@@ -117,7 +117,7 @@ def test_unknown_policy(folders):
 
 def test_a_wrong_image_is_named(folders):
     (folders[1] / "panoptic" / "0004.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"image 4: .*0004\.png is not a readable image"):
+    with pytest.raises(ValueError, match=r"image 4: .*0004\.png cannot be read"):
         evaluate(folders)
     (folders[1] / "panoptic" / "0004.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"0004\.png"):

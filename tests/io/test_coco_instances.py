@@ -98,7 +98,7 @@ def test_scores_on_all_or_none():
 
 
 def test_faulty_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no JSON file at"):
+    with pytest.raises(FileNotFoundError, match="no file at"):
         read_truth(tmp_path / "absent.json", masks=True)
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is not valid JSON"):

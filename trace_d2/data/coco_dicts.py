@@ -18,7 +18,6 @@ from pycocotools import mask as coco_mask
 
 from trace_d2.data.dataset_files import folder_names, keep_present, paused_collector
 from trace_d2.data.label_folder import check_labels
-from trace_d2.io.atomic import read_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
@@ -192,8 +191,7 @@ def load_class_agnostic_dicts(
         ValueError: the file is no COCO instances file, or none of its annotations can be used.
     """
     path = Path(json_file)
-    content = read_json(path, remedy=remedy)
-    file = read_truth(content, masks=None, name=str(path), leave_out=True)
+    file = read_truth(path, masks=None, leave_out=True, remedy=remedy)
     images = file.images
     if not images:
         raise ValueError(f"{path} lists no images: there is nothing to load")

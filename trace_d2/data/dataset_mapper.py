@@ -190,10 +190,10 @@ def _instances(
     segment_map: np.ndarray, target: PanopticTarget, wanted: np.ndarray
 ) -> tuple[Instances, torch.Tensor]:
     """Classes and boxes of the ``wanted`` segments that the map shows, and masks (N, H, W)."""
-    regions = region_statistics(segment_map)
-    kept = regions.labels != VOID
-    kept[kept] = wanted[regions.labels[kept] - 1]
-    numbers, boxes = regions.labels[kept], regions.boxes[kept]
+    labels, _, boxes = region_statistics(segment_map)
+    kept = labels != VOID
+    kept[kept] = wanted[labels[kept] - 1]
+    numbers, boxes = labels[kept], boxes[kept]
     instances = Instances(segment_map.shape)
     instances.gt_classes = torch.from_numpy(target.category_ids[numbers - 1])
     corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)

@@ -60,38 +60,23 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all. Raises as ``atomic_file`` does."""
+    """Write ``content`` to ``path``, whole or not at all."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write ``content`` to ``path`` as UTF-8, whole or not at all. Raises as ``atomic_file``."""
+    """Write ``content`` to ``path`` as UTF-8, whole or not at all."""
     write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = None) -> None:
-    """Write ``content`` to ``path`` as JSON, whole or not at all.
-
-    Raises:
-        ValueError: ``content`` holds a NaN or an infinity, which JSON has no word for.
-        OSError: as ``atomic_file`` does.
-    """
+    """Write ``content``, which holds no NaN or infinity, as JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, what: str = "file", remedy: str = "correct the path") -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path: the file.
-        what: what it is, for messages.
-        remedy: what the user is to do if it is not there.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not valid JSON.
-    """
+    """The content of a JSON file, which is called ``what`` with the ``remedy`` if it is absent."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}: {remedy}")
@@ -107,10 +92,6 @@ def write_png(path: str | Path, pixels: np.ndarray, fast: bool = False) -> None:
     Args:
         pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
         fast: take a third of the time for a larger file.
-
-    Raises:
-        ValueError: another shape or dtype.
-        OSError: as ``atomic_file`` does.
     """
     grey = pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16)
     rgb = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8

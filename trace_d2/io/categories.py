@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import colorsys
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +83,8 @@ def parse_categories(
     two categories never look the same; colours depend on the list alone.
 
     Args:
-        entries: list of ``{id, name, isthing[, color]}``.
-        origin: where the list is from, for messages.
+        entries: list of ``{id, name, isthing[, color]}``, which is from ``origin``.
         max_id: the largest id allowed; None for files that no 8-bit mask goes with.
-
-    Raises:
-        ValueError: not such a list, an id twice or out of range; the remedy is in the message.
     """
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{origin}: categories must be a non-empty list of {{id, name, isthing}}")
@@ -124,25 +121,23 @@ def _check_entry(entry: Any, where: str, max_id: int | None) -> None:
     if missing:
         remedy = " (1 for countable things, 0 for stuff)" if "isthing" in missing else ""
         raise ValueError(f"{where} lacks {', '.join(missing)}; add it{remedy}: {entry}")
-    identity = entry["id"]
-    if type(identity) is not int or identity < 0 or (max_id is not None and identity > max_id):
-        allowed = "an integer of 0 or more" if max_id is None else f"an integer in 0..{max_id}"
-        reason = f" ({UNKNOWN} in a mask means unknown)" if max_id == UNKNOWN - 1 else ""
-        raise ValueError(f"{where} has id {identity!r}; it must be {allowed}{reason}")
-    if not isinstance(entry["name"], str) or not entry["name"]:
-        raise ValueError(f"{where} has name {entry['name']!r}; it must be a non-empty string")
-    if entry["isthing"] not in (0, 1):
-        raise ValueError(f"{where} has isthing {entry['isthing']!r}; it must be 0 or 1")
-    if entry.get("color") is not None and not _is_color(entry["color"]):
-        raise ValueError(f"{where} has color {entry['color']!r}; it must be [R, G, B] of 0..255")
+    identity, name, color = entry["id"], entry["name"], entry.get("color")
+    sound_id = type(identity) is int and 0 <= identity <= (math.inf if max_id is None else max_id)
+    ids = f"in 0..{max_id} ({UNKNOWN} in a mask means unknown)" if max_id else "of 0 or more"
+    rules = {
+        "id": (sound_id, f"an integer {ids}"),
+        "name": (isinstance(name, str) and name, "a non-empty string"),
+        "isthing": (entry["isthing"] in (0, 1), "0 or 1"),
+        "color": (color is None or _is_color(color), "[R, G, B] of 0..255"),
+    }
+    for key, (sound, rule) in rules.items():
+        if not sound:
+            raise ValueError(f"{where} has {key} {entry[key]!r}; it must be {rule}")
 
 
 def _is_color(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 3
-        and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
-    )
+    channels = value if isinstance(value, (list, tuple)) else ()
+    return len(channels) == 3 and all(type(c) is int and 0 <= c <= 255 for c in channels)
 
 
 def _distinct_colors(entries: list[dict[str, Any]]) -> list[tuple[int, int, int]]:

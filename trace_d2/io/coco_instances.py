@@ -36,11 +36,7 @@ class InstanceFile:
     annotations: list[dict[str, Any]]
 
     def only(self, image_ids: Collection[Any]) -> InstanceFile:
-        """The same file of the images ``image_ids`` alone.
-
-        Raises:
-            ValueError: an id is not listed.
-        """
+        """The same file of the images ``image_ids`` alone."""
         wanted = wanted_ids(image_ids, self.images, f"{self.name} lists no image")
         images = {key: image for key, image in self.images.items() if key in wanted}
         rows = [row for row in self.annotations if row["image_id"] in wanted]
@@ -52,11 +48,7 @@ class InstanceFile:
         return encode_segmentation(row["segmentation"], image["height"], image["width"])
 
     def check_fit(self, row: Mapping[str, Any], where: str) -> None:
-        """Refuse a mask that does not fit its image: RLE of another size, polygons far outside.
-
-        Raises:
-            ValueError: such a mask in ``row``, which is at ``where``, with its image.
-        """
+        """Refuse a mask of ``row``, which is at ``where``, that does not fit its image."""
         if "segmentation" not in row:
             return
         image = self.images[row["image_id"]]
@@ -73,8 +65,8 @@ def read_truth(
     source: str | Path | Mapping[str, Any],
     masks: bool | None,
     *,
-    name: str = "the truth",
     leave_out: bool = False,
+    remedy: str = "correct the path",
 ) -> InstanceFile:
     """COCO instances.
 
@@ -83,15 +75,10 @@ def read_truth(
     Args:
         source: the content or its path.
         masks: demand a segmentation of each annotation; None: if any has one.
-        name: what to call content that comes without a path.
         leave_out: leave out what is faulty of the annotations, with a warning that counts it.
-
-    Raises:
-        ValueError: no COCO content; or an annotation of no image, one without what is needed, or a
-            mask that does not fit its image, unless they are left out and others remain.
-        OSError: the file cannot be read.
+        remedy: for the message that the file is not there.
     """
-    name, content = _load(source, name)
+    name, content = _load(source, "the truth", remedy)
     images, annotations = _sized_images(content, name)
     truth = InstanceFile(name, images, [])
     alike = masks is None and any(
@@ -125,11 +112,6 @@ def read_predictions(
         source: the content or its path.
         masks: demand a segmentation of each.
         need_scores: refuse predictions without scores.
-
-    Raises:
-        ValueError: no such content, an annotation without what is scored, a score that is no
-            finite number, or scores on some annotations only.
-        OSError: the file cannot be read.
     """
     name, content = _load(source, "the predictions")
     listed: Iterable[Any] = []
@@ -174,10 +156,10 @@ def sizes_are_swapped(images: Mapping[Any, Mapping[str, Any]], annotations: Iter
     return swapped > 0
 
 
-def _load(source: Any, name: str) -> tuple[str, Any]:
+def _load(source: Any, name: str, remedy: str = "correct the path") -> tuple[str, Any]:
     if not isinstance(source, (str, Path)):
         return name, source
-    return str(source), read_json(source, "JSON file")
+    return str(source), read_json(source, remedy=remedy)
 
 
 def _sized_images(content: Any, name: str) -> tuple[dict[Any, dict[str, Any]], list[Any]]:

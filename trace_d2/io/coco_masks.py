@@ -141,10 +141,6 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
         path: the file.
         images_json: COCO file (or bare list) that gives the images instead; for a list of results,
             which has none. Without it the image ids of such a list are taken as file names.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no JSON, no annotations, or none that can be used; it says what to do.
     """
     path = Path(path)
     content = read_json(path)
@@ -250,7 +246,7 @@ class _Reader:
             if not isinstance(annotation, dict):
                 raise SegmentationError("entry", f"it is {str(annotation)[:40]!r}")
             image = self._image_of(annotation.get("image_id"))
-            _, area = check_segmentation(annotation.get("segmentation"))
+            area = check_segmentation(annotation.get("segmentation"))
             self._check(annotation, area)
         except SegmentationError as fault:
             self._leave_out(number, fault, image)

@@ -44,11 +44,7 @@ class PanopticSet:
     categories: tuple[Category, ...]
 
     def only(self, image_ids: Collection[Any]) -> PanopticSet:
-        """The same set of the images ``image_ids`` alone, in the order of the file.
-
-        Raises:
-            ValueError: an id has no annotation.
-        """
+        """The same set of the images ``image_ids`` alone, in the order of the file."""
         wanted = wanted_ids(image_ids, self.annotations, f"{self.path} has no annotation of image")
         return replace(
             self,
@@ -96,15 +92,8 @@ def id2rgb(segment_ids: np.ndarray) -> np.ndarray:
 
 
 def read_panoptic_png(path: str | Path) -> np.ndarray:
-    """Segment ids (H, W) int32 of a panoptic PNG.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is unreadable, truncated or not 8-bit RGB.
-    """
-    absent = f"no panoptic PNG at {path}; make it again or correct the folder"
-    damaged = "is not a readable image ({}); make it again"
-    with opened_image(Path(path), absent, damaged) as image:
+    """Segment ids (H, W) int32 of a panoptic PNG."""
+    with opened_image(Path(path), "panoptic PNG", "make it again or correct the folder") as image:
         mode, pixels = image.mode, np.asarray(image)
     if mode != "RGB":
         raise ValueError(
@@ -127,12 +116,9 @@ def segments_info(
         segment_ids: (H, W) integers, 0 = void.
         category_ids: ``category_id`` of every segment of the map, and of no other.
         crowd: segments that are crowd regions.
-
-    Raises:
-        ValueError: map and ``category_ids`` disagree on what segments there are.
     """
-    regions = region_statistics(segment_ids)
-    present = set(regions.labels.tolist()) - {VOID}
+    regions = [column.tolist() for column in region_statistics(segment_ids)]
+    present = set(regions[0]) - {VOID}
     if present != set(category_ids):
         raise ValueError(
             f"segments without a category: {sorted(present - set(category_ids))}; "
@@ -146,9 +132,7 @@ def segments_info(
             "bbox": box,
             "iscrowd": int(label in crowd),
         }
-        for label, area, box in zip(
-            regions.labels.tolist(), regions.areas.tolist(), regions.boxes.tolist(), strict=True
-        )
+        for label, area, box in zip(*regions, strict=True)
         if label != VOID
     ]
 
@@ -183,11 +167,7 @@ def instance_annotations(
         segment_ids: (H, W) integers, 0 = void.
         segments: as ``segments_info`` returns them.
         categories: those the segments refer to; segments of stuff are left out.
-        image_id: id of the image.
         first_id: annotation id of the first segment; the rest count up from it.
-
-    Raises:
-        ValueError: a segment has a category that ``categories`` lacks.
     """
     things = {category.id: category.isthing for category in categories}
     annotations: list[dict[str, Any]] = []
@@ -227,12 +207,7 @@ def coco_dataset(
 
 
 def load_panoptic_json(path: str | Path) -> PanopticSet:
-    """Read and check a panoptic JSON, of truth or of predictions.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a panoptic JSON; the message names file, image and remedy.
-    """
+    """Read and check a panoptic JSON, of truth or of predictions."""
     path = Path(path)
     content = read_json(path, "panoptic JSON")
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):

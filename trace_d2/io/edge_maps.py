@@ -22,8 +22,7 @@ EDGE, NONE, IGNORED = 1, 0, -1
 
 _LEVELS = 65535  # of a 16-bit PNG
 _SLACK = 1e-4  # rounding that detectors leave outside 0..1
-_GREY = {EDGE: 255, NONE: 0, IGNORED: 128}
-_INVALID = -2
+_GREY = np.array((0, 255, 128), np.uint8)  # at NONE, EDGE and, from the end, IGNORED
 _REMEDY = "make it again with tools/make_pseudo_edges.py"
 
 
@@ -38,12 +37,7 @@ def has_edges(folder: str | Path, stem: str) -> bool:
 
 
 def find_edges(folder: str | Path, stem: str) -> Path:
-    """The edge file of the image ``stem`` in ``folder``.
-
-    Raises:
-        FileNotFoundError: there is neither a ``.png`` nor a ``.npy``.
-        ValueError: there are both, so it is unclear which one is meant.
-    """
+    """The edge file of the image ``stem`` in ``folder``."""
     choices = edge_paths(folder, stem)
     found = [path for path in choices if path.is_file()]
     if not found:
@@ -57,13 +51,7 @@ def find_edges(folder: str | Path, stem: str) -> Path:
 
 
 def read_edges(path: str | Path) -> np.ndarray:
-    """Edge strength float32 (H, W) in 0..1.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, not one value a pixel, NaN, or outside 0..1; the message
-            names the file and the remedy.
-    """
+    """Edge strength float32 (H, W) in 0..1."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no edge file at {path}")
@@ -71,7 +59,9 @@ def read_edges(path: str | Path) -> np.ndarray:
         return _read_array(path)
     pixels = _read_png(path, "write it again")
     if pixels.ndim == 3:
-        pixels = _one_channel(pixels, path)
+        if (pixels[..., :3] != pixels[..., :1]).any():  # alpha is left out
+            raise ValueError(f"{path} is in colour: save the edges as a grey PNG of 8 or 16 bit")
+        pixels = pixels[..., 0]
     highest = {"uint8": 255, "uint16": _LEVELS}.get(pixels.dtype.name)
     if highest is None:
         raise ValueError(f"{path} holds {pixels.dtype}: save it as an 8- or 16-bit grey PNG")
@@ -102,15 +92,7 @@ def quantise_edges(edges: np.ndarray) -> np.ndarray:
 
 
 def check_edges(edges: np.ndarray, origin: str | Path) -> np.ndarray:
-    """``edges`` (H, W) as float32 in 0..1; rounding errors outside that range are clipped.
-
-    Args:
-        edges: edge strengths.
-        origin: where they are from, for messages.
-
-    Raises:
-        ValueError: another shape, NaN, or values outside 0..1; the message says what to do.
-    """
+    """``edges`` (H, W) from ``origin`` as float32 in 0..1; rounding errors outside are clipped."""
     if edges.ndim != 2 or edges.size == 0:
         raise ValueError(f"{origin}: edges must be of shape (H, W), not {edges.shape}")
     if not np.isfinite(edges).all():
@@ -126,30 +108,17 @@ def check_edges(edges: np.ndarray, origin: str | Path) -> np.ndarray:
 
 
 def write_ternary(path: str | Path, labels: np.ndarray) -> None:
-    """Write pseudo edges ``labels`` (H, W) int8 of 1, 0 and -1 as a PNG, whole or not at all.
-
-    Raises:
-        ValueError: another shape or type, or other values.
-        OSError: the disk does not take the file.
-    """
+    """Write pseudo edges ``labels`` (H, W) int8 of 1, 0 and -1 as a PNG, whole or not at all."""
     if labels.ndim != 2 or labels.size == 0 or labels.dtype != np.int8:
         raise ValueError(f"labels are int8 (H, W), not {labels.dtype} of shape {labels.shape}")
-    known = np.isin(labels, list(_GREY))
-    if not known.all():
-        raise ValueError(f"labels are 1, 0 and -1, not {np.unique(labels[~known])[:8].tolist()}")
-    pixels = np.full(labels.shape, _GREY[IGNORED], np.uint8)
-    pixels[labels == EDGE] = _GREY[EDGE]
-    pixels[labels == NONE] = _GREY[NONE]
-    write_png(path, pixels, fast=True)
+    strange = np.setdiff1d(labels, (EDGE, NONE, IGNORED))
+    if strange.size:
+        raise ValueError(f"labels are 1, 0 and -1, not {strange[:8].tolist()}")
+    write_png(path, _GREY[labels], fast=True)
 
 
 def read_ternary(path: str | Path) -> np.ndarray:
-    """What ``write_ternary`` wrote: (H, W) int8 of 1, 0 and -1.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, not 8-bit grey, or has values besides 0, 128 and 255.
-    """
+    """What ``write_ternary`` wrote: (H, W) int8 of 1, 0 and -1."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no pseudo edges at {path}: {_REMEDY}")
@@ -159,23 +128,19 @@ def read_ternary(path: str | Path) -> np.ndarray:
             f"{path} holds {pixels.dtype} of shape {pixels.shape}, but pseudo edges are an 8-bit "
             f"grey PNG: {_REMEDY}"
         )
-    table = np.full(256, _INVALID, np.int8)
-    for label, grey in _GREY.items():
-        table[grey] = label
-    labels = table[pixels]
-    if (labels == _INVALID).any():
-        strange = np.unique(pixels[labels == _INVALID])[:8].tolist()
+    strange = np.setdiff1d(pixels, _GREY)
+    if strange.size:
         raise ValueError(
-            f"{path} has values {strange}, but pseudo edges are 0 (none), 128 (ignored) and 255 "
-            f"(edge). Is it a map of strengths? {_REMEDY}"
+            f"{path} has values {strange[:8].tolist()}, but pseudo edges are 0 (none), 128 "
+            f"(ignored) and 255 (edge). Is it a map of strengths? {_REMEDY}"
         )
-    return labels
+    return (pixels == _GREY[EDGE]).astype(np.int8) - (pixels == _GREY[IGNORED])
 
 
 def label_shares(labels: np.ndarray) -> tuple[float, float, float]:
     """The shares (0..1) of edge, none and ignored pixels in ``labels`` (H, W) int8."""
-    edge, none = (float((labels == label).mean()) for label in (EDGE, NONE))
-    return edge, none, float((labels == IGNORED).mean())
+    edge, none, ignored = (float((labels == label).mean()) for label in (EDGE, NONE, IGNORED))
+    return edge, none, ignored
 
 
 def _read_png(path: Path, remedy: str) -> np.ndarray:
@@ -186,14 +151,6 @@ def _read_png(path: Path, remedy: str) -> np.ndarray:
     if pixels is None:
         raise ValueError(f"{path} is not a complete PNG: {remedy}")
     return pixels
-
-
-def _one_channel(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """The grey values (H, W) of a colour PNG whose three colours agree; alpha is left out."""
-    grey = pixels[..., 0]
-    if any(not np.array_equal(grey, pixels[..., i]) for i in range(1, min(3, pixels.shape[2]))):
-        raise ValueError(f"{path} is in colour: save the edges as a grey PNG of 8 or 16 bit")
-    return grey
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -47,7 +47,6 @@ class Inputs:
     """What every result is made from, in the frame of the photograph.
 
     Attributes:
-        photograph: the photograph.
         edges: float32 (H, W) in 0..1, or None.
         notes: remarks for the journal.
     """
@@ -68,11 +67,7 @@ class Inputs:
         return replace(self, edges=quantise_edges(edges))
 
     def with_edge_file(self, path: Path) -> Self:
-        """The same inputs with the edges of a file.
-
-        Raises:
-            ValueError: the file is damaged or does not fit; the message names file and remedy.
-        """
+        """The same inputs with the edges of a file."""
         edges, remarks = fit_to_photograph(read_edges(path), self.photograph, path)
         return replace(self, notes=(*self.notes, *remarks)).with_edges(edges)
 
@@ -101,14 +96,17 @@ def load_sample(
         image, semantic: the photograph and its mask.
         edges_folder: holds ``<stem>.png`` or ``<stem>.npy``; None: no edges.
         categories, categories_name: what the mask may hold, and where they are from, for messages.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is unreadable or does not fit; the message names file and remedy.
     """
     photograph = read_image(image)
     mask = read_semantic(semantic)
-    _check_classes(mask, categories, f"{semantic} has class values", categories_name)
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
+    strange = set(np.flatnonzero(counts).tolist()) - {UNKNOWN, *(c.id for c in categories)}
+    if strange:
+        raise ValueError(
+            f"{semantic} has class values {sorted(strange)} that the categories "
+            f"({categories_name}) lack: add them there, or write {UNKNOWN} where the class is "
+            "unknown"
+        )
     mask, notes = fit_to_photograph(mask, photograph, semantic)
     if (mask == UNKNOWN).all():
         notes.append("the mask is all unknown: a label without segments")
@@ -119,20 +117,15 @@ def load_sample(
 
 
 @contextlib.contextmanager
-def opened_image(path: Path, absent: str, damaged: str) -> Iterator[Image.Image]:
-    """A file opened by Pillow, to be read within the block.
-
-    Raises:
-        FileNotFoundError: there is no such file; the message is ``absent``.
-        ValueError: it is truncated or no image; the message is ``damaged`` with the reason in {}.
-    """
+def opened_image(path: Path, what: str, remedy: str) -> Iterator[Image.Image]:
+    """A file, called ``what`` in messages, opened by Pillow, to be read within the block."""
     if not path.is_file():
-        raise FileNotFoundError(absent)
+        raise FileNotFoundError(f"no {what} at {path}: {remedy}")
     try:
         with Image.open(path) as image:
             yield image
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} {damaged.format(error)}") from error
+        raise ValueError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
 def read_image(path: str | Path) -> Photograph:
@@ -140,14 +133,9 @@ def read_image(path: str | Path) -> Photograph:
 
     16-bit samples are scaled to 8 bits, grey becomes three equal channels, CMYK and palettes are
     converted, transparency is dropped (as Detectron2 does), and of several frames the first counts.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, no image, or of a kind that has no clear 8-bit form.
     """
     path = Path(path)
-    absent = f"no image at {path}: put it back or take it off the list"
-    with opened_image(path, absent, "cannot be read ({}): repair or replace it") as image:
+    with opened_image(path, "image", "repair or replace it, or take it off the list") as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         pixels = _to_rgb(image, path)
     orientation = orientation if orientation in range(1, 9) else 1
@@ -156,14 +144,9 @@ def read_image(path: str | Path) -> Photograph:
 
 
 def read_semantic(path: str | Path) -> np.ndarray:
-    """Category ids uint8 (H, W), 255 = unknown, of an 8-bit grey or palette PNG.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, or has colours or 16 bits.
-    """
-    path, absent = Path(path), f"no semantic mask at {path}"
-    with opened_image(path, absent, "cannot be read ({}): write the mask again") as image:
+    """Category ids uint8 (H, W), 255 = unknown, of an 8-bit grey or palette PNG."""
+    path = Path(path)
+    with opened_image(path, "semantic mask", "write the mask again") as image:
         pixels = np.array(image)
         mode, kind = image.mode, image.format
     if mode not in ("1", "L", "P"):
@@ -183,11 +166,7 @@ def read_semantic(path: str | Path) -> np.ndarray:
 def fit_to_photograph(
     array: np.ndarray, photograph: Photograph, path: str | Path
 ) -> tuple[np.ndarray, list[str]]:
-    """``array`` (H, W) in the frame of the photograph, and remarks on how it got there.
-
-    Raises:
-        ValueError: it has the size of the photograph neither as seen nor as stored.
-    """
+    """``array`` (H, W) in the frame of the photograph, and remarks on how it got there."""
     height, width = photograph.pixels.shape[:2]
     stored = (width, height) if photograph.orientation >= 5 else (height, width)
     name = Path(path).name
@@ -202,19 +181,6 @@ def fit_to_photograph(
         f"{path} is {array.shape[1]}x{array.shape[0]} pixels, but the image {photograph.path} is "
         f"{width}x{height}: make it again at the size of the image"
     )
-
-
-def _check_classes(
-    mask: np.ndarray, categories: Sequence[Category], complaint: str, categories_name: str
-) -> None:
-    known = {category.id for category in categories} | {UNKNOWN}
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
-    strange = [value for value in np.flatnonzero(counts).tolist() if value not in known]
-    if strange:
-        raise ValueError(
-            f"{complaint} {strange} that the categories ({categories_name}) lack: add them there, "
-            f"or write {UNKNOWN} where the class is unknown"
-        )
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:

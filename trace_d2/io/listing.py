@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .atomic import read_json
 
@@ -25,12 +25,7 @@ _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
 
 def list_images(folder: str | Path) -> dict[str, str]:
-    """Stem to file name of every image in ``folder`` (not below it), in sorted order of stems.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: no image in it, or two images of one stem.
-    """
+    """Stem to file name of every image in ``folder`` (not below it), in sorted order of stems."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder of images at {folder}: correct the path")
@@ -74,12 +69,7 @@ def ids_of_stems(stems: Sequence[str]) -> dict[str, int]:
 
 
 def read_image_ids(path: str | Path) -> dict[str, int]:
-    """Stem to id from the ``images`` of a COCO file (or a bare list of ``{id, file_name}``).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such list, or two entries share a stem or an id.
-    """
+    """Stem to id from the ``images`` of a COCO file (or a bare list of ``{id, file_name}``)."""
     path = Path(path)
     content = read_json(path, "list of images")
     entries = content.get("images") if isinstance(content, dict) else content
@@ -88,7 +78,12 @@ def read_image_ids(path: str | Path) -> dict[str, int]:
     ids: dict[str, int] = {}
     owners: dict[int, str] = {}
     for entry in entries:
-        stem, image_id = _stem_and_id(entry, path)
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or type(entry.get("id")) is not int:
+            raise ValueError(
+                f"{path}: an image is {{id: integer, file_name: text}}, not {str(entry)[:80]}"
+            )
+        stem, image_id = Path(name).stem, entry["id"]
         if stem in ids:
             raise ValueError(f"{path} names the stem {stem!r} twice: every image needs its own")
         if image_id in owners:
@@ -105,12 +100,7 @@ def locate_images(
 
     Of several that would be one file, only the one of exactly that name can be taken.
 
-    Args:
-        names: names by key, see ``ImageFinder.find``.
-        folder: the folder of images.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
+    ``names`` are as ``ImageFinder.find`` takes them.
     """
     finder = ImageFinder(folder)
     found: dict[KeyT, str] = {}
@@ -147,10 +137,6 @@ class ImageFinder:
         """The path of the image ``name`` below the folder, with ``/`` between its parts.
 
         ``name`` may have more folders than there are, or fewer, or be a stem or its number.
-
-        Raises:
-            FileNotFoundError: there is no such image.
-            ValueError: several images could be meant.
         """
         parts = PurePosixPath(name.replace("\\", "/")).parts
         while ".." in parts or parts[:1] == ("/",):
@@ -209,16 +195,3 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     if count >= len(items):
         return list(items)
     return [items[rank * len(items) // count] for rank in range(count)]
-
-
-def _stem_and_id(entry: Any, path: Path) -> tuple[str, int]:
-    """Stem and id of one entry of ``images``, or a ValueError."""
-    if (
-        not isinstance(entry, dict)
-        or type(entry.get("id")) is not int
-        or not isinstance(entry.get("file_name"), str)
-    ):
-        raise ValueError(
-            f"{path}: an image is {{id: integer, file_name: text}}, not {str(entry)[:80]}"
-        )
-    return Path(entry["file_name"]).stem, entry["id"]

@@ -1,7 +1,8 @@
 """Segmentations of COCO files: run lengths, compressed or as a list, and polygons.
 
 pycocotools trusts what it decodes: some broken run lengths give masks of chance content. So they
-are checked here first, number by number, and decoded by pycocotools after.
+are checked here first, number by number, and decoded by pycocotools after. What is wrong is a
+``SegmentationError``.
 """
 
 from __future__ import annotations
@@ -31,14 +32,7 @@ class SegmentationError(ValueError):
 
 
 def run_lengths(counts: Any) -> np.ndarray:
-    """The run lengths of an RLE, (N,) int64: zeros first, then ones, and so on, by columns.
-
-    Args:
-        counts: COCO's compressed text (str or bytes) or a list of numbers.
-
-    Raises:
-        SegmentationError: they are neither, or hold a number that is no run length.
-    """
+    """Run lengths (N,) int64 of COCO's compressed text or list: zeros, then ones, by columns."""
     if isinstance(counts, (str, bytes)):
         lengths = _decompress(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
@@ -52,32 +46,26 @@ def run_lengths(counts: Any) -> np.ndarray:
     return lengths
 
 
-def check_segmentation(segmentation: Any) -> tuple[tuple[int, int] | None, int | None]:
-    """Size (H, W) and area in pixels of a segmentation; None where it is a polygon.
-
-    Raises:
-        SegmentationError: it is missing or broken.
-    """
+def check_segmentation(segmentation: Any) -> int | None:
+    """The area in pixels of a sound segmentation; None where it is a polygon."""
     if isinstance(segmentation, dict):
         size = _size(segmentation)
         lengths = run_lengths(segmentation.get("counts"))
         total = int(lengths.sum())
         if total != size[0] * size[1]:
             raise _broken(f"its runs cover {total} pixels, its size is {size[0]}x{size[1]} (HxW)")
-        return size, int(lengths[1::2].sum())
+        return int(lengths[1::2].sum())
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
             _check_polygon(polygon)
-        return None, None
+        return None
     raise SegmentationError("missing", "it has no mask (segmentation)")
 
 
 def check_fit(segmentation: Any, height: int, width: int) -> None:
-    """Whether a segmentation that ``check_segmentation`` has passed belongs on such an image.
+    """Refuse a checked segmentation that is RLE of another size than the image, or far outside it.
 
-    Raises:
-        SegmentationError: RLE of another size, or a polygon that lies far outside, which
-            pycocotools would run out of memory on.
+    On polygons far outside pycocotools would run out of memory.
     """
     if isinstance(segmentation, list):
         reach = 4 * max(height, width)
@@ -93,15 +81,7 @@ def check_fit(segmentation: Any, height: int, width: int) -> None:
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Compressed RLE of a segmentation that ``check_segmentation`` has passed.
-
-    Args:
-        segmentation: RLE of the size height x width, compressed or not, or polygons (united).
-        height, width: size of the image in pixels.
-
-    Raises:
-        SegmentationError: see ``check_fit``.
-    """
+    """Compressed RLE of a checked segmentation of an image of that size; polygons are united."""
     check_fit(segmentation, height, width)
     if isinstance(segmentation, list):
         return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
@@ -120,7 +100,7 @@ def text_rle(rle: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The mask bool (H, W) of what ``encode_segmentation`` takes; raises as that does."""
+    """The mask bool (H, W) of what ``encode_segmentation`` takes."""
     encoded = encode_segmentation(segmentation, height, width)
     mask: np.ndarray = coco_mask.decode([encoded])[..., 0]
     return np.ascontiguousarray(mask).view(bool)
