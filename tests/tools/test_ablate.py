@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ SMALL = ("MODEL.TRACE.BACKBONE.RESOLUTION", "64", "MODEL.TRACE.DEVICE", "cpu")
 
 @pytest.fixture(scope="module")
 def jobs(load_tool):
-    return load_tool("ablation.work")
+    return load_tool("ablation.study")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,7 @@ def test_variants_are_those_of_the_detector(
     teacher = rows.TEACHERS[row]
     image = scene.scene.image
     expected = EdgeDetector(detector.backbone, **options, seed=3)(image, "scene_000000")
-    reading = trajectory.reading(teacher, {})
+    reading = trajectory.reading(teacher)
     assert reading.timestep == expected.timestep
     np.testing.assert_allclose(trajectory.edges(reading), expected.edges, atol=2e-3)
     timed = latency.teacher_edges(detector, teacher, image, "scene_000000")
@@ -126,9 +125,9 @@ def test_the_mean_of_all_blocks_is_the_map(trajectory, rows):
 
 
 def test_oracle_edges_are_the_ceiling_and_no_edges_the_floor(jobs, settings, scene):
-    truth, scores = jobs.score_baselines(settings, 0.5, 0)
+    scores = jobs.score_baselines(settings, 0, 0.5)
     judge = jobs.find_judge(settings)
-    totals = {name: judge.total([truth], [score]) for name, score in scores.items()}
+    totals = {name: judge.total([scene], [score]) for name, score in scores.items()}
     assert totals["none"]["ods"] == totals["none"]["cldice"] == totals["none"]["on"] == 0
     assert totals["oracle"]["ods"] == pytest.approx(1)
     for metric in ("pq_th", "ap"):
@@ -146,7 +145,7 @@ def test_scaled_strengths_keep_their_order_and_cross_a_half_at_the_threshold(job
     assert scaled.max() == 1
 
 
-def test_training_labels_are_those_of_the_teacher(jobs, settings, scene, detector, tmp_path):
+def test_training_labels_are_those_of_the_teacher(load_tool, settings, scene, detector, tmp_path):
     from PIL import Image
 
     image = tmp_path / "scene.png"
@@ -156,7 +155,7 @@ def test_training_labels_are_those_of_the_teacher(jobs, settings, scene, detecto
         folder.mkdir()
     kept = folders["t 0"] / "scene.png"
     kept.write_bytes(b"made before")
-    jobs.make_labels(settings, image, folders)
+    load_tool("ablation.students").make_labels(settings, image, folders)
     abdiv = EdgeDetector(detector.backbone)(scene.scene.image, "scene").abdiv
     for mode in ("mean_std", "mean"):
         expected = ternary_edges(abdiv, (64, 64), mode)
@@ -200,34 +199,26 @@ def test_numbers_are_made_once_and_anew_for_other_settings(load_tool, rows, tmp_
     assert len(calls) == 1
 
 
-def _fill(cells, common, rows, group="teacher", seeds=(0, 1), **extra):
+def _fill(study, rows, group="teacher", what=None, **extra):
     """A cell for each seed: ``rows`` maps a row to its AP^mk by seed; other metrics are 0.5."""
-    for seed in seeds:
+    for seed in range(2):
         numbers = {
             row: {"ods": 0.5, "ois": 0.5, "cldice": 0.5, "pq_th": 0.5, "ap": values[seed]}
             for row, values in rows.items()
         }
-        cells.write(group, seed, common, numbers, extra)
+        study.keep(group, seed, what or {}, lambda _, own=numbers: {"rows": own, **extra})
 
 
-@pytest.fixture
-def common():
-    return {"version": "1", "scenes": 4, "side": 64, "thresholds": 9, "config": {}}
-
-
-def test_the_report_says_how_rows_compare_with_the_paper(load_tool, common, tmp_path, capsys):
-    report, rows = load_tool("ablation.report"), load_tool("ablation.rows")
-    cells = load_tool("ablation.cells").Cells(tmp_path / "cells")
+def test_the_report_says_how_rows_compare_with_the_paper(load_tool, jobs, settings, rows, tmp_path):
+    report = load_tool("ablation.report")
+    study = jobs.Study(settings, tmp_path / "cells", 2, 1)
     every = dict.fromkeys(rows.TEACHERS, (0.2, 0.3))
     every |= {"none": (0.1, 0.1), "t 0": (0.3, 0.42), "iep l1": (0.1, 0.19)}
-    curve = {"curves": [[1.0] * 9, [2.0] * 9], "curve_timesteps": list(range(100, 1000, 100))}
-    _fill(cells, common, every, timesteps={"teacher": [100, 100, 500, 900]}, **curve)
-    stale = common | {"scenes": 5}
-    _fill(cells, stale, {"none": (0.9, 0.9)}, group="baselines")
-    os.utime(cells.path("baselines", 0), ns=(0, 0))
-    os.utime(cells.path("baselines", 1), ns=(0, 0))
+    curve = {t: t / 1000 for t in range(100, 1000, 100)}
+    _fill(study, every, emergence=[100, 100, 500, 900], curve=curve)
+    _fill(study, {"none": (0.9, 0.9)}, "baselines", {"scenes": 5})  # of other settings
 
-    text = report.write_report(cells, tmp_path / "docs").read_text()
+    text = report.write_report(study.numbers(), tmp_path / "docs").read_text()
 
     joined = " ".join(text.split())
     assert (
@@ -243,7 +234,6 @@ def test_the_report_says_how_rows_compare_with_the_paper(load_tool, common, tmp_
     assert "AP^mk: no clear difference here." in joined
     assert "**distillation over its teacher**. Paper: AP^mk 4.8 -> 8.2; here: not run." in joined
     assert "25 % of 8 scenes in 300..600 (100 in 4, 500 in 2, 900 in 2)" in joined
-    assert "baselines, seed 0" in capsys.readouterr().err
     lines = text.splitlines()
     assert all(len(line) <= 110 for line in lines if not line.startswith("|"))
     assert {path.name for path in (tmp_path / "docs" / "ablation").iterdir()} == {
@@ -251,12 +241,16 @@ def test_the_report_says_how_rows_compare_with_the_paper(load_tool, common, tmp_
         "parts.png",
         "timesteps.png",
     }
+    (tmp_path / "docs" / "ablation.md").unlink()
+    ablate = load_tool("ablate")
+    assert ablate.main(["--docs", str(tmp_path / "docs"), "--report-only"]) == 0
+    assert (tmp_path / "docs" / "ablation.md").read_text() == text
 
 
 def test_a_report_of_nothing_says_what_to_run(load_tool, tmp_path, capsys):
     ablate = load_tool("ablate")
-    assert ablate.main(["--output", str(tmp_path), "--report-only"]) == 2
-    assert "run ablate.py with this --output first" in capsys.readouterr().err
+    assert ablate.main(["--docs", str(tmp_path), "--report-only"]) == 2
+    assert "run ablate.py without --report-only first" in capsys.readouterr().err
 
 
 def test_every_line_of_every_table_is_a_row_that_is_run(rows):
@@ -294,10 +288,9 @@ def run_students(load_tool, tmp_path, monkeypatch):
     config.write_text("SEED: 0\n")
     monkeypatch.setattr(students, "make_labels", lambda *_, folders: None)
     monkeypatch.setattr(students, "score_student", lambda *_: scores)
-    monkeypatch.setattr(
-        students, "measure_students", lambda *a: {row: {"ms": 1.0} for row in a[-1]}
-    )
-    monkeypatch.setattr(students, "student_folder", lambda cfg: tmp_path)
+    monkeypatch.setattr(students, "find_student", lambda *_: None)
+    monkeypatch.setattr(students, "measure_source", lambda *_: {"ms": 1.0})
+    monkeypatch.setattr(students, "student_print", lambda cfg: "print")
 
     def run(trainer, *options):
         monkeypatch.setattr(load_tool("commands").subprocess, "run", trainer.run)

@@ -1,20 +1,24 @@
-"""The report of the study: docs/ablation.md and its pictures, from the cells alone."""
+"""The report of the study: docs/ablation.md and its pictures, from its numbers alone."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablation.cells import Cells, Numbers, Values
 from ablation.rows import DIVERGENCE_NAMES, HEAD, SECTIONS, SHIPPED, TIMESTEPS, Contrast, Section
 from trace_d2.io.atomic import write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Numbers = dict[str, Any]
+"""What ``Study.numbers`` gives, and numbers.json holds."""
 
 COLUMNS = {"ods": "ODS", "ois": "OIS", "cldice": "clDice", "pq_th": "PQ^th", "ap": "AP^mk"}
 _STATED = ("ap", "pq_th", "ods")  # in the sentences below a table
@@ -29,38 +33,40 @@ _PARTS = {
 }
 
 
-def write_report(cells: Cells, docs: Path) -> Path:
-    """Write ``docs``/ablation.md and the pictures in ``docs``/ablation/; returns the page.
-
-    Raises:
-        FileNotFoundError: no number is there yet.
-    """
-    numbers = Numbers(cells)
+def write_report(numbers: Numbers, docs: Path) -> Path:
+    """Write ``docs``/ablation.md and, in ``docs``/ablation/, its numbers and pictures."""
     pictures = docs / "ablation"
     pictures.mkdir(parents=True, exist_ok=True)
-    lines = [_head(numbers)]
+    write_json(pictures / "numbers.json", numbers, indent=1)
+    for key, draw in {"parts": draw_parts, "timesteps": draw_timesteps}.items():
+        figure = draw(numbers)
+        if figure:
+            figure.savefig(pictures / f"{key}.png", dpi=_DPI)
+    return write_page(numbers, docs)
+
+
+def write_page(numbers: Numbers, docs: Path) -> Path:
+    """Write ``docs``/ablation.md alone; returns it. Pictures are those that are there."""
+    lines = [_head(numbers["settings"])]
     for section in SECTIONS:
-        lines += ["", f"## {section.title}", "", *_table(section, numbers)]
-        lines += ["", *([_wrapped(section.text), ""] if section.text else [])]
-        lines += [_wrapped(_sentence(contrast, numbers)) for contrast in section.contrasts]
+        lines += ["", f"## {section.title}", "", *_table(section, numbers), ""]
+        lines += [_wrapped(section.text), ""] if section.text else []
+        sentences = [_sentence(contrast, numbers) for contrast in section.contrasts]
         if section.key in _MEASURED:
-            lines += [_wrapped(sentence) for sentence in _MEASURED[section.key](numbers)]
-        lines += [_wrapped(remark) for remark in section.remarks]
-        draw = _PICTURES.get(section.key)
-        if draw and draw(numbers, pictures / f"{section.key}.png"):
-            lines += ["", f"![{section.key}](ablation/{section.key}.png)"]
-    write_json(pictures / "numbers.json", numbers.to_dict(), indent=1)
+            sentences += _MEASURED[section.key](numbers)
+        lines += [_wrapped(sentence) for sentence in (*sentences, *section.remarks)]
+        picture = f"ablation/{section.key}.png"
+        if (docs / picture).is_file():
+            lines += ["", f"![{section.key}]({picture})"]
     page = docs / "ablation.md"
     write_text(page, "\n".join(lines) + "\n")
     return page
 
 
-def _head(numbers: Numbers) -> str:
-    settings = numbers.settings
-    seeds = len({cell["seed"] for cell in numbers.used})
-    side, count = settings["side"], settings["thresholds"]
-    made = numbers.trainings("iterations")
-    trained = f"{' or '.join(made)} iterations each" if made else "not run yet"
+def _head(settings: dict[str, Any]) -> str:
+    seeds, side, count = settings["seeds"], settings["side"], settings["thresholds"]
+    made = " or ".join(map(str, settings["iterations"]))
+    trained = f"{made} iterations each" if made else "not run yet"
     run = (
         f"Per cent, mean ± standard deviation over {seeds} {'seed' if seeds == 1 else 'seeds'}. A "
         f"seed has {settings['scenes']} held-out scenes of {side} x {side} pixels of its own, of "
@@ -79,24 +85,30 @@ def _wrapped(text: str) -> str:
     )
 
 
+def _of(numbers: Numbers, row: str, metric: str) -> list[float]:
+    """Values of the seeds; empty where it was not run."""
+    values = numbers["rows"].get(row, {}).get(metric, ())
+    return [value for value in values if value is not None]
+
+
 def _table(section: Section, numbers: Numbers) -> list[str]:
     names = [*COLUMNS.values(), "ms"] + (["ms of divergences"] if section.divergence else [])
     lines = [f"| | {' | '.join(names)} | paper |", "| --- " * (len(names) + 2) + "|"]
     for entry in section.entries:
-        cells = [_cell(numbers.of(entry.row, metric), 100) for metric in COLUMNS]
-        if not numbers.of(entry.row, "ods"):
+        cells = [_cell(_of(numbers, entry.row, metric), 100) for metric in COLUMNS]
+        if not _of(numbers, entry.row, "ods"):
             cells[0] = "not run"
-        for metric in ("ms", section.divergence):
-            cells += [_cell(numbers.of(entry.row, metric), 1)] if metric else []
+        for metric in filter(None, ("ms", section.divergence)):
+            cells.append(_cell(_of(numbers, entry.row, metric), 1))
         lines.append(f"| {entry.name} | {' | '.join(cells)} | {entry.paper} |")
     return lines
 
 
-def _cell(values: Values, scale: float) -> str:
+def _cell(values: list[float], scale: float) -> str:
     """Mean and deviation of ``scale`` times the values; a dash where there are none."""
     if not values:
         return "–"
-    mean, deviation = _spread([scale * value for value in values.values()])
+    mean, deviation = _spread([scale * value for value in values])
     digits = 0 if scale == 1 and mean >= 100 else 1
     text = f"{mean:,.{digits}f}"
     return text if math.isnan(deviation) else f"{text} ± {deviation:,.{digits}f}"
@@ -115,12 +127,13 @@ def _sentence(contrast: Contrast, numbers: Numbers) -> str:
     start = f"- **{contrast.name}**. Paper: {said}"
     parts = []
     for metric in _STATED:
-        before, after = (numbers.of(row, metric) for row in (contrast.before, contrast.after))
-        seeds = sorted(before.keys() & after.keys())
-        if not seeds:
+        rows = (numbers["rows"].get(row, {}) for row in (contrast.before, contrast.after))
+        seeds = zip(*(row.get(metric, ()) for row in rows), strict=False)
+        pairs = [(100 * a, 100 * b) for a, b in seeds if None not in (a, b)]
+        if not pairs:
             return f"{start}; here: not run."
-        old, new = ([100 * values[seed] for seed in seeds] for values in (before, after))
-        gain, spread = _spread([b - a for a, b in zip(old, new, strict=True)])
+        old, new = zip(*pairs, strict=True)
+        gain, spread = _spread([b - a for a, b in pairs])
         margin = "" if math.isnan(spread) else f" ± {spread:.1f}"
         means = f"{statistics.fmean(old):.1f} -> {statistics.fmean(new):.1f}"
         parts.append(f"{COLUMNS[metric]} {means} ({gain:+.1f}{margin})")
@@ -146,21 +159,19 @@ def _verdict(paper: tuple[float, float] | str, gain: float, spread: float) -> st
 
 def _emergence(numbers: Numbers) -> list[str]:
     """Where t* falls, in words."""
-    found = [t for seed in numbers.extra("teacher", "timesteps") for t in seed["teacher"]]
-    if not found:
+    counts = {int(t): count for t, count in numbers["emergence"].items()}
+    if not counts:
         return []
-    counts = Counter(found)
-    inside = sum(300 <= t <= 600 for t in found) / len(found)
-    listed = ", ".join(f"{t} in {counts[t]}" for t in TIMESTEPS if counts[t])
+    found = sum(counts.values())
+    inside = sum(count for t, count in counts.items() if 300 <= t <= 600) / found
+    listed = ", ".join(f"{t} in {count}" for t, count in counts.items())
     best = {
-        metric: max(
-            TIMESTEPS, key=lambda t: statistics.fmean(numbers.of(f"t {t}", metric).values())
-        )
+        metric: max(TIMESTEPS, key=lambda t: statistics.fmean(_of(numbers, f"t {t}", metric)))
         for metric in ("pq_th", "ods")
     }
     return [
         f"- **where t* falls**. Paper: at 30 to 60 % of the trajectory; here: {100 * inside:.0f} % "
-        f"of {len(found)} scenes in 300..600 ({listed}). PQ^th is best at t = {best['pq_th']}, ODS "
+        f"of {found} scenes in 300..600 ({listed}). PQ^th is best at t = {best['pq_th']}, ODS "
         f"at t = {best['ods']}."
     ]
 
@@ -170,10 +181,9 @@ def _strengths(numbers: Numbers) -> list[str]:
     parts = []
     for name in DIVERGENCE_NAMES:
         row = "teacher" if name == "kl" else f"abdiv {name}"
-        on, off = (numbers.of(row, place) for place in ("on", "off"))
-        if on and off:
-            mean_on, mean_off = (statistics.fmean(v.values()) for v in (on, off))
-            parts.append(f"{name} {mean_on:.2f} / {mean_off:.2f}")
+        on, off = (_of(numbers, row, place) for place in ("on", "off"))
+        if on:
+            parts.append(f"{name} {statistics.fmean(on):.2f} / {statistics.fmean(off):.2f}")
     if not parts:
         return []
     return [
@@ -183,65 +193,63 @@ def _strengths(numbers: Numbers) -> list[str]:
     ]
 
 
-def draw_timesteps(numbers: Numbers, path: Path) -> bool:
-    """ODS and PQ^th at each timestep, the KL curve and where t* falls; False without numbers."""
-    curves = numbers.extra("teacher", "curves")
-    if not curves:
-        return False
+def draw_timesteps(numbers: Numbers) -> Figure | None:
+    """ODS and PQ^th at each timestep, the KL curve and where t* falls; None without numbers."""
+    if not numbers["curves"]:
+        return None
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for metric in ("ods", "pq_th"):
-        values = [list(numbers.of(f"t {t}", metric).values()) for t in TIMESTEPS]
+        values = [_of(numbers, f"t {t}", metric) for t in TIMESTEPS]
         _line(left, TIMESTEPS, 100 * np.array(values), COLUMNS[metric])
-        searched = 100 * statistics.fmean(numbers.of("teacher", metric).values())
+        searched = 100 * statistics.fmean(_of(numbers, "teacher", metric))
         colour = left.lines[-1].get_color()
         left.axhline(searched, color=colour, linestyle=":", label=f"{COLUMNS[metric]}, searched")
     left.set(xlabel="timestep", ylabel="%", title="edges read at one timestep")
     left.legend(fontsize=8)
-    steps = numbers.extra("teacher", "curve_timesteps")[0]
-    _line(right, steps, np.array([np.mean(seed, axis=0) for seed in curves]).T, "mean KL")
+    curves = numbers["curves"]
+    steps = list(map(int, curves[0]))
+    _line(right, steps, np.array([list(curve.values()) for curve in curves]).T, "mean KL")
     right.set(xlabel="timestep", ylabel="KL from the step before, nats", title="where t* falls")
     right.legend(loc="upper center", fontsize=8)
     bars = right.twinx()
-    found = Counter(t for seed in numbers.extra("teacher", "timesteps") for t in seed["teacher"])
-    bars.bar(list(found), list(found.values()), width=60, color="tab:orange", alpha=0.5)
+    found = numbers["emergence"]
+    bars.bar(list(map(int, found)), found.values(), width=60, color="tab:orange", alpha=0.5)
     bars.set_ylabel("scenes with this t*")
-    figure.savefig(path, dpi=_DPI)
-    return True
+    return figure
 
 
-def draw_parts(numbers: Numbers, path: Path) -> bool:
-    """Bars of the method's parts, each added to those before; False without numbers."""
-    present = {row: name for row, name in _PARTS.items() if numbers.of(row, "ods")}
+def draw_parts(numbers: Numbers) -> Figure | None:
+    """Bars of the method's parts, each added to those before; None without numbers."""
+    present = {row: name for row, name in _PARTS.items() if _of(numbers, row, "ods")}
     if not present:
-        return False
+        return None
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 3), ("ods", "pq_th", "ap"), strict=True):
-        values = [[100 * v for v in numbers.of(row, metric).values()] for row in present]
-        spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
-        bars = axes.bar(
-            range(len(present)), [statistics.fmean(v) for v in values], yerr=spread, capsize=3
-        )
+        values = 100 * np.array([_of(numbers, row, metric) for row in present])
+        bars = axes.bar(present.values(), values.mean(axis=1), yerr=_deviation(values), capsize=3)
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
         axes.margins(y=0.15)
         axes.set_title(f"{COLUMNS[metric]}, %")
-        axes.set_xticks(range(len(present)), list(present.values()), rotation=30, fontsize=8)
-    figure.savefig(path, dpi=_DPI)
-    return True
+        axes.tick_params("x", rotation=30, labelsize=8)
+    return figure
 
 
 def _line(axes: Any, x: Any, values: np.ndarray, name: str) -> None:
     """Mean and deviation over the columns of ``values`` (x, seeds)."""
+    mean, spread = values.mean(axis=1), _deviation(values)
+    axes.errorbar(x, mean, yerr=spread, label=name, marker="o", capsize=3)
+
+
+def _deviation(values: np.ndarray) -> np.ndarray:
+    """Over the seeds of ``values`` (x, seeds); 0 for one."""
     seeds = values.shape[1]
-    spread = values.std(axis=1, ddof=1) if seeds > 1 else np.zeros(len(values))
-    axes.errorbar(x, values.mean(axis=1), yerr=spread, label=name, marker="o", capsize=3)
+    return values.std(axis=1, ddof=1) if seeds > 1 else np.zeros(len(values))
 
 
 _MEASURED = {"timesteps": _emergence, "abdiv": _strengths}
 """Section key -> sentences that further numbers write."""
-
-_PICTURES = {"parts": draw_parts, "timesteps": draw_timesteps}

@@ -9,12 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from trace_d2.evaluation.edge_metrics import (
-    EdgeCounts,
-    edge_counts,
-    edge_scores,
-    even_thresholds,
-)
+from trace_d2.evaluation.edge_metrics import EdgeCounts, edge_counts, edge_scores, even_thresholds
 from trace_d2.evaluation.edges import truth_boundaries
 from trace_d2.evaluation.instances import class_agnostic_ap
 from trace_d2.evaluation.panoptic import summarize

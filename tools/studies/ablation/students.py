@@ -6,20 +6,25 @@ import argparse
 import hashlib
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from commands import CommandError, finished, train
 from fvcore.common.config import CfgNode
-from tqdm import tqdm
 
-from ablation.latency import measure_students
-from ablation.rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Student
-from ablation.study import Rows, Study
-from ablation.work import make_labels, score_student
-from trace_d2.edges.student_files import student_folder
+from ablation.latency import measure_source
+from ablation.rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Teacher
+from ablation.scoring import held_out
+from ablation.study import Settings, Study, find_detector, find_judge
+from trace_d2.edges import EdgeDetector
+from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.edges.detector import EmergenceSettings, StudentDetector
+from trace_d2.edges.student_files import student_print
+from trace_d2.io.edge_maps import write_ternary
+from trace_d2.io.images import read_image
 from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
 SERIES = 11
@@ -34,8 +39,6 @@ class Students:
         self.study = study
         self.args = args
         self.latest = float("inf") if args.minutes is None else begin + 60 * args.minutes
-        seeds = len(study.seeds) if args.student_seeds is None else args.student_seeds
-        self.seeds = study.seeds[:seeds]
         folder = args.output / "training"
         self.images = args.training_images or folder / "scenes" / "images"
         self.labels = {name: folder / f"edges_{name.replace(' ', '')}" for name in LABELS}
@@ -45,32 +48,28 @@ class Students:
 
     def run(self) -> list[str]:
         """Do all that is missing; returns what failed."""
-        failures = self._score_shipped()
+        failures = []
+        try:
+            self._score_shipped()
+        except FileNotFoundError as error:
+            failures.append(f"the row of the shipped student is not run: {error}")
         self._prepare()
-        jobs = [(row, seed) for row in STUDENTS for seed in self.seeds]
-        # A training is a process of its own, so that threads are enough to wait for two at once.
-        with ThreadPoolExecutor(max(1, self.args.workers)) as threads:
-            results = threads.map(lambda job: self._train_and_score(*job), jobs)
-            failures += [message for message in tqdm(results, "students", len(jobs)) if message]
+        seeds = self.study.seeds if self.args.student_seeds is None else self.args.student_seeds
+        jobs = [(row, seed) for row in STUDENTS for seed in range(min(seeds, self.study.seeds))]
+        failures += filter(None, self.study.map(self._train_and_score, jobs, "students"))
         self._measure()
         return failures
 
-    def _score_shipped(self) -> list[str]:
-        given = str(self.args.student or "")
-        try:
-            found = student_folder(self.study.settings.cfg(0, "MODEL.TRACE.STUDENT.WEIGHTS", given))
-        except FileNotFoundError as error:
-            return [f"the row of the shipped student is not run: {error}"]
-        for seed in self.study.seeds:
-            self._score(SHIPPED, seed, found, {"weights": _files_hash(found)})
-        return []
+    def _score_shipped(self) -> None:
+        weights = str(self.args.student or "")
+        cfg = self.study.settings.cfg(0, "MODEL.TRACE.STUDENT.WEIGHTS", weights)
+        for seed in range(self.study.seeds):
+            self._score(SHIPPED, seed, weights, {"weights": student_print(cfg)})
 
-    def _score(
-        self, row: str, seed: int, weights: Path, what: dict[str, Any], **extra: Any
-    ) -> None:
-        def make() -> tuple[dict[str, Any], dict[str, Any]]:
-            scores = self.study.call(score_student, self.study.settings, seed, str(weights))
-            return {row: scores}, {**extra, "weights": str(weights)}
+    def _score(self, row: str, seed: int, weights: str, what: dict[str, Any]) -> None:
+        def make(seed: int) -> dict[str, Any]:
+            scores = score_student(self.study.settings, seed, weights)
+            return {"rows": {row: scores}, "weights": weights}
 
         self.study.keep(slug(row), seed, what, make)
 
@@ -87,14 +86,13 @@ class Students:
         own = {name: folder for name, folder in self.labels.items() if name not in given}
         for folder in own.values():
             folder.mkdir(parents=True, exist_ok=True)
-        work = partial(make_labels, self.study.settings, folders=own)
-        self.study.map(work, images, "pseudo edges")
+        self.study.map(partial(make_labels, folders=own), images, "pseudo edges")
 
-    def _train_and_score(self, row: str, seed: int) -> str:
+    def _train_and_score(self, settings: Settings, job: tuple[str, int]) -> str:
         """One student of one seed; returns why it failed, or nothing."""
-        student, args = STUDENTS[row], self.args
+        (row, seed), args = job, self.args
         training = {
-            "student": vars(student),
+            "student": vars(STUDENTS[row]),
             "iterations": args.student_iterations,
             "images": str(args.training_images or args.training_scenes),
             "pseudo_edges": str(args.pseudo_edges or ""),
@@ -106,17 +104,15 @@ class Students:
         if not finished(folder).is_file() and time.monotonic() > self.latest:
             return ""
         try:
-            seconds = train(
-                folder, args.student_config, *self._keys(student, seed), *args.train_set, threads=1
-            )
+            train(folder, args.student_config, *self._keys(row, seed), *args.train_set, threads=1)
         except CommandError:
             return f"training {row!r}, seed {seed}, failed: see {folder / 'console.txt'}"
-        self._score(row, seed, folder / "student", {"training": training}, seconds=seconds)
+        self._score(row, seed, str(folder / "student"), {"training": training})
         return ""
 
-    def _keys(self, student: Student, seed: int) -> list[Any]:
+    def _keys(self, row: str, seed: int) -> list[Any]:
         """Config keys of a training."""
-        name = "study_edges"
+        name, student = "study_edges", STUDENTS[row]
         entry = [name, str(self.images.resolve()), str(self.labels[student.labels].resolve())]
         keys: dict[str, Any] = {
             "MODEL.TRACE.STUDENT.DECODER.NAME": student.decoder,
@@ -134,22 +130,17 @@ class Students:
 
     def _measure(self) -> None:
         """Milliseconds of the students that were scored, when nothing else runs."""
-        images = self.args.latency_scenes
-        for seed in self.study.seeds:
-            weights = {}
-            for row in (SHIPPED, *STUDENTS):
-                path = self.study.cells.path(slug(row), seed)
-                if path.is_file():
-                    weights[row] = json.loads(path.read_text())["extra"]["weights"]
-            if weights:
-                what = {"images": images, "rows": weights}
-                self.study.keep(
-                    "latency_students", seed, what, partial(self._latency, seed, weights)
-                )
-
-    def _latency(self, seed: int, weights: dict[str, str]) -> tuple[Rows, dict[str, Any]]:
-        images = self.args.latency_scenes
-        return measure_students(self.study.settings, seed, images, weights), {}
+        settings, count = self.study.settings, self.args.latency_scenes
+        for seed in range(self.study.seeds):
+            cells = {row: self.study.path(slug(row), seed) for row in (SHIPPED, *STUDENTS)}
+            weights = {
+                row: json.loads(path.read_text())["weights"]
+                for row, path in cells.items()
+                if path.is_file()
+            }
+            what = {"images": count, "of": weights}
+            make = partial(measure_students, settings, weights=weights, count=count)
+            self.study.keep("latency_students", seed, what, make)
 
 
 def slug(row: str) -> str:
@@ -157,10 +148,47 @@ def slug(row: str) -> str:
     return row.replace(",", "").replace(" ", "_").replace("=", "")
 
 
-def _files_hash(folder: Path) -> str:
-    """A hash of all files of a student."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+def find_student(settings: Settings, seed: int, weights: str) -> StudentDetector:
+    """The student of folder ``weights`` ("": the one that comes with the backbone)."""
+    return StudentDetector.from_config(settings.cfg(seed, "MODEL.TRACE.STUDENT.WEIGHTS", weights))
+
+
+def score_student(settings: Settings, seed: int, weights: str) -> dict[str, float]:
+    """The metrics of a student over the scenes of ``seed``."""
+    detect, judge = find_student(settings, seed, weights), find_judge(settings)
+    truths = [held_out(index, settings.side) for index in settings.indices(seed)]
+    scores = [judge(truth, detect(truth.scene.image, truth.key).edges) for truth in truths]
+    return judge.total(truths, scores)
+
+
+def measure_students(
+    settings: Settings, seed: int, weights: dict[str, str], count: int
+) -> dict[str, Any]:
+    """Latencies over ``count`` scenes; ``weights``: row -> folder."""
+    scenes = [held_out(index, settings.side) for index in settings.indices(seed)[:count]]
+    return {
+        "rows": {
+            row: measure_source(find_student(settings, seed, folder), scenes)
+            for row, folder in weights.items()
+        }
+    }
+
+
+def make_labels(settings: Settings, image: Path, folders: dict[str, Path]) -> None:
+    """Pseudo edges of one training image, of each of ``LABELS`` that ``folders`` lacks."""
+    missing = [name for name in folders if not (folders[name] / f"{image.stem}.png").is_file()]
+    if not missing:
+        return
+    pixels = read_image(image).pixels
+    backbone = find_detector(settings, 0).backbone
+    abdiv: dict[Teacher, np.ndarray] = {}
+    for name in missing:
+        teacher = LABELS[name]
+        search = replace(teacher, threshold="mean_std")
+        if search not in abdiv:
+            read = EmergenceSettings(fixed_timestep=teacher.timestep)
+            found = EdgeDetector(backbone, read)(pixels, image.stem)
+            assert found.abdiv is not None
+            abdiv[search] = found.abdiv
+        labels = ternary_edges(abdiv[search], pixels.shape[:2], teacher.threshold)
+        write_ternary(folders[name] / f"{image.stem}.png", labels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,10 +11,16 @@ from torch import Tensor
 
 from ablation.rows import BLOCKS, FINEST_STRIDE, Teacher
 from trace_d2.attention import SelfAttentionReader, native_attention
-from trace_d2.attention.divergences import divergence, mean_divergence
-from trace_d2.edges import EdgeDetector, attention_boundary_divergence, normalise_edges
+from trace_d2.attention.divergences import divergence
+from trace_d2.edges import (
+    EdgeDetector,
+    attention_boundary_divergence,
+    instance_emergence_point,
+    normalise_edges,
+)
 from trace_d2.edges.abdiv import upsample_edges
 from trace_d2.edges.detector import AttentionView, timesteps_per_pass
+from trace_d2.edges.emergence import Emergence
 
 _STEPS = {4: ((1, 0), (0, 1)), 8: ((1, 0), (0, 1), (1, 1), (1, -1))}
 _MEMORY_MB = 32  # of the maps of one forward pass: larger batches are no faster
@@ -26,13 +31,7 @@ def boundary_divergence(
 ) -> Tensor:
     """ABDiv with any divergence D: D(SA[i+1, j] | SA[i-1, j]) + D(SA[i, j+1] | SA[i, j-1]) + ...
 
-    Borders and diagonals are those of ``attention_boundary_divergence``.
-
-    Args:
-        attention: (N, N) float, rows sum to 1, N = h w.
-        grid: (h, w), the shape of the result.
-        metric: a name in ``DIVERGENCES``.
-        neighbourhood: 4 or 8.
+    Arguments and borders are those of ``attention_boundary_divergence``.
     """
     if metric == "kl":
         return attention_boundary_divergence(attention, grid, neighbourhood)
@@ -62,6 +61,7 @@ class Trajectory:
         self.view = AttentionView(detector.backbone, image, key, detector.seed)
         self.layout = self.view.layout
         self.maps: dict[int, Tensor] = {}
+        self._found: dict[tuple[str, int], Emergence] = {}
         self._blocks: dict[int, list[Tensor]] = {}
         steps = list(range(0, 1000, FINEST_STRIDE))
         batch = timesteps_per_pass(self.layout.tokens, _MEMORY_MB)
@@ -69,25 +69,23 @@ class Trajectory:
             part = steps[start : start + batch]
             self.maps |= zip(part, self.view(part), strict=True)
 
-    def curve(self, metric: str, stride: int) -> dict[int, float]:
-        """Timestep -> mean divergence from the one ``stride`` before it."""
-        return {
-            t: mean_divergence(self.maps[before], self.maps[t], metric)
-            for before, t in pairwise(range(0, 1000, stride))
-        }
+    def search(self, metric: str, stride: int) -> Emergence:
+        """t* and the curve by a divergence at every ``stride``."""
+        return instance_emergence_point(
+            lambda part: self.maps[part[0]][None], range(0, 1000, stride), metric
+        )
 
-    def reading(self, teacher: Teacher, found: dict[tuple[str, int], int]) -> Teacher:
-        """``teacher`` with its timestep fixed; ``found`` keeps t* of each (metric, stride).
+    def emergence(self, metric: str, stride: int) -> Emergence:
+        """``search``, done once."""
+        if (metric, stride) not in self._found:
+            self._found[metric, stride] = self.search(metric, stride)
+        return self._found[metric, stride]
 
-        Equal readings have equal edges.
-        """
+    def reading(self, teacher: Teacher) -> Teacher:
+        """``teacher`` with its timestep fixed; equal readings have equal edges."""
         timestep = teacher.timestep
         if timestep < 0:
-            search = (teacher.metric, teacher.stride)
-            if search not in found:
-                curve = self.curve(*search)
-                found[search] = max(curve, key=lambda t: curve[t])  # the first of equals
-            timestep = found[search]
+            timestep = self.emergence(teacher.metric, teacher.stride).timestep
         return replace(teacher, timestep=timestep, metric=Teacher.metric, stride=Teacher.stride)
 
     def attention(self, timestep: int, blocks: tuple[int, ...]) -> Tensor:
