@@ -321,10 +321,3 @@ def test_students_are_trained_in_order_and_once(run_students, rows, tmp_path, ca
     assert run_students(again) == 0
     assert len(again.calls) == 2  # those that failed
     assert "| relative decoder, on crops | 50.0" in (tmp_path / "docs/ablation.md").read_text()
-
-
-def test_no_training_starts_when_the_time_is_up(run_students, tmp_path):
-    trainer = _Trainer()
-    assert run_students(trainer, "--minutes", "0") == 0
-    assert not trainer.calls
-    assert "| + distillation | not run |" in (tmp_path / "docs/ablation.md").read_text()

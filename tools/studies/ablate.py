@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> list[str]:
         "baselines": study.run_baselines,
         "teacher": study.run_teacher,
         "latency": lambda: study.run_latency(args.latency_scenes),
-        "students": Students(study, args, begin).run,
+        "students": Students(study, args).run,
     }
     failures: list[str] = []
     for group in [name for name in GROUPS if name in (args.only or GROUPS)]:
@@ -97,30 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--config-file", type=Path, default=ROOT / "configs" / "edges" / "trace_tiny.yaml",
         help="of the teacher",
     )  # fmt: skip
-    student = parser.add_argument_group("students")
-    add = student.add_argument
-    add(
-        "--student", type=Path, metavar="DIR",
-        help="a trained student as a row of its own; default: the one that ships",
-    )  # fmt: skip
     add(
         "--student-config", type=Path,
         default=ROOT / "configs" / "edges" / "trace_tiny_distill.yaml", help="of the trainings",
     )  # fmt: skip
     add("--student-iterations", type=int, default=200, help="a training; default %(default)s")
-    add("--student-seeds", type=int, help="train with so many seeds only")
-    add("--minutes", type=float, help="start no training later than this after the start")
     add("--training-scenes", type=int, default=200, help="to learn from; default %(default)s")
-    add("--training-images", type=Path, metavar="DIR", help="learn from these images instead")
-    add(
-        "--pseudo-edges", type=Path, metavar="DIR",
-        help="of the training images, made by make_pseudo_edges.py; default: made here",
-    )  # fmt: skip
-    add(
-        "--train-set", nargs="*", default=[], metavar="KEY VALUE",
-        help="config keys, for all trainings",
-    )  # fmt: skip
-    add = parser.add_argument
     add("options", nargs="*", default=[], metavar="KEY VALUE", help="config keys of the teacher")
     return parser
 

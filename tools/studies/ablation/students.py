@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commands import CommandError, finished, train
+from commands import CommandError, train
 from fvcore.common.config import CfgNode
 
 from ablation.latency import measure_source
-from ablation.rows import DEFAULT_LABELS, LABELS, SHIPPED, STUDENTS, Teacher
+from ablation.rows import LABELS, SHIPPED, STUDENTS, Teacher
 from ablation.scoring import held_out
 from ablation.study import Settings, Study, find_detector, find_judge
 from trace_d2.edges import EdgeDetector
@@ -33,18 +32,14 @@ _WHOLE_BATCH = 2  # whole images an iteration, for 8 crops of half the side
 
 
 class Students:
-    """Trains, scores and times the students of a study that began at ``time.monotonic()``."""
+    """Trains, scores and times the students of a study."""
 
-    def __init__(self, study: Study, args: argparse.Namespace, begin: float) -> None:
+    def __init__(self, study: Study, args: argparse.Namespace) -> None:
         self.study = study
         self.args = args
-        self.latest = float("inf") if args.minutes is None else begin + 60 * args.minutes
         folder = args.output / "training"
-        self.images = args.training_images or folder / "scenes" / "images"
+        self.scenes = folder / "scenes"
         self.labels = {name: folder / f"edges_{name.replace(' ', '')}" for name in LABELS}
-        if args.pseudo_edges:
-            inner = args.pseudo_edges / "pseudo_edges"
-            self.labels[DEFAULT_LABELS] = inner if inner.is_dir() else args.pseudo_edges
 
     def run(self) -> list[str]:
         """Do all that is missing; returns what failed."""
@@ -54,17 +49,15 @@ class Students:
         except FileNotFoundError as error:
             failures.append(f"the row of the shipped student is not run: {error}")
         self._prepare()
-        seeds = self.study.seeds if self.args.student_seeds is None else self.args.student_seeds
-        jobs = [(row, seed) for row in STUDENTS for seed in range(min(seeds, self.study.seeds))]
+        jobs = [(row, seed) for row in STUDENTS for seed in range(self.study.seeds)]
         failures += filter(None, self.study.map(self._train_and_score, jobs, "students"))
         self._measure()
         return failures
 
     def _score_shipped(self) -> None:
-        weights = str(self.args.student or "")
-        cfg = self.study.settings.cfg(0, "MODEL.TRACE.STUDENT.WEIGHTS", weights)
+        weights = student_print(self.study.settings.cfg(0))
         for seed in range(self.study.seeds):
-            self._score(SHIPPED, seed, weights, {"weights": student_print(cfg)})
+            self._score(SHIPPED, seed, "", {"weights": weights})
 
     def _score(self, row: str, seed: int, weights: str, what: dict[str, Any]) -> None:
         def make(seed: int) -> dict[str, Any]:
@@ -75,18 +68,14 @@ class Students:
 
     def _prepare(self) -> None:
         """Training scenes and their pseudo edges, where they are missing."""
-        scenes = self.images.parent
-        if self.args.training_images is None and not (scenes / "categories.json").is_file():
+        if not (self.scenes / "categories.json").is_file():  # written last
             side = self.study.settings.side
-            write_scenes(scenes, self.args.training_scenes, SceneSettings(SERIES, (side, side)))
-        images = sorted(self.images.glob("*.png")) + sorted(self.images.glob("*.jpg"))
-        if not images:
-            raise ValueError(f"{self.images} holds no .png or .jpg images to train on")
-        given = {DEFAULT_LABELS} if self.args.pseudo_edges else set()
-        own = {name: folder for name, folder in self.labels.items() if name not in given}
-        for folder in own.values():
+            settings = SceneSettings(SERIES, (side, side))
+            write_scenes(self.scenes, self.args.training_scenes, settings)
+        for folder in self.labels.values():
             folder.mkdir(parents=True, exist_ok=True)
-        self.study.map(partial(make_labels, folders=own), images, "pseudo edges")
+        images = sorted((self.scenes / "images").iterdir())
+        self.study.map(partial(make_labels, folders=self.labels), images, "pseudo edges")
 
     def _train_and_score(self, settings: Settings, job: tuple[str, int]) -> str:
         """One student of one seed; returns why it failed, or nothing."""
@@ -94,17 +83,13 @@ class Students:
         training = {
             "student": vars(STUDENTS[row]),
             "iterations": args.student_iterations,
-            "images": str(args.training_images or args.training_scenes),
-            "pseudo_edges": str(args.pseudo_edges or ""),
+            "scenes": args.training_scenes,
             "config": CfgNode.load_yaml_with_base(str(args.student_config)),
-            "options": list(args.train_set),
         }
         digest = hashlib.sha256(json.dumps(training).encode()).hexdigest()[:8]
         folder = args.output / "students" / f"{slug(row)}_{digest}" / f"seed_{seed}"
-        if not finished(folder).is_file() and time.monotonic() > self.latest:
-            return ""
         try:
-            train(folder, args.student_config, *self._keys(row, seed), *args.train_set, threads=1)
+            train(folder, args.student_config, *self._keys(row, seed), threads=1)
         except CommandError:
             return f"training {row!r}, seed {seed}, failed: see {folder / 'console.txt'}"
         self._score(row, seed, str(folder / "student"), {"training": training})
@@ -113,7 +98,8 @@ class Students:
     def _keys(self, row: str, seed: int) -> list[Any]:
         """Config keys of a training."""
         name, student = "study_edges", STUDENTS[row]
-        entry = [name, str(self.images.resolve()), str(self.labels[student.labels].resolve())]
+        folders = self.scenes / "images", self.labels[student.labels]
+        entry = [name, *(str(folder.resolve()) for folder in folders)]
         keys: dict[str, Any] = {
             "MODEL.TRACE.STUDENT.DECODER.NAME": student.decoder,
             "SOLVER.MAX_ITER": self.args.student_iterations,
@@ -149,8 +135,9 @@ def slug(row: str) -> str:
 
 
 def find_student(settings: Settings, seed: int, weights: str) -> StudentDetector:
-    """The student of folder ``weights`` ("": the one that comes with the backbone)."""
-    return StudentDetector.from_config(settings.cfg(seed, "MODEL.TRACE.STUDENT.WEIGHTS", weights))
+    """The student of folder ``weights`` ("": that of the config)."""
+    options = ("MODEL.TRACE.STUDENT.WEIGHTS", weights) if weights else ()
+    return StudentDetector.from_config(settings.cfg(seed, *options))
 
 
 def score_student(settings: Settings, seed: int, weights: str) -> dict[str, float]:
