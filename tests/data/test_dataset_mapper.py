@@ -25,8 +25,7 @@ from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.dataset_mapper import (
     MapperSettings,
     TraceDatasetMapper,
-    bitmask_instances,
-    mask2former_instances,
+    instances_of,
 )
 from trace_d2.data.targets import PanopticTarget, read_target
 from trace_d2.io.coco_panoptic import id2rgb
@@ -355,7 +354,7 @@ def test_instances_of_a_map_by_hand():
     target = PanopticTarget(
         shown, np.array([8, 6, 7]), np.array([1, 1, 0], bool), np.zeros(3, bool)
     )
-    found = mask2former_instances(shown, target)
+    found = instances_of(shown, target, bitmask=False)
     assert found.gt_classes.tolist() == [6, 7]
     assert found.gt_boxes.tensor.tolist() == [[1, 0, 3, 2], [0, 1, 1, 2]]
-    assert bitmask_instances(shown, target).gt_classes.tolist() == [6]
+    assert instances_of(shown, target, bitmask=True).gt_classes.tolist() == [6]

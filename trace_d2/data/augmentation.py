@@ -196,11 +196,7 @@ class QuarterTurnTransform(T.Transform):
         return np.rot90(img[:, ::-1] if self.mirrored else img, self.turns)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Not there: edges have no coordinates.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Not there: edges have no coordinates."""
         raise NotImplementedError("quarter turns are for images and maps")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -13,8 +13,6 @@ logger = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 """One image of a data set, as ``DatasetCatalog`` has it."""
-
-_Mapped = TypeVar("_Mapped")
 
 
 class BadRecordError(ValueError):
@@ -44,7 +42,7 @@ def blame(record: Record, remedy: str = "") -> Iterator[None]:
         raise BadRecordError(f"image {record.get('file_name')}: {error}{ending}") from error
 
 
-class Tolerant(Generic[_Mapped]):
+class Tolerant:
     """A mapper that leaves out what another one finds bad: such records map to None.
 
     Detectron2's loader then draws another. Each is logged once for its file, and each worker of a
@@ -57,7 +55,7 @@ class Tolerant(Generic[_Mapped]):
     most_in_a_row = 1000
     """So many bad records with no good one between them end the training."""
 
-    def __init__(self, mapper: Callable[[Record], _Mapped], strict: bool = False) -> None:
+    def __init__(self, mapper: Callable[[Record], dict[str, Any]], strict: bool = False) -> None:
         """
         Args:
             mapper: from a record to the input of a model; a BadRecordError makes a record bad.
@@ -70,7 +68,7 @@ class Tolerant(Generic[_Mapped]):
         self._first = ""
         self._reported: set[str] = set()
 
-    def __call__(self, record: Record) -> _Mapped | None:
+    def __call__(self, record: Record) -> dict[str, Any] | None:
         """What ``mapper`` makes of ``record``; None if it is bad.
 
         Raises:

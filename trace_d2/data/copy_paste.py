@@ -17,7 +17,6 @@ from detectron2.structures import BitMasks, Instances
 from torch.nn import functional as F
 
 from trace_d2.data.augmentation import check_scales
-from trace_d2.data.tolerant_mapper import no_instances
 from trace_d2.settings import NodeSettings, within
 
 _FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
@@ -25,14 +24,7 @@ _FIELDS = {"gt_boxes", "gt_classes", "gt_masks"}
 
 @dataclass(frozen=True)
 class CopyPasteSettings(NodeSettings, node="INPUT.TRACE.COPY_PASTE"):
-    """How much is pasted.
-
-    Attributes:
-        probability: share of the images that get instances pasted, 0..1.
-        max_instances: paste 1 to this many at random; 0: 1 to all of the other image.
-        min_scale, max_scale: range of the factor by which they are resized.
-        min_visible: instances that keep a smaller share of their pixels are dropped, 0..1.
-    """
+    """How much is pasted; ``defaults.yaml`` tells what the keys mean."""
 
     probability: float = within(0.0, 1.0, default=1.0)
     max_instances: int = within(0, default=0)
@@ -52,16 +44,8 @@ class CopyPaste:
     what lies below: hidden pixels leave the masks, and boxes follow. Random numbers are torch's.
     """
 
-    def __init__(
-        self, settings: CopyPasteSettings, generator: torch.Generator | None = None
-    ) -> None:
-        """
-        Args:
-            settings: how much is pasted.
-            generator: of the random numbers, on the CPU; None: torch's global one.
-        """
+    def __init__(self, settings: CopyPasteSettings) -> None:
         self.settings = settings
-        self.generator = generator
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> CopyPaste:
@@ -81,8 +65,7 @@ class CopyPaste:
         """
         Args:
             batch: records with ``image`` (C, H, W) uint8, and ``instances`` with ``gt_boxes``,
-                ``gt_classes`` and ``gt_masks`` (``BitMasks``). Sizes may differ. Images without
-                instances may lack these.
+                ``gt_classes`` and ``gt_masks`` (``BitMasks``). Sizes may differ.
 
         Returns:
             as many records; those of the images that got nothing are the given ones' copies, with
@@ -91,7 +74,6 @@ class CopyPaste:
         Raises:
             ValueError: an image with other targets, which pasting would make wrong.
         """
-        batch = [_with_masks(record) for record in batch]
         for record in batch:
             _check(record)
         return [self._paste_into(record, number, batch) for number, record in enumerate(batch)]
@@ -118,7 +100,7 @@ class CopyPaste:
         """
         instances: Instances = source["instances"]
         limit = min(self.settings.max_instances or len(instances), len(instances))
-        order = torch.randperm(len(instances), generator=self.generator)
+        order = torch.randperm(len(instances))
         chosen = order[: 1 + self._below(limit)]
         image, masks = source["image"], instances.gt_masks.tensor[chosen]
         if self._below(2):
@@ -157,24 +139,14 @@ class CopyPaste:
         return {**record, "image": image, "instances": result}
 
     def _uniform(self) -> float:
-        return float(torch.rand((), generator=self.generator))
+        return float(torch.rand(()))
 
     def _below(self, limit: int) -> int:
-        return int(torch.randint(limit, (), generator=self.generator))
+        return int(torch.randint(limit, ()))
 
     def _shift(self, canvas: int, side: int) -> int:
         """Where a side goes on a canvas: within it or, if it is longer, all over it."""
         return min(0, canvas - side) + self._below(abs(canvas - side) + 1)
-
-
-def _with_masks(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``record``, with empty targets where Detectron2's mapper gives an image none."""
-    instances: Instances = record["instances"]
-    if instances.has("gt_masks") or (instances.get_fields() and len(instances)):
-        return record
-    empty = no_instances(instances.image_size)
-    empty.gt_masks = BitMasks(torch.zeros(0, *instances.image_size, dtype=torch.bool))
-    return {**record, "instances": empty}
 
 
 def _check(record: Mapping[str, Any]) -> None:

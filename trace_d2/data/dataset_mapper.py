@@ -32,14 +32,7 @@ _MOST_FILE_CLASSES = 254
 
 @dataclass(frozen=True)
 class MapperSettings(NodeSettings, node="INPUT.TRACE"):
-    """What a ``TraceDatasetMapper`` gives.
-
-    Attributes:
-        format: of the targets: ``mask2former_instances`` or ``bitmask_instances``.
-        class_agnostic: class 0 for each instance of ``bitmask``.
-        semantic: where ``sem_seg`` comes from.
-        strict: raise on records that cannot be used, in training as well.
-    """
+    """What a ``TraceDatasetMapper`` gives; ``defaults.yaml`` tells what the keys mean."""
 
     format: str = one_of("mask2former", "bitmask", default="mask2former")
     class_agnostic: bool = False
@@ -136,8 +129,7 @@ class TraceDatasetMapper(ImageMapper):
         elif self.settings.semantic == "segments":
             mapped["sem_seg"] = semantic_of(segment_map, target)
         bitmask = self.settings.format == "bitmask"
-        make_instances = bitmask_instances if bitmask else mask2former_instances
-        mapped["instances"] = make_instances(segment_map, target)
+        mapped["instances"] = instances_of(segment_map, target, bitmask=bitmask)
         if self.settings.class_agnostic:
             mapped["instances"].gt_classes.zero_()
         return mapped
@@ -161,35 +153,19 @@ class TraceDatasetMapper(ImageMapper):
         return semantic + np.uint8(1)  # 255 becomes 0
 
 
-def mask2former_instances(segment_map: np.ndarray, target: PanopticTarget) -> Instances:
-    """Segments of things and stuff as Mask2Former and MaskFormer take them.
+def instances_of(segment_map: np.ndarray, target: PanopticTarget, *, bitmask: bool) -> Instances:
+    """The segments that a map shows, as Mask2Former and MaskFormer take them, or Mask R-CNN.
 
     Args:
         segment_map: integers (H, W) after augmentation, ``i + 1`` where segment i is, 0 = void.
         target: the segments that the numbers stand for.
+        bitmask: things alone, for ``INPUT.MASK_FORMAT bitmask``; else things and stuff.
 
     Returns:
-        ``gt_classes`` int64 (N,), ``gt_masks`` bool (N, H, W), ``gt_boxes``; N may be 0.
+        ``gt_classes`` int64 (N,), ``gt_boxes``, and ``gt_masks``, bool (N, H, W) or ``BitMasks``;
+        N may be 0.
     """
-    instances, masks = _instances(segment_map, target, ~target.iscrowd)
-    instances.gt_masks = masks
-    return instances
-
-
-def bitmask_instances(segment_map: np.ndarray, target: PanopticTarget) -> Instances:
-    """Things as Mask R-CNN takes them with ``INPUT.MASK_FORMAT bitmask``.
-
-    Args and returns as ``mask2former_instances``, with ``gt_masks`` as ``BitMasks``.
-    """
-    instances, masks = _instances(segment_map, target, target.isthing & ~target.iscrowd)
-    instances.gt_masks = BitMasks(masks)
-    return instances
-
-
-def _instances(
-    segment_map: np.ndarray, target: PanopticTarget, wanted: np.ndarray
-) -> tuple[Instances, torch.Tensor]:
-    """Classes and boxes of the ``wanted`` segments that the map shows, and masks (N, H, W)."""
+    wanted = ~target.iscrowd & (target.isthing | (not bitmask))
     labels, _, boxes = region_statistics(segment_map)
     kept = labels != VOID
     kept[kept] = wanted[labels[kept] - 1]
@@ -199,8 +175,10 @@ def _instances(
     corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1)
     instances.gt_boxes = Boxes(torch.from_numpy(corners.astype(np.float32)))
     # numpy compares bytes twenty times as fast as torch does.
-    masks = segment_map == numbers.astype(segment_map.dtype)[:, None, None]
-    return instances, torch.from_numpy(masks)
+    shown = segment_map == numbers.astype(segment_map.dtype)[:, None, None]
+    masks = torch.from_numpy(shown)
+    instances.gt_masks = BitMasks(masks) if bitmask else masks
+    return instances
 
 
 def semantic_of(segment_map: np.ndarray, target: PanopticTarget) -> torch.Tensor:

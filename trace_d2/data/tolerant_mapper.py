@@ -61,19 +61,14 @@ class TolerantDatasetMapper(DatasetMapper):
             super()._transform_annotations(dataset_dict, applied, image_shape)
             return
         del dataset_dict["annotations"]
-        instances = no_instances(image_shape)
+        instances = Instances(image_shape)
+        instances.gt_boxes = Boxes(torch.zeros(0, 4))
+        instances.gt_classes = torch.zeros(0, dtype=torch.int64)
         if self.use_instance_mask and self.instance_mask_format == "bitmask":
             instances.gt_masks = BitMasks(torch.zeros(0, *image_shape, dtype=torch.bool))
         elif self.use_instance_mask:
             instances.gt_masks = PolygonMasks([])
         dataset_dict["instances"] = instances
-
-
-def no_instances(size: tuple[int, int]) -> Instances:
-    """The targets of an image of ``size`` (H, W) without objects: no boxes, no classes."""
-    return Instances(
-        size, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64)
-    )
 
 
 def _objects(record: Record) -> list[Mapping[str, Any]]:

@@ -37,11 +37,6 @@ MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any] | Non
 """Values of ``INPUT.TRACE.MAPPER``: what turns a training record into the input of a model."""
 
 
-def build_train_mapper(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
-    """The mapper of training records that ``INPUT.TRACE.MAPPER`` names, which was checked."""
-    return MAPPERS[cfg.INPUT.TRACE.MAPPER](cfg, True)
-
-
 EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "class_agnostic": ClassAgnosticEvaluator,
     "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder),

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from trace_d2.data.copy_paste import CopyPaste
 from trace_d2.engine.accumulation import accumulating
-from trace_d2.engine.builders import BatchLoader, build_evaluator, build_train_mapper
+from trace_d2.engine.builders import MAPPERS, BatchLoader, build_evaluator
 from trace_d2.engine.checkpointer import TraceCheckpointer
 from trace_d2.engine.hooks import ExponentialMovingAverage, SampleSheets, StudentFiles
 from trace_d2.engine.optimizer import build_optimizer
@@ -115,7 +115,8 @@ class TraceTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> BatchLoader:
         """Detectron2's loader with the mapper of the config, and copy-paste where it is on."""
-        loader = build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+        mapper = MAPPERS[cfg.INPUT.TRACE.MAPPER](cfg, True)
+        loader = build_detection_train_loader(cfg, mapper=mapper)
         enabled = cfg.INPUT.TRACE.COPY_PASTE.ENABLED
         return BatchLoader(loader, [CopyPaste.from_config(cfg)] if enabled else [])
 

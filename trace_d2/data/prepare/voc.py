@@ -61,7 +61,7 @@ def prepare_voc(
 
     Raises:
         FileNotFoundError: a folder, list or annotation is missing; the message says which.
-        ValueError: ``split`` is neither, or an annotation contradicts itself.
+        ValueError: an annotation contradicts itself.
     """
     voc, output = Path(voc), Path(output)
     sources = list_sources(voc, sbd, split)
@@ -85,8 +85,6 @@ def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Pat
 
     Arguments and errors as of ``prepare_voc``; in order of stems.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
     own = read_names(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
     sources = {stem: voc / "SegmentationObject" / f"{stem}.png" for stem in own}
     if split == "val":
