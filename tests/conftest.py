@@ -37,6 +37,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def make_cfg() -> Callable[..., Any]:
+    """``make_cfg(key, value, ...)``: Detectron2's config with the ``TRACE`` keys, changed so."""
+
+    def make(*pairs: Any) -> Any:
+        from detectron2.config import get_cfg
+
+        from trace_d2.config import add_trace_config
+
+        cfg = get_cfg()
+        add_trace_config(cfg)
+        cfg.merge_from_list(list(pairs))
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_diffusers() -> ModuleType:
     """The module ``tests/tiny_diffusers.py``."""
     path = Path(__file__).with_name("tiny_diffusers.py")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trace_d2.io.atomic import write_png
 from trace_d2.io.coco_panoptic import id2rgb
 
 
@@ -29,3 +30,23 @@ def write_record():
         }
 
     return write
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of ``photo_0.jpg`` to ``photo_3.jpg``, 8 x 6 pixels each."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (8, 6)).save(folder / f"photo_{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """A folder of masks for ``images`` 0, 1 and 3."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for number in (0, 1, 3):
+        write_png(folder / f"photo_{number}.png", np.zeros((6, 8), np.uint8))
+    return folder

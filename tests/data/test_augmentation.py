@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
-from detectron2.config import CfgNode, get_cfg
 
-from trace_d2.config import add_trace_config
 from trace_d2.data import augmentation
 from trace_d2.data.augmentation import ColorJitter, build_augmentations, jitter_color
-
-
-def config(*pairs: Any) -> CfgNode:
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.merge_from_list(list(pairs))
-    return cfg
 
 
 def test_color_jitter_by_hand():
@@ -47,7 +36,7 @@ def test_color_jitter_by_hand():
         assert jitter(saturation=0.5)[1] == pytest.approx(100, abs=1)
 
 
-def test_color_jitter_leaves_geometry_alone():
+def test_color_jitter_leaves_geometry_alone(make_cfg):
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     ids = np.zeros((8, 8), np.int32)
     np.random.seed(0)
@@ -57,16 +46,16 @@ def test_color_jitter_leaves_geometry_alone():
         changed.add(transform.apply_image(image).tobytes())
         assert transform.apply_segmentation(ids) is ids
     assert len(changed) > 10
-    names = [type(a) for a in build_augmentations(config("INPUT.TRACE.COLOR_JITTER", True), True)]
+    names = [type(a) for a in build_augmentations(make_cfg("INPUT.TRACE.COLOR_JITTER", True), True)]
     assert names == [ColorJitter, T.RandomFlip, augmentation.ResizeScale, T.FixedSizeCrop]
 
 
-def test_flip_keys():
+def test_flip_keys(make_cfg):
     for direction in ("horizontal", "vertical"):
-        flip = build_augmentations(config("INPUT.RANDOM_FLIP", direction), True)[0]
+        flip = build_augmentations(make_cfg("INPUT.RANDOM_FLIP", direction), True)[0]
         assert (flip.horizontal, flip.vertical) == (
             direction == "horizontal",
             direction == "vertical",
         )
-    kinds = [type(a) for a in build_augmentations(config("INPUT.RANDOM_FLIP", "none"), True)]
+    kinds = [type(a) for a in build_augmentations(make_cfg("INPUT.RANDOM_FLIP", "none"), True)]
     assert T.RandomFlip not in kinds

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from trace_d2.data.coco_dicts import load_class_agnostic_dicts
 from trace_d2.io.atomic import write_json
@@ -19,14 +18,6 @@ MASK = np.zeros((6, 8), bool)
 MASK[1:3, 2:7] = True
 POLYGON = [1.0, 1.0, 3.0, 1.0, 3.0, 3.0]
 SOUND = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": encode_mask(MASK)}
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    Image.new("RGB", (8, 6)).save(folder / "photo_0.jpg")
-    return folder
 
 
 def load(images: Path, annotations: list[Any], **image: Any) -> list[dict[str, Any]]:

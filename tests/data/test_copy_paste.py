@@ -4,10 +4,8 @@ import copy
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from trace_d2.config import add_trace_config
 from trace_d2.data.copy_paste import CopyPaste, CopyPasteSettings
 
 
@@ -135,11 +133,8 @@ def test_other_targets_are_refused():
 
 
 @pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.INPUT.MASK_FORMAT = "bitmask"
-    return cfg
+def cfg(make_cfg):
+    return make_cfg("INPUT.MASK_FORMAT", "bitmask")
 
 
 def test_config(cfg):

@@ -7,6 +7,7 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,10 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MapDataset
 from detectron2.structures import BitMasks
 from PIL import Image
 
-from trace_d2.config import add_trace_config
 from trace_d2.data import bad_records, dataset_mapper
 from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.dataset_mapper import (
@@ -68,12 +67,9 @@ def make_mapper(
     )
 
 
-def config(*pairs: Any) -> CfgNode:
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.INPUT.TRACE.IMAGE_SIZE = 16
-    cfg.merge_from_list(list(pairs))
-    return cfg
+@pytest.fixture
+def config(make_cfg):
+    return partial(make_cfg, "INPUT.TRACE.IMAGE_SIZE", 16)
 
 
 def masks_of(ids: np.ndarray, *wanted: int) -> torch.Tensor:
@@ -210,14 +206,14 @@ def test_a_semantic_map_has_no_room_for_class_255():
         dataset_mapper.semantic_of(target.segment_map, target)
 
 
-def test_evaluation_gives_the_image_alone(record):
+def test_evaluation_gives_the_image_alone(record, config):
     cfg = config("INPUT.MIN_SIZE_TEST", 16, "INPUT.TRACE.TARGETS", "online")
     mapped = TraceDatasetMapper(cfg, False)({**record, "annotations": [1]})
     assert mapped.pop("image").shape == (3, 16, 16)
     assert mapped == {key: record[key] for key in record if key != "segments_info"}
 
 
-def test_short_edge_and_crop(record):
+def test_short_edge_and_crop(record, config):
     pairs = ["INPUT.TRACE.AUGMENTATION", "resize", "INPUT.MIN_SIZE_TRAIN", (24,)]
     mapped = TraceDatasetMapper(config(*pairs))(record)
     assert mapped["image"].shape == (3, 24, 24)
@@ -229,7 +225,7 @@ def test_short_edge_and_crop(record):
 
 
 @pytest.mark.parametrize("kind", ["lsj", "resize"])
-def test_thin_images(tmp_path, write_record, kind):
+def test_thin_images(tmp_path, write_record, kind, config):
     ids = np.ones((1, 3000), np.int32)
     image = np.zeros((1, 3000, 3), np.uint8)
     record = write_record(tmp_path, ids, image, segments_info=SEGMENTS[:1])
@@ -273,7 +269,7 @@ def test_bad_records_are_logged_once_and_left_out(tmp_path, record, caplog):
             strict(bad)
 
 
-def test_bad_images_are_not_left_out_of_evaluation(record):
+def test_bad_images_are_not_left_out_of_evaluation(record, config):
     mapper = TraceDatasetMapper(config(), False)
     with pytest.raises(BadRecordError, match="no image at"):
         mapper({**record, "file_name": "/absent.png"})
@@ -332,7 +328,7 @@ def test_other_errors_are_not_hidden(record):
         (("INPUT.FORMAT", "L"), r"INPUT\.FORMAT is 'L'"),
     ],
 )
-def test_wrong_keys_are_named(pairs, message):
+def test_wrong_keys_are_named(pairs, message, config):
     with pytest.raises(ValueError, match=message):
         TraceDatasetMapper(config(*pairs))
 
@@ -342,7 +338,7 @@ def test_training_needs_targets():
         TraceDatasetMapper(True, augmentations=[], image_format="RGB")
 
 
-def test_the_mapper_travels_to_workers(record):
+def test_the_mapper_travels_to_workers(record, config):
     mapper = pickle.loads(
         pickle.dumps(TraceDatasetMapper(config("INPUT.TRACE.COLOR_JITTER", True)))
     )

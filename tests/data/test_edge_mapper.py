@@ -10,13 +10,11 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.utils.env import seed_all_rng
 from PIL import Image
 
 from trace_d2.backbones.backbone import resize_image
-from trace_d2.config import add_trace_config
 from trace_d2.data.augmentation import QuarterTurnTransform, RandomRecolor
 from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
 from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
@@ -28,13 +26,9 @@ SHADES = {10: 0, 120: -1, 240: 1}
 
 
 @pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.RANDOM_FLIP = "none"
-    cfg.INPUT.TRACE.PSEUDO_EDGES.SIZE = 16
-    return cfg
+def cfg(make_cfg):
+    plain = ("INPUT.FORMAT", "RGB", "INPUT.RANDOM_FLIP", "none")
+    return make_cfg(*plain, "INPUT.TRACE.PSEUDO_EDGES.SIZE", 16)
 
 
 @pytest.fixture

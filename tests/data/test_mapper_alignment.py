@@ -8,24 +8,15 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import BitMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from plain.panoptic_mapper import PlainPanopticMapper
 
-from trace_d2.config import add_trace_config
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
 
 WriteRecord = Callable[..., dict[str, Any]]
-
-
-def config(*pairs: Any) -> CfgNode:
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.merge_from_list(list(pairs))
-    return cfg
 
 
 def blocks(rows: int, columns: int, side: int) -> np.ndarray:
@@ -41,13 +32,15 @@ def colors_of(ids: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), count=st.sampled_from([(3, 4), (15, 17), (16, 17)]))
-def test_image_and_masks_stay_together(tmp_path_factory, write_record, seed, count):
+def test_image_and_masks_stay_together(tmp_path_factory, write_record, seed, count, make_cfg):
     """Also for more than 254 segments, whose maps go through the transforms as colours."""
     ids = blocks(*count, 4)
     segments = [{"id": int(i), "category_id": int(i) % 5, "isthing": True} for i in np.unique(ids)]
     folder = tmp_path_factory.mktemp("together")
     record = write_record(folder, ids, colors_of(ids), segments_info=segments)
-    cfg = config("INPUT.TRACE.IMAGE_SIZE", 64, "INPUT.FORMAT", "RGB", "INPUT.TRACE.MIN_SCALE", 0.5)
+    cfg = make_cfg(
+        "INPUT.TRACE.IMAGE_SIZE", 64, "INPUT.FORMAT", "RGB", "INPUT.TRACE.MIN_SCALE", 0.5
+    )
     mapper = TraceDatasetMapper(cfg)
     mapper.augmentations.augs[1].interp = Image.NEAREST  # blends no colours
     np.random.seed(seed)
@@ -72,7 +65,7 @@ def test_image_and_masks_stay_together(tmp_path_factory, write_record, seed, cou
     )
 
 
-def test_the_plain_way_gives_the_same(tmp_path, write_record):
+def test_the_plain_way_gives_the_same(tmp_path, write_record, make_cfg):
     rng = np.random.default_rng(3)
     ids = blocks(5, 6, 5)
     ids[rng.random(ids.shape) < 0.2] = 0
@@ -82,7 +75,7 @@ def test_the_plain_way_gives_the_same(tmp_path, write_record):
         for i in np.unique(ids)[1:]
     ]
     record = write_record(tmp_path, ids, image, segments_info=segments)
-    mapper = TraceDatasetMapper(config("INPUT.TRACE.IMAGE_SIZE", 32))
+    mapper = TraceDatasetMapper(make_cfg("INPUT.TRACE.IMAGE_SIZE", 32))
     jitter = [T.RandomFlip(), T.ResizeScale(0.1, 2.0, 32, 32), T.FixedSizeCrop((32, 32), False)]
     plain = PlainPanopticMapper(jitter, "BGR", (32, 32))
     for seed in range(8):

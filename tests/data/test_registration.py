@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from filelock import FileLock
-from PIL import Image
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.data.label_folder import UnfinishedLabelsError
@@ -22,7 +20,7 @@ from trace_d2.data.registration import (
     register_trace_panoptic,
     register_trace_semantic,
 )
-from trace_d2.io.atomic import write_json, write_png
+from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import category_entries, parse_categories
 from trace_d2.io.coco_panoptic import (
     coco_dataset,
@@ -62,15 +60,6 @@ def segments_of(number: int) -> list[dict[str, Any]]:
         {"id": 5, "category_id": 3, "area": 4, "bbox": [0, 0, 2, 2], "iscrowd": 0},
         {"id": 9, "category_id": 0, "area": 44, "bbox": [0, 0, 8, 6], "iscrowd": 0},
     ]
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(COUNT):
-        Image.new("RGB", (8, 6)).save(folder / f"photo_{number}.jpg")
-    return folder
 
 
 def write_folder(root: Path, count: int = COUNT, categories: Any = CATEGORIES) -> Path:
@@ -287,15 +276,6 @@ def test_failed_images_are_a_warning(labels, images, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(DatasetCatalog.get("t_labels")) == 3
     assert "the labels of 1 of 4 images failed (photo_3.jpg: truncated" in caplog.text
-
-
-@pytest.fixture
-def masks(tmp_path):
-    folder = tmp_path / "masks"
-    folder.mkdir()
-    for number in (0, 1, 3):
-        write_png(folder / f"photo_{number}.png", np.zeros((6, 8), np.uint8))
-    return folder
 
 
 def test_metadata_of_semantic_and_class_agnostic_data_sets(tmp_path, images, masks):

@@ -24,24 +24,6 @@ from trace_d2.jobs.store import FORMAT, JobStore
 REMEDY = "correct the folders"
 
 
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(4):
-        Image.new("RGB", (8, 6)).save(folder / f"photo_{number}.jpg")
-    return folder
-
-
-@pytest.fixture
-def masks(tmp_path):
-    folder = tmp_path / "masks"
-    folder.mkdir()
-    for number in (0, 1, 3):
-        write_png(folder / f"photo_{number}.png", np.zeros((6, 8), np.uint8))
-    return folder
-
-
 def test_semantic_dicts(tmp_path, images, masks):
     edges = tmp_path / "edges"
     edges.mkdir()

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from trace_d2.config import add_trace_config
 from trace_d2.data import target_generator
 from trace_d2.data.bad_records import BadRecordError
 from trace_d2.data.target_generator import calibrate_records
@@ -42,11 +40,10 @@ def sample_of(record: dict) -> Sample:
 
 
 @pytest.fixture
-def cfg():
+def cfg(make_cfg):
     records = [{"file_name": f"a/{number}.jpg"} for number in range(8)]
     DatasetCatalog.register(NAME, lambda: records)
-    made = get_cfg()
-    add_trace_config(made)
+    made = make_cfg()
     made.DATASETS.TRAIN = (NAME,)
     made.INPUT.TRACE.EDGES = "record"
     yield made

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.structures import BitMasks, BoxMode, PolygonMasks
 from PIL import Image
 
-from trace_d2.config import add_trace_config
 from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
 from trace_d2.io.coco_panoptic import encode_mask
@@ -26,13 +24,9 @@ POLYGON = [3.0, 2.0, 9.0, 2.0, 9.0, 8.0, 3.0, 8.0]
 
 
 @pytest.fixture
-def cfg():
-    cfg = get_cfg()
-    add_trace_config(cfg)
-    cfg.INPUT.MASK_FORMAT = "bitmask"
-    cfg.MODEL.MASK_ON = True
-    cfg.INPUT.MIN_SIZE_TRAIN = (12,)
-    return cfg
+def cfg(make_cfg):
+    masks = ("INPUT.MASK_FORMAT", "bitmask", "MODEL.MASK_ON", True)
+    return make_cfg(*masks, "INPUT.MIN_SIZE_TRAIN", (12,))
 
 
 def annotation(**changes: Any) -> dict[str, Any]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from trace_d2.config import add_trace_config
 from trace_d2.data.registration import (
     register_class_agnostic,
     register_trace_edges,
@@ -20,14 +18,13 @@ from trace_d2.io.categories import Category
 
 
 @pytest.fixture
-def cfg(tmp_path):
+def cfg(tmp_path, make_cfg):
     register_class_agnostic("checks_agnostic", "/nowhere/checks.json", "/nowhere/images")
     objects = (Category(1, "object", True, (255, 0, 0)),)
     register_trace_panoptic(
         "checks_panoptic", "/nowhere/labels", "/nowhere/images", categories=objects
     )
-    cfg = get_cfg()
-    add_trace_config(cfg)
+    cfg = make_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from torch import nn
 
-from trace_d2.config import add_trace_config
 from trace_d2.data.registration import register_trace_panoptic
 from trace_d2.engine.trainer import TraceTrainer
 from trace_d2.io.coco_panoptic import read_panoptic_png
@@ -33,11 +31,10 @@ class TrueBorders(nn.Module):
         return results
 
 
-def test_results_have_the_scores_of_edges(small_scenes, tmp_path):
+def test_results_have_the_scores_of_edges(small_scenes, tmp_path, make_cfg):
     name = "edge_evaluation_scenes"
     register_trace_panoptic(name, small_scenes, small_scenes / "images")
-    cfg = get_cfg()
-    add_trace_config(cfg)
+    cfg = make_cfg()
     cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE = "cpu", "TraceEdgePredictor"
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATASETS.TEST = (name,)

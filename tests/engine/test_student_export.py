@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 from torch import nn
 
-from trace_d2.config import add_trace_config
 from trace_d2.data.registration import register_from_config
 from trace_d2.engine.hooks import StudentFiles
 from trace_d2.engine.trainer import TraceTrainer
@@ -48,7 +46,7 @@ class ToyEdgeModel(nn.Module):
 
 
 @pytest.fixture
-def cfg(tmp_path):
+def cfg(tmp_path, make_cfg):
     (tmp_path / "images").mkdir()
     (tmp_path / "edges").mkdir()
     rng = np.random.default_rng(0)
@@ -57,8 +55,7 @@ def cfg(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
         labels = rng.integers(-1, 2, (20, 24)).astype(np.int8)
         write_ternary(tmp_path / "edges" / f"{number}.png", labels)
-    cfg = get_cfg()
-    add_trace_config(cfg)
+    cfg = make_cfg()
     name = f"export_{tmp_path.name}"
     cfg.DATASETS.TRACE.EDGES = [[name, str(tmp_path / "images"), str(tmp_path / "edges")]]
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()

@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from torch import nn
 
-import trace_d2
 from trace_d2.edges.sources import EdgeOutput, build_edge_source
 from trace_d2.modeling import TraceEdgePredictor
 
 
 @pytest.fixture(scope="module")
-def cfg():
-    cfg = get_cfg()
-    trace_d2.add_trace_config(cfg)
+def cfg(make_cfg):
+    cfg = make_cfg()
     cfg.MODEL.META_ARCHITECTURE = "TraceEdgePredictor"
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""

@@ -81,12 +81,12 @@ class CopyPaste:
     def _paste_into(
         self, record: Mapping[str, Any], number: int, batch: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        if self._uniform() >= self.settings.probability:
+        if _uniform() >= self.settings.probability:
             return dict(record)
         others = [i for i in range(len(batch)) if i != number and len(batch[i]["instances"])]
         if not others:
             return dict(record)
-        source = batch[others[self._below(len(others))]]
+        source = batch[others[_below(len(others))]]
         image, masks, classes = self._choose(source, record["image"].shape[-2:])
         return self._compose(record, image, masks, classes) if len(classes) else dict(record)
 
@@ -101,13 +101,13 @@ class CopyPaste:
         instances: Instances = source["instances"]
         limit = min(self.settings.max_instances or len(instances), len(instances))
         order = torch.randperm(len(instances))
-        chosen = order[: 1 + self._below(limit)]
+        chosen = order[: 1 + _below(limit)]
         image, masks = source["image"], instances.gt_masks.tensor[chosen]
-        if self._below(2):
+        if _below(2):
             image, masks = image.flip(-1), masks.flip(-1)
         low, high = self.settings.min_scale, self.settings.max_scale
-        image, masks = _resize(image, masks, low + (high - low) * self._uniform())
-        shift = [self._shift(to, of) for to, of in zip(size, image.shape[-2:], strict=True)]
+        image, masks = _resize(image, masks, low + (high - low) * _uniform())
+        shift = [_shift(to, of) for to, of in zip(size, image.shape[-2:], strict=True)]
         areas = masks.sum((1, 2))
         image, masks = _place(image, size, shift), _place(masks, size, shift)
         kept = _visible(masks, areas, self.settings.min_visible)
@@ -137,16 +137,6 @@ class CopyPaste:
         result.gt_masks = BitMasks(torch.cat([masks[kept], pasted_masks]))
         image = torch.where(front, pasted, record["image"])
         return {**record, "image": image, "instances": result}
-
-    def _uniform(self) -> float:
-        return float(torch.rand(()))
-
-    def _below(self, limit: int) -> int:
-        return int(torch.randint(limit, ()))
-
-    def _shift(self, canvas: int, side: int) -> int:
-        """Where a side goes on a canvas: within it or, if it is longer, all over it."""
-        return min(0, canvas - side) + self._below(abs(canvas - side) + 1)
 
 
 def _check(record: Mapping[str, Any]) -> None:
@@ -193,3 +183,16 @@ def _visible(masks: torch.Tensor, areas: torch.Tensor, share: float) -> torch.Te
 def _boxes(masks: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """(K, 4) boxes of (K, H, W) masks; zeros for an empty one."""
     return BitMasks(masks).get_bounding_boxes().tensor.to(like)
+
+
+def _uniform() -> float:
+    return float(torch.rand(()))
+
+
+def _below(limit: int) -> int:
+    return int(torch.randint(limit, ()))
+
+
+def _shift(canvas: int, side: int) -> int:
+    """Where a side goes on a canvas: within it or, if it is longer, all over it."""
+    return min(0, canvas - side) + _below(abs(canvas - side) + 1)
