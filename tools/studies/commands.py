@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import runpy
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,3 +74,18 @@ def train(folder: Path, config: Path, *keys: object, threads: int | None = None)
 def finished(folder: Path) -> Path:
     """The file that says how long a training took, once it is done."""
     return folder / "seconds.json"
+
+
+def named_folder(*taken: str) -> Callable[[str], tuple[str, Path]]:
+    """An argument's type: NAME=DIR, whose name is none of those ``taken``."""
+
+    def parse(text: str) -> tuple[str, Path]:
+        name, _, folder = text.partition("=")
+        if not folder or not re.fullmatch(r"[\w.-]*\w[\w.-]*", name) or name in taken:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not NAME=DIR with a NAME of letters, digits, ., _ and - other than "
+                f"{', '.join(taken)}"
+            )
+        return name, Path(folder)
+
+    return parse

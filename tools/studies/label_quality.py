@@ -26,13 +26,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands import CommandError, run_tool
+from commands import CommandError, named_folder, run_tool
 from label_study import BASELINE, NO_EDGES, ROWS, StudyInputs
 
 from trace_d2.jobs.command_line import count
@@ -82,17 +81,16 @@ def score_edges(study: StudyInputs, edges: Path | None) -> Parts:
 
     if edges is None:
         return [None] * len(study.parts)
-    settings = EdgeSettings(tuple(even_thresholds(THRESHOLDS).tolist()))
     result = evaluate_edges(
         edges,
-        study.truth_json,
-        study.truth_dir,
-        settings,
+        *study.truth_files,
+        EdgeSettings(tuple(even_thresholds(THRESHOLDS).tolist())),
         workers=study.workers,
         progress=True,
     )
-    counts = [[result.counts[study.stems[key]] for key in ids] for ids in study.parts]
-    return [edge_scores(part).ods if part else None for part in counts]
+    return _of_parts(
+        study, lambda ids: edge_scores([result.counts[study.stems[key]] for key in ids]).ods
+    )
 
 
 def score_labels(study: StudyInputs, edges: Path | None, folder: Path, noisy: bool) -> Parts:
@@ -103,21 +101,15 @@ def score_labels(study: StudyInputs, edges: Path | None, folder: Path, noisy: bo
     inputs = ["--semantic", study.semantic(noisy), "--images-json", study.truth_json]
     inputs += ["--categories", study.categories()]
     _run("make_pseudo_panoptic", study, edges, [*inputs, "--output", output])
-    things = [
-        panoptic_quality(
-            study.truth_json,
-            study.truth_dir,
-            output / "panoptic.json",
-            output / "panoptic",
-            workers=study.workers,
-            missing="miss",
-            image_ids=ids,
+    labels = output / "panoptic.json", output / "panoptic"
+
+    def quality(ids: list[Any]) -> float | None:
+        things = panoptic_quality(
+            *study.truth_files, *labels, workers=study.workers, missing="miss", image_ids=ids
         ).things
-        if ids
-        else None
-        for ids in study.parts
-    ]
-    return [quality.pq if quality and quality.n else None for quality in things]
+        return things.pq if things.n else None
+
+    return _of_parts(study, quality)
 
 
 def score_masks(study: StudyInputs, edges: Path | None, folder: Path, per_class: bool) -> Parts:
@@ -129,13 +121,18 @@ def score_masks(study: StudyInputs, edges: Path | None, folder: Path, per_class:
         output = folder / f"refined_{'classes' if per_class else 'all'}.json"
         _run("refine_masks", study, edges, ["--masks", masks, "--output", output])
         masks = output
-    results = [
-        class_agnostic_ap(study.instances(), masks, ["segm"], image_ids=ids).to_dict()
-        if ids
-        else None
-        for ids in study.parts
-    ]
-    return [result["segm"]["AP"] if result else None for result in results]
+    truth = study.instances()
+    return _of_parts(
+        study,
+        lambda ids: class_agnostic_ap(truth, masks, ["segm"], image_ids=ids).to_dict()["segm"][
+            "AP"
+        ],
+    )
+
+
+def _of_parts(study: StudyInputs, score: Callable[[list[Any]], float | None]) -> Parts:
+    """``score`` of the image ids of each part; None of a part without images."""
+    return [score(ids) if ids else None for ids in study.parts]
 
 
 def _run(tool: str, study: StudyInputs, edges: Path | None, options: Sequence[object]) -> None:
@@ -261,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         "--detector", "edges of a real detector, <stem>.png or .npy, a row of their own; "
         f"repeatable. The first gives the false edges; without any, colour gradients ({BASELINE}) "
         "do",
-        type=_name_and_folder, action="append", default=[], metavar="NAME=DIR",
+        type=named_folder(*ROWS), action="append", default=[], metavar="NAME=DIR",
     )  # fmt: skip
     add(
         "--rows", f"some rows only: {', '.join(ROWS)}, and the detectors (or {BASELINE}); "
@@ -279,16 +276,6 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*", default=[], metavar="KEY VALUE",
     )  # fmt: skip
     return parser
-
-
-def _name_and_folder(text: str) -> tuple[str, Path]:
-    name, _, folder = text.partition("=")
-    if not folder or not re.fullmatch(r"[\w.-]*\w[\w.-]*", name) or name in ROWS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not NAME=DIR with a NAME of letters, digits, ., _ and - that no row has "
-            f"({', '.join(ROWS)})"
-        )
-    return name, Path(folder)
 
 
 if __name__ == "__main__":

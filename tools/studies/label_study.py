@@ -73,6 +73,11 @@ class StudyInputs:
         return {key: Path(names[key]).stem for key in sorted(names, key=lambda key: names[key])}
 
     @property
+    def truth_files(self) -> tuple[Path, Path]:
+        """JSON and folder of the truth."""
+        return self.truth_json, self.truth_dir
+
+    @property
     def parts(self) -> list[list[Any]]:
         """Image ids of all, of the even ranks and of the odd ones."""
         ids = list(self.stems)
@@ -170,13 +175,13 @@ class StudyInputs:
         from trace_d2.scenes.oracle import write_merged_masks
 
         name = "merged_classes.json" if per_class else "merged_all.json"
-        return self._made(name, write_merged_masks, *self._truth, per_class=per_class)
+        return self._made(name, write_merged_masks, *self.truth_files, per_class=per_class)
 
     def instances(self) -> Path:
         """COCO file of the things themselves."""
         from trace_d2.scenes.oracle import write_instances
 
-        return self._made("instances.json", write_instances, *self._truth)
+        return self._made("instances.json", write_instances, *self.truth_files)
 
     def _detected(self, name: str) -> Path:
         if name in self.detectors:
@@ -188,7 +193,7 @@ class StudyInputs:
         from trace_d2.scenes.oracle import write_oracle
 
         name = "oracle_gaps" if gaps else "oracle"
-        return self._made(name, write_oracle, *self._truth, gaps=gaps)
+        return self._made(name, write_oracle, *self.truth_files, gaps=gaps)
 
     def _write_baseline(self, output: Path) -> None:
         from tqdm import tqdm
@@ -203,10 +208,6 @@ class StudyInputs:
         for stem in tqdm(self.stems.values(), desc=BASELINE, unit="image"):
             image = read_image(self.images / names[stem]).pixels
             write_edges(output / f"{stem}.png", BASELINES[BASELINE](image, stem).edges)
-
-    @property
-    def _truth(self) -> tuple[Path, Path]:
-        return self.truth_json, self.truth_dir
 
     def _made(self, name: str, write: Callable[..., object], *inputs: Path, **options: Any) -> Path:
         """``inputs/<name>``, written from ``inputs`` unless it is there as a whole."""

@@ -3,18 +3,16 @@
 
     python tools/make_scenes.py --output scenes --count 200
     python tools/studies/measure_postprocessor.py --scenes scenes --edges student=DIR \
-        [--config-file configs/edges/trace_tiny.yaml] [--json F] [KEY VALUE ...]
+        [--json F] [KEY VALUE ...]
 
 The masks are made from the truth: the connected parts of all things together, those of each class,
-and the things themselves, which no cut should change. A model that predicts them runs through
-build_model with the post-processor off and on. Edges come from the folders of --edges, and from
-the config where --config-file is given.
+and the things themselves, which no cut should change. A model predicts them, without the
+post-processor and with it, the edges being those of the folders of --edges.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 import tempfile
@@ -22,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from commands import named_folder
 
 MERGES = {
     "things": "connected parts of all things",
@@ -74,62 +74,43 @@ def _make_masks(scenes: Path, count: int | None) -> dict[str, dict[str, Any]]:
 
 def _measure(args: argparse.Namespace, merge: str, masks: dict[str, Any]) -> dict[str, Any]:
     """Scores by the name of the edges; "before" is without the post-processor."""
-    configs = {"before": _config(args, [])}
-    for name, folder in args.edges or [("oracle", str(args.scenes / "edges_oracle"))]:
-        keys = ["MODEL.TRACE.EDGES.SOURCE", "files", "MODEL.TRACE.EDGES.DIR", folder]
-        configs[name] = _config(args, keys)
-    if args.config_file:
-        configs["config"] = _config(args, [])
+    edges = args.edges or [("oracle", args.scenes / "edges_oracle")]
     results = {}
-    for name, cfg in configs.items():
-        cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED = name != "before"
-        results[name] = _run(cfg, args.scenes / "images", masks[merge], masks["none"])
+    for name, folder in [("before", None), *edges]:
+        model = _model(folder, args.options)
+        results[name] = _score(model, args.scenes / "images", masks[merge], masks["none"])
         print(f"{merge}, {name}: AP {100 * results[name]['AP']:.1f}", file=sys.stderr)
     return results
 
 
-def _config(args: argparse.Namespace, keys: list[str]) -> Any:
+def _model(edges: Path | None, options: Sequence[str]) -> Any:
+    """Predicts the ``given`` instances of its input, cut along the edges of a folder."""
     from detectron2.config import get_cfg
-
-    import trace_d2
-
-    cfg = get_cfg()
-    trace_d2.add_trace_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE = _register_model()
-    cfg.MODEL.DEVICE = "cpu"
-    if args.config_file:
-        cfg.merge_from_file(str(args.config_file))
-    try:
-        cfg.merge_from_list([*args.options, *keys])
-    except AssertionError as error:  # yacs, of a pair without value or an unknown key
-        raise ValueError(str(error)) from error
-    return cfg
-
-
-@functools.cache
-def _register_model() -> str:
-    """The name of a model that predicts the ``given`` instances of its input."""
-    from detectron2.modeling import META_ARCH_REGISTRY
     from torch import nn
 
-    @META_ARCH_REGISTRY.register()
-    class GivenMasks(nn.Module):
-        def __init__(self, cfg: Any) -> None:
-            super().__init__()
+    from trace_d2 import add_trace_config, with_postprocessor
 
+    class GivenMasks(nn.Module):
         def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [{"instances": record["given"]} for record in batched_inputs]
 
-    return GivenMasks.__name__
+    cfg = get_cfg()
+    add_trace_config(cfg)
+    files = ["MODEL.TRACE.EDGES.SOURCE", "files", "MODEL.TRACE.EDGES.DIR", str(edges)]
+    try:
+        cfg.merge_from_list([*options, *files])
+    except AssertionError as error:  # yacs, of a pair without value or an unknown key
+        raise ValueError(str(error)) from error
+    model = GivenMasks().eval()
+    return with_postprocessor(model, cfg) if edges else model
 
 
-def _run(cfg: Any, images: Path, given: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
-    from detectron2.modeling import build_model
-
+def _score(
+    model: Any, images: Path, given: dict[str, Any], truth: dict[str, Any]
+) -> dict[str, Any]:
     from trace_d2.evaluation import class_agnostic_ap
     from trace_d2.io.coco_panoptic import encode_mask
 
-    model = build_model(cfg).eval()
     rows: list[dict[str, Any]] = []
     taken = 0.0
     for image in given["images"]:
@@ -191,21 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scenes", type=Path, required=True, help="folder of make_scenes.py")
     add(
-        "--edges", type=_name_and_folder, action="append", metavar="NAME=DIR",
+        "--edges", type=named_folder("before"), action="append", metavar="NAME=DIR",
         help="edge files by image, repeatable; default oracle=SCENES/edges_oracle",
     )  # fmt: skip
-    add("--config-file", type=Path, help="also measure the edges of this config")
     add("--count", type=int, help="use the first COUNT images")
     add("--json", type=Path, help="write the numbers (0..1) to this file")
     add("options", nargs="*", default=[], metavar="KEY VALUE")
     return parser
-
-
-def _name_and_folder(text: str) -> tuple[str, str]:
-    name, _, folder = text.partition("=")
-    if not (name and folder) or name in ("before", "config"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR (before and config are taken)")
-    return name, folder
 
 
 if __name__ == "__main__":
