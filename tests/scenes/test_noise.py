@@ -79,8 +79,8 @@ def test_a_subset_of_a_folder_gets_the_same_files(tmp_path: Path) -> None:
             Image.fromarray(mask).save(tmp_path / name / f"s{index}.png")
     for name, count in (("all", 3), ("some", 1)):
         output = tmp_path / f"noisy_{name}"
-        made = write_degraded_semantic(tmp_path / name, output, CATEGORIES, 0.6, progress=False)
-        assert made == len(list(output.iterdir())) == count
+        write_degraded_semantic(tmp_path / name, output, CATEGORIES, 0.6, progress=False)
+        assert len(list(output.iterdir())) == count
     written = [(tmp_path / f"noisy_{name}/s1.png").read_bytes() for name in ("all", "some")]
     assert written[0] == written[1]
     assert written[0] != (tmp_path / "all/s1.png").read_bytes()
@@ -175,8 +175,9 @@ def test_a_subset_gets_the_same_files(tmp_path: Path) -> None:
     quality = EdgeQuality(0.0, 0.2)
     every = write_inputs(tmp_path / "every", ("a", "b", "c"))
     some = write_inputs(tmp_path / "some", ("b",))
-    assert write_degraded_edges(*every, tmp_path / "1", quality, progress=False) == 3
-    assert write_degraded_edges(*some, tmp_path / "2", quality, progress=False) == 1
+    write_degraded_edges(*every, tmp_path / "1", quality, progress=False)
+    write_degraded_edges(*some, tmp_path / "2", quality, progress=False)
+    assert [len(list((tmp_path / name).iterdir())) for name in "12"] == [3, 1]
     assert (tmp_path / "1/b.png").read_bytes() == (tmp_path / "2/b.png").read_bytes()
     assert (tmp_path / "1/b.png").read_bytes() != (tmp_path / "1/a.png").read_bytes()
     with Image.open(tmp_path / "1/a.png") as written:

@@ -207,11 +207,7 @@ def edge_scores(counts: Sequence[EdgeCounts]) -> EdgeScores:
 
 
 def even_thresholds(count: int) -> np.ndarray:
-    """``count`` thresholds evenly between 0 and 1, (T,) float64; 99 gives those of BSDS.
-
-    Raises:
-        ValueError: ``count`` is less than 1.
-    """
+    """``count`` thresholds evenly between 0 and 1, (T,) float64; 99 gives those of BSDS."""
     if count < 1:
         raise ValueError(f"there is one threshold at least, not {count}")
     step = 1 / (count + 1)
@@ -231,18 +227,11 @@ def share(part: Any, whole: Any) -> np.ndarray:
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Area under the precision-recall curve: that of BSDS divided by 1.01.
+    """Area under the curve of (T,) points in any order, 0..1; NaN where all have one recall.
 
     As in BSDS, precision is interpolated linearly between the points, read off at recall 0, 0.01,
-    ..., 1, and is 0 outside the range that the points span. BSDS then multiplies the sum of these
-    101 values by 0.01; this is their mean, which is 1 for a perfect curve, where BSDS has 1.01.
-    Of points of one recall the most precise counts.
-
-    Args:
-        precision, recall: (T,) in 0..1, in any order.
-
-    Returns:
-        0..1; NaN where all points have one recall.
+    ..., 1, and is 0 outside the range that the points span. Of points of one recall the most
+    precise counts.
     """
     order = np.lexsort((-precision, recall))
     known, first = np.unique(recall[order], return_index=True)

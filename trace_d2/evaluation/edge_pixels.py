@@ -48,12 +48,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
 
     Equal to ``skimage.morphology.thin``, but a pixel is looked at again only where a neighbour
     went since.
-
-    Raises:
-        ValueError: ``mask`` is not (H, W).
     """
-    if mask.ndim != 2:
-        raise ValueError(f"a mask to thin is (H, W), not {mask.shape}")
     padded = np.pad(mask.astype(np.uint8), 1)
     pixels = np.flatnonzero(padded).astype(np.int32)
     thin_pixels(padded.reshape(-1), pixels, padded.shape[1], DELETABLE)
@@ -69,9 +64,6 @@ def thin_pixels(on, pixels, stride, deletable):  # type: ignore[no-untyped-def]
         pixels: (P,) int32, where ``on`` is 1.
         stride: length of a row.
         deletable: ``DELETABLE``.
-
-    Returns:
-        (Q,) int32.
     """
     around = (1, 1 - stride, -stride, -stride - 1, -1, stride - 1, stride, stride + 1)
     code = np.zeros(len(on), np.uint8)
@@ -128,12 +120,7 @@ def disc(radius: float) -> np.ndarray:
     """Offsets (K, 2) int64, (down, right), of all pixels at most ``radius`` pixels away.
 
     The nearest come first; the centre is one of them.
-
-    Raises:
-        ValueError: the radius is negative or not finite.
     """
-    if not 0 <= radius < math.inf:
-        raise ValueError(f"a distance in pixels is 0 or more, not {radius}")
     reach = math.floor(radius + 1e-9)
     down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
     squares = down**2 + right**2
@@ -212,14 +199,8 @@ def _without_path(waiting, mate, goal, offsets):  # type: ignore[no-untyped-def]
     no path later either (every candidate of it is taken within it), so it stays marked, and all
     failures together look at each candidate once.
 
-    Args:
-        waiting: (P,) int32, pixels of one side without a mate.
-        mate: (S,) int32, the mate of each pixel of the other side; 0: none.
-        goal: (S,) uint8, the map of the other side.
-        offsets: (K,) int32, of candidates.
-
-    Returns:
-        how many of ``waiting`` had no path.
+    ``mate`` (S,) int32 and ``goal`` (S,) uint8 are of the other side than ``waiting`` (P,) int32.
+    Returns how many of ``waiting`` had no path.
     """
     seen = np.zeros(len(goal), np.uint8)
     before = np.empty(len(goal), np.int32)  # the goal's pixel before, on the path; 0: none
@@ -264,9 +245,7 @@ def count_levels(levels, truth, offsets, wide, stride, deletable, steps):  # typ
         levels: (S,) int32, how many thresholds each pixel's strength reaches.
         truth: (S,) uint8.
         offsets, wide: (K,) int32, of candidates and of the tolerance of clDice.
-        stride: length of a row.
-        deletable: ``DELETABLE``.
-        steps: how many thresholds there are.
+        stride, deletable: see ``thin_pixels``.
 
     Returns:
         (4, steps) int64: the arrays of ``EdgeCounts`` in their order.

@@ -68,16 +68,7 @@ class EdgeSettings:
         origin: str,
         things: Collection[int] | None = None,
     ) -> EdgeCounts:
-        """``edge_counts`` of ``edges``, which are from ``origin``, against a panoptic map.
-
-        Args:
-            edges: (H, W) floating point in 0..1.
-            segment_ids, things: see ``truth_boundaries``.
-            origin: for messages.
-
-        Raises:
-            ValueError: the sizes differ, or ``truth_boundaries`` refuses the truth.
-        """
+        """``edge_counts`` of ``edges``, from ``origin``, and ``truth_boundaries`` of a map."""
         if edges.shape != segment_ids.shape:
             height, width = segment_ids.shape
             raise ValueError(
@@ -209,12 +200,16 @@ def truth_boundaries(
     check_map(segment_ids, "segment ids are (H, W) integers")
     if void not in VOID_BOUNDARIES:
         raise ValueError(f"void={void!r}; choose one of {', '.join(VOID_BOUNDARIES)}")
-    bounded = _bounded(segment_ids, kind, things)
+    if kind not in TRUTH_KINDS:
+        raise ValueError(f"kind={kind!r}; choose one of {', '.join(TRUTH_KINDS)}")
+    if kind == "panoptic":
+        bounded = segment_ids != VOID
+    elif things is None:
+        raise ValueError('kind="things" needs the ids of the instances: give things')
+    else:
+        bounded = np.isin(segment_ids, list(things))
     boundary = np.zeros(segment_ids.shape, bool)
-    for here, there in (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-    ):
+    for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         differs = segment_ids[here] != segment_ids[there]
         if void == "ignore":
             differs &= (segment_ids[here] != VOID) & (segment_ids[there] != VOID)
@@ -225,17 +220,6 @@ def truth_boundaries(
 def thing_instances(segments: Iterable[Mapping[str, Any]]) -> frozenset[int]:
     """Ids of the things among ``{id, isthing[, iscrowd]}``; a crowd region is no instance."""
     return frozenset(s["id"] for s in segments if s["isthing"] and not s.get("iscrowd", 0))
-
-
-def _bounded(segment_ids: np.ndarray, kind: str, things: Collection[int] | None) -> np.ndarray:
-    """(H, W) bool: pixels of the segments whose boundaries are truth."""
-    if kind not in TRUTH_KINDS:
-        raise ValueError(f"kind={kind!r}; choose one of {', '.join(TRUTH_KINDS)}")
-    if kind == "panoptic":
-        return segment_ids != VOID
-    if things is None:
-        raise ValueError('kind="things" needs the ids of the instances: give things')
-    return np.isin(segment_ids, list(things))
 
 
 def _paths_by_stem(folder: Path, stems: Iterable[str], images: bool) -> dict[str, Path]:

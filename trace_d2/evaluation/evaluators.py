@@ -43,10 +43,6 @@ from .tables import category_table, class_agnostic_table, edge_table, quality_ta
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "coco_instances_results.json"
-SCORES_FILE = "class_agnostic_results.json"
-EDGE_SCORES_FILE = "edge_scores.json"
-
 _Records = Sequence[Mapping[str, Any]]
 
 
@@ -133,9 +129,6 @@ class PanopticQualityEvaluator(_Evaluator):
             outputs: each with ``panoptic_seg``: (H, W) integer tensor, and a list of
                 ``{id, category_id (contiguous), isthing}`` or None. None means that pixels are
                 contiguous category id x ``label_divisor`` + instance id, and -1 for void.
-
-        Raises:
-            ValueError: an image that the truth lacks, or a prediction that contradicts itself.
         """
         for record, output in zip(inputs, outputs, strict=True):
             image_id = record["image_id"]
@@ -168,11 +161,7 @@ class PanopticQualityEvaluator(_Evaluator):
             self._results[image_id] = counts, annotation
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """PQ, SQ, RQ with ``_th`` and ``_st``, in per cent, under ``panoptic_seg``.
-
-        Raises:
-            ValueError: images without prediction under ``missing="error"``.
-        """
+        """PQ, SQ, RQ with ``_th`` and ``_st``, in per cent, under ``panoptic_seg``."""
         results = self._gathered()
         if results is None:
             return None
@@ -258,9 +247,6 @@ class ClassAgnosticEvaluator(_Evaluator):
             inputs: records with ``image_id``.
             outputs: each with ``instances``: ``Instances`` with ``pred_boxes``, ``scores``,
                 ``pred_classes`` and, where masks are scored, ``pred_masks`` (N, H, W) bool.
-
-        Raises:
-            ValueError: an output without ``instances``.
         """
         for record, output in zip(inputs, outputs, strict=True):
             image_id = record["image_id"]
@@ -278,19 +264,16 @@ class ClassAgnosticEvaluator(_Evaluator):
         """AP, AP50, AP75, APs, APm, APl, AR_1, AR_10, AR_100 ... in per cent, by "segm", "bbox".
 
         NaN where the truth has no object of a size.
-
-        Raises:
-            ValueError: a prediction of an image that the truth lacks, or a mask of another size.
         """
         gathered = self._gathered()
         if self._truth is None or gathered is None:
             return None
         results = [row for rows, _ in gathered.values() for row in rows]
         masked = all(masks for _, masks in gathered.values())
-        self._write(RESULTS_FILE, results)
+        self._write("coco_instances_results.json", results)
         kinds = [kind for kind in self._iou_types if kind == "bbox" or masked]
         result = class_agnostic_ap(self._truth, results, kinds)
-        self._write(SCORES_FILE, result.to_dict(), indent=1)
+        self._write("class_agnostic_results.json", result.to_dict(), indent=1)
         table = class_agnostic_table(result)
         logger.info("Class-agnostic AP and AR of %d images:\n%s", result.images, table)
         return OrderedDict(
@@ -338,10 +321,6 @@ class EdgeEvaluator(_Evaluator):
         Args:
             inputs: records with ``file_name`` and ``pan_seg_file_name``.
             outputs: each with ``edges``: (H, W) floating-point tensor in 0..1, at the truth's size.
-
-        Raises:
-            ValueError: a record without truth, an output without edges, or edges that are of
-                another size than the truth, not finite or outside 0..1.
         """
         for record, output in zip(inputs, outputs, strict=True):
             name = str(record["file_name"])
@@ -361,16 +340,12 @@ class EdgeEvaluator(_Evaluator):
             self._results[name] = self._settings.count(edges, truth, origin, things)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """ODS, OIS, AP and clDice in per cent under ``edges``; AP is NaN where it does not exist.
-
-        Raises:
-            ValueError: no image was processed.
-        """
+        """ODS, OIS, AP (NaN where it does not exist) and clDice in per cent under ``edges``."""
         counts = self._gathered()
         if counts is None:
             return None
         result = EdgeEvaluation(edge_scores(list(counts.values())), counts, self._settings)
-        self._write(EDGE_SCORES_FILE, result.to_dict())
+        self._write("edge_scores.json", result.to_dict())
         scores = result.scores
         table = edge_table({self._dataset_name: scores})
         kind = TRUTH_KINDS[self._settings.truth_kind]

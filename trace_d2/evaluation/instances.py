@@ -27,19 +27,8 @@ MATCHES = ("auto", "id", "file_name")
 file name without folder and extension."""
 
 METRICS = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APs",
-    "APm",
-    "APl",
-    "AR_1",
-    "AR_10",
-    "AR_100",
-    "ARs",
-    "ARm",
-    "ARl",
-)
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR_1", "AR_10", "AR_100", "ARs", "ARm", "ARl",
+)  # fmt: skip
 """In the order of ``COCOeval.stats``. s, m and l: truth below 32^2, below 96^2 and from 96^2
 pixels. AR_k allows k predictions an image; all others allow 100."""
 
@@ -111,11 +100,9 @@ def class_agnostic_ap(
             raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
     if match not in MATCHES:
         raise ValueError(f"match={match!r}; choose one of {', '.join(MATCHES)}")
-    if isinstance(truth, InstanceFile):
-        true = truth
-    else:
-        true = read_truth(truth, masks="segm" in iou_types)
-    found = read_predictions(predictions, masks="segm" in iou_types)
+    masks = "segm" in iou_types
+    true = truth if isinstance(truth, InstanceFile) else read_truth(truth, masks)
+    found = read_predictions(predictions, masks)
     true_ids = _image_ids(true, found, match)
     known = [row for row in found.annotations if row["image_id"] in true_ids]
     ignored = len(found.annotations) - len(known)

@@ -88,8 +88,7 @@ class PanopticQuality:
         """For JSON: panopticapi's keys and counts besides; None where a mean is over nothing."""
         groups = {"All": self.all, "Things": self.things, "Stuff": self.stuff}
         result: dict[str, Any] = {
-            name: {key: value if group.n else None for key, value in vars(group).items()}
-            | {"n": group.n}
+            name: {key: None if math.isnan(value) else value for key, value in vars(group).items()}
             for name, group in groups.items()
         }
         result["per_class"] = {key: vars(value) for key, value in self.per_category.items()}
@@ -102,14 +101,7 @@ def summarize(
     images: int,
     missing: Iterable[Any] = (),
 ) -> PanopticQuality:
-    """Qualities from counts summed over images.
-
-    Args:
-        counts: (C, 4) float64, a row a category, as ``image_counts`` returns them.
-        categories: C categories in the order of the rows.
-        images: how many images went in.
-        missing: image ids without a prediction.
-    """
+    """Qualities from counts (C, 4) float64 of ``image_counts``, summed over ``images`` images."""
     iou, tp, fp, fn = counts.T
     weight = tp + 0.5 * fp + 0.5 * fn
     occurs = weight > 0
@@ -197,8 +189,7 @@ def missing_predictions(
 ) -> list[Any]:
     """Ids of the truth's images that ``predicted``, read from ``origin``, has no entry for.
 
-    Raises:
-        ValueError: an unknown policy; no common image; or some missing under ``"error"``.
+    Refuses an unknown policy, no common image and, under ``"error"``, any that is missing.
     """
     if policy not in MISSING_POLICIES:
         raise ValueError(f"missing={policy!r}; choose one of {', '.join(MISSING_POLICIES)}")
@@ -230,9 +221,6 @@ def decode_prediction(
 
     Returns:
         segment ids (H, W) int32 with void 0, and ``{id, category_id}`` each.
-
-    Raises:
-        ValueError: ids out of range, or a category that the metadata lacks.
     """
     # A copy, as the pixels are the model's; int64, as their own type may not hold one more.
     segment_ids = panoptic.astype(np.int64)

@@ -41,10 +41,6 @@ def image_counts(
 
     Returns:
         (C, 4) float64 of columns ``IOU``, ``TP``, ``FP``, ``FN``.
-
-    Raises:
-        ValueError: maps of different sizes, an unknown category, or a map and a list of the
-            prediction that disagree on the segments.
     """
     if truth_ids.shape != predicted_ids.shape:
         raise ValueError(
@@ -58,7 +54,7 @@ def image_counts(
 
     missed = ~truth.crowd
     missed[matched_truth] = False
-    ignored = pairs.void + _crowd_pixels(truth, predicted, pairs, len(rows))
+    ignored = pairs.void + _crowd_pixels(truth, predicted, pairs)
     wrong = 2 * ignored <= pairs.predicted_areas
     wrong[matched_predicted] = False
 
@@ -92,15 +88,14 @@ class _Segments:
                     f"{kind} segment {segment['id']} has category_id {segment['category_id']}, "
                     "which the categories of the truth lack"
                 )
-        table = np.array(
-            [
-                (s["id"], rows[s["category_id"]], s.get("area", -1), s.get("iscrowd", 0), rank)
-                for rank, s in enumerate(segments)
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 5)
-        self.ids, self.rows, self.areas, crowd, self.ranks = table[np.argsort(table[:, 0])].T
+        table = [
+            (s["id"], rows[s["category_id"]], s.get("area", -1), s.get("iscrowd", 0))
+            for s in segments
+        ]
+        self.ids, self.rows, self.areas, crowd = np.array(sorted(table), np.int64).reshape(-1, 4).T
         self.crowd = crowd == 1
+        # By row, of several the last one listed.
+        self.crowd_ids = {row: segment_id for segment_id, row, _, iscrowd in table if iscrowd == 1}
 
     def position(self, ids: np.ndarray) -> np.ndarray:
         """Index of each of ``ids`` among the segments, -1 where it is not one of them."""
@@ -108,13 +103,6 @@ class _Segments:
             return np.full(len(ids), -1)
         position = np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)
         return np.where(self.ids[position] == ids, position, -1)
-
-    def last_crowd(self, rows: int) -> np.ndarray:
-        """(rows,) index of the last crowd segment listed for each category, -1 for none."""
-        last = np.full(rows, -1)
-        for index in sorted(np.flatnonzero(self.crowd), key=lambda index: self.ranks[index]):
-            last[self.rows[index]] = index
-        return last
 
 
 class _Pairs:
@@ -132,7 +120,13 @@ class _Pairs:
         predicted: _Segments,
     ) -> None:
         pair_truth, pair_predicted, shared = overlaps(truth_ids, predicted_ids)
-        _check_listed(predicted.ids, np.unique(pair_predicted))
+        unlisted = np.setdiff1d(pair_predicted, [VOID, *predicted.ids]).tolist()
+        absent = np.setdiff1d(predicted.ids, pair_predicted).tolist()
+        if unlisted or absent:
+            raise ValueError(
+                f"segments in the PNG but not in the JSON: {unlisted}; in the JSON but not in the "
+                f"PNG: {absent}; write both from one result"
+            )
         t, p = truth.position(pair_truth), predicted.position(pair_predicted)
         in_void = pair_truth == VOID
         self.void = _sum_at(p[in_void], shared[in_void], len(predicted.ids))
@@ -158,12 +152,10 @@ def _matches(
     return t[good], p[good], iou[good]
 
 
-def _crowd_pixels(
-    truth: _Segments, predicted: _Segments, pairs: _Pairs, categories: int
-) -> np.ndarray:
+def _crowd_pixels(truth: _Segments, predicted: _Segments, pairs: _Pairs) -> np.ndarray:
     """Pixels of each prediction inside the crowd region of its category."""
-    crowd_of_row = truth.last_crowd(categories)
-    inside = crowd_of_row[predicted.rows[pairs.predicted]] == pairs.truth
+    crowds = np.array([truth.crowd_ids.get(row, VOID) for row in predicted.rows.tolist()], np.int64)
+    inside = crowds[pairs.predicted] == truth.ids[pairs.truth]
     return _sum_at(pairs.predicted[inside], pairs.shared[inside], len(predicted.ids))
 
 
@@ -172,14 +164,3 @@ def _sum_at(position: np.ndarray, values: np.ndarray, length: int) -> np.ndarray
     total = np.zeros(length, np.int64)
     np.add.at(total, position[position >= 0], values[position >= 0])
     return total
-
-
-def _check_listed(listed: np.ndarray, found: np.ndarray) -> None:
-    """Raise ValueError unless PNG and JSON of a prediction have the same segments."""
-    unlisted = np.setdiff1d(found[found != VOID], listed).tolist()
-    absent = np.setdiff1d(listed, found).tolist()
-    if unlisted or absent:
-        raise ValueError(
-            f"segments in the PNG but not in the JSON: {unlisted}; in the JSON but not in the "
-            f"PNG: {absent}; write both from one result"
-        )

@@ -87,11 +87,7 @@ def _table(rows: Sequence[Sequence[object]], headers: list[str]) -> str:
 
 
 def write_curve(path: str | Path, name: str, scores: EdgeScores) -> None:
-    """Write precision over recall, the ODS as a dot, on lines of equal F: PNG of 600 x 600 pixels.
-
-    Raises:
-        OSError: as ``atomic_file`` does.
-    """
+    """Write precision over recall, the ODS as a dot, on lines of equal F: a PNG of 600 x 600."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(6, 6), dpi=100, layout="constrained")

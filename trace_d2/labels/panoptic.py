@@ -10,6 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from trace_d2.io.categories import UNKNOWN
+from trace_d2.io.edge_maps import check_edges
+from trace_d2.io.regions import region_statistics
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeEvidence, EdgeStatistics
 from trace_d2.propagation.regions import (
     CUTS,
@@ -127,9 +129,15 @@ class PanopticLabeler:
             ValueError: wrong dtype or shape, an id that the categories lack, edges that are not
                 finite or not in 0..1.
         """
-        check_inputs(semantic, edges, self.isthing)
+        self._check_semantic(semantic)
         if edges is not None:
-            edges = None if of_one_strength(edges) else edges.astype(np.float32, copy=False)
+            edges = check_edges(edges, "the edge map")
+            if edges.shape != semantic.shape:
+                raise ValueError(
+                    f"edges of shape {edges.shape} do not fit a semantic mask of {semantic.shape}: "
+                    "resize them to the image"
+                )
+            edges = None if of_one_strength(edges) else edges
         evidence = self._evidence(semantic, edges)
         segment_ids = np.zeros(semantic.shape, np.int32)
         categories: list[int] = []
@@ -142,7 +150,18 @@ class PanopticLabeler:
                 regions = mask.astype(np.int32)
             np.add(regions, len(categories), out=segment_ids[box], where=regions > 0)
             categories.extend([category] * int(regions.max()))
-        return build_label(segment_ids, categories, self.isthing)
+        return PanopticLabel(segment_ids, self._segments(segment_ids, categories))
+
+    def _segments(self, segment_ids: np.ndarray, categories: Sequence[int]) -> list[Segment]:
+        """Segment ``i + 1`` of the map has ``categories[i]``."""
+        columns = (column.tolist() for column in region_statistics(segment_ids))
+        return [
+            Segment(
+                label, categories[label - 1], self.isthing[categories[label - 1]], area, tuple(box)
+            )
+            for label, area, box in zip(*columns, strict=True)
+            if label
+        ]
 
     def count_uncut(self, semantic: np.ndarray) -> int:
         """Thing segments of ``semantic`` uint8 (H, W) if no edge cut anything."""
@@ -170,6 +189,19 @@ class PanopticLabeler:
             masks += int(whole.max())
             pieces += max(0, int(cut.max()) - int(whole.max()))
         return masks, pieces
+
+    def _check_semantic(self, semantic: np.ndarray) -> None:
+        if semantic.dtype != np.uint8 or semantic.ndim != 2 or semantic.size == 0:
+            raise ValueError(
+                f"the semantic mask must be uint8 of shape (H, W), not {semantic.dtype} "
+                f"{semantic.shape}: save it as an 8-bit grey or palette PNG"
+            )
+        missing = np.setdiff1d(semantic, [UNKNOWN, *self.isthing]).tolist()
+        if missing:
+            raise ValueError(
+                f"the semantic mask has values {missing} that no category has: add them to the "
+                f"categories, or write {UNKNOWN} where the class is unknown"
+            )
 
     def _evidence(self, semantic: np.ndarray, edges: np.ndarray | None) -> EdgeEvidence | None:
         """What the edges of an image say; None where none are looked at."""
@@ -220,49 +252,3 @@ def _in_reading_order(regions: np.ndarray) -> np.ndarray:
     table = np.zeros(len(first), np.int32)
     table[1 + np.argsort(first[1:], kind="stable")] = np.arange(1, len(first))
     return table[regions]
-
-
-def build_label(
-    segment_ids: np.ndarray, categories: Sequence[int], isthing: dict[int, bool]
-) -> PanopticLabel:
-    """The label whose segment ``i + 1`` has ``categories[i]``; areas and boxes are counted."""
-    areas = np.bincount(segment_ids.ravel(), minlength=len(categories) + 1)
-    segments = []
-    for index, box in enumerate(ndimage.find_objects(segment_ids, len(categories))):
-        rows, columns = box
-        bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        category = categories[index]
-        segments.append(
-            Segment(index + 1, category, isthing[category], int(areas[index + 1]), bbox)
-        )
-    return PanopticLabel(segment_ids, segments)
-
-
-def check_inputs(semantic: np.ndarray, edges: np.ndarray | None, isthing: dict[int, bool]) -> None:
-    """Raise a ``ValueError`` that says what to do, if the inputs cannot be labelled."""
-    if semantic.dtype != np.uint8 or semantic.ndim != 2 or semantic.size == 0:
-        raise ValueError(
-            f"the semantic mask must be uint8 of shape (H, W), not {semantic.dtype} "
-            f"{semantic.shape}: save it as an 8-bit grey or palette PNG"
-        )
-    present = np.flatnonzero(np.bincount(semantic.ravel(), minlength=256)[:UNKNOWN])
-    missing = [int(value) for value in present if int(value) not in isthing]
-    if missing:
-        raise ValueError(
-            f"the semantic mask has values {missing} that no category has: add them to the "
-            f"categories, or write {UNKNOWN} where the class is unknown"
-        )
-    if edges is None:
-        return
-    if edges.shape != semantic.shape:
-        raise ValueError(
-            f"edges of shape {edges.shape} do not fit a semantic mask of {semantic.shape}: "
-            "resize them to the image"
-        )
-    if not np.isfinite(edges).all():
-        raise ValueError("the edges hold NaN or infinite values: write them again in 0..1")
-    if edges.min() < 0 or edges.max() > 1:
-        raise ValueError(
-            f"the edges lie in {edges.min():g}..{edges.max():g}: scale them to 0..1, so that an "
-            "edge is above 0.5"
-        )

@@ -84,12 +84,12 @@ def merge_predictions(
     for row in found.annotations:
         earlier.check_fit(row, found.name)
     confident = [row for row in found.annotations if row["score"] >= threshold]
+    confident.sort(key=lambda row: -row["score"])
     new, old = _by_image(confident, earlier), _by_image(earlier.annotations, earlier)
     annotations: list[dict[str, Any]] = []
     counts = {"new": 0, "kept": 0, "unlabelled": 0}
     for image_id in earlier.images:
-        masks = [mask for mask, _ in sorted(new[image_id], key=lambda pair: -pair[1]["score"])]
-        masks = [mask for mask in masks if mask_api.area(mask)]
+        masks = [mask for mask, _ in new[image_id] if mask_api.area(mask)]
         stay = _uncovered(masks, old[image_id], overlap)
         counts["new"] += len(masks)
         counts["kept"] += len(stay)
@@ -119,22 +119,19 @@ def _check_images(labels: InstanceFile, found: InstanceFile) -> None:
         )
 
 
-_Row = tuple[dict[str, Any], dict[str, Any]]
+_Mask = tuple[dict[str, Any], int]  # compressed, and its ``iscrowd``
 
 
-def _by_image(rows: Sequence[dict[str, Any]], labels: InstanceFile) -> dict[Any, list[_Row]]:
-    """Compressed masks with their annotations, by image id; each image has its list."""
-    grouped: dict[Any, list[_Row]] = {key: [] for key in labels.images}
+def _by_image(rows: Sequence[dict[str, Any]], labels: InstanceFile) -> dict[Any, list[_Mask]]:
+    """The masks of each image, by its id."""
+    grouped: dict[Any, list[_Mask]] = {key: [] for key in labels.images}
     for row in rows:
-        grouped[row["image_id"]].append((labels.rle(row), row))
+        grouped[row["image_id"]].append((labels.rle(row), row.get("iscrowd", 0)))
     return grouped
 
 
-def _uncovered(
-    masks: list[dict[str, Any]], earlier: list[_Row], overlap: float
-) -> list[tuple[dict[str, Any], int]]:
-    """Earlier masks, with their ``iscrowd``, whose IoU with each of ``masks`` is small enough."""
-    old = [(mask, row["iscrowd"]) for mask, row in earlier]
+def _uncovered(masks: list[dict[str, Any]], old: list[_Mask], overlap: float) -> list[_Mask]:
+    """Earlier masks whose IoU with each of ``masks`` is small enough."""
     if not masks or not old:
         return old
     iou = mask_api.iou([mask for mask, _ in old], masks, [0] * len(masks))

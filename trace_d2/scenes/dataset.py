@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from dataclasses import dataclass
 from functools import partial
@@ -59,10 +60,6 @@ def write_scenes(
     ``output`` receives images/, panoptic/ and panoptic.json (truth), instances.json (the things of
     the truth), semantic/ (8 bit, pixel = category id), edges_oracle/ (boundaries of the truth) and
     categories.json. Stems are ``scene_000000`` on, image ids 1 on.
-
-    Raises:
-        ValueError: a setting is out of its range.
-        OSError: a file could not be written.
     """
     if count < 1:
         raise ValueError(f"a data set has at least one scene, not {count}")
@@ -72,7 +69,15 @@ def write_scenes(
     written = ordered_map(
         write, range(count), workers, description="scenes", unit="scene", progress=progress
     )
-    _write_json_files(output, list(written))
+    images, panoptic, several = zip(*written, strict=True)
+    instances = list(itertools.chain.from_iterable(several))
+    for number, annotation in enumerate(instances, start=1):
+        annotation["id"] = number
+    categories = scene_categories()
+    for name, truth in (("panoptic", panoptic), ("instances", instances)):
+        content = coco_dataset(images, truth, categories, "procedural scenes of trace_d2")
+        write_json(output / f"{name}.json", content)
+    write_json(output / "categories.json", category_entries(categories), indent=1)
 
 
 def _write_scene(
@@ -98,16 +103,3 @@ def _write_scene(
         panoptic_annotation(image_id, name, segments),
         instance_annotations(scene.segment_ids, segments, scene_categories(), image_id),
     )
-
-
-def _write_json_files(output: Path, written: list[Any]) -> None:
-    images = [image for image, _, _ in written]
-    panoptic = [annotation for _, annotation, _ in written]
-    instances = [one for _, _, several in written for one in several]
-    for number, annotation in enumerate(instances, start=1):
-        annotation["id"] = number
-    categories = scene_categories()
-    description = "procedural scenes of trace_d2"
-    write_json(output / "panoptic.json", coco_dataset(images, panoptic, categories, description))
-    write_json(output / "instances.json", coco_dataset(images, instances, categories, description))
-    write_json(output / "categories.json", category_entries(categories), indent=1)

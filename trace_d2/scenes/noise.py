@@ -49,9 +49,6 @@ def degrade_semantic(
         categories: pieces of things are missed, holed or confused, and turn into stuff beside them.
         level: 0 (unchanged) to 1 (poor).
         seed: fixes the errors.
-
-    Raises:
-        ValueError: ``level`` is outside 0..1.
     """
     if not 0 <= level <= 1:
         raise ValueError(f"the noise level lies in 0..1, not {level}")
@@ -76,29 +73,15 @@ def write_degraded_semantic(
     categories: Sequence[Category],
     level: float,
     progress: bool = True,
-) -> int:
-    """Write every ``<stem>.png`` of ``semantic`` degraded to ``output``; returns how many.
+) -> None:
+    """Write every mask ``<stem>.png`` of the folder ``semantic`` degraded to ``output``.
 
     The errors of a mask are fixed by its stem, so that a subset of the masks gets the same files.
-
-    Args:
-        semantic: folder of masks, 8 bit, pixel = category id, 255 = unknown.
-        output: receives files of the same names.
-        categories: what the ids are, and which of them are things.
-        level: 0 (unchanged) to 1 (poor).
-        progress: show a progress bar.
-
-    Raises:
-        ValueError, OSError: ``level`` is outside 0..1, there is no mask or a faulty one, named, or
-            ``output`` cannot be written.
+    Levels and categories are those of ``degrade_semantic``.
     """
-    paths = sorted(semantic.glob("*.png"))
-    if not paths:
-        raise ValueError(f"no semantic masks (<stem>.png) in {semantic}: correct the path")
-    for path, seed in _seeded(paths, output, "semantic noise", progress):
+    for path, seed in _seeded(semantic, "semantic masks", output, progress):
         mask = degrade_semantic(read_semantic(path), categories, level, seed)
         write_png(output / path.name, mask)
-    return len(paths)
 
 
 @dataclass(frozen=True)
@@ -110,9 +93,6 @@ class EdgeQuality:
         miss: share of the pixels of true edges that go, 0..1.
         grid: side of the square token grid that the edges are read on, as an attention map is;
             0: they stay as they are.
-
-    Raises:
-        ValueError: a share is outside 0..1, or the grid is negative.
     """
 
     false: float
@@ -144,9 +124,6 @@ def degrade_edges(
 
     Returns:
         (H, W) float32 in 0..1.
-
-    Raises:
-        ValueError: the sizes differ.
     """
     if true.shape != detected.shape:
         raise ValueError(f"true edges of {true.shape} and detected ones of {detected.shape} pixels")
@@ -166,28 +143,17 @@ def write_degraded_edges(
     quality: EdgeQuality,
     seed: int = 0,
     progress: bool = True,
-) -> int:
-    """Write edges of a chosen quality for every ``<stem>.png`` of ``oracle``; returns how many.
+) -> None:
+    """Write edges of a chosen quality for every ``<stem>.png`` of ``oracle``.
 
     Args:
         oracle: folder of true edges, as ``write_oracle`` writes them; any value but 0 is an edge.
         detector: folder of a detector's edges, ``<stem>.png`` or ``<stem>.npy``.
         output: receives ``<stem>.png``, 8 bit.
-        quality: how good.
         seed: of all images; each has its own besides, by its stem, so that a subset of the images
             gets the same files.
-        progress: show a progress bar.
-
-    Raises:
-        ValueError, OSError: a file is missing or does not fit, named; or ``output`` cannot be
-            written.
     """
-    paths = sorted(oracle.glob("*.png"))
-    if not paths:
-        raise ValueError(
-            f"no true edges (<stem>.png) in {oracle}: make them (tools/make_oracle.py)"
-        )
-    for path, own_seed in _seeded(paths, output, "degraded edges", progress):
+    for path, own_seed in _seeded(oracle, "true edges", output, progress):
         found = find_edges(detector, path.stem)
         try:
             edges = degrade_edges(
@@ -196,13 +162,16 @@ def write_degraded_edges(
         except ValueError as error:
             raise ValueError(f"{found} does not fit {path} ({error}): make it again") from error
         write_png(output / path.name, np.rint(edges * 255).astype(np.uint8))
-    return len(paths)
 
 
-def _seeded(
-    paths: list[Path], output: Path, what: str, progress: bool
-) -> Iterator[tuple[Path, int]]:
-    """Each path with a seed that its stem fixes; ``output`` is made."""
+def _seeded(folder: Path, what: str, output: Path, progress: bool) -> Iterator[tuple[Path, int]]:
+    """Each file ``<stem>.png`` with a seed that its stem fixes; ``output`` is made."""
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise ValueError(
+            f"no {what} (<stem>.png) in {folder}: correct the path, or make them "
+            "(tools/make_oracle.py)"
+        )
     output.mkdir(parents=True, exist_ok=True)
     for path in tqdm(paths, desc=what, unit="image", disable=not progress):
         yield path, zlib.crc32(path.stem.encode())

@@ -46,9 +46,6 @@ def punch_gaps(edges: np.ndarray, share: float, seed: int | list[int]) -> np.nda
 
     Holes are drawn without looking at one another, ``share / 5`` of them an edge pixel, so that on
     thin edges about that share of the pixels goes.
-
-    Raises:
-        ValueError: ``share`` is outside 0..1.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share of gaps lies in 0..1, not {share}")
@@ -73,9 +70,6 @@ def write_oracle(
     """Write semantic/, edges/ and categories.json of a panoptic data set; returns the images.
 
     Crowd regions and void are unknown (255) in the masks. Files are named after the images.
-
-    Raises:
-        ValueError, OSError: the truth is damaged or ``output`` cannot be written.
     """
     truth = load_panoptic_json(truth_json)
     for folder in ("semantic", "edges"):
@@ -102,9 +96,6 @@ def write_merged_masks(
     The masks of an image are the 4-connected components of the union of its things, of one category
     "object", or, ``per_class``, those of the things of each category, which they keep. Crowd
     regions belong to none. Returns the number of masks.
-
-    Raises:
-        ValueError, OSError: the truth is damaged or ``output`` cannot be written.
     """
     truth = load_panoptic_json(truth_json)
     things = tuple(category for category in truth.categories if category.isthing)
@@ -131,9 +122,6 @@ def write_instances(truth_json: Path, truth_dir: Path, output: Path, progress: b
     """Write the things of a panoptic data set, crowd regions too, as COCO instances.
 
     Returns the number of masks.
-
-    Raises:
-        ValueError, OSError: the truth is damaged or ``output`` cannot be written.
     """
     truth = load_panoptic_json(truth_json)
     annotations: list[dict[str, Any]] = []
