@@ -72,8 +72,8 @@ def test_swapped_sizes_are_swapped_back(caplog):
     ("row", "message"),
     [
         ({"segmentation": RLE}, "annotation 0 has no image_id"),
-        ({"image_id": 1}, "has no segmentation; score boxes alone"),
-        ({"image_id": 1, "segmentation": []}, "has no segmentation"),
+        ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "has no mask .*: give all .* or score boxes alone"),
+        ({"image_id": 1, "segmentation": []}, "has neither segmentation nor bbox"),
         ({"image_id": 1, "segmentation": [[1, 2, 3]]}, r"annotation 0 \(image 1\): a polygon is"),
         ({"image_id": 1, "segmentation": {"size": [6, 8]}}, "counts are NoneType"),
         ({"image_id": 1, "segmentation": {"size": [6, 8], "counts": "018"}}, "its runs cover"),

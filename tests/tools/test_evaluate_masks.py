@@ -44,7 +44,7 @@ def test_one_kind_and_unknown_images(job, tmp_path, capsys):
     assert job() == 2
     assert job("--iou", "bbox") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].endswith("has no segmentation; score boxes alone (--iou bbox)")
+    assert lines[0].endswith("give all annotations one, or score boxes alone (--iou bbox)")
     assert "1 predictions of 1 images that" in lines[1]
     assert "--ignore-unknown" in lines[1]
     assert job("--iou", "bbox", "--ignore-unknown") == 0

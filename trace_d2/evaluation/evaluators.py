@@ -227,17 +227,13 @@ class ClassAgnosticEvaluator(_Evaluator):
 
     def _read_truth(self, path: str) -> InstanceFile:
         """The truth; leaves "segm" out if it has no masks."""
-        truth = read_truth(path, masks=False)
-        unmasked = [row for row in truth.annotations if "segmentation" not in row]
-        if unmasked and "segm" in self._iou_types:
-            if len(unmasked) < len(truth.annotations) or "bbox" not in self._iou_types:
-                raise ValueError(
-                    f"{path}: {len(unmasked)} of {len(truth.annotations)} annotations have no "
-                    f"mask, such as one of image {unmasked[0]['image_id']}: give all of them one, "
-                    "or none"
-                )
+        wanted = "segm" in self._iou_types
+        truth = read_truth(path, masks=None if wanted else False)
+        if wanted and any("segmentation" not in row for row in truth.annotations):
+            if "bbox" not in self._iou_types:
+                raise ValueError(f"{path} has no masks: give its annotations one, or score boxes")
             logger.warning("%s has no masks: boxes alone are scored", path)
-            self._iou_types = tuple(kind for kind in self._iou_types if kind != "segm")
+            self._iou_types = ("bbox",)
         return truth
 
     def process(self, inputs: _Records, outputs: _Records) -> None:

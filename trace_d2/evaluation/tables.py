@@ -59,21 +59,12 @@ def class_agnostic_table(result: ClassAgnosticResult) -> str:
 
 def edge_table(results: Mapping[str, EdgeScores]) -> str:
     """ODS, OIS, AP and clDice of several results, a row each, by name; thresholds beside them."""
-    headers = ["", "ODS", "at", "OIS", "AP", "clDice", "at", "clDice at 0.5"]
-    rows = [
-        [
-            name,
-            _percent(scores.ods),
-            f"{scores.ods_threshold:.2f}",
-            _percent(scores.ois),
-            _percent(scores.ap),
-            _percent(scores.cldice),
-            f"{scores.cldice_threshold:.2f}",
-            _percent(scores.cldice_half),
-        ]
-        for name, scores in results.items()
-    ]
-    return _table(rows, headers)
+    rows = []
+    for name, one in results.items():
+        f = [_percent(one.ods), f"{one.ods_threshold:.2f}", _percent(one.ois), _percent(one.ap)]
+        cldice = [_percent(one.cldice), f"{one.cldice_threshold:.2f}", _percent(one.cldice_half)]
+        rows.append([name, *f, *cldice])
+    return _table(rows, ["", "ODS", "at", "OIS", "AP", "clDice", "at", "clDice at 0.5"])
 
 
 def _percent(score: float) -> str:

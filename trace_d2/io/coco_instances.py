@@ -81,13 +81,12 @@ def read_truth(
     name, content = _load(source, "the truth", remedy)
     images, annotations = _sized_images(content, name)
     truth = InstanceFile(name, images, [])
-    alike = masks is None and any(
-        isinstance(row, Mapping) and row.get("segmentation") for row in annotations
-    )
+    if masks is None:
+        masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in annotations)
     faults = []
     for number, row in enumerate(annotations):
         try:
-            truth.annotations.append(_true_row(row, number, truth, bool(masks), alike))
+            truth.annotations.append(_true_row(row, number, truth, masks))
         except ValueError as error:
             if not leave_out:
                 raise ValueError(f"{name}: {error}") from error
@@ -191,16 +190,12 @@ def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
     return images
 
 
-def _true_row(
-    row: Any, number: int, truth: InstanceFile, masks: bool, alike: bool
-) -> dict[str, Any]:
-    """An annotation of one of the truth's images; ``alike`` demands a mask as others have one."""
+def _true_row(row: Any, number: int, truth: InstanceFile, masks: bool) -> dict[str, Any]:
+    """An annotation of one of the truth's images."""
     row = _checked_row(row, f"annotation {number}", masks)
     where = f"annotation {number} (image {row['image_id']})"
     if row["image_id"] not in truth.images:
         raise ValueError(f"{where} is of an image that the file does not list")
-    if alike and "segmentation" not in row:
-        raise ValueError(f"{where} has no mask (segmentation), but others have one")
     truth.check_fit(row, where)
     row.pop("score", None)
     row["iscrowd"] = int(row.get("iscrowd", 0))
@@ -213,10 +208,13 @@ def _checked_row(row: Any, where: str, masks: bool) -> dict[str, Any]:
         raise ValueError(f"{where} has no image_id")
     where += f" (image {row['image_id']})"
     row = {key: value for key, value in row.items() if value is not None and value != []}
-    if masks and "segmentation" not in row:
-        raise ValueError(f"{where} has no segmentation; score boxes alone (--iou bbox)")
     if not {"segmentation", "bbox"} & set(row):
         raise ValueError(f"{where} has neither segmentation nor bbox")
+    if masks and "segmentation" not in row:
+        raise ValueError(
+            f"{where} has no mask (segmentation): give all annotations one, or score boxes alone "
+            "(--iou bbox)"
+        )
     if "segmentation" in row:
         try:
             check_segmentation(row["segmentation"])

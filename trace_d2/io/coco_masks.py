@@ -87,7 +87,6 @@ class GivenMask:
 
     Attributes:
         number: its place in the file, from 0.
-        category_id: its category.
         segmentation: as the file has it.
         score: its confidence; None if the file has no scores.
     """
@@ -122,10 +121,8 @@ class MaskFile:
     """A checked file of masks.
 
     Attributes:
-        path: where it was read.
         images: in the order of the file.
         categories: COCO ``categories`` as the file has them, or made from the ids in use.
-        findings: what is peculiar about it.
     """
 
     path: Path
@@ -138,7 +135,6 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
     """Read and check masks of images: a COCO file, or a bare list of results.
 
     Args:
-        path: the file.
         images_json: COCO file (or bare list) that gives the images instead; for a list of results,
             which has none. Without it the image ids of such a list are taken as file names.
     """

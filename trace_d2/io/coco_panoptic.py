@@ -32,7 +32,6 @@ class PanopticSet:
     """A validated panoptic JSON.
 
     Attributes:
-        path: where it was read.
         images: COCO ``images`` entries; empty where the file has none.
         annotations: annotation of each image id: ``{image_id, file_name, segments_info}``.
         categories: in the order of the file; empty where the file has none.

@@ -32,7 +32,6 @@ class Photograph:
     """A photograph as people see it.
 
     Attributes:
-        path: its file.
         pixels: uint8 (H, W, 3) RGB, turned as the EXIF orientation says.
         orientation: that orientation, 1 (as stored) to 8.
     """
@@ -93,7 +92,6 @@ def load_sample(
     """Read and check all inputs of one image.
 
     Args:
-        image, semantic: the photograph and its mask.
         edges_folder: holds ``<stem>.png`` or ``<stem>.npy``; None: no edges.
         categories, categories_name: what the mask may hold, and where they are from, for messages.
     """

@@ -49,11 +49,14 @@ def run_lengths(counts: Any) -> np.ndarray:
 def check_segmentation(segmentation: Any) -> int | None:
     """The area in pixels of a sound segmentation; None where it is a polygon."""
     if isinstance(segmentation, dict):
-        size = _size(segmentation)
+        size = segmentation.get("size")
+        sides = size if isinstance(size, (list, tuple)) else ()
+        if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+            raise _broken(f"its size is {size!r}, not [height, width]")
         lengths = run_lengths(segmentation.get("counts"))
         total = int(lengths.sum())
-        if total != size[0] * size[1]:
-            raise _broken(f"its runs cover {total} pixels, its size is {size[0]}x{size[1]} (HxW)")
+        if total != math.prod(sides):
+            raise _broken(f"its runs cover {total} pixels, its size is {sides[0]}x{sides[1]} (HxW)")
         return int(lengths[1::2].sum())
     if isinstance(segmentation, list) and segmentation:
         for polygon in segmentation:
@@ -111,10 +114,7 @@ def _decompress(counts: str | bytes) -> np.ndarray:
 
     From the fourth number on each is the difference to the one before the last.
     """
-    try:
-        data = counts.encode("ascii") if isinstance(counts, str) else counts
-    except UnicodeEncodeError as error:
-        raise _broken("counts hold characters that no RLE has") from error
+    data = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
     if not len(codes):
         return codes
@@ -133,17 +133,6 @@ def _decompress(counts: str | bytes) -> np.ndarray:
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
-
-
-def _size(segmentation: dict[str, Any]) -> tuple[int, int]:
-    size = segmentation.get("size")
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or any(type(side) is not int or side < 1 for side in size)
-    ):
-        raise _broken(f"its size is {size!r}, not [height, width]")
-    return size[0], size[1]
 
 
 def _check_polygon(polygon: Any) -> None:

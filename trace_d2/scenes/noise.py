@@ -141,24 +141,21 @@ def write_degraded_edges(
     detector: Path,
     output: Path,
     quality: EdgeQuality,
-    seed: int = 0,
     progress: bool = True,
 ) -> None:
     """Write edges of a chosen quality for every ``<stem>.png`` of ``oracle``.
+
+    They are fixed by the stem, so that a subset of the images gets the same files.
 
     Args:
         oracle: folder of true edges, as ``write_oracle`` writes them; any value but 0 is an edge.
         detector: folder of a detector's edges, ``<stem>.png`` or ``<stem>.npy``.
         output: receives ``<stem>.png``, 8 bit.
-        seed: of all images; each has its own besides, by its stem, so that a subset of the images
-            gets the same files.
     """
-    for path, own_seed in _seeded(oracle, "true edges", output, progress):
+    for path, seed in _seeded(oracle, "true edges", output, progress):
         found = find_edges(detector, path.stem)
         try:
-            edges = degrade_edges(
-                read_edges(path) > 0, read_edges(found), quality, [seed, own_seed]
-            )
+            edges = degrade_edges(read_edges(path) > 0, read_edges(found), quality, [0, seed])
         except ValueError as error:
             raise ValueError(f"{found} does not fit {path} ({error}): make it again") from error
         write_png(output / path.name, np.rint(edges * 255).astype(np.uint8))
