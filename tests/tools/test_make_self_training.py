@@ -37,5 +37,5 @@ def test_bad_input_writes_nothing(job, tmp_path, capsys):
     assert job() == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "make_self_training: threshold is 7.0; it must lie in 0..1"
-    assert lines[1].startswith("make_self_training: no JSON file at")
+    assert lines[1].startswith("make_self_training: no file at")
     assert not (tmp_path / "next.json").exists()

@@ -161,6 +161,5 @@ def _crowd_pixels(truth: _Segments, predicted: _Segments, pairs: _Pairs) -> np.n
 
 def _sum_at(position: np.ndarray, values: np.ndarray, length: int) -> np.ndarray:
     """(length,) int64: the sum of ``values`` at each position; positions of -1 are left out."""
-    total = np.zeros(length, np.int64)
-    np.add.at(total, position[position >= 0], values[position >= 0])
-    return total
+    inside = position >= 0
+    return np.bincount(position[inside], values[inside], length).astype(np.int64)
