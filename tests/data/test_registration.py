@@ -194,21 +194,16 @@ def test_categories_of_folder_and_argument_must_agree(truth, images):
         DatasetCatalog.get("t_truth")
 
 
-def test_category_that_the_file_does_not_list(truth, images):
-    register_trace_panoptic("t_truth", truth, images)
-    content = json.loads((truth / "panoptic.json").read_text())
-    content["annotations"][1]["segments_info"][0]["category_id"] = 99
-    write_json(truth / "panoptic.json", content)
-    with pytest.raises(ValueError, match=r"image 1, segment 5 has category 99, which"):
-        DatasetCatalog.get("t_truth")
-
-
-def test_annotation_of_an_unlisted_image(truth, images):
+def test_files_that_contradict_themselves(truth, images):
     register_trace_panoptic("t_truth", truth, images)
     content = json.loads((truth / "panoptic.json").read_text())
     del content["images"][3]
     write_json(truth / "panoptic.json", content)
     with pytest.raises(ValueError, match='"images" lacks image 3'):
+        DatasetCatalog.get("t_truth")
+    content["annotations"][1]["segments_info"][0]["category_id"] = 99
+    write_json(truth / "panoptic.json", content)
+    with pytest.raises(ValueError, match=r"image 1, segment 5 has category 99, which"):
         DatasetCatalog.get("t_truth")
 
 

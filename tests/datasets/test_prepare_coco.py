@@ -33,6 +33,12 @@ def instance(number: int, image_id: int, category: int, **more: Any) -> dict[str
 
 
 @pytest.fixture
+def run(load_script, tmp_path):
+    """``run(name, *more)``: the exit status of a script on ``tmp_path``."""
+    return lambda name, *more: load_script(name).main(["--root", str(tmp_path), "--quiet", *more])
+
+
+@pytest.fixture
 def annotations(tmp_path):
     """coco/annotations with three images in each file."""
     folder = tmp_path / "coco/annotations"
@@ -53,9 +59,8 @@ def annotations(tmp_path):
     return folder
 
 
-def test_val2017_becomes_one_class(load_script, annotations, tmp_path):
-    script = load_script("prepare_coco_class_agnostic")
-    assert script.main(["--root", str(tmp_path), "--quiet"]) == 0
+def test_val2017_becomes_one_class(run, annotations):
+    assert run("prepare_coco_class_agnostic") == 0
     content = read(annotations / "coco_cls_agnostic_instances_val2017.json")
     assert [c["name"] for c in content["categories"]] == ["object"]
     assert [(a["id"], a["image_id"], a["category_id"]) for a in content["annotations"]] == [
@@ -66,28 +71,25 @@ def test_val2017_becomes_one_class(load_script, annotations, tmp_path):
     assert content["images"][0]["file_name"] == "000000000001.jpg"
 
 
-def test_coco20k_keeps_the_images_of_the_list(load_script, annotations, tmp_path):
-    script = load_script("prepare_coco_class_agnostic")
+def test_coco20k_keeps_the_images_of_the_list(run, annotations, tmp_path):
     names = tmp_path / "coco20k.txt"
     names.write_text("train2014/COCO_train2014_000000000003.jpg\n\n")
-    assert script.main(["--root", str(tmp_path), "--quiet", "--coco20k", str(names)]) == 0
+    assert run("prepare_coco_class_agnostic", "--coco20k", str(names)) == 0
     content = read(annotations / "coco20k_trainval_gt.json")
     assert [i["id"] for i in content["images"]] == [3]
     assert [(a["id"], a["image_id"]) for a in content["annotations"]] == [(1, 3)]
 
 
-def test_list_of_other_images_is_an_error(load_script, annotations, tmp_path, capsys):
-    script = load_script("prepare_coco_class_agnostic")
+def test_list_of_other_images_is_an_error(run, annotations, tmp_path, capsys):
     names = tmp_path / "coco20k.txt"
     names.write_text("COCO_train2014_000000000003.jpg\nCOCO_train2014_000000000009.jpg\n")
-    assert script.main(["--root", str(tmp_path), "--quiet", "--coco20k", str(names)]) == 2
+    assert run("prepare_coco_class_agnostic", "--coco20k", str(names)) == 2
     message = capsys.readouterr().err
     assert "lacks 1 of the 2 images" in message
     assert "COCO_train2014_000000000009.jpg" in message
 
 
-def test_lvis_takes_file_names_from_urls(load_script, annotations, tmp_path):
-    script = load_script("prepare_coco_class_agnostic")
+def test_lvis_takes_file_names_from_urls(run, annotations, tmp_path):
     entry = image(5, "")
     del entry["file_name"]
     entry["coco_url"] = "http://images.cocodataset.org/val2017/000000000005.jpg"
@@ -95,31 +97,30 @@ def test_lvis_takes_file_names_from_urls(load_script, annotations, tmp_path):
         tmp_path / "lvis_v1_val.json",
         {"images": [entry], "annotations": [instance(1, 5, 1203)], "categories": []},
     )
-    assert script.main(["--root", str(tmp_path), "--quiet", "--lvis", str(lvis)]) == 0
+    assert run("prepare_coco_class_agnostic", "--lvis", str(lvis)) == 0
     content = read(annotations / "lvis1.0_cocofied_val_cls_agnostic.json")
     assert content["images"][0]["file_name"] == "val2017/000000000005.jpg"
     assert content["annotations"][0]["iscrowd"] == 0
 
 
-def test_any_file_goes_where_it_is_told(load_script, annotations, tmp_path, capsys):
-    script = load_script("prepare_coco_class_agnostic")
+def test_any_file_goes_where_it_is_told(run, annotations, tmp_path, capsys):
     source = str(annotations / "instances_val2017.json")
     output = tmp_path / "kitti/annotations/trainval_cls_agnostic.json"
-    arguments = ["--quiet", "--instances", source]
-    assert script.main([*arguments, "--output", str(output)]) == 0
+    arguments = ["--instances", source]
+    assert run("prepare_coco_class_agnostic", *arguments, "--output", str(output)) == 0
     assert len(read(output)["annotations"]) == 3
     with pytest.raises(SystemExit):
-        script.main(arguments)
+        run("prepare_coco_class_agnostic", *arguments)
     assert "--instances needs --output" in capsys.readouterr().err
 
 
-def test_missing_annotations_are_named(load_script, tmp_path, capsys):
+def test_missing_annotations_are_named(run, tmp_path, capsys):
     for name, path in (
         ("prepare_coco_class_agnostic", "coco/annotations/instances_val2017.json"),
         ("prepare_coco_2014_panoptic", "coco/annotations/instances_train2014.json"),
         ("prepare_sa1b_class_agnostic", "sa1b/images"),
     ):
-        assert load_script(name).main(["--root", str(tmp_path), "--quiet"]) == 2
+        assert run(name) == 2
         assert str(tmp_path / path) in capsys.readouterr().err
 
 
@@ -141,14 +142,13 @@ def panoptic(numbers: list[int]) -> dict[str, Any]:
     }
 
 
-def test_coco_2014_takes_its_images_from_both_parts_of_2017(load_script, tmp_path):
+def test_coco_2014_takes_its_images_from_both_parts_of_2017(run, tmp_path):
     folder = tmp_path / "coco/annotations"
     write(folder / "panoptic_train2017.json", panoptic([1, 2, 3]))
     write(folder / "panoptic_val2017.json", panoptic([4]))
     names = [image(n, f"COCO_val2014_{n:012d}.jpg") for n in (4, 2)]
     write(folder / "instances_val2014.json", {"images": names})
-    script = load_script("prepare_coco_2014_panoptic")
-    assert script.main(["--root", str(tmp_path), "--quiet", "--splits", "val"]) == 0
+    assert run("prepare_coco_2014_panoptic", "--splits", "val") == 0
     content = read(folder / "panoptic_val2014.json")
     assert [i["file_name"] for i in content["images"]] == [i["file_name"] for i in names]
     assert [(a["image_id"], a["file_name"]) for a in content["annotations"]] == [
@@ -158,18 +158,17 @@ def test_coco_2014_takes_its_images_from_both_parts_of_2017(load_script, tmp_pat
     assert [c["name"] for c in content["categories"]] == ["person", "banner"]
 
 
-def test_coco_2014_without_an_annotation_is_an_error(load_script, tmp_path, capsys):
+def test_coco_2014_without_an_annotation_is_an_error(run, tmp_path, capsys):
     folder = tmp_path / "coco/annotations"
     for part in ("train", "val"):
         write(folder / f"panoptic_{part}2017.json", panoptic([1]))
     write(folder / "instances_val2014.json", {"images": [image(8, "a.jpg"), image(1, "b.jpg")]})
-    script = load_script("prepare_coco_2014_panoptic")
-    assert script.main(["--root", str(tmp_path), "--quiet", "--splits", "val"]) == 2
+    assert run("prepare_coco_2014_panoptic", "--splits", "val") == 2
     assert "1 of 2 images of val2014 have no annotation" in capsys.readouterr().err
     assert not (folder / "panoptic_val2014.json").exists()
 
 
-def test_sa1b_is_joined_in_order_of_numbers(load_script, tmp_path):
+def test_sa1b_is_joined_in_order_of_numbers(run, tmp_path):
     images = tmp_path / "sa1b/images"
     for number in (10, 9, 11):
         entry = {"image_id": number, "file_name": f"sa_{number}.jpg", "height": 6, "width": 8}
@@ -177,12 +176,11 @@ def test_sa1b_is_joined_in_order_of_numbers(load_script, tmp_path):
         write(images / f"sa_{number}.json", {"image": entry, "annotations": masks})
     for number in (9, 10):
         (images / f"sa_{number}.jpg").touch()
-    script = load_script("prepare_sa1b_class_agnostic")
-    assert script.main(["--root", str(tmp_path), "--quiet"]) == 0
+    assert run("prepare_sa1b_class_agnostic") == 0
     content = read(tmp_path / "sa1b/annotations/sa1b_cls_agnostic.json")
     assert [i["id"] for i in content["images"]] == [9, 10]
     assert [(a["id"], a["image_id"]) for a in content["annotations"]] == [
         (1, 9), (2, 9), (3, 10), (4, 10),
     ]  # fmt: skip
-    assert script.main(["--root", str(tmp_path), "--quiet", "--limit", "1"]) == 0
+    assert run("prepare_sa1b_class_agnostic", "--limit", "1") == 0
     assert len(read(tmp_path / "sa1b/annotations/sa1b_cls_agnostic.json")["images"]) == 1

@@ -138,9 +138,6 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     ``lsj`` is Mask2Former's recipe: flip, scale at random, crop and pad to a fixed size. ``resize``
     obeys Detectron2's own keys: resize the short edge, crop where ``INPUT.CROP`` says so, flip.
-
-    Raises:
-        ValueError: a key has a value that makes no sense; the message names it.
     """
     size = cfg.INPUT
     if not is_train:
@@ -160,11 +157,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
 
 def random_flip(cfg: CfgNode) -> list[T.Augmentation]:
-    """A flip half of the time as ``INPUT.RANDOM_FLIP`` says, or none.
-
-    Raises:
-        ValueError: the key has another value than none, horizontal and vertical.
-    """
+    """A flip half of the time as ``INPUT.RANDOM_FLIP`` says, or none."""
     direction = cfg.INPUT.RANDOM_FLIP
     if direction not in ("none", "horizontal", "vertical"):
         raise ValueError(
@@ -214,11 +207,7 @@ class RandomRecolor(T.Augmentation):
 
 
 def build_edge_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform]:
-    """Crop, resize, flip, turn and recolour as ``cfg`` says; in evaluation resize only.
-
-    Raises:
-        ValueError: a key has a value that makes no sense, or does not fit another.
-    """
+    """Crop, resize, flip, turn and recolour as ``cfg`` says; in evaluation resize only."""
     settings = EdgeAugmentationSettings.from_config(cfg)
     side = _training_side(cfg, settings.size)
     # As the denoiser's images are resized elsewhere: backbones/image_size.py.

@@ -49,11 +49,7 @@ class CopyPaste:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> CopyPaste:
-        """Read ``INPUT.TRACE.COPY_PASTE``.
-
-        Raises:
-            ValueError: a value out of range, or a config whose masks are not bit masks.
-        """
+        """Read ``INPUT.TRACE.COPY_PASTE``."""
         settings = CopyPasteSettings.from_config(cfg)
         if cfg.INPUT.MASK_FORMAT != "bitmask":
             raise ValueError(
@@ -70,9 +66,6 @@ class CopyPaste:
         Returns:
             as many records; those of the images that got nothing are the given ones' copies, with
             the same tensors in them.
-
-        Raises:
-            ValueError: an image with other targets, which pasting would make wrong.
         """
         for record in batch:
             _check(record)

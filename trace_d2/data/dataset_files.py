@@ -38,11 +38,7 @@ def paused_collector() -> Iterator[None]:
 
 
 def folder_names(folder: str | Path, what: str, remedy: str) -> frozenset[str]:
-    """The names of what lies in ``folder``, which holds ``what`` ("images").
-
-    Raises:
-        FileNotFoundError: there is no such folder; the message ends with ``remedy``.
-    """
+    """The names of what lies in ``folder``, which holds ``what`` ("images")."""
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries)
@@ -53,11 +49,7 @@ def folder_names(folder: str | Path, what: str, remedy: str) -> frozenset[str]:
 def keep_present(
     records: Sequence[dict[str, Any]], key: str, what: str, remedy: str
 ) -> list[dict[str, Any]]:
-    """The records whose file ``record[key]``, one of ``what`` ("images"), exists.
-
-    Raises:
-        FileNotFoundError: a folder, or 1 % of the files or more, are missing; fewer are a warning.
-    """
+    """The records whose file ``record[key]``, one of ``what`` ("images"), exists."""
     present: dict[str, frozenset[str]] = {}
     kept: list[dict[str, Any]] = []
     absent: list[str] = []
@@ -74,10 +66,9 @@ def keep_present(
 
 
 def tolerate_absent(absent: Sequence[str], total: int, message: str, remedy: str) -> None:
-    """Warn of few ``absent`` files of ``total``; ``message`` says what is the matter with them.
+    """Warn of the ``absent`` files of ``total``, or raise a FileNotFoundError for 1 % or more.
 
-    Raises:
-        FileNotFoundError: 1 % of ``total`` or more are absent.
+    ``message`` says what is the matter with them.
     """
     if not absent:
         return

@@ -89,11 +89,7 @@ class TraceDatasetMapper(ImageMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Arguments of ``__init__``, from ``INPUT``, ``INPUT.TRACE`` and ``MODEL.TRACE``.
-
-        Raises:
-            ValueError: a key that is wrong, or does not fit the others; the message names it.
-        """
+        """Arguments of ``__init__``, from ``INPUT``, ``INPUT.TRACE`` and ``MODEL.TRACE``."""
         settings = MapperSettings.from_config(cfg)
         if is_train and settings.format == "bitmask" and cfg.INPUT.MASK_FORMAT != "bitmask":
             raise ValueError(
@@ -187,9 +183,6 @@ def semantic_of(segment_map: np.ndarray, target: PanopticTarget) -> torch.Tensor
     Args:
         segment_map: integers (H, W), ``i + 1`` where segment i is, 0 = void.
         target: the segments that the numbers stand for.
-
-    Raises:
-        ValueError: a category that 255 cannot be told from.
     """
     if target.category_ids.size and target.category_ids.max() >= UNKNOWN:
         raise ValueError(

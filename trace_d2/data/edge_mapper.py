@@ -45,11 +45,7 @@ class TraceEdgeDatasetMapper(ImageMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Arguments of ``__init__``, from ``INPUT``, ``INPUT.TRACE`` and the backbone's size.
-
-        Raises:
-            ValueError: a key that is wrong, or does not fit the others; the message names it.
-        """
+        """Arguments of ``__init__``, from ``INPUT``, ``INPUT.TRACE`` and the backbone's size."""
         return {
             "is_train": is_train,
             "augmentations": build_edge_augmentations(cfg, is_train),

@@ -40,9 +40,6 @@ class ImageMapper(ABC):
             augmentations: what to do to images uint8 (H, W, 3) in ``image_format``.
             image_format: ``BGR`` or ``RGB``.
             strict: raise on records that cannot be used, in training as well.
-
-        Raises:
-            ValueError: an unknown format.
         """
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; it must be one of BGR, RGB")

@@ -36,9 +36,6 @@ class LabelCache:
         Args:
             folder: of the cache; made if it is missing.
             settings: all that decides the content besides the input files; JSON types.
-
-        Raises:
-            ValueError: the folder cannot be made.
         """
         self.folder = Path(folder) / fingerprint(settings)
         try:

@@ -20,10 +20,6 @@ def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
     """The categories of a folder with ``panoptic.json``, from the smallest file that has them.
 
     That is ``settings.json`` of the label maker, else ``categories.json``, else the file itself.
-
-    Raises:
-        FileNotFoundError: the folder has none of them.
-        ValueError: a file is damaged or names no categories.
     """
     folder = Path(folder)
     job = open_job_folder(folder)
@@ -44,13 +40,7 @@ def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
 
 
 def check_labels(job: JobFolder) -> None:
-    """Raise unless the label maker is through with a folder; warn of images that failed.
-
-    Raises:
-        UnfinishedLabelsError: a job writes there, images are yet to be labelled, or the labels of
-            shards are yet to be joined.
-        ValueError: a file of the folder is damaged.
-    """
+    """Raise an UnfinishedLabelsError unless the label maker is through; warn of failed images."""
     if not job.entries:
         return
     if job.is_locked():

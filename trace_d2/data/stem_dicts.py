@@ -119,12 +119,7 @@ def edges_folder(edges_root: str | Path) -> Path:
 
 
 def png_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels from the head of a PNG file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no PNG.
-    """
+    """(height, width) in pixels from the head of a PNG file."""
     with open(path, "rb") as file:
         head = file.read(_PNG_HEAD.size)
     if len(head) < _PNG_HEAD.size or not head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -54,21 +54,13 @@ class TargetSettings(NodeSettings, node="INPUT.TRACE"):
 
 
 def build_target_generator(cfg: CfgNode) -> TargetGenerator:
-    """The target generator that ``cfg.INPUT.TRACE.TARGETS`` names.
-
-    Raises:
-        ValueError: a key that is wrong, or does not fit the others; the message names it.
-    """
+    """The target generator that ``cfg.INPUT.TRACE.TARGETS`` names."""
     offline = TargetSettings.from_config(cfg).targets == "offline"
     return read_target if offline else OnlineTargetGenerator.from_config(cfg)
 
 
 def training_categories(names: Sequence[str]) -> tuple[Category, ...]:
-    """The categories that all of the registered data sets ``names`` share.
-
-    Raises:
-        ValueError: there is no data set, one has no categories, or they differ.
-    """
+    """The categories that all of the registered data sets ``names`` share."""
     if not names:
         raise ValueError("DATASETS.TRAIN is empty: name the data sets to train on")
     found = {name: MetadataCatalog.get(name).get("categories") for name in names}
@@ -122,11 +114,7 @@ class OnlineTargetGenerator:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> OnlineTargetGenerator:
-        """A generator for the data sets of ``cfg.DATASETS.TRAIN``.
-
-        Raises:
-            ValueError: a key that is wrong, or does not fit the others; the message names it.
-        """
+        """A generator for the data sets of ``cfg.DATASETS.TRAIN``."""
         settings = TargetSettings.from_config(cfg)
         categories = training_categories(cfg.DATASETS.TRAIN)
         edges, edge_source = _edge_input(cfg, settings.edges)
@@ -237,9 +225,6 @@ def calibrate_records(
         cfg: a Detectron2 config with the ``TRACE`` keys.
         categories: of the semantic masks.
         load: from a record to its mask and edges; a BadRecordError skips it.
-
-    Raises:
-        FileNotFoundError, ValueError: ``MODEL.TRACE.EDGES.CALIBRATION`` cannot be read.
     """
     trace = cfg.MODEL.TRACE
     if trace.LABELS.CUT != "basins" or cfg.INPUT.TRACE.EDGES == "none":

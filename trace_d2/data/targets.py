@@ -78,9 +78,6 @@ def number_segments(
         segments: ``{id, category_id, isthing, iscrowd}`` of each segment, ``category_id``
             contiguous; a missing ``iscrowd`` is 0.
         path: of the map, for messages.
-
-    Raises:
-        ValueError: map and ``segments`` disagree on what segments there are.
     """
     listed = np.array([segment["id"] for segment in segments], np.int64)
     if listed.size and not VOID < listed.min() <= listed.max() <= MAX_SEGMENT_ID:

@@ -77,9 +77,6 @@ def check_categories(names: Sequence[str], num_classes: int | None = None) -> No
     Args:
         names: registered names, such as ``DATASETS.TRAIN + DATASETS.TEST``.
         num_classes: what the model is built for; None: not compared.
-
-    Raises:
-        ValueError: they differ; the message names both data sets, or the config key.
     """
     first: tuple[str, list[tuple[str, bool]]] | None = None
     for name in names:

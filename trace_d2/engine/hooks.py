@@ -38,9 +38,6 @@ class ExponentialMovingAverage(HookBase):
     Args:
         model: the model that is trained, not wrapped for distributed training.
         decay: share of the old average kept at each step, in (0, 1).
-
-    Raises:
-        ValueError: ``decay`` is out of its range.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

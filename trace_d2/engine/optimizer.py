@@ -26,9 +26,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             into ``SOLVER``, those count.
         model: parameters that need no gradient are left out; those whose name starts with
             ``backbone`` are the backbone's.
-
-    Raises:
-        ValueError: an unknown optimizer, a negative value, or two clipping norms.
     """
     prefix, node = KEY, cfg.MODEL.TRACE.SOLVER
     if "OPTIMIZER" in cfg.SOLVER:

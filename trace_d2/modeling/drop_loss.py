@@ -32,11 +32,7 @@ class DropLossOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Read ``MODEL.TRACE.ROI_HEADS.DROP_IOU`` and Detectron2's own keys.
-
-        Raises:
-            ValueError: a threshold outside 0..1, or one that would drop foreground.
-        """
+        """Read ``MODEL.TRACE.ROI_HEADS.DROP_IOU`` and Detectron2's own keys."""
         drop_iou = cfg.MODEL.TRACE.ROI_HEADS.DROP_IOU
         foreground = max(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS)
         if not 0 <= drop_iou < foreground:

@@ -69,11 +69,7 @@ class TraceEdgePredictor(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from ``MODEL.TRACE`` and ``INPUT.FORMAT``.
-
-        Raises:
-            ValueError, FileNotFoundError: see ``build_edge_source`` and ``student_to_train``.
-        """
+        """Arguments from ``MODEL.TRACE`` and ``INPUT.FORMAT``."""
         trace = cfg.MODEL.TRACE
         name = trace.EDGES.SOURCE
         if name in ("teacher", "student"):
@@ -214,10 +210,6 @@ def find_image_edges(
 
     Returns:
         (height, width) float32 in 0..1.
-
-    Raises:
-        ValueError: edges are read from files, and the record has no ``file_name``; or the edges
-            are not of that size.
     """
     name = record.get("file_name")
     if not name and isinstance(source, FileEdges):

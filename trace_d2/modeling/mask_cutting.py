@@ -114,9 +114,6 @@ def cut_coded_panoptic(
         propagation: as in ``cut_panoptic``.
         thing_classes: contiguous ids of the thing classes.
         label_divisor: of the data set's metadata.
-
-    Raises:
-        ValueError: a class has more segments than ``label_divisor`` can tell apart.
     """
     present = torch.unique(panoptic[panoptic >= 0]).tolist()
     used: dict[int, int] = {}

@@ -93,11 +93,7 @@ class PostProcessor:
     def __call__(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
-        """The refined ``output`` in eval mode, ``output`` itself in training.
-
-        Raises:
-            ValueError: the model predicts no masks.
-        """
+        """The refined ``output`` in eval mode, ``output`` itself in training."""
         if model.training or self.resting:
             return output
         inputs = args[0] if args else next(iter(kwargs.values()))

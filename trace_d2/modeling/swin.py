@@ -52,12 +52,7 @@ class SwinTransformer(Backbone):
     """
 
     def __init__(self, settings: SwinSettings, in_channels: int = 3) -> None:
-        """Build the network and load its weights.
-
-        Raises:
-            ValueError: the weights are of another network; the message names the key.
-            OSError: the weights cannot be read.
-        """
+        """Build the network and load its weights."""
         super().__init__()
         config = SwinConfig(
             embed_dim=settings.embed_dim,

@@ -32,10 +32,6 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
 
     Returns:
         how many images were written.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: images of 2014 have no annotation in 2017.
     """
     folder = Path(coco) / "annotations"
     listed = read_json(folder / f"instances_{split}2014.json", remedy=_SEE)

@@ -34,10 +34,6 @@ def prepare_class_agnostic(
 
     Returns:
         how many images and annotations were written.
-
-    Raises:
-        FileNotFoundError: there is no file ``instances``.
-        ValueError: it is not COCO instances, or lacks some of ``file_names``.
     """
     content = _read(instances, "images", "annotations", "give COCO instances", _SEE)
     images = [_image(image, str(instances)) for image in content["images"]]
@@ -63,10 +59,6 @@ def prepare_sa1b(
 
     Returns:
         how many images and annotations were written.
-
-    Raises:
-        FileNotFoundError: no such folder, or no annotations in it.
-        ValueError: a file is not one of SA-1B's.
     """
     names = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
     stems = [name[: -len(".json")] for name in names if name.endswith(".json")]
@@ -89,12 +81,7 @@ def prepare_sa1b(
 
 
 def read_names(path: str | Path) -> list[str]:
-    """The names of a list of images, one a line; empty lines are passed over.
-
-    Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: it is empty.
-    """
+    """The names of a list of images, one a line; empty lines are passed over."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no list of images at {path}: {_SEE}")

@@ -58,10 +58,6 @@ def prepare_voc(
 
     Returns:
         how many images were written.
-
-    Raises:
-        FileNotFoundError: a folder, list or annotation is missing; the message says which.
-        ValueError: an annotation contradicts itself.
     """
     voc, output = Path(voc), Path(output)
     sources = list_sources(voc, sbd, split)
@@ -83,7 +79,7 @@ def prepare_voc(
 def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Path]:
     """Stem to annotation, a PNG of SegmentationObject/ or an SBD .mat, of every image of a split.
 
-    Arguments and errors as of ``prepare_voc``; in order of stems.
+    Arguments as of ``prepare_voc``; in order of stems.
     """
     own = read_names(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
     sources = {stem: voc / "SegmentationObject" / f"{stem}.png" for stem in own}
@@ -107,9 +103,6 @@ def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, 
         segment ids (H, W) int32, 0 = void (borders, and things without object), and the category
         id of every segment; objects count from 1 and have the class of most of their pixels,
         background is last.
-
-    Raises:
-        ValueError: shapes differ, or an object has no class.
     """
     if classes.shape != objects.shape:
         raise ValueError(f"class and object masks differ in shape: {classes.shape, objects.shape}")
@@ -134,9 +127,6 @@ def sbd_segments(
     Args:
         instances: (H, W) integers, 0 = background, k = object k.
         categories: class 1..20 of objects 1, 2, ...
-
-    Raises:
-        ValueError: an object has no class, or one that is not in 1..20.
     """
     labels = [label for label in np.unique(instances).tolist() if label != 0]
     classes = [int(categories[k - 1]) if k <= len(categories) else None for k in labels]
@@ -146,12 +136,7 @@ def sbd_segments(
 
 
 def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
-    """Segments of an annotation file as ``list_sources`` names it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it contradicts itself; the message names it.
-    """
+    """Segments of an annotation file as ``list_sources`` names it."""
     files = [path]
     if path.suffix == ".png":
         files.insert(0, path.parent.parent / "SegmentationClass" / path.name)

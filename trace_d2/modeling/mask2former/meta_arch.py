@@ -94,10 +94,6 @@ class TraceMask2Former(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments from ``MODEL.TRACE.MASK2FORMER``, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` and
         the first data set of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` that knows its things.
-
-        Raises:
-            ValueError: a value out of range, or another number of classes than the data set's; it
-                names the key.
         """
         settings = Mask2FormerSettings.from_config(cfg)
         test = Mask2FormerTestSettings.from_config(cfg)

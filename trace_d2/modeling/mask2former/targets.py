@@ -29,10 +29,6 @@ def prepare_targets(
 
     Returns:
         (N_i,) int64 and (N_i, *size) bool an image.
-
-    Raises:
-        ValueError: an image without ``instances``, with other masks, or with a class out of range;
-            it names the file.
     """
     classes, masks = [], []
     for record in batched_inputs:
@@ -81,10 +77,6 @@ def thing_ids_of(names: Sequence[str], *, num_classes: int, panoptic: bool) -> f
         names: ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         num_classes: ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
         panoptic: whether panoptic results are wanted, which need to know things from stuff.
-
-    Raises:
-        ValueError: the data set has another number of classes, or things and stuff are not known
-            and ``panoptic``.
     """
     key = "thing_dataset_id_to_contiguous_id"
     registered = [name for name in names if name in MetadataCatalog]
