@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import Any
 
 import pytest
 from PIL import Image, UnidentifiedImageError
 
 from trace_d2.data import bad_records
-from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError, Tolerant, blame
+from trace_d2.data.bad_records import BadRecordError, NoUsableRecordError, TolerantMapper, blame
 
 RECORD = {"file_name": "a.jpg"}
 
@@ -40,10 +39,11 @@ def test_errors_of_machine_and_code_stay_as_they_are(error):
     assert caught.value is error
 
 
-def use(record: Any) -> str:
-    if record.get("bad"):
-        raise BadRecordError(f"{record['file_name']} is bad")
-    return "used"
+class Mapper(TolerantMapper):
+    def _map(self, record):
+        if record.get("bad"):
+            raise BadRecordError(f"{record['file_name']} is bad")
+        return "used"
 
 
 GOOD = {"file_name": "good.jpg"}
@@ -51,7 +51,7 @@ BAD = [{"file_name": f"{number}.jpg", "bad": True} for number in range(9)]
 
 
 def test_bad_records_between_good_ones(caplog):
-    mapper = Tolerant(use)
+    mapper = Mapper()
     mapper.most_at_first, mapper.most_in_a_row = 3, 5
     with caplog.at_level(logging.WARNING, bad_records.__name__):
         for _ in range(4):
@@ -67,7 +67,7 @@ def test_bad_records_between_good_ones(caplog):
 
 
 def test_no_good_record_at_all():
-    mapper = Tolerant(use)
+    mapper = Mapper()
     mapper.most_at_first = 3
     assert [mapper(record) for record in BAD[5:7]] == [None, None]
     with pytest.raises(NoUsableRecordError, match=r"3 records .* The first: 5\.jpg is bad"):
@@ -76,9 +76,9 @@ def test_no_good_record_at_all():
 
 def test_other_errors_are_not_counted():
     with pytest.raises(KeyError):
-        Tolerant(use)({"bad": True})
+        Mapper()({"bad": True})
 
 
 def test_strict_raises():
     with pytest.raises(BadRecordError, match=r"0\.jpg is bad"):
-        Tolerant(use, strict=True)(BAD[0])
+        Mapper(raises=True)(BAD[0])

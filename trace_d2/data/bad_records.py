@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -42,8 +43,8 @@ def blame(record: Record, remedy: str = "") -> Iterator[None]:
         raise BadRecordError(f"image {record.get('file_name')}: {error}{ending}") from error
 
 
-class Tolerant:
-    """A mapper that leaves out what another one finds bad: such records map to None.
+class TolerantMapper(ABC):
+    """Base of mappers that leave out records that they find bad: these map to None.
 
     Detectron2's loader then draws another. Each is logged once for its file, and each worker of a
     loader counts for itself.
@@ -55,35 +56,35 @@ class Tolerant:
     most_in_a_row = 1000
     """So many bad records with no good one between them end the training."""
 
-    def __init__(self, mapper: Callable[[Record], dict[str, Any]], strict: bool = False) -> None:
-        """
-        Args:
-            mapper: from a record to the input of a model; a BadRecordError makes a record bad.
-            strict: raise on bad records.
-        """
-        self.mapper = mapper
-        self.strict = strict
+    def __init__(self, raises: bool = False) -> None:
+        """``raises``: bad records are errors, as in evaluation."""
+        self._raises = raises
         self._any_good = False
         self._in_a_row = 0
         self._first = ""
         self._reported: set[str] = set()
 
     def __call__(self, record: Record) -> dict[str, Any] | None:
-        """What ``mapper`` makes of ``record``; None if it is bad.
+        """What ``record``, which stays as it is, maps to; None, in training, if it cannot be used.
 
         Raises:
-            BadRecordError: it is, and ``strict``.
-            NoUsableRecordError: too many bad records in a row.
+            BadRecordError: such a record, if ``strict`` or in evaluation.
+            NoUsableRecordError: in training, too many such records and no others.
+            ValueError: the record is of another kind of data set, or does not fit the config.
         """
         try:
-            mapped = self.mapper(record)
+            mapped = self._map(record)
         except BadRecordError as error:
-            if self.strict:
+            if self._raises:
                 raise
             self._leave_out(str(record.get("file_name")), error)
             return None
         self._any_good, self._in_a_row = True, 0
         return mapped
+
+    @abstractmethod
+    def _map(self, record: Record) -> dict[str, Any]:
+        """What ``record`` maps to; a BadRecordError makes it bad."""
 
     def _leave_out(self, file_name: str, error: BadRecordError) -> None:
         if file_name not in self._reported:

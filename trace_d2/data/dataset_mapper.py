@@ -52,7 +52,7 @@ class TraceDatasetMapper(ImageMapper):
     """Maps a record to the input of a model, for training and for evaluation.
 
     Image, segments and semantic map go through the same augmentations. A crop that leaves nothing
-    of a segment drops it; crowd regions are no segments. For bad records see ``ImageMapper``.
+    of a segment drops it; crowd regions are no segments. For bad records see ``TolerantMapper``.
 
     A record has ``file_name``, ``height`` and ``width`` (pixels) for evaluation, and what the
     target generator reads. It maps to itself without annotations, and ``image`` uint8 (3, H, W). In

@@ -23,7 +23,7 @@ class TraceEdgeDatasetMapper(ImageMapper):
     """Maps a record of ``DATASETS.TRACE.EDGES`` to an image and its pseudo edges.
 
     Both are cropped, resized and turned alike; edges by the nearest pixel, so that they stay edge,
-    none or ignored. For bad records see ``ImageMapper``.
+    none or ignored. For bad records see ``TolerantMapper``.
 
     A record has ``file_name`` and ``trace_pseudo_edges_file_name``. It maps to itself with
     ``height`` and ``width`` of the image in its file, ``image`` uint8 (3, R, R) and

@@ -1,9 +1,8 @@
-"""What mappers share that read a photograph and augment it together with what is known of it."""
+"""What mappers share that read a photograph."""
 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,18 +13,14 @@ import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
 
-from trace_d2.data.bad_records import Record, Tolerant
+from trace_d2.data.bad_records import Record, TolerantMapper
 from trace_d2.io.images import Photograph, read_image
 
 logger = logging.getLogger(__name__)
 
 
-class ImageMapper(ABC):
-    """Base of the mappers from a record to the input of a model, for training and evaluation.
-
-    A record whose files cannot be used, once training runs, is logged once and maps to None, so
-    that Detectron2's loader draws another image. In evaluation, and if strict, it raises.
-    """
+class ImageMapper(TolerantMapper):
+    """Base of the mappers that augment a photograph together with what is known of it."""
 
     def __init__(
         self,
@@ -43,26 +38,12 @@ class ImageMapper(ABC):
         """
         if image_format not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; it must be one of BGR, RGB")
+        super().__init__(strict or not is_train)
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
-        self._tolerant = Tolerant(self._map, strict or not is_train)
         mode = "training" if is_train else "evaluation"
         logger.info("Augmentations in %s: %s", mode, self.augmentations)
-
-    def __call__(self, record: Record) -> dict[str, Any] | None:
-        """What ``record``, which stays as it is, maps to; None, in training, if it cannot be used.
-
-        Raises:
-            BadRecordError: such a record, if ``strict`` or in evaluation.
-            NoUsableRecordError: in training, too many such records and no others.
-            ValueError: the record is of another kind of data set, or does not fit the config.
-        """
-        return self._tolerant(record)
-
-    @abstractmethod
-    def _map(self, record: Record) -> dict[str, Any]:
-        """What ``record`` maps to; a BadRecordError if it cannot be used."""
 
     def _read(self, record: Record) -> Photograph:
         """The photograph of ``record``, its pixels in ``image_format``."""

@@ -12,12 +12,12 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, transforms
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
-from trace_d2.data.bad_records import Record, Tolerant, blame
+from trace_d2.data.bad_records import Record, TolerantMapper, blame
 from trace_d2.io.mask_rle import check_fit, check_segmentation
 
 
-class TolerantDatasetMapper(DatasetMapper):
-    """``DatasetMapper`` that leaves out what it cannot use, see ``Tolerant``.
+class TolerantDatasetMapper(TolerantMapper, DatasetMapper):
+    """``DatasetMapper`` that leaves out what it cannot use, see ``TolerantMapper``.
 
     That is a record whose image or masks cannot be read, or do not fit together. In evaluation it
     raises. Images without objects have empty masks, where Detectron2's have none.
@@ -26,18 +26,14 @@ class TolerantDatasetMapper(DatasetMapper):
     @configurable
     def __init__(self, is_train: bool = True, *, strict: bool = False, **options: Any) -> None:
         """``options`` are ``DatasetMapper``'s; ``strict`` raises on bad records in training too."""
-        super().__init__(is_train, **options)
-        self._tolerant = Tolerant(self._map, strict or not is_train)
+        TolerantMapper.__init__(self, strict or not is_train)
+        DatasetMapper.__init__(self, is_train, **options)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """What ``DatasetMapper`` reads, and ``INPUT.TRACE.STRICT``."""
         options: dict[str, Any] = super().from_config(cfg, is_train)
         return options | {"strict": cfg.INPUT.TRACE.STRICT}
-
-    def __call__(self, dataset_dict: Record) -> dict[str, Any] | None:
-        """What ``DatasetMapper`` returns, or None: see ``Tolerant``."""
-        return self._tolerant(dataset_dict)
 
     def _map(self, record: Record) -> dict[str, Any]:
         if self.is_train:
@@ -48,7 +44,7 @@ class TolerantDatasetMapper(DatasetMapper):
                     if self.use_instance_mask:
                         _check_mask(annotation, record)
         with blame(record, "repair or replace the image, or correct its labels"):
-            mapped: dict[str, Any] = super().__call__(record)
+            mapped: dict[str, Any] = DatasetMapper.__call__(self, record)
         return mapped
 
     def _transform_annotations(

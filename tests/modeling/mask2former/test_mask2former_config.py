@@ -11,7 +11,6 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances, PolygonMasks
 
-from trace_d2.config import add_trace_config
 from trace_d2.modeling import add_official_mask2former_config
 from trace_d2.modeling.mask2former.official import adopt_official_input
 
@@ -120,9 +119,8 @@ def test_official_config_without_the_package(official_config, monkeypatch):
         add_official_mask2former_config(get_cfg(), official_config)
 
 
-def test_official_image_size_reaches_our_mapper_unless_it_is_set():
-    cfg = get_cfg()
-    add_trace_config(cfg)
+def test_official_image_size_reaches_our_mapper_unless_it_is_set(make_cfg):
+    cfg = make_cfg()
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 512, 0.5, 1.5
     cfg.INPUT.COLOR_AUG_SSD = True
     cfg.INPUT.TRACE.MAX_SCALE = 1.0
