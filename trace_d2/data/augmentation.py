@@ -40,11 +40,7 @@ class ResizeShortestEdge(_Visible, T.ResizeShortestEdge):
 
 
 class ColorJitter(T.Augmentation):
-    """Random brightness, contrast, saturation and hue, each half of the time, as SSD has them.
-
-    Args:
-        image_format: ``RGB`` or ``BGR``.
-    """
+    """Random brightness, contrast, saturation and hue, each half of the time, as SSD has them."""
 
     def __init__(self, image_format: str) -> None:
         super().__init__()

@@ -26,11 +26,9 @@ class NoUsableRecordError(RuntimeError):
 
 @contextlib.contextmanager
 def blame(record: Record, remedy: str = "") -> Iterator[None]:
-    """Turn errors about the files of ``record`` into a ``BadRecordError`` that names the image.
+    """Turn errors about the files of ``record`` into a BadRecordError that names the image.
 
-    Args:
-        record: names the image by ``file_name``.
-        remedy: what to do, if the errors do not say it.
+    It ends with the ``remedy``, where the errors do not say what to do.
     """
     try:
         yield

@@ -45,7 +45,6 @@ def load_panoptic_dicts(
         panoptic_json: COCO panoptic JSON.
         panoptic_root: folder of its PNG files.
         categories: those that the data set was registered with; the rank is the contiguous id.
-        remedy: what the user is to do if something is missing.
         check: look whether label folder, images and PNG files are complete.
 
     Returns:
@@ -179,7 +178,6 @@ def load_class_agnostic_dicts(
     Args:
         json_file: COCO instances file.
         image_root: folder that ``file_name`` of its images is relative to.
-        remedy: what the user is to do if something is missing.
 
     Returns:
         ``{file_name, image_id, height, width, annotations}`` each, sizes in pixels. Annotations

@@ -178,12 +178,7 @@ def instances_of(segment_map: np.ndarray, target: PanopticTarget, *, bitmask: bo
 
 
 def semantic_of(segment_map: np.ndarray, target: PanopticTarget) -> torch.Tensor:
-    """int64 (H, W): the contiguous category of each pixel, crowd regions included, 255 = void.
-
-    Args:
-        segment_map: integers (H, W), ``i + 1`` where segment i is, 0 = void.
-        target: the segments that the numbers stand for.
-    """
+    """int64 (H, W): the contiguous category of each pixel, crowd regions included, 255 = void."""
     if target.category_ids.size and target.category_ids.max() >= UNKNOWN:
         raise ValueError(
             f"category {target.category_ids.max()} and {UNKNOWN} for void do not fit one semantic "

@@ -54,10 +54,6 @@ class LabelCache:
 
         A cache that takes no more files (a full disk, no permission) is reported once, and the
         work goes on without it. What ``make`` raises is the caller's.
-
-        Args:
-            inputs: the files that the entry is made from.
-            make: gives arrays of numbers, text or truth values by name.
         """
         # Taken before the files are read: what changes on the way gives a stale stamp.
         stamp = _stamp(inputs)

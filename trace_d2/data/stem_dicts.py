@@ -37,7 +37,6 @@ def load_semantic_dicts(
         image_root: folder of the images (not below it).
         semantic_root: folder of ``<stem>.png``, pixel = category id, 255 = unknown.
         edges_root: folder of ``<stem>.png`` or ``<stem>.npy``, or None.
-        remedy: what the user is to do if something is missing.
 
     Returns:
         ``{file_name, image_id, height, width (pixels, of the mask), trace_semantic_file_name}``
@@ -81,7 +80,6 @@ def load_edge_dicts(
         image_root: folder of the images (not below it).
         edges_root: output folder of ``tools/make_pseudo_edges.py``, or a folder of 8-bit
             ``<stem>.png``: 0 no edge, 255 edge, 128 ignored.
-        remedy: what the user is to do if something is missing.
 
     Returns:
         as ``load_semantic_dicts``, with ``trace_pseudo_edges_file_name`` in place of masks and

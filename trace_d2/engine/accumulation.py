@@ -84,12 +84,7 @@ class AccumulatingTrainer(SimpleTrainer):
 
 
 class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
-    """``AccumulatingTrainer`` in mixed precision, with one gradient scale for all parts.
-
-    Args:
-        model, data_loader, optimizer, steps: as ``AccumulatingTrainer``'s.
-        grad_scaler: as ``AMPTrainer``'s; None: torch's own on CUDA.
-    """
+    """``AccumulatingTrainer`` in mixed precision, with one gradient scale for all parts."""
 
     def _losses(self, part: Batch, share: float) -> dict[str, Tensor]:
         with torch.autocast(next(self.model.parameters()).device.type):

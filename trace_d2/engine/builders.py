@@ -60,12 +60,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 
 
 class BatchLoader:
-    """A data loader whose batches go through ``transforms``, and whose last batch can be seen.
-
-    Args:
-        loader: gives batches without end, as Detectron2's training loader.
-        transforms: applied in order to each batch.
-    """
+    """A data loader whose batches go through ``transforms``, and whose last batch can be seen."""
 
     def __init__(
         self, loader: Iterable[Batch], transforms: Iterable[Callable[[Batch], Batch]] = ()

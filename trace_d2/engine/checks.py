@@ -73,10 +73,7 @@ def check_categories(names: Sequence[str], num_classes: int | None = None) -> No
 
     Data sets of a single class agree whatever they call it. Those that know their classes only
     once they are loaded (Detectron2's ``register_coco_instances`` of unknown files) are passed by.
-
-    Args:
-        names: registered names, such as ``DATASETS.TRAIN + DATASETS.TEST``.
-        num_classes: what the model is built for; None: not compared.
+    ``num_classes`` is what the model is built for; None: not compared.
     """
     first: tuple[str, list[tuple[str, bool]]] | None = None
     for name in names:

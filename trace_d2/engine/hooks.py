@@ -35,9 +35,8 @@ _LEAST_SIDE = 256  # pixels; smaller images are drawn larger, so that names fit
 class ExponentialMovingAverage(HookBase):
     """Keeps the average of a model's parameters and buffers; resumes with the trainer.
 
-    Args:
-        model: the model that is trained, not wrapped for distributed training.
-        decay: share of the old average kept at each step, in (0, 1).
+    ``decay`` is the share of the old average kept at each step, in (0, 1). The model of this and
+    of the other hooks is the one that is trained, not wrapped for distributed training.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -75,11 +74,7 @@ class ExponentialMovingAverage(HookBase):
 class StudentFiles(HookBase):
     """Writes the student of a model with each checkpoint and at the end, on the main process.
 
-    Args:
-        model: writes its student by ``save_student(folder)``; not wrapped for distributed
-            training.
-        folder: where the files go.
-        period: iterations from one checkpoint to the next.
+    The model does so by ``save_student(folder)``.
     """
 
     def __init__(self, model: Any, folder: Path, period: int) -> None:
@@ -97,12 +92,9 @@ class StudentFiles(HookBase):
 
 
 class SampleSheets(HookBase):
-    """Writes ``samples/<iteration>.png``: for a few images of the batch, targets and predictions.
+    """Writes ``<folder>/<iteration>.png``: targets and predictions of images of the last batch.
 
     Args:
-        model: what is trained, not wrapped for distributed training.
-        batches: gives the last batch.
-        folder: where the sheets go.
         dataset_name: whose metadata names the classes.
         image_format: of the batch's images, ``INPUT.FORMAT``.
         period: iterations from one sheet to the next.

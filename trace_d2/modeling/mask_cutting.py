@@ -110,8 +110,7 @@ def cut_coded_panoptic(
 
     Args:
         panoptic: (H, W) int ids; negative = void.
-        edges: (H, W) float32 in 0..1.
-        propagation: as in ``cut_panoptic``.
+        edges, propagation: as of ``cut_panoptic``.
         thing_classes: contiguous ids of the thing classes.
         label_divisor: of the data set's metadata.
     """

@@ -58,14 +58,9 @@ class PostProcessorSettings(NodeSettings, node="MODEL.TRACE.POSTPROCESSOR"):
 
 
 class PostProcessor:
-    """The hook: predictions of a batch in, refined predictions out.
+    """The hook: predictions of a batch in, refined predictions out; see ``with_postprocessor``.
 
-    Args:
-        cfg: a Detectron2 config; of it ``MODEL.TRACE.{POSTPROCESSOR,BGP,EDGES}``, ``INPUT.FORMAT``
-            and ``DATASETS.TEST`` are read, whose metadata decodes panoptic predictions without
-            ``segments_info``.
-        edge_source: in place of the one that ``MODEL.TRACE.EDGES`` names, which is made at the
-            first use.
+    The metadata of ``DATASETS.TEST`` decodes panoptic predictions without ``segments_info``.
     """
 
     def __init__(self, cfg: Any, *, edge_source: EdgeSource | None = None) -> None:

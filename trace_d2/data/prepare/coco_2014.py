@@ -19,19 +19,10 @@ _SEE = "datasets/README.md says what to put where"
 
 
 def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> int:
-    """Write ``annotations/panoptic_<split>2014.json``.
+    """Write ``coco/annotations/panoptic_<split>2014.json``; returns its number of images.
 
     Its annotations name the PNG files of 2017 with their folder, as in
     ``panoptic_val2017/000000000139.png``, so ``coco`` itself is the folder to read them from.
-
-    Args:
-        coco: folder with annotations/{instances_<split>2014,panoptic_train2017,panoptic_val2017}
-            .json.
-        split: ``"train"`` or ``"val"``.
-        progress: show a progress bar.
-
-    Returns:
-        how many images were written.
     """
     folder = Path(coco) / "annotations"
     listed = read_json(folder / f"instances_{split}2014.json", remedy=_SEE)

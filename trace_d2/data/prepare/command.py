@@ -22,11 +22,9 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run(script: str, written: Iterator[str]) -> int:
-    """Print what was ``written``; 0 on success, 2 if something is missing or damaged.
+    """Print a line for each thing ``written``; 0 on success, 2 if something is missing or damaged.
 
-    Args:
-        script: path of the script, whose name errors begin with.
-        written: does the work, and gives a line for each thing that it wrote.
+    Errors begin with the name of the ``script``.
     """
     try:
         for line in written:

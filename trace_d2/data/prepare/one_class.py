@@ -30,10 +30,8 @@ def prepare_class_agnostic(
 
     Masks, boxes, areas and crowd flags stay; annotation ids count from 1, as pycocotools takes an
     id of 0 for "no match". Images of LVIS, which have no ``file_name``, get the folder and name of
-    their ``coco_url``. Of ``file_names`` (None: all) folders do not count.
-
-    Returns:
-        how many images and annotations were written.
+    their ``coco_url``. Of ``file_names`` (None: all) folders do not count. Returns how many images
+    and annotations were written.
     """
     content = _read(instances, "images", "annotations", "give COCO instances", _SEE)
     images = [_image(image, str(instances)) for image in content["images"]]
@@ -51,14 +49,8 @@ def prepare_sa1b(
 ) -> tuple[int, int]:
     """Join the annotations of SA-1B's photographs to one COCO file, ``output``.
 
-    Args:
-        folder: holds ``sa_<n>.jpg`` and ``sa_<n>.json``, as its archives do.
-        output: file to write.
-        limit: this many photographs at most, in order of their numbers; None: all.
-        progress: show a progress bar.
-
-    Returns:
-        how many images and annotations were written.
+    ``folder`` holds ``sa_<n>.jpg`` and ``sa_<n>.json``, as its archives do; the first ``limit`` are
+    taken, in order of their numbers. Returns how many images and annotations were written.
     """
     names = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
     stems = [name[: -len(".json")] for name in names if name.endswith(".json")]

@@ -45,7 +45,7 @@ def prepare_voc(
     """Write ``panoptic.json``, ``panoptic/``, ``instances.json`` and ``class_agnostic.json``.
 
     Image ids are the digits of the stems, as 2007000027 of 2007_000027. Files that were there are
-    written anew; each is whole or not there at all.
+    written anew; each is whole or not there at all. Returns how many images were written.
 
     Args:
         voc: VOC2012, with ImageSets/, SegmentationClass/, SegmentationObject/ and JPEGImages/.
@@ -55,9 +55,6 @@ def prepare_voc(
         output: folder to write to.
         workers: processes.
         progress: show a progress bar.
-
-    Returns:
-        how many images were written.
     """
     voc, output = Path(voc), Path(output)
     sources = list_sources(voc, sbd, split)

@@ -60,12 +60,7 @@ class Mask2FormerSettings(NodeSettings, node=KEY):
             )
 
     def transformers_config(self, num_classes: int, strides: Sequence[int]) -> Mask2FormerConfig:
-        """The config of ``transformers``' modules.
-
-        Args:
-            num_classes: classes without "no object".
-            strides: of the feature maps, finest first.
-        """
+        """Config of ``transformers``' modules; ``strides`` of the feature maps, finest first."""
         same = ("num_queries", "class_weight", "mask_weight", "dice_weight", "no_object_weight",
                 "train_num_points", "oversample_ratio", "importance_sample_ratio")  # fmt: skip
         return Mask2FormerConfig(

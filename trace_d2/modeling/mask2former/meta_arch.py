@@ -64,9 +64,6 @@ class TraceMask2Former(nn.Module):
         """Assemble the model; :meth:`from_config` reads the arguments from a config.
 
         Args:
-            backbone: gives the feature maps.
-            settings: of head and loss.
-            test: which results there are, and how.
             num_classes: classes without "no object".
             thing_ids: contiguous ids of the thing classes.
             pixel_mean, pixel_std: a channel, in the units of the images.

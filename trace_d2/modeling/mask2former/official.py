@@ -47,10 +47,7 @@ def adopt_official_input(cfg: CfgNode) -> None:
 
     ``INPUT.IMAGE_SIZE``, ``MIN_SCALE``, ``MAX_SCALE`` and ``COLOR_AUG_SSD`` take the place of the
     keys of ``INPUT.TRACE`` that are at their defaults. The mapper is ours, whatever
-    ``INPUT.DATASET_MAPPER_NAME`` says.
-
-    Args:
-        cfg: a merged config with the official keys, changed in place.
+    ``INPUT.DATASET_MAPPER_NAME`` says. ``cfg``, merged, is changed in place.
     """
     node, defaults = cfg.INPUT.TRACE, get_trace_cfg().INPUT.TRACE
     official = {
