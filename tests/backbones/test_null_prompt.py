@@ -11,7 +11,7 @@ import weakref
 import pytest
 import torch
 
-from trace_d2.backbones import NullPrompt, loading
+from trace_d2.backbones import NullPrompt, null_prompt
 
 ENCODE_ARGUMENTS = {
     "sd15": {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False},
@@ -42,7 +42,7 @@ def no_encoding(monkeypatch):
     def refuse(*_):
         raise AssertionError("text encoders were loaded")
 
-    monkeypatch.setattr(loading, "_encode", refuse)
+    monkeypatch.setattr(null_prompt, "_encode", refuse)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_zeros_have_the_shape_of_the_encoded_prompt(family, build_tiny, no_encod
 
 def test_the_text_encoders_are_gone_afterwards(build_tiny, cache, monkeypatch):
     seen = []
-    encode = loading.encode_empty_string
+    encode = null_prompt.encode_empty_string
 
     def watch(pipeline, outputs, device):
         assert pipeline.transformer is None
@@ -84,7 +84,7 @@ def test_the_text_encoders_are_gone_afterwards(build_tiny, cache, monkeypatch):
         seen.extend(weakref.ref(m) for m in (pipeline.text_encoder, pipeline.text_encoder_2))
         return encode(pipeline, outputs, device)
 
-    monkeypatch.setattr(loading, "encode_empty_string", watch)
+    monkeypatch.setattr(null_prompt, "encode_empty_string", watch)
     backbone = build_tiny("flux")
     gc.collect()
     assert len(seen) == 2
@@ -98,7 +98,7 @@ def test_the_text_encoders_are_gone_afterwards(build_tiny, cache, monkeypatch):
 def test_the_cache_is_used_instead_of_the_encoders(build_tiny, cache, monkeypatch):
     first = build_tiny("flux").null_prompt_tensor("prompt_embeds", 1)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(loading, "_encode", lambda *_: pytest.fail("encoders were loaded"))
+    monkeypatch.setattr(null_prompt, "_encode", lambda *_: pytest.fail("encoders were loaded"))
     assert torch.equal(build_tiny("flux").null_prompt_tensor("prompt_embeds", 1), first)
 
 

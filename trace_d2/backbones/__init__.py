@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from .backbone import AttentionBackbone
 from .diffusion import DiffusionBackbone
-from .diffusion_transformers import FluxBackbone, PixArtBackbone, StableDiffusion3Backbone
+from .families import (
+    FluxBackbone,
+    PixArtBackbone,
+    StableDiffusion3Backbone,
+    StableDiffusionBackbone,
+    StableDiffusionXLBackbone,
+)
 from .null_prompt import NullPrompt
 from .registry import BACKBONE_REGISTRY, REGISTERED_MODELS, RegisteredModel, build_backbone
-from .unet import StableDiffusionBackbone, StableDiffusionXLBackbone
 
 __all__ = [
     "BACKBONE_REGISTRY",

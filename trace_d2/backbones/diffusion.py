@@ -21,8 +21,8 @@ from . import loading
 from .backbone import AttentionBackbone, BackboneSettings
 from .model_files import open_model
 from .noise_levels import clean_estimate, signal_and_noise_levels
-from .null_prompt import NullPrompt, TextEncoding
-from .registry import REGISTERED_MODELS, family_of_pipeline, weights_of
+from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
+from .registry import REGISTERED_MODELS, family_of, weights_of
 
 
 class Noising(NamedTuple):
@@ -96,23 +96,18 @@ class DiffusionBackbone(AttentionBackbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        """The model that ``cfg.MODEL.TRACE.BACKBONE`` names, on ``cfg.MODEL.TRACE.DEVICE``.
-
-        Raises:
-            ValueError, FileNotFoundError: see ``build_backbone``.
-        """
         settings = BackboneSettings.from_config(cfg)
         device = loading.pick_device(cfg.MODEL.TRACE.DEVICE)
         dtype = loading.pick_dtype(settings.dtype, device)
         source = open_model(weights_of(settings))
         registered = REGISTERED_MODELS.get(settings.name)
-        if family_of_pipeline(source.pipeline_name, str(source)) is not cls:
+        if family_of(source) is not cls:
             raise ValueError(
                 f"{settings.name} needs a folder of {', '.join(cls.pipeline_names)};"
                 f" {source} holds a {source.pipeline_name}"
             )
         # The text encoders come and go before the denoiser is loaded, so that both never meet.
-        null_prompt = loading.load_null_prompt(
+        null_prompt = load_null_prompt(
             source,
             cls.text_encoding,
             shapes=lambda: cls.prompt_shapes(
@@ -210,9 +205,6 @@ class DiffusionBackbone(AttentionBackbone):
 
         Returns:
             X_t (B, c, h, w).
-
-        Raises:
-            ValueError: a timestep is out of range, or the scheduler has no known noise levels.
         """
         signal, spread = signal_and_noise_levels(self.scheduler, timesteps)
         signal = signal.to(latent).view(-1, 1, 1, 1)

@@ -68,11 +68,7 @@ class ModelSource:
         return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 
     def component(self, name: str) -> Path:
-        """The folder of a component, downloaded first where it must be.
-
-        Raises:
-            FileNotFoundError: the model has no such component, or the hub does not give it.
-        """
+        """The folder of a component, downloaded first where it must be."""
         path = self.folder / name
         if self.hub_id and not _is_complete(path):
             _download_component(self.hub_id, self.revision, name)
@@ -106,15 +102,7 @@ class ModelSource:
 
 
 def open_model(weights: str) -> ModelSource:
-    """Find a model's ``model_index.json``.
-
-    Args:
-        weights: the path of a diffusers folder, or a hub id ``owner/name``.
-
-    Raises:
-        FileNotFoundError: neither; or the hub model cannot be had (the message says what to do).
-        ValueError: ``model_index.json`` is no diffusers index.
-    """
+    """The model in a diffusers folder, or of a hub id ``owner/name``."""
     folder = Path(weights).expanduser()
     if folder.is_dir():
         if not (folder / INDEX).is_file():
@@ -155,11 +143,7 @@ def choose_weights(names: Iterable[str]) -> WeightFiles | None:
 
 
 def weights_in(folder: Path) -> WeightFiles:
-    """The weights of a component's folder.
-
-    Raises:
-        FileNotFoundError: it holds no complete set.
-    """
+    """The weights of a component's folder."""
     found = choose_weights(path.name for path in folder.glob("*"))
     if found is None:
         raise FileNotFoundError(

@@ -21,9 +21,6 @@ def signal_and_noise_levels(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, 
 
     Returns:
         alpha (B,) and sigma (B,), float32, on the timesteps' device.
-
-    Raises:
-        ValueError: a timestep is out of range, or the scheduler is of neither kind.
     """
     steps = scheduler.config.num_train_timesteps
     if timesteps.numel() and not (timesteps.min() >= 0 and timesteps.max() < steps):
@@ -55,9 +52,6 @@ def clean_estimate(scheduler: Any, noised: Tensor, prediction: Tensor, timesteps
         prediction: of the denoiser, (B, c, h, w); further channels (a predicted variance) are
             left out.
         timesteps: (B,); for flow matching all 0.
-
-    Raises:
-        ValueError: flow matching at another timestep, or an unknown prediction type.
     """
     prediction = prediction[:, : noised.shape[1]].to(noised.dtype)
     if is_flow_matching(scheduler):

@@ -10,16 +10,20 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trace_d2.io.atomic import write_bytes
+
+from .model_files import ModelSource, weights_in
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +49,7 @@ class NullPrompt:
 
     @classmethod
     def load(cls, path: Path) -> NullPrompt:
-        """Read a file.
-
-        Raises:
-            ValueError: it is no safetensors file, or is truncated.
-        """
+        """Read a file; a ValueError if it is no safetensors file, or is truncated."""
         try:
             return cls(load_file(path))
         except SafetensorError as error:
@@ -69,9 +69,7 @@ class NullPrompt:
             )
         tokens = self.tensors["prompt_embeds"].shape[1]
         for key, shape in shapes.items():
-            expected = (1, *shape[1:])
-            if key != "pooled_prompt_embeds":
-                expected = (1, tokens, *shape[2:])
+            expected = shape if key == "pooled_prompt_embeds" else (1, tokens, *shape[2:])
             if tuple(self.tensors[key].shape) != expected:
                 raise ValueError(
                     f"{where}: {key} of the null prompt has shape"
@@ -98,25 +96,34 @@ class TextEncoding:
         return tuple(f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer"))
 
 
-def cache_folder() -> Path:
-    """``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``."""
-    chosen = os.environ.get("TRACE_D2_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "trace_d2"
+def load_null_prompt(
+    source: ModelSource,
+    encoding: TextEncoding,
+    *,
+    shapes: Callable[[], dict[str, tuple[int, ...]]],
+    zeros: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> NullPrompt:
+    """The null prompt of a model: its own file, else the cache, else the text encoders.
 
-
-def read_cached(path: Path) -> NullPrompt | None:
-    """The cached null prompt, or None where there is none or it is damaged (which is logged)."""
-    if not path.is_file():
-        return None
-    try:
-        return NullPrompt.load(path)
-    except ValueError as error:
-        logger.warning("computing the null prompt again: %s", error)
-        return None
-
-
-def write_cached(path: Path, null_prompt: NullPrompt) -> None:
-    """Keep the null prompt; a cache that cannot be written costs only the next run's time."""
+    ``zeros`` stand in for it, of the shapes of the model's own file or else of ``shapes``. Text
+    encoders run in ``dtype`` on ``device``, and are let go again.
+    """
+    own_file = source.folder / FILE_NAME
+    own = NullPrompt.load(own_file) if own_file.is_file() else None
+    if zeros:
+        own_shapes = own and {key: tuple(tensor.shape) for key, tensor in own.tensors.items()}
+        return NullPrompt.zeros(own_shapes or shapes())
+    if own:
+        return own
+    path = _cache_file(source, encoding, dtype)
+    if path.is_file():
+        try:
+            return NullPrompt.load(path)
+        except ValueError as error:
+            logger.warning("computing the null prompt again: %s", error)
+    null_prompt = _encode(source, encoding, dtype, device)
     try:
         null_prompt.save(path)
     except OSError as error:
@@ -125,6 +132,48 @@ def write_cached(path: Path, null_prompt: NullPrompt) -> None:
             " run loads the text encoders again",
             error,
         )
+    return null_prompt
+
+
+def _cache_file(source: ModelSource, encoding: TextEncoding, dtype: torch.dtype) -> Path:
+    """In ``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``."""
+    folder = Path(os.environ.get("TRACE_D2_CACHE") or Path.home() / ".cache" / "trace_d2")
+    name = f"{source.identity(encoding.components)[:24]}-{str(dtype).removeprefix('torch.')}"
+    return folder / "null_prompts" / f"{name}.safetensors"
+
+
+def _encode(
+    source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
+) -> NullPrompt:
+    try:
+        folders = {name: source.component(name) for name in encoding.components}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the null prompt needs the text encoders, and {error}. Or set"
+            f' MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
+        ) from error
+    pipeline_class = getattr(diffusers, source.pipeline_name)
+    # Everything else the pipeline could hold is left out: denoiser, VAE, safety checker, ...
+    parameters = set(inspect.signature(pipeline_class.__init__).parameters) & set(source.index)
+    left_out = {name for name in parameters if isinstance(source.index[name], list)} - set(folders)
+    options: dict[str, Any] = dict.fromkeys(left_out)
+    if "requires_safety_checker" in parameters:
+        options["requires_safety_checker"] = False
+    logger.info("encoding the empty string with the text encoders of %s, once", source)
+    try:
+        pipeline = pipeline_class.from_pretrained(
+            source.folder,
+            **options,
+            dtype=dtype,
+            variant=weights_in(folders["text_encoder"]).variant,
+            local_files_only=True,
+        )
+        return encode_empty_string(pipeline, encoding.outputs, device)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"the text encoders of {source} could not encode the null prompt: {error}; copy or"
+            ' download them again, or set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros"'
+        ) from error
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
 from .backbone import AttentionBackbone, BackboneSettings
-from .model_files import open_model
+from .model_files import ModelSource, open_model
 
 BACKBONE_REGISTRY = Registry("ATTENTION_BACKBONE")
 BACKBONE_REGISTRY.__doc__ = """
@@ -81,37 +81,24 @@ def build_backbone(cfg: CfgNode) -> AttentionBackbone:
     if registered:
         family: type[AttentionBackbone] = BACKBONE_REGISTRY.get(registered.family)
     else:
-        source = open_model(weights_of(settings))
-        family = family_of_pipeline(source.pipeline_name, str(source))
+        family = family_of(open_model(weights_of(settings)))
     return family.from_config(cfg)
 
 
-def family_of_pipeline(pipeline_name: str, where: str) -> type[AttentionBackbone]:
-    """The family that reads folders of a diffusers pipeline class.
-
-    Args:
-        pipeline_name: ``_class_name`` of a ``model_index.json``.
-        where: the folder or hub id, for the message.
-
-    Raises:
-        ValueError: no family reads it; lists the classes that are read.
-    """
+def family_of(source: ModelSource) -> type[AttentionBackbone]:
+    """The family that reads folders of the pipeline class of ``source``."""
     for _, family in BACKBONE_REGISTRY:
-        if pipeline_name in family.pipeline_names:
+        if source.pipeline_name in family.pipeline_names:
             return family
     known = sorted(name for _, family in BACKBONE_REGISTRY for name in family.pipeline_names)
     raise ValueError(
-        f"{where} holds a {pipeline_name}, which no backbone family reads; known pipeline"
+        f"{source} holds a {source.pipeline_name}, which no backbone family reads; known pipeline"
         f" classes: {', '.join(known)}"
     )
 
 
 def weights_of(settings: BackboneSettings) -> str:
-    """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean.
-
-    Raises:
-        ValueError, FileNotFoundError: they name none.
-    """
+    """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean."""
     name, weights = settings.name, settings.weights
     if name in REGISTERED_MODELS:
         return weights or REGISTERED_MODELS[name].weights

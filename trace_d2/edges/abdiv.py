@@ -93,15 +93,8 @@ def _add_row(
 def batched_boundary_divergence(attention: Tensor, grid: tuple[int, int]) -> Tensor:
     """``attention_boundary_divergence`` of several maps, 4-neighbourhood, with gradient.
 
-    KL(p | q) = sum p log p - sum p log q: the graph holds the maps and their logarithms, and
-    nothing else of their size.
-
-    Args:
-        attention: (B, N, N) as there.
-        grid: (h, w).
-
-    Returns:
-        (B, h, w) in nats; at least 0.
+    From (B, N, N) to (B, h, w), at least 0. KL(p | q) = sum p log p - sum p log q: the graph holds
+    the maps and their logarithms, and nothing else of their size.
     """
     total = attention.new_zeros(len(attention), *grid)
     # Mixed precision would round what the difference of two large sums is made of.
@@ -167,19 +160,7 @@ def pseudo_edges(
 
 
 def ternary_edges(abdiv: np.ndarray, size: tuple[int, int], mode: str = "mean_std") -> np.ndarray:
-    """``pseudo_edges`` from and to arrays.
-
-    Args:
-        abdiv: (h, w) float, ABDiv of the attention grid.
-        size: (H, W) of the image.
-        mode: one of ``THRESHOLDS``.
-
-    Returns:
-        (H, W) int8 of 1, 0 and -1.
-
-    Raises:
-        ValueError: the mode is unknown, or the map is not of two axes.
-    """
+    """``pseudo_edges`` from an array (h, w) float to one (H, W) int8."""
     if abdiv.ndim != 2 or abdiv.size == 0:
         raise ValueError(f"ABDiv is a map (h, w), not of shape {abdiv.shape}")
     return pseudo_edges(torch.from_numpy(np.ascontiguousarray(abdiv)), mode, size).numpy()
@@ -190,9 +171,6 @@ def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
 
     clip(ABDiv / (2 threshold), 0, 1), over the last two axes of (h, w); float32. A map that is
     constant (up to rounding), of one token say, holds no edge and gives zeros.
-
-    Raises:
-        ValueError: the mode is unknown.
     """
     _, deviation, threshold = _statistics(abdiv, mode)
     if deviation == 0:

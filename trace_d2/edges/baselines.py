@@ -8,7 +8,7 @@ is a ValueError.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -79,25 +79,14 @@ def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     return _as_abdiv(norm)
 
 
-@dataclass(frozen=True)
-class ImageEdges:
-    """An ``EdgeSource`` that needs the image alone.
-
-    Attributes:
-        find: (H, W, 3) uint8 RGB to edge strength (H, W) float32 in 0..1.
-    """
-
-    find: Callable[[np.ndarray], np.ndarray]
-
-    def __call__(self, image: np.ndarray, key: str = "") -> EdgeOutput:
-        """Edges of ``image``; ``key`` makes no difference."""
-        return EdgeOutput(self.find(image))
+def _output(find: Callable[[np.ndarray], np.ndarray], image: np.ndarray, key: str) -> EdgeOutput:
+    return EdgeOutput(find(image))
 
 
 BASELINES: dict[str, EdgeSource] = {
-    "canny": ImageEdges(canny_edges),
-    "sobel": ImageEdges(sobel_edges),
-    "gradient": ImageEdges(color_gradient_edges),
+    "canny": partial(_output, canny_edges),
+    "sobel": partial(_output, sobel_edges),
+    "gradient": partial(_output, color_gradient_edges),
 }
 """Edge sources without a model, by name."""
 
@@ -114,7 +103,7 @@ def _as_abdiv(norm: np.ndarray) -> np.ndarray:
     return normalise_edges(torch.from_numpy(norm)).numpy()
 
 
-def _check_image(image: np.ndarray, sigma: float = 0.0) -> None:
+def _check_image(image: np.ndarray, sigma: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image is (H, W, 3) uint8, not {image.dtype} of {image.shape}")
     if sigma < 0:

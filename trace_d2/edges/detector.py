@@ -58,11 +58,7 @@ class AttentionSettings(NodeSettings, node="MODEL.TRACE.ATTENTION"):
 class AttentionView:
     """One image before a backbone: called with timesteps, it gives the maps (b, N, N) there.
 
-    Args:
-        backbone: looks at it, in one forward pass a call.
-        image: (H, W, 3) uint8 RGB.
-        key: fixes the noise, with ``seed``.
-        settings: of the reader.
+    A call is one forward pass. ``key`` and ``seed`` fix the noise.
     """
 
     def __init__(
@@ -71,10 +67,9 @@ class AttentionView:
         image: np.ndarray,
         key: str,
         seed: int = 0,
-        settings: AttentionSettings | None = None,
+        settings: AttentionSettings = AttentionSettings(),
     ) -> None:
-        self.backbone = backbone
-        self.settings = settings or AttentionSettings()
+        self.backbone, self.settings = backbone, settings
         pixels = backbone.to_pixels(image)
         self.layout: AttentionLayout = backbone.layout((pixels.shape[-2], pixels.shape[-1]))
         self.prepared = backbone.prepare(pixels, (seed, key))
@@ -96,40 +91,31 @@ class EdgeDetector:
 
     Args:
         backbone: shows its attention to an image.
-        emergence, abdiv, attention: see the config; defaults where None.
+        emergence, abdiv, attention: see the config.
         seed: with the image's key it fixes the noise, whatever the batch or the order.
     """
 
     def __init__(
         self,
         backbone: AttentionBackbone,
-        emergence: EmergenceSettings | None = None,
-        abdiv: AbdivSettings | None = None,
-        attention: AttentionSettings | None = None,
+        emergence: EmergenceSettings = EmergenceSettings(),
+        abdiv: AbdivSettings = AbdivSettings(),
+        attention: AttentionSettings = AttentionSettings(),
         *,
         seed: int = 0,
     ) -> None:
-        self.backbone = backbone
-        self.emergence = emergence or EmergenceSettings()
-        self.abdiv = abdiv or AbdivSettings()
-        self.attention = attention or AttentionSettings()
-        self.seed = seed
+        self.backbone, self.seed = backbone, seed
+        self.emergence, self.abdiv, self.attention = emergence, abdiv, attention
         self.timesteps = tuple(backbone.timesteps[:: self.emergence.stride])
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> EdgeDetector:
-        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already.
-
-        Raises:
-            ValueError: a value is out of its range; see also ``build_backbone``.
-        """
-        settings: dict[str, Any] = {  # checked before anything is loaded
-            "emergence": EmergenceSettings.from_config(cfg),
-            "abdiv": AbdivSettings.from_config(cfg),
-            "attention": AttentionSettings.from_config(cfg),
-        }
-        backbone = build_backbone(cfg) if backbone is None else backbone
-        return cls(backbone, **settings, seed=cfg.MODEL.TRACE.SEED)
+        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
+        # Checked before anything is loaded.
+        emergence, abdiv = EmergenceSettings.from_config(cfg), AbdivSettings.from_config(cfg)
+        attention = AttentionSettings.from_config(cfg)
+        backbone = backbone or build_backbone(cfg)
+        return cls(backbone, emergence, abdiv, attention, seed=cfg.MODEL.TRACE.SEED)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
@@ -171,9 +157,7 @@ def timesteps_per_pass(tokens: int, memory_mb: float) -> int:
 class StudentDetector:
     """The student: instance edges by one forward pass, an ``EdgeSource``.
 
-    Args:
-        student: in evaluation mode.
-        seed: with an image's key it fixes the noise; see ``EdgeDetector``.
+    ``seed`` fixes the noise with an image's key, see ``EdgeDetector``.
     """
 
     def __init__(self, student: EdgeStudent, seed: int = 0) -> None:
@@ -182,18 +166,12 @@ class StudentDetector:
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> StudentDetector:
-        """Loads the student that ``MODEL.TRACE.STUDENT`` names.
-
-        Its backbone is that of ``cfg``, or one that is there already.
-
-        Raises:
-            ValueError, FileNotFoundError: see ``load_student``.
-        """
+        """The student of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
         folder = student_folder(cfg)
         trace = cfg.MODEL.TRACE
         student = load_student(
             folder,
-            build_backbone(cfg) if backbone is None else backbone,
+            backbone or build_backbone(cfg),
             merge_lora=trace.STUDENT.MERGE_LORA,
             scratch_mb=trace.ATTENTION.SCRATCH_MB,
         )

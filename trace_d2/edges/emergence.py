@@ -43,7 +43,6 @@ def instance_emergence_point(
             the best are all that is held.
 
     Raises:
-        ValueError: fewer than two timesteps, not ascending, or ``batch`` below 1.
         FloatingPointError: a map is not finite.
     """
     if len(timesteps) < 2 or any(a >= b for a, b in pairwise(timesteps)):
@@ -52,8 +51,7 @@ def instance_emergence_point(
         raise ValueError(f"a forward pass takes 1 timestep or more, not {batch}")
     curve: dict[int, float] = {}
     previous: Tensor | None = None
-    best: Tensor | None = None
-    best_timestep = -1
+    best, best_timestep = None, -1
     for start in range(0, len(timesteps), batch):
         part = list(timesteps[start : start + batch])
         maps = read(part)

@@ -40,15 +40,7 @@ class LoraSettings(NodeSettings, node="MODEL.TRACE.STUDENT.LORA"):
 
 
 def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
-    """Names of the linear layers of the given kinds, in the order of the modules.
-
-    Args:
-        denoiser: a transformer or U-Net of diffusers.
-        kinds: "attention", "feed_forward" or both.
-
-    Raises:
-        ValueError: the denoiser has no layer of one.
-    """
+    """Names of the linear layers of the given kinds, in the order of the modules."""
     linear = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
     for kind in kinds:
         if not any(_KINDS[kind].search(name) for name in linear):
@@ -60,9 +52,6 @@ def add_lora(denoiser: Any, settings: LoraSettings) -> None:
     """Add trainable adapters that change nothing yet: W + alpha / rank * B A, with B = 0.
 
     They are float32 whatever the type of ``denoiser``, for the optimizer's sake.
-
-    Raises:
-        ValueError: the denoiser has no layer of a kind.
     """
     from peft import LoraConfig  # takes seconds, which a teacher need not wait
 

@@ -41,15 +41,7 @@ the noise of a network, or names the file of edges."""
 
 
 class FileEdges:
-    """Edges that were computed before: ``<stem>.png`` or ``<stem>.npy`` in a folder.
-
-    Args:
-        folder: of the files, see ``trace_d2.io.edge_maps``.
-
-    Raises:
-        ValueError: no folder is named.
-        FileNotFoundError: there is no such folder.
-    """
+    """Edges that were computed before, in a folder as ``trace_d2.io.edge_maps`` has them."""
 
     def __init__(self, folder: str | Path) -> None:
         if not str(folder):
@@ -70,12 +62,7 @@ class FileEdges:
         return cls(cfg.MODEL.TRACE.EDGES.DIR)
 
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """Edges of the image file with the stem ``key``; of ``image`` only the size counts.
-
-        Raises:
-            FileNotFoundError: there is no edge file.
-            ValueError: the file is damaged, or not of the image's size.
-        """
+        """Edges of the image file with the stem ``key``; of ``image`` only the size counts."""
         path = find_edges(self.folder, key)
         edges = read_edges(path)
         if edges.shape != image.shape[:2]:
@@ -96,13 +83,7 @@ EDGE_SOURCES: dict[str, Any] = {
 
 
 def check_edge_source(cfg: CfgNode) -> None:
-    """Raise what ``build_edge_source`` would for wrong ``MODEL.TRACE.EDGES`` keys; loads nothing.
-
-    Raises:
-        ValueError: an unknown ``SOURCE``, "files" without a folder, or a student that does not go
-            with the backbone.
-        FileNotFoundError: the folder of the files, or of the student, does not exist.
-    """
+    """Raise what ``build_edge_source`` would for wrong ``MODEL.TRACE.EDGES`` keys; load nothing."""
     source = cfg.MODEL.TRACE.EDGES.SOURCE
     if source not in EDGE_SOURCES:
         raise ValueError(
@@ -130,17 +111,14 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
     check_edge_source(cfg)
     cfg = on_device(cfg, device)
     entry = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE]
-    source: EdgeSource = (resolve_name(entry) if isinstance(entry, str) else entry).from_config(cfg)
-    return source
+    kind = resolve_name(entry) if isinstance(entry, str) else entry
+    return kind.from_config(cfg)
 
 
 def edge_calibration(cfg: CfgNode) -> EdgeCalibration | None:
     """The calibration that goes with ``cfg.MODEL.TRACE.EDGES``, for who cannot measure one.
 
     That is the one that ``CALIBRATION`` names, or the one that a student carries; else None.
-
-    Raises:
-        FileNotFoundError, ValueError: it cannot be read, or there is no such student.
     """
     node = cfg.MODEL.TRACE.EDGES
     if node.CALIBRATION:

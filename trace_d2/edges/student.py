@@ -70,9 +70,6 @@ class EdgeStudent(nn.Module):
         backbone: its network has the adapters, or none once they are merged.
         decoder: reads the accumulated map.
         blocks, scratch_mb: see ``SelfAttentionReader``.
-
-    Raises:
-        ValueError: a block is negative.
     """
 
     def __init__(
@@ -96,19 +93,15 @@ class EdgeStudent(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> EdgeStudent:
-        """A student to be trained: a backbone with fresh adapters and decoder.
+        """A student to be trained: fresh adapters and decoder.
 
-        The backbone is that of ``cfg``, or one that is there already.
-
-        Raises:
-            ValueError: a key of ``MODEL.TRACE.STUDENT`` is out of its range, or the backbone is
-                offloaded, which training cannot do.
+        They go with the backbone of ``cfg``, or with one that is there already.
         """
         trace = cfg.MODEL.TRACE
         settings = decoder_settings(trace.STUDENT.DECODER)
         lora = LoraSettings.from_config(cfg)
         check_trainable(cfg)
-        backbone = build_backbone(cfg) if backbone is None else backbone
+        backbone = backbone or build_backbone(cfg)
         tokens = square_layout(backbone).tokens
         decoder = build_decoder(trace.STUDENT.DECODER.NAME, tokens, settings)
         add_lora(backbone.network, lora)
@@ -135,9 +128,6 @@ class EdgeStudent(nn.Module):
             pixels: (B, 3, H, W) float32 in -1..1; H and W multiples of ``backbone.size_multiple``.
             noise: see ``AttentionBackbone.prepare``. Flow matching has none at timestep 0.
             reconstruct: run the network to its end. Edges need it up to the last of ``blocks``.
-
-        Raises:
-            ValueError: the decoder belongs to another grid than that of images of this size.
         """
         layout = self.backbone.layout((pixels.shape[-2], pixels.shape[-1]))
         if self.decoder.of_one_grid and layout.largest != self.grid:
@@ -199,12 +189,7 @@ def _expect_trainable(student: Any, incompatible: Any) -> None:
 
 
 def save_student(student: EdgeStudent, folder: str | Path) -> None:
-    """Write ``student`` to ``folder``; an interruption leaves a former one whole.
-
-    Args:
-        student: with its adapters (not merged).
-        folder: is replaced if it is there.
-    """
+    """Write ``student``, not merged, to ``folder``; an interruption leaves a former one whole."""
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -228,12 +213,12 @@ def _write_files(student: EdgeStudent, folder: Path) -> None:
         name: t.detach().cpu().contiguous() for name, t in student.decoder.state_dict().items()
     }
     write_bytes(folder / DECODER_FILE, save(weights))
-    write_json(folder / JSON_NAME, describe(student), indent=1)
+    write_json(folder / JSON_NAME, _description(student), indent=1)
     # diffusers writes files that their owner alone can read.
     (folder / LORA_FILE).chmod((folder / JSON_NAME).stat().st_mode & 0o777)
 
 
-def describe(student: EdgeStudent) -> dict[str, Any]:
+def _description(student: EdgeStudent) -> dict[str, Any]:
     """What a student belongs to, as it stands in ``student.json``."""
     backbone = student.backbone
     return {
@@ -288,7 +273,7 @@ def load_student(
             "'relative'"
         )
     _load_decoder(decoder, folder / DECODER_FILE)
-    _load_lora(backbone, folder)
+    _load_lora(backbone, folder / LORA_FILE)
     student = EdgeStudent(backbone, decoder, blocks=described["blocks"], scratch_mb=scratch_mb)
     if not all(bool(weights.isfinite().all()) for weights in student.trainable().values()):
         raise ValueError(f"the student in {folder} has weights that are no numbers: train it again")
@@ -301,24 +286,18 @@ def student_to_train(cfg: Any) -> EdgeStudent:
     """A new student by ``MODEL.TRACE.STUDENT``, or the one in its ``WEIGHTS`` to be trained on.
 
     From here on this process does without cuDNN's attention; see ``forbid_cudnn_attention``.
-
-    Raises:
-        ValueError, FileNotFoundError: see ``EdgeStudent.from_config`` and ``load_student``.
     """
     forbid_cudnn_attention()
     trace = cfg.MODEL.TRACE
-    if trace.STUDENT.WEIGHTS:
-        check_trainable(cfg)
-        student = load_student(
-            student_folder(cfg),
-            build_backbone(cfg),
-            trainable=True,
-            scratch_mb=trace.ATTENTION.SCRATCH_MB,
-        )
-        if trace.STUDENT.GRADIENT_CHECKPOINTING:
-            student.backbone.network.enable_gradient_checkpointing()
-        return student
-    return EdgeStudent.from_config(cfg)
+    if not trace.STUDENT.WEIGHTS:
+        return EdgeStudent.from_config(cfg)
+    check_trainable(cfg)
+    folder, backbone = student_folder(cfg), build_backbone(cfg)
+    scratch_mb = trace.ATTENTION.SCRATCH_MB
+    student = load_student(folder, backbone, trainable=True, scratch_mb=scratch_mb)
+    if trace.STUDENT.GRADIENT_CHECKPOINTING:
+        backbone.network.enable_gradient_checkpointing()
+    return student
 
 
 def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, folder: Path) -> None:
@@ -350,9 +329,8 @@ def _load_decoder(decoder: torch.nn.Module, path: Path) -> None:
         raise ValueError(f"{path} does not fit its {JSON_NAME} ({error})") from error
 
 
-def _load_lora(backbone: AttentionBackbone, folder: Path) -> None:
-    """Adds the adapters of ``folder``, once it is sure that all of them fit."""
-    path = folder / LORA_FILE
+def _load_lora(backbone: AttentionBackbone, path: Path) -> None:
+    """Adds the adapters, once it is sure that all of them fit."""
     try:
         weights = load_file(path)
     except SafetensorError as error:

@@ -22,7 +22,6 @@ FILES = (JSON_NAME, LORA_FILE, DECODER_FILE)
 CALIBRATION_NAME = "calibration.json"  # what its strengths mean; beside the others, if at all
 
 _HASHED_ENDINGS = (".json", ".safetensors")
-_CHUNK = 2**20  # bytes
 _MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
 _EMBEDDED = {"trace-tiny": _MODEL_ZOO / "trace_tiny" / "student"}
 
@@ -31,10 +30,6 @@ def student_folder(cfg: Any) -> Path:
     """The folder of the student that ``MODEL.TRACE.STUDENT.WEIGHTS`` names.
 
     Empty stands for the student that comes with the backbone; trace-tiny has one.
-
-    Raises:
-        ValueError: none is named.
-        FileNotFoundError: there is no such folder, or it lacks a file.
     """
     trace = cfg.MODEL.TRACE
     named = trace.STUDENT.WEIGHTS or _EMBEDDED.get(trace.BACKBONE.NAME)
@@ -48,40 +43,27 @@ def student_folder(cfg: Any) -> Path:
     folder = Path(named)
     if not (folder / JSON_NAME).is_file() and (folder / "student").is_dir():
         folder = folder / "student"  # the OUTPUT_DIR of its training was named
+    # Where the student is if saving was interrupted between its two renames.
+    former, hint = former_folder(folder), ""
+    if former.is_dir() and not folder.exists():
+        hint = f". {former} is the one from before a save that was interrupted: rename it"
     for name in FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder} is no student: it has no {name}. MODEL.TRACE.STUDENT.WEIGHTS names the "
-                'folder "student" that tools/train_net.py writes into its OUTPUT_DIR'
-                f"{_former_hint(folder)}"
+                f'folder "student" that tools/train_net.py writes into its OUTPUT_DIR{hint}'
             )
     return folder
 
 
 def student_print(cfg: Any) -> str:
-    """A short text that is equal for equal files of the student that ``cfg`` names.
-
-    Where another student is put into the same folder, it changes.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no student, see ``student_folder``.
-    """
+    """A short text that is equal for equal files of the student that ``cfg`` names."""
     folder = student_folder(cfg)
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in _HASHED_ENDINGS):
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _former_hint(folder: Path) -> str:
-    """Where the student is if saving was interrupted between its two renames."""
-    former = former_folder(folder)
-    if folder.exists() or not former.is_dir():
-        return ""
-    return f". {former} is the one from before a save that was interrupted: rename it"
 
 
 def former_folder(folder: Path) -> Path:
@@ -90,11 +72,7 @@ def former_folder(folder: Path) -> Path:
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """The content of ``student.json``.
-
-    Raises:
-        ValueError: it is damaged, or of a newer version of this package.
-    """
+    """The content of ``student.json``; a ValueError if it is damaged or of a newer version."""
     path = Path(folder) / JSON_NAME
     try:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

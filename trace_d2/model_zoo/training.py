@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from tqdm import tqdm, trange
 
 from trace_d2.attention import forbid_cudnn_attention
-from trace_d2.backbones.diffusion_transformers import image_ids
+from trace_d2.backbones.families import image_ids
 from trace_d2.scenes.procedural import make_scene
 
 from . import TrainingSettings
