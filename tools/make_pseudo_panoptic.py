@@ -17,8 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import job_parser, run_command
-from trace_d2.jobs.kinds.edge_job import add_edge_options
+from trace_d2.jobs.command_line import add_edge_options, job_parser, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

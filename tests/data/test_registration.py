@@ -27,8 +27,7 @@ from trace_d2.io.coco_panoptic import (
     image_entry,
     panoptic_annotation,
 )
-from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.journal import JournalWriter, Record
+from trace_d2.jobs.journal import ImageEntry, JournalWriter, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.store import JobStore
 

@@ -16,8 +16,7 @@ from trace_d2.data.registration import register_from_config, register_trace_edge
 from trace_d2.data.stem_dicts import load_edge_dicts, load_semantic_dicts, png_size
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.edge_maps import write_ternary
-from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
+from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, JournalWriter, Record
 from trace_d2.jobs.kinds.edges import PseudoEdgeJob
 from trace_d2.jobs.store import FORMAT, JobStore
 

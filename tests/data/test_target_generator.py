@@ -20,7 +20,7 @@ from trace_d2.data.targets import PanopticTarget, number_segments, read_target
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import parse_categories
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, id2rgb
-from trace_d2.jobs.entries import ImageEntry
+from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.labels import PanopticLabeler
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_d2.io.listing import list_images, read_image_ids, spread
+from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -36,6 +36,18 @@ def test_no_folder_and_no_images(tmp_path: Path) -> None:
         list_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no images in .*endings known: .* \.jpg"):
         list_images(tmp_path)
+
+
+def test_ids_are_numeric_stems_or_else_ranks() -> None:
+    def ids_of(*stems: str) -> list[int]:
+        return list(ids_of_stems(stems).values())
+
+    assert ids_of("000000000009", "7") == [9, 7]
+    assert ids_of("7", "street") == [1, 2]
+    assert ids_of("2007_000032", "2007_000039") == [1, 2]  # int() would take the underscore
+    assert ids_of("9" * 40, "2") == [1, 2]
+    with pytest.raises(ValueError, match=r"'01' and '1' are both number 1: .*--images-json"):
+        ids_of("01", "1")
 
 
 def write(path: Path, content: object) -> Path:

@@ -16,10 +16,9 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.images import Photograph, Sample
-from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
+from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
-from trace_d2.jobs.pictures import data_address, paint_classes, paint_edges, paint_segments
+from trace_d2.jobs.pictures import data_addresses, paint_classes, paint_edges, paint_segments
 from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import JobStore
 from trace_d2.labels.panoptic import PanopticLabel, Segment
@@ -91,7 +90,7 @@ def page_of(folder: Path) -> str:
     inputs = sample(np.zeros((2, 4, 3), np.uint8), SEMANTIC, np.zeros((2, 4), np.float32))
     store.write_note("a", job.write(entries[0], inputs, LABEL))
     pictures = job.pictures(inputs, LABEL)
-    content = {key: data_address(pixels) for key, pixels in pictures.items()}
+    content = data_addresses(pictures)
     write_json(store.place("previews/{}.json", "a"), content)
     return write_page(store, entries, records, entries[:1])
 
@@ -155,5 +154,5 @@ def test_pictures_are_small_and_thin_edges_stay_visible(tmp_path: Path) -> None:
     inputs = sample(np.zeros((1200, 1600, 3), np.uint8), semantic, None)
     pictures = label_job(tmp_path).pictures(inputs, label)
     assert sorted(pictures) == ["image", "segments", "semantic"]
-    data = base64.b64decode(data_address(pictures["image"]).split(",")[1])
+    data = base64.b64decode(data_addresses(pictures)["image"].split(",")[1])
     assert Image.open(io.BytesIO(data)).size == (320, 240)

@@ -15,10 +15,9 @@ from PIL import Image
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
-from trace_d2.jobs.entries import ImageEntry, Shard
-from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
+from trace_d2.jobs.engine import Shard, folder_lock
+from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob, train_ids
-from trace_d2.jobs.locks import folder_lock
 from trace_d2.jobs.store import (
     ForeignFolderError,
     JobStore,
@@ -154,7 +153,7 @@ def test_what_others_see_of_a_folder(tmp_path: Path) -> None:
     assert open_job_folder(tmp_path).entries == []
     entries = [ImageEntry(stem, f"{stem}.jpg", 1) for stem in "abcd"]
     store.write_images(entries, 3)
-    with JournalWriter(store.journal_of(Shard(1, 2))) as journal:
+    with store.open_journal("1-of-2") as journal:
         journal.append(RECORD)
         journal.append(replace(RECORD, stem="c", status=FAILED))
     folder = open_job_folder(tmp_path)
@@ -213,8 +212,8 @@ def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
 def test_journals_of_shards_are_joined_in_order(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     store.open({})
-    for shard, stem in ((Shard(2, 2), "a"), (Shard(1, 2), "b"), (Shard(), "c")):
-        with JournalWriter(store.journal_of(shard)) as journal:
+    for shard, stem in (("2-of-2", "a"), ("1-of-2", "b"), ("", "c")):
+        with store.open_journal(shard) as journal:
             journal.append(replace(RECORD, stem=stem))
     assert list(store.join_journals()) == ["a", "b", "c"]
     assert list(store.read_records()) == ["a", "b", "c"]

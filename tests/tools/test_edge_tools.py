@@ -17,8 +17,7 @@ from PIL import Image
 from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.sources import EDGE_SOURCES, EdgeOutput
 from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
-from trace_d2.jobs.command_line import UsageError, load_cfg
-from trace_d2.jobs.kinds.edge_job import load_edge_cfg
+from trace_d2.jobs.command_line import UsageError, load_cfg, load_edge_cfg
 from trace_d2.jobs.kinds.edges import PredictedEdgeJob, PseudoEdgeJob
 
 CONFIGS = Path(__file__).parents[2] / "configs/edges"

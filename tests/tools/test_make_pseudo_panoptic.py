@@ -262,6 +262,9 @@ def test_ids_from_a_list_of_images(label_job, capsys) -> None:
     assert [i["id"] for i in label_job.coco("panoptic.json")["images"]] == [4, 70]
     assert label_job.journal()["c"]["status"] == "skipped"
     assert "does not name 1 images: c.png" in capsys.readouterr().out
+    path.write_text(json.dumps([{"id": 1, "file_name": "z.jpg"}]))
+    assert label_job.run("--images-json", str(path)) == 2
+    assert "names none of the 3 images (the first is a.png)" in capsys.readouterr().err
 
 
 def test_limit_grows(label_job) -> None:

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from trace_d2.io import atomic
-from trace_d2.jobs.entries import Shard
+from trace_d2.jobs.engine import FolderInUseError, Shard, folder_lock
 from trace_d2.jobs.job import Job
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
-from trace_d2.jobs.locks import FolderInUseError, folder_lock
 
 STEMS = [f"s{number:02}" for number in range(7)]
 

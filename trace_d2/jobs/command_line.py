@@ -6,21 +6,30 @@ Kinds of jobs are imported once the arguments are parsed, so that ``--help`` is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
-from trace_d2.jobs.entries import Shard, UsageError
-from trace_d2.jobs.executors import WorkerDiedError
-from trace_d2.jobs.job import AnyJob
-from trace_d2.jobs.locks import FolderInUseError
+from trace_d2.jobs.engine import (
+    FolderInUseError,
+    JobResult,
+    RunOptions,
+    Shard,
+    WorkerDiedError,
+    merge_folder,
+    run_job,
+)
+from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.store import ForeignFolderError, JobStore, OutputError, SettingsChangedError
 from trace_d2.parallel import available_cpus
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
+
+TEACHER, STUDENT, FILES, NONE = "teacher", "student", "files", "none"
+"""Where edges come from, ``MODEL.TRACE.EDGES.SOURCE``; ``NONE``: nowhere, nothing is cut."""
 
 _SHOWN_FAILURES = 10
 _EXIT_STATUS = """exit status:
@@ -84,6 +93,18 @@ def job_parser(
     return parser
 
 
+def add_edge_options(parser: argparse.ArgumentParser) -> None:
+    """``--edges``, ``--no-edges`` and ``--save-edges``."""
+    edges = parser.add_mutually_exclusive_group()
+    edges.add_argument(
+        "--edges",
+        metavar="DIR",
+        help="given edges: <stem>.png (grey, 8 or 16 bit, scaled to 0..1) or <stem>.npy (float)",
+    )
+    edges.add_argument("--no-edges", action="store_true", help="cut nothing by edges")
+    edges.add_argument("--save-edges", action="store_true", help="keep the detected edges")
+
+
 def run_command(kind: type[AnyJob], args: argparse.Namespace) -> int:
     """Run, or merge, the job that ``args`` of a ``job_parser`` describe; returns the status."""
     return exit_status(lambda: _merge(kind, args.merge) if args.merge else _run(kind, args))
@@ -113,13 +134,6 @@ def exit_status(command: Callable[[], int]) -> int:
         return 130
 
 
-def need_options(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise a UsageError that names the options of ``names`` that are missing."""
-    missing = [f"--{name}" for name in names if getattr(args, name) is None]
-    if missing:
-        raise UsageError(f"{', '.join(missing)} missing; see --help")
-
-
 def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
     """The config of a command line, frozen; of a training config only the ``TRACE`` nodes count.
 
@@ -142,6 +156,52 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
     return cfg
 
 
+def load_edge_cfg(args: argparse.Namespace, *opts: str) -> CfgNode:
+    """The config of a command line, ``MODEL.TRACE.EDGES`` as the options say where they do.
+
+    Args:
+        args: of a ``job_parser``, with ``add_edge_options`` or not.
+        opts: config keys and values that go before those of the command line.
+
+    Raises:
+        UsageError: a key does not exist, or there is no such folder, student or source.
+        FileNotFoundError: there is no such config file.
+    """
+    cfg = load_cfg(args.config_file, [*args.opts, *opts])
+    cfg.defrost()
+    node, option = cfg.MODEL.TRACE.EDGES, "MODEL.TRACE.EDGES.DIR"
+    if getattr(args, "no_edges", False):
+        node.SOURCE = NONE
+    elif getattr(args, "edges", None):
+        node.SOURCE, node.DIR, option = FILES, args.edges, "--edges"
+    cfg.freeze()
+    if node.SOURCE == FILES:
+        existing_folder(node.DIR, option)
+    elif node.SOURCE == STUDENT:
+        from trace_d2.edges.sources import check_edge_source
+
+        with detector_errors(cfg):
+            check_edge_source(cfg)
+    elif node.SOURCE not in (TEACHER, NONE):
+        raise UsageError(
+            f'MODEL.TRACE.EDGES.SOURCE is {node.SOURCE!r}; choose "teacher", "student" or "files"'
+        )
+    return cfg
+
+
+@contextlib.contextmanager
+def detector_errors(cfg: CfgNode) -> Iterator[None]:
+    """Raise a UsageError that names the teacher or the student if the block cannot load it."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        trace = cfg.MODEL.TRACE
+        name = f"the backbone {trace.BACKBONE.NAME}"
+        if trace.EDGES.SOURCE == STUDENT:
+            name = f"the student {trace.STUDENT.WEIGHTS or f'of {trace.BACKBONE.NAME}'}"
+        raise UsageError(f"{name} cannot be loaded: {error}") from error
+
+
 def existing_folder(path: str, option: str) -> Path:
     """``path``, or a UsageError that names ``option`` if no folder is there."""
     if not path or not Path(path).is_dir():
@@ -157,9 +217,20 @@ def count(text: str) -> int:
     return value
 
 
+def parse_shard(text: str) -> Shard:
+    """``"I/N"`` with 1 <= I <= N; raises ValueError otherwise."""
+    first, slash, second = text.partition("/")
+    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        return Shard(int(first), int(second))
+    raise ValueError(f"a shard is I/N with I in 1..N, such as 1/4; got {text!r}")
+
+
 def _run(kind: type[AnyJob], args: argparse.Namespace) -> int:
+    missing = [f"--{name}" for name in kind.needs if getattr(args, name) is None]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} missing; see --help")
     try:
-        shard = Shard.parse(args.shard)
+        shard = parse_shard(args.shard)
         job = kind.from_args(args)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
@@ -170,7 +241,7 @@ def _run(kind: type[AnyJob], args: argparse.Namespace) -> int:
         f"{len(result.failed)} failed"
     )
     kind.tell(job.store)
-    if shard.whole:
+    if not shard.name:
         files = kind.files.format(args.output)
         print(f"{files}   to look at: {job.store.root}/report.html")
     else:

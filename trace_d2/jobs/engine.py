@@ -1,28 +1,68 @@
 """The engine of resumable jobs: runs what a kind of job answers.
 
-It reads ahead, keeps the journal and the folder, divides images among workers and shards, and goes
-on where a job was cut short.
+It holds the folder, reads ahead, keeps the journal, divides images among workers and shards, and
+goes on where a job was cut short. Locks of a folder are the operating system's, so they end with
+the process that holds them, however it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from trace_d2.jobs.entries import ImageEntry, Shard
-from trace_d2.jobs.executors import build_executor
 from trace_d2.jobs.job import AnyJob
-from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, JournalWriter, Record
-from trace_d2.jobs.locks import folder_lock
+from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.report import Outcome, write_report
-from trace_d2.jobs.store import JobStore, SettingsChangedError, writing_to
+from trace_d2.jobs.store import GATE_SECONDS, JobStore, SettingsChangedError, writing_to
+
+_AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
+
+_Task = tuple[ImageEntry, Any]  # an image, and what was found out ahead
+
+
+class FolderInUseError(RuntimeError):
+    """Another process is writing to the output folder."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended by itself, mostly for want of memory."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count``, counted from 1; 1/1 is the whole job."""
+
+    index: int = 1
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        """``"I-of-N"``, for file names; empty for the whole job."""
+        return "" if self.count == 1 else f"{self.index}-of-{self.count}"
+
+    def take(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
+        """Every ``count``-th entry, so that shards see alike images and take alike long."""
+        return list(entries[self.index - 1 :: self.count])
 
 
 @dataclass(frozen=True)
@@ -74,20 +114,21 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
         WorkerDiedError: a worker process died; finished images are safe.
         KeyboardInterrupt: Ctrl-C; finished images are safe.
     """
-    store, shard = job.store, options.shard
-    store.check_place()
+    store, whole = job.store, not options.shard.name
     limit = len(job.entries) if options.limit is None else options.limit
+    share = options.shard.take(job.entries[:limit])
+    store.check_place()
     if options.overwrite:
         _drop_changed(job)
-    with folder_lock(store.root, shard):
+    with folder_lock(store.root, options.shard):
         store.check_settings(job.settings)
         with writing_to(store.root):
             store.open(job.settings)
-            if shard.whole:
+            if whole:
                 store.sweep()
             store.write_images(job.entries, limit)
-        result = _do_images(job, shard.take(job.entries[:limit]), options)
-        if shard.whole:
+        result = _do_images(job, share, options)
+        if whole:
             with writing_to(store.root):
                 _join(type(job), store)
         return result
@@ -149,17 +190,19 @@ def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) ->
     records = store.read_records()
     left = [entry for entry in share if not job.is_current(records.get(entry.stem), entry)]
     job.prepare(left, options.workers, options.progress)
+    workers = min(options.workers, len(left))
+    tasks = _tasks(job, left)
+    made = _in_processes(workers, job, tasks) if workers > 1 else (job(*task) for task in tasks)
     counts: Counter[str] = Counter()
     failures: list[Record] = []
-    executor = build_executor(min(options.workers, len(left)))
     # In a log file a line now and then will do.
     interval = 0.1 if sys.stderr.isatty() else 30.0
     with (
-        JournalWriter(store.journal_of(options.shard)) as journal,
+        store.open_journal(options.shard.name) as journal,
         tqdm(
             total=len(left), unit="image", disable=not options.progress, mininterval=interval
         ) as bar,
-        contextlib.closing(executor(job, _tasks(job, left))) as outcomes,
+        contextlib.closing(made) as outcomes,
     ):
         for record in outcomes:
             with writing_to(store.root):
@@ -173,7 +216,7 @@ def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) ->
     return JobResult(counts[DONE] + earlier, counts[SKIPPED], tuple(failures), earlier)
 
 
-def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[tuple[ImageEntry, Any]]:
+def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[_Task]:
     """Entries with what the model sees in them; a thread reads the next image meanwhile."""
     if not job.looks:
         yield from ((entry, None) for entry in entries)
@@ -190,3 +233,102 @@ def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[tuple[ImageEn
             entry, read = current
             yield entry, job.look_ahead(entry, read) if read else None
             current = following
+
+
+def _in_processes(
+    workers: int, job: AnyJob, tasks: Iterable[_Task]
+) -> Generator[Record, None, None]:
+    """The records of ``tasks`` as they end, made in as many processes of this machine."""
+    # Spawned, as a fork of a process that runs CUDA or threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
+    waiting: dict[Future[Record], ImageEntry] = {}
+    try:
+        for entry, ahead in tasks:
+            waiting[pool.submit(_do_in_worker, entry, ahead)] = entry
+            if len(waiting) >= _AHEAD * workers:
+                yield from _ended(waiting)
+        while waiting:
+            yield from _ended(waiting)
+    except BrokenProcessPool as error:
+        names = ", ".join(entry.file_name for entry in waiting.values())
+        raise WorkerDiedError(
+            f"a worker process died while these were in work: {names}. It may have run out of "
+            "memory: use fewer --workers. Finished images are safe; the same command continues"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:
+    """Wait for at least one of ``waiting``; removes and returns those that have ended."""
+    ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    records = [future.result() for future in ended]
+    for future in ended:
+        del waiting[future]
+    return records
+
+
+_job: AnyJob | None = None  # of a worker
+
+
+def _start_worker(job: AnyJob) -> None:
+    """Prepare a worker: no Ctrl-C (the main process ends it), one thread, no life as an orphan."""
+    global _job
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _job = job
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do_in_worker(entry: ImageEntry, ahead: Any) -> Record:
+    assert _job is not None  # as _start_worker ran
+    return _job(entry, ahead)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
+    """Hold ``folder`` for ``shard`` within the block.
+
+    A whole job (or a merge) wants the folder to itself; a shard only wants no whole job, no second
+    process on the same shard, and no shards of another division.
+
+    Raises:
+        FolderInUseError: another process holds the folder, this shard or one of another division.
+        OutputError: the folder cannot be written to.
+    """
+    locks = folder / ".locks"
+    own = locks / (f"job-{shard.name}.lock" if shard.name else "job.lock")
+    with contextlib.ExitStack() as held:
+        with writing_to(folder):
+            locks.mkdir(parents=True, exist_ok=True)
+            with _acquire(locks / "gate.lock", GATE_SECONDS):
+                for path in sorted(locks.glob("job*.lock")):
+                    if path.name.partition("-of-")[2] != own.name.partition("-of-")[2]:
+                        with _acquire(path):
+                            pass  # nobody holds it, or can take it before we pass the gate
+                held.enter_context(_acquire(own))
+        yield
+
+
+def _acquire(path: Path, timeout: float = 0.0) -> contextlib.AbstractContextManager[Any]:
+    """Take the lock ``path``; raises a FolderInUseError if it isn't free in ``timeout`` seconds."""
+    try:
+        return FileLock(path).acquire(timeout=timeout)
+    except Timeout:
+        index, _, count = path.stem.removeprefix("job-").partition("-of-")
+        whole = {"gate": "just starting", "job": "a whole job or a merge"}
+        holder = whole.get(index, f"shard {index}/{count}")
+        raise FolderInUseError(
+            f"{path.parents[1]} is in use by another job ({holder}): wait until it ends, or choose "
+            "another --output"
+        ) from None

@@ -19,15 +19,18 @@ import numpy as np
 
 from trace_d2.io.atomic import write_json
 from trace_d2.io.images import Inputs
-from trace_d2.jobs.entries import ImageEntry, UsageError
-from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, Record
-from trace_d2.jobs.pictures import data_address
+from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
+from trace_d2.jobs.pictures import data_addresses
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore, Layout, writing_to
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 InputsT = TypeVar("InputsT", bound=Inputs)
 ResultT = TypeVar("ResultT")
+
+
+class UsageError(ValueError):
+    """The command asks for something that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
     layout: ClassVar[Layout]
     done: ClassVar[str]  # what an image with a result is, as "labelled"
     files: ClassVar[str]  # where the results of a whole job are, with {} for the output
+    needs: ClassVar[tuple[str, ...]] = ("images", "output")  # options of the command line
+    looks: bool = False  # whether a model looks at each image, in the main process
     stays: ClassVar[tuple[str, ...]] = ("entries",)
 
     def __init__(
@@ -97,11 +102,6 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         Raises:
             OSError, ValueError: a file is missing, damaged or does not fit.
         """
-
-    @property
-    def looks(self) -> bool:
-        """Whether a model looks at each image, in the main process."""
-        return False
 
     def look(self, entry: EntryT, inputs: InputsT) -> tuple[InputsT, Mapping[str, Any]]:
         """``inputs`` with what the model sees in them, and facts of it for the journal.
@@ -190,9 +190,8 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             return self._failure(entry, error, start)
         with writing_to(self.store.root):
             if entry.pictured:
-                pictures = self.pictures(inputs, result)
-                addresses = {key: data_address(pixels) for key, pixels in pictures.items()}
-                write_json(self.store.place("previews/{}.json", entry.stem), addresses)
+                path = self.store.place("previews/{}.json", entry.stem)
+                write_json(path, data_addresses(self.pictures(inputs, result)))
             self.store.write_note(entry.stem, self.write(entry, inputs, result))
         return self._record(
             entry,

@@ -19,6 +19,23 @@ DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
 @dataclass(frozen=True)
+class ImageEntry:
+    """One image of a job.
+
+    Attributes:
+        stem: its file name without the ending; names its mask, edges and labels.
+        file_name: its file name.
+        image_id: its id in COCO files; None: the given list of ids does not name it.
+        pictured: whether the report page shows it.
+    """
+
+    stem: str
+    file_name: str
+    image_id: int | None
+    pictured: bool = False
+
+
+@dataclass(frozen=True)
 class Record:
     """How the result of one image came out.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -98,8 +98,12 @@ def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[np.ix_(rows, columns)]
 
 
-def data_address(pixels: np.ndarray) -> str:
-    """uint8 (H, W) or RGB (H, W, 3) as a JPEG in a ``data:`` address."""
-    ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
-    _, data = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+def data_addresses(pictures: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Pictures, uint8 (H, W) or RGB (H, W, 3), as JPEGs in ``data:`` addresses."""
+    addresses = {}
+    for key, pixels in pictures.items():
+        ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
+        _, data = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        text = base64.b64encode(data.tobytes()).decode("ascii")
+        addresses[key] = f"data:image/jpeg;base64,{text}"
+    return addresses

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trace_d2.io.atomic import write_bytes
-from trace_d2.jobs.entries import ImageEntry
-from trace_d2.jobs.journal import FAILED, SKIPPED, Record
+from trace_d2.jobs.journal import FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.store import JobStore
 
 _MOST_LINES = 300  # of a table

@@ -32,8 +32,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
-from trace_d2.jobs.entries import ImageEntry, Shard
-from trace_d2.jobs.journal import DONE, FAILED, Record, encode_record, read_journals
+from trace_d2.jobs.journal import (
+    DONE,
+    FAILED,
+    ImageEntry,
+    JournalWriter,
+    Record,
+    encode_record,
+    read_journals,
+)
 
 GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
 FORMAT = 2  # of settings.json and journal; 1 is read as well
@@ -219,11 +226,10 @@ class JobStore:
         content = self._read_json(self.images_path)
         return [ImageEntry(**entry) for entry in content["images"]], int(content["limit"])
 
-    def journal_of(self, shard: Shard) -> Path:
-        """The journal that ``shard`` appends to."""
-        if shard.whole:
-            return self.journal_path
-        return self.root / "shards" / f"journal-{shard.name}.jsonl"
+    def open_journal(self, shard: str = "") -> JournalWriter:
+        """The journal that the shard of this name appends to; empty: that of the whole job."""
+        own = self.root / "shards" / f"journal-{shard}.jsonl"
+        return JournalWriter(own if shard else self.journal_path)
 
     def read_records(self) -> dict[str, Record]:
         """The newest record of every stem, of all shards."""

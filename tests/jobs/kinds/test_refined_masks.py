@@ -14,7 +14,7 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile
 from trace_d2.io.coco_panoptic import encode_mask
 from trace_d2.jobs.coco_files import mask_annotations
-from trace_d2.jobs.entries import ImageEntry
+from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.kinds.refined_masks import MaskEntry, RefineJob
 from trace_d2.jobs.pictures import paint_masks
 from trace_d2.settings import fingerprint

@@ -25,18 +25,10 @@ from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.listing import list_images, spread
-from trace_d2.jobs.command_line import job_parser, need_options
-from trace_d2.jobs.entries import ImageEntry, build_entries
+from trace_d2.jobs.command_line import STUDENT, TEACHER, job_parser, load_edge_cfg
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.journal import DONE, Record
-from trace_d2.jobs.kinds.edge_job import (
-    KEPT_EDGES,
-    STUDENT,
-    TEACHER,
-    EdgeTakingJob,
-    load_edge_cfg,
-    upgrade,
-)
+from trace_d2.jobs.journal import DONE, ImageEntry, Record
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
 from trace_d2.jobs.pictures import paint_edges, shrink
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore, Layout
@@ -88,7 +80,6 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
-        need_options(args, ("images", "output"))
         opts = ["MODEL.TRACE.EDGES.SOURCE", cls.source_wanted]
         if getattr(args, "weights", None):
             opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
@@ -209,6 +200,8 @@ def edge_entries(images: str | Path, limit: int | None, pictured: int) -> list[I
     Raises as ``list_images``.
     """
     names = list_images(images)
-    stems = list(names)
-    ranks = {stem: rank for rank, stem in enumerate(stems, start=1)}
-    return build_entries(names, ranks, spread(stems[:limit], pictured))
+    shown = frozenset(spread(list(names)[:limit], pictured))
+    return [
+        ImageEntry(stem, name, rank, stem in shown)
+        for rank, (stem, name) in enumerate(names.items(), start=1)
+    ]

@@ -37,21 +37,18 @@ from trace_d2.io.coco_panoptic import (
 )
 from trace_d2.io.edge_maps import edge_paths
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.io.listing import list_images, read_image_ids, spread
+from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
 from trace_d2.jobs.coco_files import CocoStream
-from trace_d2.jobs.command_line import existing_folder, need_options
-from trace_d2.jobs.entries import ImageEntry, UsageError, build_entries
-from trace_d2.jobs.job import files_print
-from trace_d2.jobs.kinds.calibrating import CALIBRATION, SCRATCH, CuttingJob
-from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, load_edge_cfg, upgrade
+from trace_d2.jobs.command_line import existing_folder, load_edge_cfg
+from trace_d2.jobs.job import UsageError, files_print
+from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.kinds.edge_job import CALIBRATION, KEPT_EDGES, SCRATCH, CuttingJob, upgrade
 from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_segments, shrink
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import Layout
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.labels.panoptic import of_one_strength
-from trace_d2.propagation.calibration import (
-    EdgeStatistics,
-)
+from trace_d2.propagation.calibration import EdgeStatistics
 
 PANOPTIC, SEMANTIC = "panoptic/{}.png", "semantic/{}.png"
 _PANES = (
@@ -82,6 +79,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     )
     done = "labelled"
     files = "labels: {}/panoptic.json"
+    needs = ("images", "semantic", "categories", "output")
     nodes = ("LABELS",)
 
     def __init__(
@@ -108,19 +106,24 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> LabelJob:
         """The job of ``tools/make_pseudo_panoptic.py``; says what will be left out."""
-        need_options(args, ("images", "semantic", "categories", "output"))
         cfg = load_edge_cfg(args)
         semantic = existing_folder(args.semantic, "--semantic")
         categories = load_categories(args.categories)
         names = list_images(args.images)
-        ids = read_image_ids(args.images_json) if args.images_json else None
+        ids = read_image_ids(args.images_json) if args.images_json else ids_of_stems(list(names))
+        if ids.keys().isdisjoint(names):
+            raise UsageError(
+                f"the list of images names none of the {len(names)} images (the first is "
+                f"{next(iter(names.values()))}): give the list that belongs to them"
+            )
         masked = [stem for stem in names if (semantic / f"{stem}.png").is_file()]
         if not masked:
             raise UsageError(
                 f"no mask in {semantic} is named like one of the {len(names)} images: "
                 f"expected {next(iter(names))}.png"
             )
-        entries = build_entries(names, ids, spread(masked[: args.limit], args.report_images))
+        shown = frozenset(spread(masked[: args.limit], args.report_images))
+        entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
         job = cls(
             cfg, args.images, semantic, categories, args.output, entries, args.categories,
             args.save_edges,

@@ -29,18 +29,14 @@ from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
 from trace_d2.io.listing import locate_images, spread
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
-from trace_d2.jobs.command_line import need_options
-from trace_d2.jobs.entries import ImageEntry
+from trace_d2.jobs.command_line import load_edge_cfg
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.kinds.calibrating import CALIBRATION, SCRATCH, CuttingJob
-from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, load_edge_cfg, upgrade
+from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.kinds.edge_job import CALIBRATION, KEPT_EDGES, SCRATCH, CuttingJob, upgrade
 from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
 from trace_d2.jobs.report import Outcome, Report, Table
 from trace_d2.jobs.store import JobStore, Layout, writing_to
-from trace_d2.propagation import (
-    BoundaryGuidedPropagation,
-    merge_masks,
-)
+from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
 from trace_d2.propagation.calibration import EdgeStatistics
 
 _LEFT_OUT = "left_out.jsonl"
@@ -112,6 +108,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     )
     done = "refined"
     files = "masks: {}"
+    needs = ("images", "masks", "output")
     nodes = ("BGP",)
     stays = (*CuttingJob.stays, "file")
 
@@ -133,7 +130,6 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> RefineJob:
         """The job of ``tools/refine_masks.py``; says what is peculiar about the masks."""
-        need_options(args, ("images", "masks", "output"))
         cfg = load_edge_cfg(args)
         file = load_mask_json(args.masks, args.images_json)
         entries = mask_entries(file, args.images)

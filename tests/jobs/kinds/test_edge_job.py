@@ -18,10 +18,9 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
 from trace_d2.io.edge_maps import read_edges
 from trace_d2.io.listing import list_images
-from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
-from trace_d2.jobs.entries import ImageEntry, Shard, build_entries
-from trace_d2.jobs.journal import FAILED
-from trace_d2.jobs.kinds.calibrating import trust_facts, trust_warnings
+from trace_d2.jobs.engine import RunOptions, Shard, merge_folder, run_job
+from trace_d2.jobs.journal import FAILED, ImageEntry
+from trace_d2.jobs.kinds.edge_job import trust_facts, trust_warnings
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.store import SettingsChangedError
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration
@@ -70,7 +69,8 @@ def job_of(
 
 
 def entries_of(root: Path) -> list[ImageEntry]:
-    return build_entries(list_images(root / "images"), None)
+    names = list_images(root / "images").items()
+    return [ImageEntry(stem, name, rank) for rank, (stem, name) in enumerate(names, start=1)]
 
 
 def run(
@@ -326,7 +326,7 @@ class TestDetectedEdges:
         detector = Detector(few)
         run(job_of(few, "kept", edges="teacher", keep=True), build=detector.build)
         job = job_of(few, "anew", edges="teacher", keep=True)
-        monkeypatch.setattr("trace_d2.jobs.kinds.calibrating._write_sampled", lambda *_: None)
+        monkeypatch.setattr("trace_d2.jobs.kinds.edge_job._write_sampled", lambda *_: None)
         run(job, build=detector.build)
         assert min(detector.seen.values()) >= 3
         assert contents(few / "anew") == contents(few / "kept")
