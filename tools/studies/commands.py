@@ -55,8 +55,8 @@ def run_tool(
         raise CommandError(f"tools/{tool}.py ended with status {status}{where}", status)
 
 
-def train(folder: Path, config: Path, *keys: object, threads: int | None = None) -> float:
-    """Train by ``config`` and ``keys`` into ``folder``, unless that is done; returns the seconds.
+def train(folder: Path, config: Path, *keys: object, threads: int | None = None) -> None:
+    """Train by ``config`` and ``keys`` into ``folder``, unless that is done.
 
     Raises:
         CommandError: the training failed.
@@ -68,7 +68,6 @@ def train(folder: Path, config: Path, *keys: object, threads: int | None = None)
         start = time.perf_counter()
         run_tool("train_net", *options, log=folder / "console.txt", threads=threads)
         done.write_text(json.dumps(time.perf_counter() - start))
-    return float(json.loads(done.read_text()))
 
 
 def finished(folder: Path) -> Path:

@@ -146,13 +146,12 @@ def report(study: StudyInputs, results: dict[str, Scores]) -> str:
     """The results as Markdown."""
     titles = study.rows
     table = halves_table({titles[n]: s for n, s in results.items()}, titles[NO_EDGES], METRICS)
-    floor = results.get(NO_EDGES, {})
     pairs = [
         (score, limit)
         for name, scores in results.items()
         if name != NO_EDGES
         for metric in METRICS
-        for score, limit in zip(scores[metric], floor[metric], strict=True)
+        for score, limit in zip(scores[metric], results[NO_EDGES][metric], strict=True)
         if score is not None and limit is not None
     ]
     worse = sum(below(*pair) for pair in pairs)
@@ -200,18 +199,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     from trace_d2.io.atomic import write_json, write_text  # --help loads nothing
 
-    study = StudyInputs(
-        args.images,
-        args.truth_json,
-        args.truth_dir,
-        args.output,
-        dict(args.detector),
-        args.semantic_noise,
-        args.workers,
-        tuple(args.opts),
-    )
+    given = vars(args)
+    wanted = given.pop("rows")
+    study = StudyInputs(**given | {"detectors": dict(args.detectors), "opts": tuple(args.opts)})
     try:
-        names = _chosen(args.rows, list(study.rows))
+        names = _chosen(wanted, list(study.rows))
         study.check()
         study.claim()
         results = {}
@@ -258,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         "--detector", "edges of a real detector, <stem>.png or .npy, a row of their own; "
         f"repeatable. The first gives the false edges; without any, colour gradients ({BASELINE}) "
         "do",
-        type=named_folder(*ROWS), action="append", default=[], metavar="NAME=DIR",
+        type=named_folder(*ROWS), action="append", default=[], metavar="NAME=DIR", dest="detectors",
     )  # fmt: skip
     add(
         "--rows", f"some rows only: {', '.join(ROWS)}, and the detectors (or {BASELINE}); "
@@ -268,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--semantic-noise",
         "of the noisy semantic masks, 0 (none) to 1 (poor); default %(default)s",
-        type=float, default=0.2, metavar="LEVEL",
+        type=float, default=0.2, metavar="LEVEL", dest="noise",
     )  # fmt: skip
     add("--workers", "processes; default: CPUs", type=count, default=available_cpus(), metavar="N")
     add(

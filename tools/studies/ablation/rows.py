@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -52,17 +53,15 @@ class Student:
     whole: bool = False
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A line of a table: its name, its row and what the paper says."""
+class Entry(NamedTuple):
+    """A line of a table."""
 
     name: str
     row: str
-    paper: str = ""
+    paper: str = ""  # what it says
 
 
-@dataclass(frozen=True)
-class Contrast:
+class Contrast(NamedTuple):
     """Two rows whose difference the text states."""
 
     name: str  # what changes
