@@ -78,45 +78,40 @@ def _parser() -> argparse.ArgumentParser:
     edges = parser.add_mutually_exclusive_group(required=True)
     edges.add_argument("--edges", type=Path, metavar="DIR", help="folder of edge maps")
     edges.add_argument("--baseline", choices=BASELINES, help="find the edges in --images")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="images for --baseline")
-    parser.add_argument("--truth-json", type=Path, required=True, help="COCO panoptic JSON")
-    parser.add_argument("--truth-dir", type=Path, required=True, help="folder of its PNGs")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--images", type=Path, metavar="DIR", help="images for --baseline")
+    add("--truth-json", type=Path, required=True, help="COCO panoptic JSON")
+    add("--truth-dir", type=Path, required=True, help="folder of its PNGs")
+    add(
         "--truth-kind",
         choices=TRUTH_KINDS,
         default="panoptic",
         help="boundaries of all segments, or outlines of thing instances; default %(default)s",
     )
-    parser.add_argument(
-        "--output", type=Path, help="JSON of the scores and of every image's counts"
-    )
-    parser.add_argument("--curve", type=Path, help="PNG of precision over recall")
-    parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
-    parser.add_argument(
-        "--thresholds", type=int, default=99, help="how many, evenly in 0..1; default 99 (BSDS)"
-    )
-    parser.add_argument(
+    add("--output", type=Path, help="JSON of the scores and of every image's counts")
+    add("--curve", type=Path, help="PNG of precision over recall")
+    add("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
+    add("--thresholds", type=int, default=99, help="how many, evenly in 0..1; default 99 (BSDS)")
+    add(
         "--max-distance",
         type=float,
         default=MAX_DISTANCE,
         help="of matched pixels, as a share of the diagonal; default %(default)s (BSDS)",
     )
-    parser.add_argument(
+    add(
         "--cldice-distance",
         type=float,
         help="by how much clDice widens masks, as a share of the diagonal; default: as "
         "--max-distance; 0: the plain clDice",
     )
-    parser.add_argument(
+    add(
         "--void",
         choices=VOID_BOUNDARIES,
         default=VOID_BOUNDARIES[0],
         help="boundaries of segments against void; default %(default)s",
     )
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="leave images without edges out"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--allow-missing", action="store_true", help="leave images without edges out")
+    add("--quiet", action="store_true", help="no progress bar")
     return parser
 
 

@@ -45,20 +45,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Class-agnostic AP and AR (in %) of masks and boxes: COCO's, with all "
         "categories of the truth as one."
     )
-    parser.add_argument("--truth", type=Path, required=True, help="COCO instances JSON")
-    parser.add_argument(
-        "--predictions", type=Path, required=True, help="list of results, or COCO JSON"
-    )
-    parser.add_argument("--output", type=Path, help="write the numbers (0..1) to this JSON file")
-    parser.add_argument(
-        "--iou", nargs="+", choices=IOU_TYPES, default=list(IOU_TYPES), help="masks, boxes or both"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--truth", type=Path, required=True, help="COCO instances JSON")
+    add("--predictions", type=Path, required=True, help="list of results, or COCO JSON")
+    add("--output", type=Path, help="write the numbers (0..1) to this JSON file")
+    add("--iou", nargs="+", choices=IOU_TYPES, default=list(IOU_TYPES), help="masks, boxes or both")
+    add(
         "--ignore-unknown",
         action="store_true",
         help="leave out predictions of images that the truth lacks, instead of refusing them",
     )
-    parser.add_argument(
+    add(
         "--match",
         choices=MATCHES,
         default="auto",

@@ -16,12 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--truth-json", type=Path, required=True, help="panoptic JSON")
-    parser.add_argument("--truth-dir", type=Path, required=True, help="its PNG files")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument(
-        "--gaps", type=float, default=0.0, metavar="SHARE", help="share of edge pixels to remove"
-    )
+    add = parser.add_argument
+    add("--truth-json", type=Path, required=True, help="panoptic JSON")
+    add("--truth-dir", type=Path, required=True, help="its PNG files")
+    add("--output", type=Path, required=True)
+    add("--gaps", type=float, default=0.0, metavar="SHARE", help="share of edge pixels to remove")
     args = parser.parse_args(arguments)
     from trace_d2.scenes.oracle import write_oracle  # --help loads nothing
 

@@ -17,19 +17,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--count", type=int, default=200, help="how many scenes")
-    parser.add_argument(
-        "--series", type=int, default=0, help="which scenes; trace-tiny was trained on series 1"
-    )
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="in pixels"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder to write to")
+    add("--count", type=int, default=200, help="how many scenes")
+    add("--series", type=int, default=0, help="which scenes; trace-tiny was trained on series 1")
+    add("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="in pixels")
+    add(
         "--semantic-noise", type=float, default=0.0, metavar="LEVEL",
         help="errors of the semantic masks, 0 (none) to 1 (poor)",
     )  # fmt: skip
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     return parser.parse_args(arguments)
 
 

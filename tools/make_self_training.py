@@ -38,15 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Join confident predictions with the earlier labels that they do not cover."
     )
-    parser.add_argument(
-        "--predictions", type=Path, required=True, help="list of COCO results with scores"
-    )
-    parser.add_argument("--labels", type=Path, required=True, help="earlier COCO instances JSON")
-    parser.add_argument("--output", type=Path, required=True, help="COCO instances JSON to write")
-    parser.add_argument(
-        "--threshold", type=float, default=0.7, help="least score of a prediction (default 0.7)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--predictions", type=Path, required=True, help="list of COCO results with scores")
+    add("--labels", type=Path, required=True, help="earlier COCO instances JSON")
+    add("--output", type=Path, required=True, help="COCO instances JSON to write")
+    add("--threshold", type=float, default=0.7, help="least score of a prediction (default 0.7)")
+    add(
         "--overlap",
         type=float,
         default=0.5,

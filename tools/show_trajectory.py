@@ -32,18 +32,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE")
-    parser.add_argument(
-        "--config-file", default=str(CONFIG), metavar="FILE", help="default: the embedded model's"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE.png", help="default: STEM_trajectory.png, here"
-    )
-    parser.add_argument(
-        "--truth", type=Path, metavar="PANOPTIC.png", help="show the true segments as well"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys")
+    add = parser.add_argument
+    add("image", type=Path, metavar="IMAGE")
+    add("--config-file", default=str(CONFIG), metavar="FILE", help="default: the embedded model's")
+    add("--output", type=Path, metavar="FILE.png", help="default: STEM_trajectory.png, here")
+    add("--truth", type=Path, metavar="PANOPTIC.png", help="show the true segments as well")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys")
     return parser.parse_intermixed_args(arguments)
 
 

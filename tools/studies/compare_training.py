@@ -101,17 +101,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--output", type=Path, default=Path("comparison"))
-    parser.add_argument("--train-count", type=int, default=600, help="scenes to train on")
-    parser.add_argument("--val-count", type=int, default=150, help="held-out scenes")
-    parser.add_argument(
-        "--edges", type=Path, metavar="DIR", help="edges made before; default: trace-tiny's"
-    )
-    parser.add_argument("--only", nargs="+", metavar="ORIGIN", help="train on these labels only")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY VALUE", help="config keys, for all trainings"
-    )
+    add = parser.add_argument
+    add("task", choices=TASKS)
+    add("--output", type=Path, default=Path("comparison"))
+    add("--train-count", type=int, default=600, help="scenes to train on")
+    add("--val-count", type=int, default=150, help="held-out scenes")
+    add("--edges", type=Path, metavar="DIR", help="edges made before; default: trace-tiny's")
+    add("--only", nargs="+", metavar="ORIGIN", help="train on these labels only")
+    add("--set", nargs="*", default=[], metavar="KEY VALUE", help="config keys, for all trainings")
     return parser
 
 
