@@ -35,13 +35,13 @@ SETTINGS = TrainingSettings(
 
 
 def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
-    whole = TinyTrainer(SETTINGS, "cpu", progress=False)
+    whole = TinyTrainer(SETTINGS, "cpu")
     train(whole, tmp_path, measure_every=3)
-    half = TinyTrainer(SETTINGS, "cpu", progress=False)
+    half = TinyTrainer(SETTINGS, "cpu")
     for _ in range(3):
         half.train_step()
     half.save(tmp_path / "half.pt")
-    resumed = TinyTrainer(SETTINGS, "cpu", progress=False)
+    resumed = TinyTrainer(SETTINGS, "cpu")
     resumed.resume(tmp_path / "half.pt")
     assert resumed.step == 3
     for _ in range(3):
@@ -54,10 +54,10 @@ def test_a_resumed_run_is_the_run(tmp_path: Path) -> None:
 
 
 def test_resuming_refuses_other_settings(tmp_path: Path) -> None:
-    TinyTrainer(SETTINGS, "cpu", progress=False).save(tmp_path / "c.pt")
-    longer = TinyTrainer(replace(SETTINGS, steps=9), "cpu", progress=False)
+    TinyTrainer(SETTINGS, "cpu").save(tmp_path / "c.pt")
+    longer = TinyTrainer(replace(SETTINGS, steps=9), "cpu")
     longer.resume(tmp_path / "c.pt")
-    other = TinyTrainer(replace(SETTINGS, seed=1), "cpu", progress=False)
+    other = TinyTrainer(replace(SETTINGS, seed=1), "cpu")
     with pytest.raises(ValueError, match="--work-dir"):
         other.resume(tmp_path / "c.pt")
 
@@ -70,7 +70,7 @@ def test_learning_rate_by_hand() -> None:
 
 def test_it_learns() -> None:
     settings = replace(SETTINGS, steps=60, batch=8, warmup=5, learning_rate=3e-3)
-    trainer = TinyTrainer(settings, "cpu", progress=False)
+    trainer = TinyTrainer(settings, "cpu")
     losses = [trainer.train_step() for _ in range(60)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
@@ -79,7 +79,7 @@ def test_it_learns() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_on_cuda_are_finite() -> None:
     """At the size that is shipped: cuDNN's attention gave NaN for it."""
-    trainer = TinyTrainer(TrainingSettings(steps=9, scenes=2), "cuda", progress=False)
+    trainer = TinyTrainer(TrainingSettings(steps=9, scenes=2), "cuda")
     for _ in range(3):
         trainer.train_step()  # raises where the loss is not finite
     assert all(torch.isfinite(p).all() for p in trainer.averaged.parameters())
@@ -108,7 +108,7 @@ def test_crops_are_fixed_by_the_step_and_in_range() -> None:
 
 def test_training_and_the_backbone_agree(tmp_path: Path) -> None:
     """The saved folder, through VAE, packing and scheduler, is the function that was trained."""
-    trainer = TinyTrainer(SETTINGS, "cpu", progress=False)
+    trainer = TinyTrainer(SETTINGS, "cpu")
     for _ in range(2):
         trainer.train_step()
     save_flux_folder(trainer.averaged, build_pixel_vae(), tmp_path)

@@ -79,9 +79,6 @@ def divergence(p: Tensor, q: Tensor, metric: str = "kl") -> Tensor:
 
     Returns:
         (...,) of the type of ``p``, without gradient.
-
-    Raises:
-        ValueError: the metric is unknown or the shapes differ.
     """
     if metric not in DIVERGENCES:
         raise ValueError(f"unknown divergence {metric!r}; known: {', '.join(DIVERGENCES)}")
@@ -91,11 +88,7 @@ def divergence(p: Tensor, q: Tensor, metric: str = "kl") -> Tensor:
 
 
 def mean_divergence(p: Tensor, q: Tensor, metric: str = "kl") -> float:
-    """Mean over the rows of two maps (..., N); chunked, the mean in float64 (Algorithm 1).
-
-    Raises:
-        ValueError: the metric is unknown, the shapes differ, or there is no row.
-    """
+    """Mean over the rows of two maps (..., N); chunked, the mean in float64 (Algorithm 1)."""
     if p.shape != q.shape:
         raise ValueError(f"maps of different shapes: {tuple(p.shape)} and {tuple(q.shape)}")
     p, q = p.flatten(0, -2), q.flatten(0, -2)

@@ -87,18 +87,12 @@ class AttentionBackbone(nn.Module, ABC):
     def prepare(self, pixels: Tensor, noise: Tensor | tuple[int, str] | None = None) -> Any:
         """What ``run`` takes for ``pixels`` (B, 3, h, w); here the pixels themselves.
 
-        Args:
-            pixels: as ``to_pixels`` gives them.
-            noise: where the network takes noise: itself, or (seed, key) that fix it; None draws it.
+        ``noise`` is what a network that takes some gets, or (seed, key) that fix it; None draws it.
         """
         return pixels
 
     def reconstruct(self, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
-        """What was prepared without noise, and what the ``output`` at timestep 0 makes of it.
-
-        Raises:
-            ValueError: this network reconstructs nothing.
-        """
+        """What was prepared without noise, and what the ``output`` at timestep 0 makes of it."""
         raise ValueError(f"{self.name} reconstructs no image, so no student is trained on it")
 
     def size_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -112,18 +106,12 @@ class AttentionBackbone(nn.Module, ABC):
             image: (H, W, 3) uint8 RGB, of any size from 1 x 1.
 
         Returns:
-            (1, 3, h, w) float32 in -1..1 on ``device``; h and w are multiples of
-            ``size_multiple``.
-
-        Raises:
-            ValueError: ``image`` is not (H, W, 3) uint8, or has no pixels.
+            (1, 3, h, w) float32 in -1..1 on ``device``; h, w are multiples of ``size_multiple``.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        if image.shape[2:] != (3,) or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(
                 f"an image must be (H, W, 3) uint8 RGB; got {image.shape} {image.dtype}"
             )
-        if image.size == 0:
-            raise ValueError(f"an image of shape {image.shape} has no pixels")
         resized = resize_image(image, self.size_of((image.shape[0], image.shape[1])))
         return torch.tensor(resized, device=self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
 

@@ -63,7 +63,7 @@ class DiffusionBackbone(AttentionBackbone):
     ) -> None:
         """
         Args:
-            settings: name, resolution, aspect and offloading; the rest is taken as it is.
+            settings: name, resolution, aspect and offloading.
             denoiser, vae, scheduler: of the family's diffusers classes.
             null_prompt: the encoded empty string, of batch size 1.
             native_resolution: side in pixels that the model was trained at; None reads it from
@@ -130,8 +130,6 @@ class DiffusionBackbone(AttentionBackbone):
             device=device,
         )
 
-    # ---- what a family says -------------------------------------------------------------------
-
     @staticmethod
     @abstractmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
@@ -149,8 +147,6 @@ class DiffusionBackbone(AttentionBackbone):
     def denoiser_latent_channels(self) -> int:
         """Latent channels that the denoiser takes."""
         return self.denoiser.config.in_channels
-
-    # ---- pixels -> latent -> noised latent -> prediction ---------------------------------------
 
     def prepare(self, pixels: Tensor, noise: Tensor | tuple[int, str] | None = None) -> Noising:
         latent = self.encode(pixels)
@@ -198,17 +194,10 @@ class DiffusionBackbone(AttentionBackbone):
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """X_t = alpha_t X_0 + sigma_t eps with the scheduler's own alpha and sigma.
 
-        Args:
-            latent: X_0, (B, c, h, w) or (1, c, h, w).
-            noise: eps, of the same shape.
-            timesteps: (B,), 0..999.
-
-        Returns:
-            X_t (B, c, h, w).
+        X_0 and eps are (B, c, h, w), or (1, c, h, w) for all of the (B,) timesteps in 0..999.
         """
-        signal, spread = signal_and_noise_levels(self.scheduler, timesteps)
-        signal = signal.to(latent).view(-1, 1, 1, 1)
-        spread = spread.to(latent).view(-1, 1, 1, 1)
+        levels = signal_and_noise_levels(self.scheduler, timesteps)
+        signal, spread = (level.to(latent).view(-1, 1, 1, 1) for level in levels)
         return signal * latent + spread * noise.to(latent)
 
     def forward(self, noised: Tensor, timesteps: Tensor) -> Tensor:
@@ -236,8 +225,6 @@ class DiffusionBackbone(AttentionBackbone):
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
         return tensor.expand(batch, *tensor.shape[1:])
-
-    # ---- where things are ----------------------------------------------------------------------
 
     @property
     def network(self) -> Any:

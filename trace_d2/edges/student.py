@@ -248,15 +248,13 @@ def load_student(
     """The student in ``folder``, in evaluation mode, on ``backbone`` (which gets its adapters).
 
     Args:
-        folder: written by ``save_student``.
         backbone: the one it was trained on, at the resolution of its grid.
         merge_lora: add the adapters to the backbone's weights, for speed.
         trainable: adapters and decoder take gradients.
         scratch_mb: see ``SelfAttentionReader``.
 
     Raises:
-        ValueError: a file is damaged, of a newer version, or belongs to another backbone or grid;
-            the message says which and what to do.
+        ValueError: a file is damaged, of a newer version, or belongs to another backbone or grid.
     """
     folder = Path(folder)
     described = read_description(folder)

@@ -65,11 +65,8 @@ def read_trajectory(
 ) -> Trajectory:
     """Attention colours, ABDiv and the curve at all timesteps; every map is read once.
 
-    Args:
-        detector: the teacher. Maps live as long as its own search needs them.
-        image: (H, W, 3) uint8 RGB.
-        key: the file stem, which fixes the noise.
-        progress: called with the number of timesteps done since the last call.
+    Maps live as long as the search of ``detector``, the teacher, needs them. ``progress`` is called
+    with the number of timesteps done since its last call.
     """
     view = detector.view(image, key)
     grid = view.layout.largest

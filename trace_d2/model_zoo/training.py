@@ -30,20 +30,13 @@ TRAINING_SERIES, HELD_OUT_SERIES = 1, 2
 
 
 class CropPool:
-    """Random crops of a fixed pool of scenes, flipped, turned, recoloured and magnified.
+    """Random crops of ``scenes`` scenes, flipped, turned, recoloured and magnified.
 
-    Args:
-        series: of the scenes.
-        scenes: how many of them, of 128 x 128.
-        crop: side of a crop in pixels.
-        zoom: a crop is magnified by a factor from 1 to this.
-        seed: with the step it fixes a batch.
+    A scene has 128 x 128 pixels, a crop ``crop`` x ``crop``; it is magnified by 1 to ``zoom``.
     """
 
-    def __init__(
-        self, series: int, scenes: int, crop: int, zoom: float, seed: int, progress: bool = False
-    ) -> None:
-        numbers = tqdm(range(scenes), desc="scenes", unit="scene", disable=not progress)
+    def __init__(self, series: int, scenes: int, crop: int, zoom: float, seed: int) -> None:
+        numbers = tqdm(range(scenes), desc="scenes", unit="scene", leave=False, disable=None)
         self.images = np.stack([make_scene(series, i).image for i in numbers])
         self.crop, self.zoom, self.seed = crop, zoom, seed
 
@@ -72,22 +65,6 @@ def pack(pixels: torch.Tensor) -> torch.Tensor:
     return F.pixel_unshuffle(latent, 2).flatten(2).transpose(1, 2)
 
 
-def velocity(
-    denoiser: FluxTransformer2DModel, tokens: torch.Tensor, sigma: torch.Tensor, grid: int
-) -> torch.Tensor:
-    """The predicted epsilon - X_0 for noised ``tokens`` (B, N, 48) at ``sigma`` (B,) in 0..1."""
-    device, count = tokens.device, len(tokens)
-    return denoiser(
-        hidden_states=tokens,
-        encoder_hidden_states=torch.zeros(count, 1, PROMPT_WIDTH, device=device),
-        pooled_projections=torch.zeros(count, PROMPT_WIDTH, device=device),
-        timestep=sigma,
-        img_ids=image_ids(grid, grid).to(device),
-        txt_ids=torch.zeros(1, 3, device=device),
-        return_dict=False,
-    )[0]
-
-
 def flow_matching_loss(
     denoiser: FluxTransformer2DModel,
     pixels: torch.Tensor,
@@ -98,9 +75,17 @@ def flow_matching_loss(
     clean = pack(pixels)
     level = sigma[:, None, None]
     noised = (1 - level) * clean + level * noise
-    device = pixels.device.type
-    with torch.autocast(device, torch.bfloat16):
-        predicted = velocity(denoiser, noised, sigma, pixels.shape[-1] // PATCH)
+    device, count, grid = pixels.device, len(pixels), pixels.shape[-1] // PATCH
+    with torch.autocast(device.type, torch.bfloat16):
+        predicted = denoiser(
+            hidden_states=noised,
+            encoder_hidden_states=torch.zeros(count, 1, PROMPT_WIDTH, device=device),
+            pooled_projections=torch.zeros(count, PROMPT_WIDTH, device=device),
+            timestep=sigma,
+            img_ids=image_ids(grid, grid).to(device),
+            txt_ids=torch.zeros(1, 3, device=device),
+            return_dict=False,
+        )[0]
     return (predicted.float() - (noise - clean)).square().mean((1, 2))
 
 
@@ -114,7 +99,7 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 class TinyTrainer:
     """Weights, their running mean and the optimiser; trains, measures, saves and resumes."""
 
-    def __init__(self, settings: TrainingSettings, device: str, progress: bool = True):
+    def __init__(self, settings: TrainingSettings, device: str) -> None:
         forbid_cudnn_attention()
         self.settings = settings
         self.device = torch.device(device)
@@ -126,7 +111,7 @@ class TinyTrainer:
             self.denoiser.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
         crops = (settings.crop, settings.zoom, settings.seed)
-        self.pool = CropPool(TRAINING_SERIES, settings.scenes, *crops, progress)
+        self.pool = CropPool(TRAINING_SERIES, settings.scenes, *crops)
         self.held_out = CropPool(HELD_OUT_SERIES, 64, *crops).batch(0, 64)
 
     def train_step(self) -> float:
@@ -185,11 +170,7 @@ class TinyTrainer:
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Continue from ``path``.
-
-        Raises:
-            ValueError: the checkpoint was made with other settings (``steps`` may differ).
-        """
+        """Continue from ``path``, which was made with these settings; ``steps`` may differ."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         steps = {"steps": self.settings.steps}
         if state["settings"] | steps != asdict(self.settings):
@@ -244,7 +225,6 @@ def train_decoder(
     steps: int,
     device: str,
     batch: int = 16,
-    learning_rate: float = 3e-3,
 ) -> float:
     """Train ``vae.decoder`` in place to undo ``pixel_unshuffle``; returns the last error.
 
@@ -252,8 +232,8 @@ def train_decoder(
     steps. The encoder is left alone: what the denoiser learned stays valid.
     """
     decoder = vae.decoder.to(device).train()
-    optimizer = torch.optim.AdamW(decoder.parameters(), learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     errors: list[float] = []
     bar = trange(steps, desc="decoder", unit="step")
     for step in bar:

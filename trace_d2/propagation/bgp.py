@@ -105,9 +105,6 @@ class BoundaryGuidedPropagation:
             masks: (K, H, W) bool; they may overlap, an empty one gives no instance.
             edges: (H, W) float, strength in 0..1; above 0.5 is an edge.
             scores: (K,) confidences; 1 for all when left out.
-
-        Raises:
-            ValueError: shapes disagree, a dtype is wrong, or a value is NaN or out of range.
         """
         check_edges(edges)
         masks, scores = check_masks(masks, scores)
@@ -122,9 +119,8 @@ class BoundaryGuidedPropagation:
             if mask.any()
             for piece in self._pieces(source, mask, *cut(mask), walker)
         ]
-        groups = merge_groups(
-            [piece.reach for piece in pieces], edges.size, self.settings.merge_iou
-        )
+        reaches = [piece.reach for piece in pieces]
+        groups = merge_groups(reaches, edges.size, self.settings.merge_iou)
         return self._instances(pieces, groups, scores, edges.shape)
 
     def _components(self, edges: np.ndarray) -> _Cut:

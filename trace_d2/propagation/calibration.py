@@ -79,12 +79,7 @@ class EdgeCalibration:
 
     @classmethod
     def load(cls, path: str | Path) -> EdgeCalibration:
-        """Read a file that a label job wrote (or its folder): what ``to_json`` gave.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: it is damaged, or of another kind.
-        """
+        """Read a file that a label job wrote (or its folder): what ``to_json`` gave."""
         path = Path(path)
         path = path / "calibration.json" if path.is_dir() else path
         if not path.is_file():
@@ -97,7 +92,7 @@ class EdgeCalibration:
             raise ValueError(f"{path} is damaged ({error}): make it again") from error
         try:
             if content["format"] != _FORMAT:
-                raise ValueError(f"format {content['format']}")
+                raise ValueError(f"it has format {content['format']}")
             calibration = cls(
                 strengths=tuple(map(float, content["strengths"])),
                 log_odds=tuple(map(float, content["log_odds"])),
@@ -105,14 +100,13 @@ class EdgeCalibration:
                 trust=float(content["trust"]),
                 images=int(content["images"]),
             )
+            if not calibration._in_range():
+                raise ValueError("its values are out of range")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            lacks = isinstance(error, KeyError)
-            what = f"it has no {error}" if lacks else "its values are of another kind"
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path} is no calibration of edges ({what}): name one that a label job wrote"
             ) from error
-        if not calibration._in_range():
-            raise ValueError(f"{path} is no calibration of edges: its values are out of range")
         return calibration
 
     def _in_range(self) -> bool:
@@ -247,13 +241,7 @@ class EdgeStatistics:
     def add_semantic(
         self, semantic: np.ndarray, isthing: Mapping[int, bool], edges: np.ndarray
     ) -> None:
-        """Count one image by its semantic mask: outlines of all classes, insides of things.
-
-        Args:
-            semantic: uint8 (H, W) category ids, 255 = unknown.
-            isthing: by category id.
-            edges: float32 (H, W) in 0..1.
-        """
+        """Count one image by its semantic mask: outlines of all classes, insides of things."""
         things, stuff = np.zeros(256, bool), np.zeros(256, bool)
         things[[category for category, thing in isthing.items() if thing]] = True
         stuff[[category for category, thing in isthing.items() if not thing]] = True

@@ -40,15 +40,9 @@ def pool(pixels: np.ndarray, stride: int) -> np.ndarray:
 
 
 def pool_labels(labels: np.ndarray, count: int, stride: int) -> np.ndarray:
-    """Share of each cell's pixels that has each label.
+    """Share of each cell's pixels that has each label 1..count: (count, h, w) float32.
 
-    Args:
-        labels: (H, W) int32 in 0..count.
-        count: number of labels; 0 is none of them.
-        stride: side of a cell in pixels.
-
-    Returns:
-        (count, h, w) float32 in 0..1; of cells that hang over the border only the inside counts.
+    Of cells that hang over the border only the inside counts.
     """
     height, width = grid_size((labels.shape[0], labels.shape[1]), stride)
     y, x = np.nonzero(labels)

@@ -39,9 +39,6 @@ def merge_masks(
         masks: (K, H, W) bool.
         scores: (K,) confidences; 1 for all when left out.
         iou_threshold: in [0, 1].
-
-    Raises:
-        ValueError: a shape, dtype or the threshold is wrong, or a score is not finite.
     """
     masks, scores = check_masks(masks, scores)
     members = [np.flatnonzero(mask) for mask in masks]
@@ -50,12 +47,7 @@ def merge_masks(
 
 
 def merge_groups(members: Sequence[np.ndarray], pixels: int, iou_threshold: float) -> np.ndarray:
-    """`merge_masks` for masks given by their pixels.
-
-    Args:
-        members: K sorted arrays of flat pixel indices without repetition.
-        pixels: number of pixels of the image.
-        iou_threshold: in [0, 1].
+    """`merge_masks` for masks given by sorted flat indices, in an image of so many ``pixels``.
 
     Returns:
         (K,) int64 group of each mask, groups counted from 0 in the order of their first masks.
@@ -166,12 +158,7 @@ def _join_overlaps(
 
 def _consecutive(parent: list[int]) -> np.ndarray:
     """Roots renumbered from 0; a root stands before all that merged into it."""
-    groups = np.zeros(len(parent), np.int64)
-    count = 0
+    roots = parent.copy()
     for child, above in enumerate(parent):
-        if above == child:
-            groups[child] = count
-            count += 1
-        else:
-            groups[child] = groups[above]
-    return groups
+        roots[child] = roots[above]
+    return np.unique(np.array(roots, np.int64), return_inverse=True)[1]

@@ -28,11 +28,7 @@ _BLOCK = 2048
 
 
 def walk_directions(radius: int) -> tuple[tuple[int, int], ...]:
-    """The (dy, dx) with 0 < dy^2 + dx^2 < radius^2, one of each opposite pair: 34 at radius 5.
-
-    Raises:
-        ValueError: ``radius`` is below 2, which leaves no direction.
-    """
+    """The (dy, dx) with 0 < dy^2 + dx^2 < radius^2, one of each opposite pair: 34 at radius 5."""
     if radius < 2:
         raise ValueError(f"radius must be at least 2 grid cells, not {radius}")
     reach = range(1 - radius, radius)
@@ -118,16 +114,7 @@ class PathAffinity(FlatGrid):
 
 
 def path_affinity(edges: np.ndarray, *, radius: int = 5, beta: float = 10.0) -> PathAffinity:
-    """A^(beta) with A_pq = 1 - the strongest edge on the path from p to q, both ends included.
-
-    Args:
-        edges: (h, w) float, strength in 0..1.
-        radius: neighbours are closer than this, in cells.
-        beta: exponent, positive.
-
-    Raises:
-        ValueError: ``edges`` is not such a map, or an option is out of range.
-    """
+    """A^(beta) with A_pq = 1 - the strongest edge on the path from p to q, both ends included."""
     check_edges(edges)
     if not beta > 0:
         raise ValueError(f"beta must be positive, not {beta}")
@@ -162,9 +149,6 @@ class RandomWalk:
         steps: t, the number of steps.
         tolerance: bound on the sum of the Chebyshev coefficients left out.
         threads: threads to share the masks among.
-
-    Raises:
-        ValueError: ``edges`` is not such a map, or an option is out of range.
     """
 
     def __init__(
@@ -194,9 +178,6 @@ class RandomWalk:
 
         Returns:
             (K, h, w) float32; in 0..1 up to rounding when the masks are.
-
-        Raises:
-            ValueError: the shapes disagree, or a mask holds NaN or infinite values.
         """
         shape = self._open.shape
         if masks.ndim != 3 or masks.shape[1:] != shape:
@@ -223,11 +204,7 @@ def random_walk(masks: np.ndarray, edges: np.ndarray, **options: Any) -> np.ndar
 def power_coefficients(steps: int, tolerance: float) -> np.ndarray:
     """Coefficients c_k of x^steps = sum_k c_k T_k(x), cut where their rest is below ``tolerance``.
 
-    Returns:
-        (terms,) float64. Those kept are scaled to sum to 1, so that constants stay exact.
-
-    Raises:
-        ValueError: ``steps`` is negative or ``tolerance`` not in [0, 1).
+    Those kept are scaled to sum to 1, so that constants stay exact.
     """
     if steps < 0:
         raise ValueError(f"steps must not be negative, but is {steps}")

@@ -76,30 +76,13 @@ def at_size_of(pixels: Tensor, logits: Tensor) -> Tensor:
 
 
 def decoder_settings(node: CfgNode) -> dict[str, Any]:
-    """The arguments of the decoder that ``node.NAME`` names.
-
-    Args:
-        node: ``cfg.MODEL.TRACE.STUDENT.DECODER``.
-
-    Raises:
-        ValueError: there is no such decoder.
-    """
+    """The arguments of the decoder that ``node``, ``cfg.MODEL.TRACE.STUDENT.DECODER``, names."""
     _check_name(node.NAME, "MODEL.TRACE.STUDENT.DECODER.NAME")
-    settings = node[node.NAME.upper()]
-    return {key.lower(): value for key, value in settings.items()}
+    return {key.lower(): value for key, value in node[node.NAME.upper()].items()}
 
 
 def build_decoder(name: str, tokens: int, settings: dict[str, Any]) -> EdgeDecoder:
-    """A decoder with random weights.
-
-    Args:
-        name: in the registry.
-        tokens: N of the grid it will read.
-        settings: the decoder's own, see ``decoder_settings``.
-
-    Raises:
-        ValueError: there is no such decoder, or a setting is out of its range.
-    """
+    """A decoder with random weights, for a grid of N = ``tokens``; see ``decoder_settings``."""
     _check_name(name, "the edge decoder")
     decoder = EDGE_DECODERS[name](tokens=tokens, **settings)
     decoder.name, decoder.settings = name, dict(settings)

@@ -82,11 +82,6 @@ class _Residual(nn.Module):
 def relative_features(attention: Tensor, grid: tuple[int, int], window: int) -> Tensor:
     """Logarithms of the attention around each token and of ABDiv, each against its mean.
 
-    Args:
-        attention: (B, N, N) float32.
-        grid: (h, w).
-        window: odd side in tokens; keys outside the grid count as 0.
-
     Returns:
         (B, window^2 + 2, h, w): the shares of the window's attention, row by row; the window's
         part of all attention; ABDiv over its mean in the image.

@@ -37,12 +37,7 @@ class UNetDecoder(EdgeDecoder):
 
 
 class UNet(nn.Module):
-    """Four levels of features.
-
-    Args:
-        inputs: channels of what it reads.
-        channels: of the finest level, doubled by each reduction; a multiple of 8.
-    """
+    """Four levels of features, the finest of ``channels``, which each reduction doubles."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
