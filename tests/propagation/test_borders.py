@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trace_d2.propagation.borders import (
+from trace_d2.propagation.regions import (
     _TRUSTED,
     _UNTRUSTED,
     BorderMerger,
