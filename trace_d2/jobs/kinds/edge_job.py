@@ -309,10 +309,14 @@ def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
 
 
 def upgrade(settings: dict[str, Any]) -> dict[str, Any]:
-    """From settings of format 1, which named few kinds and called the teacher ``backbone``."""
+    """From settings of format 1: few kinds had a name, the teacher was called ``backbone``.
+
+    A key that changed no result is gone since.
+    """
     kind = "refined masks" if "masks" in settings else "labels"
     edges = TEACHER if settings.get("edges") == "backbone" else settings.get("edges")
-    return {"kind": kind, **settings, "edges": edges}
+    kept = {k: v for k, v in settings.items() if k != "MODEL.TRACE.BGP.IRNET_PADDING"}
+    return {"kind": kind, **kept, "edges": edges}
 
 
 def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, str]]:
