@@ -214,13 +214,8 @@ def decode_prediction(
 ) -> tuple[np.ndarray, list[dict[str, int]]]:
     """What a Detectron2 model predicts, with the category ids of the data set.
 
-    Args:
-        panoptic: (H, W) integers, see ``PanopticQualityEvaluator.process``.
-        segments: ``{id, category_id (contiguous), isthing}`` each, or None.
-        metadata: Detectron2's, of the data set.
-
-    Returns:
-        segment ids (H, W) int32 with void 0, and ``{id, category_id}`` each.
+    ``panoptic`` and ``segments`` are as ``PanopticQualityEvaluator.process`` takes them. Returns
+    segment ids (H, W) int32 with void 0, and ``{id, category_id}`` each.
     """
     # A copy, as the pixels are the model's; int64, as their own type may not hold one more.
     segment_ids = panoptic.astype(np.int64)

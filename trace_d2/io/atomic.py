@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
 import secrets
@@ -105,9 +104,8 @@ def write_png(path: str | Path, pixels: np.ndarray, fast: bool = False) -> None:
         _, data = cv2.imencode(".png", ordered, [cv2.IMWRITE_PNG_COMPRESSION, 2])
         write_bytes(path, data.tobytes())
         return
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, format="PNG", compress_level=6)
-    write_bytes(path, encoded.getvalue())
+    with atomic_file(path) as file:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", compress_level=6)
 
 
 def remove_temporaries(folder: str | Path) -> int:

@@ -21,11 +21,8 @@ from .atomic import read_json
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""
 
-BUILTIN_CATEGORIES = {
-    "voc": "categories_voc.json",
-    "coco-panoptic": "categories_coco_panoptic.json",
-}
-"""Names that ``load_categories`` knows, with their files beside this module."""
+BUILTIN_CATEGORIES = ("voc", "coco-panoptic")
+"""Names that ``load_categories`` knows; their files are beside this module."""
 
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -62,8 +59,9 @@ def load_categories(source: str | Path) -> tuple[Category, ...]:
         FileNotFoundError: ``source`` is neither a file nor a built-in name.
         ValueError: the file is not such a list; the message names the file and the remedy.
     """
-    builtin = BUILTIN_CATEGORIES.get(source) if isinstance(source, str) else None
-    path = Path(__file__).parent / builtin if builtin else Path(source)
+    path = Path(source)
+    if source in BUILTIN_CATEGORIES:
+        path = Path(__file__).with_name(f"categories_{path.name.replace('-', '_')}.json")
     names = ", ".join(BUILTIN_CATEGORIES)
     remedy = f"give a JSON file or one of the built-in names: {names}"
     content = read_json(path, "categories file", remedy)

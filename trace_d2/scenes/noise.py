@@ -119,7 +119,6 @@ def degrade_edges(
     Args:
         true: (H, W) bool, thin.
         detected: (H, W) floating point in 0..1, a detector's edges of the same image.
-        quality: how good.
         seed: fixes the holes and the strength.
 
     Returns:

@@ -253,8 +253,7 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> Sce
     """Scene ``index`` of the series ``seed``.
 
     Args:
-        seed: the series; a non-negative int.
-        index: the scene's number in it; a non-negative int.
+        seed, index: the series and the scene's number in it; non-negative.
         size: (height, width) in pixels, each at least 32.
 
     Raises:
