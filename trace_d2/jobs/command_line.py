@@ -17,10 +17,10 @@ from trace_d2.jobs.engine import (
     JobResult,
     RunOptions,
     Shard,
-    WorkerDiedError,
     merge_folder,
     run_job,
 )
+from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.store import ForeignFolderError, JobStore, OutputError, SettingsChangedError
 from trace_d2.parallel import available_cpus

@@ -8,21 +8,10 @@ the process that holds them, however it ends.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,22 +19,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from trace_d2.jobs.executors import Task, build_executor
 from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import GATE_SECONDS, JobStore, SettingsChangedError, writing_to
 
-_AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
-
-_Task = tuple[ImageEntry, Any]  # an image, and what was found out ahead
-
 
 class FolderInUseError(RuntimeError):
     """Another process is writing to the output folder."""
-
-
-class WorkerDiedError(RuntimeError):
-    """A worker process ended by itself, mostly for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +172,7 @@ def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) ->
     records = store.read_records()
     left = [entry for entry in share if not job.is_current(records.get(entry.stem), entry)]
     job.prepare(left, options.workers, options.progress)
-    workers = min(options.workers, len(left))
-    tasks = _tasks(job, left)
-    made = _in_processes(workers, job, tasks) if workers > 1 else (job(*task) for task in tasks)
+    executor = build_executor(min(options.workers, len(left)))
     counts: Counter[str] = Counter()
     failures: list[Record] = []
     # In a log file a line now and then will do.
@@ -202,7 +182,7 @@ def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) ->
         tqdm(
             total=len(left), unit="image", disable=not options.progress, mininterval=interval
         ) as bar,
-        contextlib.closing(made) as outcomes,
+        contextlib.closing(executor(job, _tasks(job, left))) as outcomes,
     ):
         for record in outcomes:
             with writing_to(store.root):
@@ -216,7 +196,7 @@ def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) ->
     return JobResult(counts[DONE] + earlier, counts[SKIPPED], tuple(failures), earlier)
 
 
-def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[_Task]:
+def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[Task]:
     """Entries with what the model sees in them; a thread reads the next image meanwhile."""
     if not job.looks:
         yield from ((entry, None) for entry in entries)
@@ -233,66 +213,6 @@ def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[_Task]:
             entry, read = current
             yield entry, job.look_ahead(entry, read) if read else None
             current = following
-
-
-def _in_processes(
-    workers: int, job: AnyJob, tasks: Iterable[_Task]
-) -> Generator[Record, None, None]:
-    """The records of ``tasks`` as they end, made in as many processes of this machine."""
-    # Spawned, as a fork of a process that runs CUDA or threads may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (job,))
-    waiting: dict[Future[Record], ImageEntry] = {}
-    try:
-        for entry, ahead in tasks:
-            waiting[pool.submit(_do_in_worker, entry, ahead)] = entry
-            if len(waiting) >= _AHEAD * workers:
-                yield from _ended(waiting)
-        while waiting:
-            yield from _ended(waiting)
-    except BrokenProcessPool as error:
-        names = ", ".join(entry.file_name for entry in waiting.values())
-        raise WorkerDiedError(
-            f"a worker process died while these were in work: {names}. It may have run out of "
-            "memory: use fewer --workers. Finished images are safe; the same command continues"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:
-    """Wait for at least one of ``waiting``; removes and returns those that have ended."""
-    ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
-    records = [future.result() for future in ended]
-    for future in ended:
-        del waiting[future]
-    return records
-
-
-_job: AnyJob | None = None  # of a worker
-
-
-def _start_worker(job: AnyJob) -> None:
-    """Prepare a worker: no Ctrl-C (the main process ends it), one thread, no life as an orphan."""
-    global _job
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _job = job
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _do_in_worker(entry: ImageEntry, ahead: Any) -> Record:
-    assert _job is not None  # as _start_worker ran
-    return _job(entry, ahead)
 
 
 @contextlib.contextmanager
