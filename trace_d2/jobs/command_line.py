@@ -161,7 +161,7 @@ def load_edge_cfg(args: argparse.Namespace, *opts: str) -> CfgNode:
 
     Args:
         args: of a ``job_parser``, with ``add_edge_options`` or not.
-        opts: config keys and values that go before those of the command line.
+        opts: config keys and values that win over those of the command line.
 
     Raises:
         UsageError: a key does not exist, or there is no such folder, student or source.
