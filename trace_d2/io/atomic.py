@@ -74,17 +74,6 @@ def write_json(path: str | Path, content: Any, indent: int | None = None) -> Non
     write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, what: str = "file", remedy: str = "correct the path") -> Any:
-    """The content of a JSON file, which is called ``what`` with the ``remedy`` if it is absent."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} at {path}: {remedy}")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): make or write it again") from error
-
-
 def write_png(path: str | Path, pixels: np.ndarray, fast: bool = False) -> None:
     """Write ``pixels`` to ``path`` as PNG, whole or not at all.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import read_json
+from .json_files import read_json
 
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import read_json
 from .coco_panoptic import wanted_ids
+from .json_files import read_json
 from .mask_rle import SegmentationError, check_fit, check_segmentation, encode_segmentation
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .atomic import read_json
+from .json_files import read_json
 from .mask_rle import SegmentationError, check_segmentation
 
 # Annotations that cannot be used, by reason.

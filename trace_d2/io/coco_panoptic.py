@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .atomic import read_json, write_png
+from .atomic import write_png
 from .categories import Category, category_entries, parse_categories
 from .images import opened_image
+from .json_files import read_json
 from .mask_rle import text_rle
 from .regions import check_map, region_statistics
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from .atomic import read_json
+from .json_files import read_json
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 

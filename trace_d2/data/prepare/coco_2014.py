@@ -10,9 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from trace_d2.io.atomic import read_json, write_json
+from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry, load_panoptic_json
+from trace_d2.io.json_files import read_json
 
 SPLITS = ("train", "val")
 _SEE = "datasets/README.md says what to put where"

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.io.atomic import read_json, write_json
+from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
+from trace_d2.io.json_files import read_json
 
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""

@@ -1,0 +1,123 @@
+"""JSON of other people: how it is read, what a field may hold, and how its values are shown.
+
+Every reader of JSON takes ids, flags and numbers by these functions, so that what one tool reads as
+a crowd region, or as image 3, no other reads as something else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # editors of Windows put it before UTF-8
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # controls, marks of direction, line ends
+
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxstring = _short.maxother = 80
+_short.maxlong = 24
+
+
+class FieldError(ValueError):
+    """A field holds what it cannot; the message begins with what it holds, as ``is 'x', ...``."""
+
+
+def read_json(path: str | Path, what: str = "file", remedy: str = "correct the path") -> Any:
+    """The content of a JSON file, which is called ``what`` with the ``remedy`` if it is absent.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, or nested too deeply to be any file of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}: {remedy}")
+    data = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply: make or write it again") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): make or write it again") from error
+
+
+def shown(value: Any) -> str:
+    """``value`` as messages and pages show it: short, on one line, with nothing unseen in it.
+
+    Text is taken as it is, but for characters that steer terminals or turn the direction of
+    writing, which are spelled out: ``\\x1b``, ``\\u202e``. All else is shown as Python writes it.
+    """
+    return _seen(value if isinstance(value, str) else _short.repr(value))
+
+
+def quoted(value: Any) -> str:
+    """As ``shown``, but text in quotes and shortened: for values rather than names."""
+    return _seen(_short.repr(value))
+
+
+def _seen(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_seen_character, text))
+
+
+def _seen_character(character: str) -> str:
+    if unicodedata.category(character) not in _UNSEEN:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def whole_number(value: Any) -> int:
+    """``value`` as an integer; a float that is whole is one, as pandas writes ids.
+
+    Raises:
+        FieldError: it is none.
+    """
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    raise FieldError(f"is {quoted(value)}, not a whole number")
+
+
+def record_id(value: Any) -> int | str:
+    """``value`` as the id of an image, annotation or segment: an integer or a text.
+
+    Raises:
+        FieldError: it is neither.
+    """
+    if type(value) in (int, str):
+        return value  # type: ignore[no-any-return]
+    try:
+        return whole_number(value)
+    except FieldError:
+        raise FieldError(f"is {quoted(value)}, neither a whole number nor text") from None
+
+
+def flag(value: Any) -> int:
+    """``value`` as 0 or 1; null is 0.
+
+    Raises:
+        FieldError: it is neither 0, 1, false nor true. Text is none of them, as ``"0"`` counts as
+            true in Python.
+    """
+    if value is None or (type(value) in (int, float, bool) and value in (0, 1)):
+        return int(value or 0)
+    raise FieldError(f"is {quoted(value)}, neither 0 nor 1")
+
+
+def number(value: Any) -> float:
+    """``value`` as a finite number.
+
+    Raises:
+        FieldError: it is none; true and false are none, either.
+    """
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is int and abs(value) < 2**1000:  # larger ones are beyond any float
+        return float(value)
+    raise FieldError(f"is {quoted(value)}, not a finite number")

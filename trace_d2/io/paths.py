@@ -1,0 +1,61 @@
+"""Names of files as other files give them, and where they may lead."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from .json_files import quoted, shown
+
+_SPECIAL = re.compile(r"[/\\:]|^\.*$")
+
+
+def relative_name(name: Any) -> str:
+    """``name`` as a path below some folder, with ``/`` between its parts and no ``.`` among them.
+
+    Backslashes, as Windows writes them, count as ``/``.
+
+    Raises:
+        ValueError: it is no text, empty, absolute, or leads out of the folder by ``..``.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"the file name is {quoted(name)}: give the name of a file")
+    if not _SPECIAL.search(name):
+        return name
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
+        raise ValueError(
+            f"the file name {shown(name)} leads out of its folder: give it relative to the folder, "
+            'without ".."'
+        )
+    if not path.parts:
+        raise ValueError(f"the file name is {quoted(name)}: give the name of a file")
+    return str(path)
+
+
+def file_below(folder: str | Path, name: Any) -> Path:
+    """The file ``name``, which another file gives, in ``folder``; it need not exist.
+
+    Where there is none of exactly that name, one whose name is the same text in another Unicode
+    form is taken: macOS takes accents apart (NFD) that others write as one character (NFC).
+
+    Raises:
+        ValueError: the name is none, or leads out of the folder.
+    """
+    relative = relative_name(name)
+    path = Path(folder) / relative
+    if relative.isascii() or os.path.lexists(path):
+        return path
+    for form in ("NFC", "NFD"):
+        other = Path(folder) / unicodedata.normalize(form, relative)
+        if os.path.lexists(other):
+            return other
+    return path
+
+
+def composed(name: str) -> str:
+    """``name`` in the Unicode form by which names are compared (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
