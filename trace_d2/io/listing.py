@@ -12,14 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from .json_files import read_json
+from .paths import IMAGE_SUFFIXES
 
 KeyT = TypeVar("KeyT", bound=Hashable)
-
-IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
-)  # fmt: skip
-"""Files of a folder with these endings, in either case, are its images."""
 
 _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 

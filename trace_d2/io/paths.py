@@ -10,6 +10,12 @@ from typing import Any
 
 from .json_files import quoted, shown
 
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+    ".webp",
+)  # fmt: skip
+"""Files of a folder with these endings, in either case, are its images."""
+
 _SPECIAL = re.compile(r"[/\\:]|^\.*$")
 
 
@@ -59,3 +65,16 @@ def file_below(folder: str | Path, name: Any) -> Path:
 def composed(name: str) -> str:
     """``name`` in the Unicode form by which names are compared (NFC)."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def name_keys(name: str) -> tuple[str, str, str]:
+    """By what ``name`` of an image is compared: its stem, its path without ending, its path.
+
+    Endings are those of images alone, as ``frame.0001`` has none. Any folder is taken as a name,
+    an absolute one too: nothing is opened.
+    """
+    path = composed(name).replace("\\", "/")
+    stem, dot, ending = path.rpartition(".")
+    if not dot or f".{ending.lower()}" not in IMAGE_SUFFIXES:
+        stem = path
+    return stem.rpartition("/")[2], stem, path
