@@ -62,7 +62,7 @@ def test_png_size(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((3, 500), np.uint8))
     assert png_size(tmp_path / "a.png") == (3, 500)
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png", format="JPEG")
-    with pytest.raises(ValueError, match=r"b\.png is no PNG file"):
+    with pytest.raises(ValueError, match=r"b\.png cannot be read \(it is a JPEG, not a PNG\)"):
         png_size(tmp_path / "b.png")
 
 

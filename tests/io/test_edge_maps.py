@@ -77,7 +77,7 @@ def test_a_truncated_png_is_refused(tmp_path: Path, keep: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
     Image.fromarray(noise).save(buffer, "PNG")
     (tmp_path / "a.png").write_bytes(buffer.getvalue()[:keep])
-    with pytest.raises(ValueError, match=r"a\.png is not a complete PNG"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be read \(.*\): write it again"):
         read_edges(tmp_path / "a.png")
 
 
@@ -102,8 +102,9 @@ def test_integers_and_damage_in_npy_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match="holds uint8: save"):
         read_edges(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.zeros((2, 2)))
     whole = (tmp_path / "a.npy").read_bytes()
-    for content in (b"", whole[:-2], b"no array at all"):
+    for content in (b"", whole[:-2], whole + b"\0", b"no array at all"):
         (tmp_path / "b.npy").write_bytes(content)
         with pytest.raises(ValueError, match=r"b\.npy is not a readable \.npy"):
             read_edges(tmp_path / "b.npy")
@@ -152,14 +153,16 @@ def test_bad_pseudo_edges_are_named(tmp_path) -> None:
         read_ternary(path)
     write_ternary(path, LABELS)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"a\.png is not a complete PNG: make it again"):
+    with pytest.raises(
+        ValueError, match=r"a\.png cannot be read \(it is cut short.*: make it again"
+    ):
         read_ternary(path)
     cv2.imwrite(str(path), np.array([[0, 128, 7, 255]], np.uint8))
     with pytest.raises(ValueError, match=r"a\.png has values \[7\], but pseudo edges are 0"):
         read_ternary(path)
     write_edges(path, np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"a\.png holds uint16 of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"a\.png is of mode I;16, but"):
         read_ternary(path)
     cv2.imwrite(str(path), np.zeros((2, 3, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"holds uint8 of shape \(2, 3, 3\).* 8-bit grey"):
+    with pytest.raises(ValueError, match=r"of mode RGB, but pseudo edges are an 8-bit grey"):
         read_ternary(path)

@@ -47,7 +47,7 @@ def encoded(image: Image.Image, **options: object) -> bytes:
 def test_header_and_pixels(tmp_path: Path) -> None:
     file = read(tmp_path, grey(NOISE))
     assert (file.header.width, file.header.height) == (40, 30)
-    assert (file.header.bits, file.header.colour, file.header.kind) == (8, GREY, "8-bit grey")
+    assert (file.header.bits, file.header.colour, file.header.mode) == (8, GREY, "L")
     assert file.header == read_png_header(tmp_path / "a.png", "mask", "")
     assert np.array_equal(file.decode(), NOISE)
     assert np.array_equal(file.indices(), NOISE)
@@ -122,11 +122,13 @@ def test_other_formats_are_named(tmp_path: Path, kind: str, name: str) -> None:
         read(tmp_path, encoded(Image.fromarray(NOISE), format=kind))
 
 
-def test_an_animation_is_known(tmp_path: Path) -> None:
+def test_an_animation_is_refused_where_one_picture_is_meant(tmp_path: Path) -> None:
     frames = [Image.fromarray(NOISE), Image.fromarray(255 - NOISE)]
-    file = read(tmp_path, encoded(frames[0], save_all=True, append_images=frames[1:]))
-    assert file.animated
-    assert np.array_equal(file.decode(), NOISE)
+    content = encoded(frames[0], save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"a\.png cannot be read \(it is an animation"):
+        read(tmp_path, content)
+    first = read_png(tmp_path / "a.png", "image", "", animated=True)
+    assert np.array_equal(first.decode(), NOISE)
 
 
 def test_sizes_are_refused_before_pixels_are_decoded(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ edges."""
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
 from trace_d2.data.label_folder import check_done
 from trace_d2.io.listing import ids_of_stems, list_images
+from trace_d2.io.png import read_png_header
 from trace_d2.jobs.store import open_job_folder
 
 logger = logging.getLogger(__name__)
@@ -23,8 +23,6 @@ PSEUDO_EDGES_KEY = "trace_pseudo_edges_file_name"
 
 SUBFOLDER = "pseudo_edges"
 """Where ``tools/make_pseudo_edges.py`` puts the maps in its output folder."""
-
-_PNG_HEAD = struct.Struct(">16x2I")  # signature, length and "IHDR", then width and height
 
 
 @paused_collector()
@@ -118,11 +116,7 @@ def edges_folder(edges_root: str | Path) -> Path:
 
 def png_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels from the head of a PNG file."""
-    with open(path, "rb") as file:
-        head = file.read(_PNG_HEAD.size)
-    if len(head) < _PNG_HEAD.size or not head.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"{path} is no PNG file: make it again")
-    width, height = _PNG_HEAD.unpack(head)
+    width, height = read_png_header(path, "PNG", "make it again").size
     return height, width
 
 

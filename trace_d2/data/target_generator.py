@@ -154,9 +154,7 @@ class OnlineTargetGenerator:
         """What the target of ``record`` is made from; raises as a call does."""
         image, semantic, edges = self._files(record)
         with blame(record):
-            sample = load_sample(image, semantic, None, self.categories, self.categories_name)
-            if edges is not None:
-                sample = sample.with_edge_file(edges)
+            sample = load_sample(image, semantic, edges, self.categories, self.categories_name)
         if edges is None and self.edge_source is not None:
             found = self.edge_source(sample.photograph.pixels, image.stem).edges
             sample = sample.with_edges(check_edges(found, f"the edges found in {image}"))

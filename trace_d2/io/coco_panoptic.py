@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 
 from .atomic import write_png
 from .categories import Category, category_entries, parse_categories
-from .images import opened_image
 from .json_files import read_json
 from .mask_rle import text_rle
+from .png import RGB, read_png
 from .regions import check_map, region_statistics
 
 VOID = 0
@@ -69,8 +69,12 @@ def rgb2id(rgb: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 to segment ids (H, W) int32: R + 256 G + 65536 B."""
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected (H, W, 3) uint8, got {rgb.dtype} of shape {rgb.shape}")
+    return _ids(np.ascontiguousarray(rgb), cv2.COLOR_RGB2RGBA)
+
+
+def _ids(colours: np.ndarray, to_rgba: int) -> np.ndarray:
     # The bytes R, G, B, 0 are a little-endian integer already.
-    padded = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2RGBA)
+    padded = cv2.cvtColor(colours, to_rgba)
     padded[..., 3] = 0
     return padded.view("<i4")[..., 0].astype(np.int32, copy=False)
 
@@ -90,13 +94,13 @@ def id2rgb(segment_ids: np.ndarray) -> np.ndarray:
 
 def read_panoptic_png(path: str | Path) -> np.ndarray:
     """Segment ids (H, W) int32 of a panoptic PNG."""
-    with opened_image(Path(path), "panoptic PNG", "make it again or correct the folder") as image:
-        mode, pixels = image.mode, np.asarray(image)
-    if mode != "RGB":
+    file = read_png(path, "panoptic PNG", "make it again or correct the folder")
+    if (file.header.colour, file.header.bits) != (RGB, 8):
         raise ValueError(
-            f"{path} has mode {mode}; a panoptic PNG is 8-bit RGB, id = R + 256 G + 65536 B"
+            f"{path} has mode {file.header.mode}; a panoptic PNG is 8-bit RGB, "
+            "id = R + 256 G + 65536 B"
         )
-    return rgb2id(pixels)
+    return _ids(file.decode(), cv2.COLOR_BGR2RGBA)
 
 
 def write_panoptic_png(path: str | Path, segment_ids: np.ndarray) -> None:

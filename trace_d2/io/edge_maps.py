@@ -9,21 +9,39 @@ Pseudo edges, what the student learns, are no strengths but labels: 1 (edge), 0 
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 
 from .atomic import write_bytes, write_png
+from .json_files import shown
+from .limits import check_size
+from .png import GREY, read_png, read_png_header
 
 EDGE, NONE, IGNORED = 1, 0, -1
 """The labels of pseudo edges."""
 
+FAINT = 1 / 60
+"""Edges that are weaker everywhere cut nothing: to the calibration they are all alike."""
+
+SCALE = "0/1 masks, and 8-bit values in 16 bits, must be scaled to the whole range"
+"""What to do about those that are so by mistake."""
+
+_EDGE_ABOVE = 0.5
+_INVERTED = 0.5  # share of the pixels that are edges
+_EDGES, _WRITE_AGAIN = "edge file", "write it again"
 _LEVELS = 65535  # of a 16-bit PNG
 _SLACK = 1e-4  # rounding that detectors leave outside 0..1
 _GREY = np.array((0, 255, 128), np.uint8)  # at NONE, EDGE and, from the end, IGNORED
 _REMEDY = "make it again with tools/make_pseudo_edges.py"
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def edge_paths(folder: str | Path, stem: str) -> list[Path]:
@@ -53,19 +71,40 @@ def find_edges(folder: str | Path, stem: str) -> Path:
 def read_edges(path: str | Path) -> np.ndarray:
     """Edge strength float32 (H, W) in 0..1."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no edge file at {path}")
     if path.suffix == ".npy":
         return _read_array(path)
-    pixels = _read_png(path, "write it again")
+    pixels = read_png(path, _EDGES, _WRITE_AGAIN).decode()
     if pixels.ndim == 3:
-        if (pixels[..., :3] != pixels[..., :1]).any():  # alpha is left out
+        colours, alpha = pixels[..., :3], pixels[..., 3:]
+        if (colours != colours[..., :1]).any():
             raise ValueError(f"{path} is in colour: save the edges as a grey PNG of 8 or 16 bit")
-        pixels = pixels[..., 0]
-    highest = {"uint8": 255, "uint16": _LEVELS}.get(pixels.dtype.name)
-    if highest is None:
-        raise ValueError(f"{path} holds {pixels.dtype}: save it as an 8- or 16-bit grey PNG")
+        if alpha.size and alpha.min() < alpha.max() and colours.min() == colours.max():
+            raise ValueError(f"{path} holds nothing but transparency: save the edges as a grey PNG")
+        pixels = colours[..., 0]
+    highest = np.iinfo(pixels.dtype).max
     return pixels.astype(np.float32) / np.float32(highest)
+
+
+def edge_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels that a file of edges says it has; nothing else is read."""
+    path = Path(path)
+    if path.suffix != ".npy":
+        return read_png_header(path, _EDGES, _WRITE_AGAIN).size
+    with _opened_array(path) as (_, shape, _, _):
+        return shape[1], shape[0]
+
+
+def edge_remarks(edges: np.ndarray) -> list[str]:
+    """What is peculiar about ``edges`` (H, W) in 0..1, for the journal: they may be wrong."""
+    low, high = float(edges.min()), float(edges.max())
+    if edges.size > 1 and low == high:
+        return [f"the edges are {high:.3g} everywhere and cut nothing"]
+    if high < FAINT:
+        return [f"the edges are nowhere stronger than {high:.2g} of 1 and cut nothing: {SCALE}"]
+    share = np.count_nonzero(edges > _EDGE_ABOVE) / edges.size
+    if share > _INVERTED:
+        return [f"{share:.0%} of the pixels are edges: is the map inverted? Edges are bright"]
+    return []
 
 
 def write_edges(path: str | Path, edges: np.ndarray) -> None:
@@ -120,14 +159,13 @@ def write_ternary(path: str | Path, labels: np.ndarray) -> None:
 def read_ternary(path: str | Path) -> np.ndarray:
     """What ``write_ternary`` wrote: (H, W) int8 of 1, 0 and -1."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no pseudo edges at {path}: {_REMEDY}")
-    pixels = _read_png(path, _REMEDY)
-    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+    file = read_png(path, "pseudo edges", _REMEDY)
+    if file.header.colour != GREY or file.header.bits > 8:
         raise ValueError(
-            f"{path} holds {pixels.dtype} of shape {pixels.shape}, but pseudo edges are an 8-bit "
-            f"grey PNG: {_REMEDY}"
+            f"{path} is of mode {file.header.mode}, but pseudo edges are an 8-bit grey PNG: "
+            f"{_REMEDY}"
         )
+    pixels = file.decode()
     strange = np.setdiff1d(pixels, _GREY)
     if strange.size:
         raise ValueError(
@@ -143,26 +181,55 @@ def label_shares(labels: np.ndarray) -> tuple[float, float, float]:
     return edge, none, ignored
 
 
-def _read_png(path: Path, remedy: str) -> np.ndarray:
-    data = path.read_bytes()
-    # A truncated PNG may decode to a partly blank map, so its end marker must be there as well.
-    whole = b"IEND" in data
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
-    if pixels is None:
-        raise ValueError(f"{path} is not a complete PNG: {remedy}")
-    return pixels
-
-
 def _read_array(path: Path) -> np.ndarray:
+    with _opened_array(path) as (file, shape, column_order, dtype):
+        values = np.fromfile(file, dtype, shape[0] * shape[1])
+    edges = values.reshape(shape, order="F" if column_order else "C")
+    return np.ascontiguousarray(check_edges(edges, path))
+
+
+@contextlib.contextmanager
+def _opened_array(
+    path: Path,
+) -> Iterator[tuple[BinaryIO, tuple[int, int], bool, np.dtype[np.floating]]]:
+    """A ``.npy`` file at the start of its values, their shape, order and type.
+
+    ``numpy.load`` opens other kinds of file as well, and takes memory for whatever a header says.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {_EDGES} at {path}: {_WRITE_AGAIN}")
+    with open(path, "rb") as file:
+        shape, column_order, dtype = _array_header(file, path)
+        if dtype.kind != "f":
+            raise ValueError(
+                f"{path} holds {dtype}: save edge strengths in 0..1 as a floating-point array, or "
+                "integers as a grey PNG"
+            )
+        if len(shape) != 2 or min(shape) < 1:
+            raise ValueError(f"{path}: edges must be of shape (H, W), not {shape}: {_WRITE_AGAIN}")
+        check_size(shape[1], shape[0], path)
+        expected = shape[0] * shape[1] * dtype.itemsize
+        found = path.stat().st_size - file.tell()
+        if found != expected:
+            raise ValueError(
+                f"{path} is not a readable .npy array (it has {found} bytes of values where "
+                f"{shape[1]}x{shape[0]} take {expected}): {_WRITE_AGAIN}"
+            )
+        yield file, (shape[0], shape[1]), column_order, dtype
+
+
+def _array_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
-        edges = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"version {version[0]}.{version[1]} is for arrays of records")
+        shape, column_order, dtype = _HEADERS[version](file)
+        return tuple(map(int, shape)), column_order, dtype
+    except Exception as error:  # of any kind: numpy parses the header as Python
+        file.seek(0)
+        reason = str(error)
+        if file.read(2) == b"PK":
+            reason = "it is an archive, as np.savez writes them"
         raise ValueError(
-            f"{path} is not a readable .npy array ({error}): write it again"
+            f"{path} is not a readable .npy array ({shown(reason)}): write it again by np.save"
         ) from error
-    if edges.dtype.kind != "f":
-        raise ValueError(
-            f"{path} holds {edges.dtype}: save edge strengths in 0..1 as a floating-point array, "
-            "or integers as a grey PNG"
-        )
-    return check_edges(edges, path)

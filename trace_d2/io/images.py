@@ -7,38 +7,30 @@ by a tool that ignores EXIF) is turned along with it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from trace_d2.io.categories import UNKNOWN, Category
-from trace_d2.io.edge_maps import find_edges, quantise_edges, read_edges
+from trace_d2.io.edge_maps import (
+    FAINT,
+    edge_remarks,
+    edge_size,
+    find_edges,
+    quantise_edges,
+    read_edges,
+)
+from trace_d2.io.photographs import Photograph, opened_image, turned
+from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-_EXIF_ORIENTATION = 0x0112
-_PNG_BIT_DEPTH = 24  # byte of a PNG file that holds the bits a sample
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph as people see it.
-
-    Attributes:
-        pixels: uint8 (H, W, 3) RGB, turned as the EXIF orientation says.
-        orientation: that orientation, 1 (as stored) to 8.
-    """
-
-    path: Path
-    pixels: np.ndarray
-    orientation: int
+_MASK, _WRITE_AGAIN = "semantic mask", "write the mask again"
 
 
 @dataclass(frozen=True)
@@ -60,15 +52,20 @@ class Inputs:
         They are rounded to 16 bits, kept or not, so that kept edges give the same labels again.
         Edges of one strength everywhere say nothing, whatever the strength: they become 0.
         """
+        inputs = replace(self, notes=(*self.notes, *edge_remarks(edges)))
         if edges.size > 1 and edges.min() == edges.max():
-            note = f"the edges are {edges.flat[0]:.3g} everywhere and cut nothing"
-            return replace(self, edges=np.zeros_like(edges), notes=(*self.notes, note))
-        return replace(self, edges=quantise_edges(edges))
+            return replace(inputs, edges=np.zeros_like(edges))
+        return replace(inputs, edges=quantise_edges(edges))
 
     def with_edge_file(self, path: Path) -> Self:
         """The same inputs with the edges of a file."""
         edges, remarks = fit_to_photograph(read_edges(path), self.photograph, path)
         return replace(self, notes=(*self.notes, *remarks)).with_edges(edges)
+
+    @property
+    def uncut(self) -> bool:
+        """Whether there are edges, and none is strong enough to cut anything of its own."""
+        return self.edges is not None and float(self.edges.max()) < FAINT
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,21 @@ class Sample(Inputs):
 def load_sample(
     image: str | Path,
     semantic: str | Path,
-    edges_folder: str | Path | None,
+    edges: str | Path | None,
     categories: Sequence[Category],
     categories_name: str,
 ) -> Sample:
     """Read and check all inputs of one image.
 
     Args:
-        edges_folder: holds ``<stem>.png`` or ``<stem>.npy``; None: no edges.
+        edges: a file of edges, or the folder that holds ``<stem>.png`` or ``<stem>.npy``; None: no
+            edges.
         categories, categories_name: what the mask may hold, and where they are from, for messages.
     """
-    photograph = read_image(image)
+    if edges is not None:
+        edges = Path(edges)
+        edges = find_edges(edges, Path(image).stem) if edges.is_dir() else edges
+    photograph = read_image(image, [semantic] if edges is None else [semantic, edges])
     mask = read_semantic(semantic)
     counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
     strange = set(np.flatnonzero(counts).tolist()) - {UNKNOWN, *(c.id for c in categories)}
@@ -105,60 +106,55 @@ def load_sample(
             f"({categories_name}) lack: add them there, or write {UNKNOWN} where the class is "
             "unknown"
         )
-    mask, notes = fit_to_photograph(mask, photograph, semantic)
+    mask, remarks = fit_to_photograph(mask, photograph, semantic)
+    notes = [*photograph.notes, *remarks]
     if (mask == UNKNOWN).all():
         notes.append("the mask is all unknown: a label without segments")
     sample = Sample(photograph, None, tuple(notes), mask)
-    if edges_folder is None:
-        return sample
-    return sample.with_edge_file(find_edges(edges_folder, Path(image).stem))
+    return sample if edges is None else sample.with_edge_file(edges)
 
 
-@contextlib.contextmanager
-def opened_image(path: Path, what: str, remedy: str) -> Iterator[Image.Image]:
-    """A file, called ``what`` in messages, opened by Pillow, to be read within the block."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} at {path}: {remedy}")
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): {remedy}") from error
-
-
-def read_image(path: str | Path) -> Photograph:
-    """Read a photograph of any kind that Pillow knows as RGB.
+def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograph:
+    """Read a photograph of any usual kind as RGB.
 
     16-bit samples are scaled to 8 bits, grey becomes three equal channels, CMYK and palettes are
     converted, transparency is dropped (as Detectron2 does), and of several frames the first counts.
+
+    Args:
+        beside: masks and edges of it, PNG or ``.npy``. What they say of their size is compared
+            before anything is decoded: a small file may claim any size.
     """
     path = Path(path)
-    with opened_image(path, "image", "repair or replace it, or take it off the list") as image:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        pixels = _to_rgb(image, path)
-    orientation = orientation if orientation in range(1, 9) else 1
-    turned = np.ascontiguousarray(_turn(pixels, orientation))
-    return Photograph(path, turned, orientation)
+    with opened_image(path) as opened:
+        for other in map(Path, beside):
+            size = edge_size(other) if other.suffix == ".npy" else _mask_size(other)
+            check_fit(size, opened.size, other, path)
+        return opened.read()
 
 
 def read_semantic(path: str | Path) -> np.ndarray:
-    """Category ids uint8 (H, W), 255 = unknown, of an 8-bit grey or palette PNG."""
+    """Category ids uint8 (H, W), 255 = unknown, of a grey or palette PNG of up to 8 bits."""
     path = Path(path)
-    with opened_image(path, "semantic mask", "write the mask again") as image:
-        pixels = np.array(image)
-        mode, kind = image.mode, image.format
-    if mode not in ("1", "L", "P"):
+    file = read_png(path, _MASK, _WRITE_AGAIN)
+    if file.header.colour not in (GREY, PALETTE) or file.header.bits > 8:
         raise ValueError(
-            f"{path} is a mask of mode {mode}: save it as an 8-bit palette or grey PNG whose "
-            f"pixels are category ids, {UNKNOWN} for unknown"
+            f"{path} is a mask of mode {file.header.mode}: save it as an 8-bit palette or grey PNG "
+            f"whose pixels are category ids, {UNKNOWN} for unknown"
         )
-    if mode == "L" and kind == "PNG":
-        # Pillow stretches grey of 2 and 4 bits to 0..255; the ids are the values in the file.
-        with open(path, "rb") as file:
-            bits = file.read(_PNG_BIT_DEPTH + 1)[-1]
-        if bits in (2, 4):
-            pixels //= 255 // (2**bits - 1)
-    return pixels.astype(np.uint8)
+    return file.indices()
+
+
+def check_fit(
+    size: tuple[int, int], whole: tuple[int, int], path: str | Path, image: str | Path
+) -> None:
+    """Raise a ValueError unless ``size`` is that of the image, turned by a quarter or not.
+
+    Args:
+        size: width and height in pixels that ``path`` says it has.
+        whole: those of ``image``.
+    """
+    if size not in (whole, whole[::-1]):
+        raise _misfit(size, whole, path, image)
 
 
 def fit_to_photograph(
@@ -174,36 +170,18 @@ def fit_to_photograph(
         return array, []
     if array.shape == stored:
         remark = f"{name} fits the image as stored: turned by EXIF {photograph.orientation}"
-        return np.ascontiguousarray(_turn(array, photograph.orientation)), [remark]
-    raise ValueError(
-        f"{path} is {array.shape[1]}x{array.shape[0]} pixels, but the image {photograph.path} is "
-        f"{width}x{height}: make it again at the size of the image"
+        return np.ascontiguousarray(turned(array, photograph.orientation)), [remark]
+    raise _misfit(array.shape[::-1], (width, height), path, photograph.path)
+
+
+def _mask_size(path: Path) -> tuple[int, int]:
+    return read_png_header(path, _MASK, _WRITE_AGAIN).size
+
+
+def _misfit(
+    size: tuple[int, ...], whole: tuple[int, int], path: str | Path, image: str | Path
+) -> ValueError:
+    return ValueError(
+        f"{path} is {size[0]}x{size[1]} pixels, but the image {image} is {whole[0]}x{whole[1]}: "
+        "make it again at the size of the image"
     )
-
-
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
-    """uint8 (H, W, 3) of an opened image, as stored."""
-    if image.mode == "F":
-        raise ValueError(f"{path} holds floating-point pixels: convert it to 8 bits a channel")
-    if not image.mode.startswith("I"):
-        # By way of RGBA, else Pillow warns of palettes with transparency.
-        steps = ("RGBA", "RGB") if image.mode == "P" else ("RGB",)
-        for mode in steps:
-            image = image.convert(mode)
-        return np.asarray(image)
-    levels = np.asarray(image)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError(f"{path} has values outside 0..65535: convert it to 8 bits a channel")
-    grey = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """``array`` (H, W, ...) as stored, turned and mirrored as EXIF ``orientation`` 1..8 says."""
-    if orientation in (2, 4):
-        return array[:, ::-1] if orientation == 2 else array[::-1]
-    if orientation in (5, 7):
-        transposed = array.swapaxes(0, 1)
-        return transposed if orientation == 5 else transposed[::-1, ::-1]
-    quarter_turns = {1: 0, 3: 2, 6: 3, 8: 1}
-    return np.rot90(array, quarter_turns[orientation])

@@ -8,6 +8,7 @@ no row, from the chunks that hold them alone, so that no colour profile and no g
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_NAMES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", GREY_ALPHA: "grey and alpha", RGBA: "RGBA"}
+_MODES = {GREY: "L", RGB: "RGB", PALETTE: "P", GREY_ALPHA: "LA", RGBA: "RGBA"}
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 _BITS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}  # the others have 8 or 16
 _HEAD = struct.Struct(">8sI4s2I5BI")  # up to the end of the first chunk, IHDR
@@ -62,9 +63,16 @@ class PngHeader:
     colour: int
 
     @property
-    def kind(self) -> str:
-        """For messages, as ``8-bit grey``."""
-        return f"{self.bits}-bit {_NAMES[self.colour]}"
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.width, self.height
+
+    @property
+    def mode(self) -> str:
+        """For messages, about as Pillow calls it: ``L``, ``I;16``, ``RGB;16``."""
+        if self.colour == GREY and self.bits in (1, 16):
+            return "1" if self.bits == 1 else "I;16"
+        return _MODES[self.colour] + (";16" if self.bits == 16 else "")
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,6 @@ class PngFile:
     content: bytes
     chunks: tuple[tuple[bytes, slice], ...]
     remedy: str
-
-    @property
-    def animated(self) -> bool:
-        """Whether it holds several pictures."""
-        return any(kind == b"acTL" for kind, _ in self.chunks)
 
     def decode(self) -> np.ndarray:
         """Its (first) picture as OpenCV has it: uint8, or uint16 of 16 bits; transparency is kept.
@@ -133,16 +136,18 @@ class PngFile:
 
 def read_png_header(path: str | Path, what: str, remedy: str) -> PngHeader:
     """The header of a PNG, called ``what`` in messages; see ``read_png``."""
-    path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"no {what} at {path}: {remedy}")
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         head = file.read(_HEAD.size)
     return _header(head, path, remedy)
 
 
-def read_png(path: str | Path, what: str, remedy: str) -> PngFile:
+def read_png(path: str | Path, what: str, remedy: str, animated: bool = False) -> PngFile:
     """A PNG file, called ``what`` in messages, with all its chunks whole.
+
+    Args:
+        animated: let one pass that holds several pictures; the first counts.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -153,7 +158,7 @@ def read_png(path: str | Path, what: str, remedy: str) -> PngFile:
     content = path.read_bytes()
     try:
         chunks = tuple(_walk(content))
-        _check_chunks(header, chunks)
+        _check_chunks(header, chunks, animated)
     except _DamageError as error:
         raise _unreadable(path, str(error), remedy) from None
     return PngFile(path, header, content, chunks, remedy)
@@ -163,11 +168,11 @@ class _DamageError(Exception):
     pass
 
 
-def _unreadable(path: Path, reason: str, remedy: str) -> ValueError:
+def _unreadable(path: str | Path, reason: str, remedy: str) -> ValueError:
     return ValueError(f"{path} cannot be read ({reason}): {remedy}")
 
 
-def _header(head: bytes, path: Path, remedy: str) -> PngHeader:
+def _header(head: bytes, path: str | Path, remedy: str) -> PngHeader:
     if not head.startswith(SIGNATURE):
         raise _unreadable(path, _what_else(head), remedy)
     if len(head) < _HEAD.size:
@@ -212,10 +217,14 @@ def _walk(content: bytes) -> list[tuple[bytes, slice]]:
     return chunks
 
 
-def _check_chunks(header: PngHeader, chunks: tuple[tuple[bytes, slice], ...]) -> None:
+def _check_chunks(
+    header: PngHeader, chunks: tuple[tuple[bytes, slice], ...], animated: bool
+) -> None:
     packed = sum(place.stop - place.start - 12 for kind, place in chunks if kind == b"IDAT")
     row = (header.width * header.bits * _CHANNELS[header.colour] + 7) // 8
     if row * header.height > packed * _MOST_INFLATED:
         raise _DamageError("it is cut short: it has too few bytes for its pixels")
     if sum(kind == b"IHDR" for kind, _ in chunks) > 1:
         raise _DamageError("it has two headers")
+    if not animated and any(kind == b"acTL" for kind, _ in chunks):
+        raise _DamageError("it is an animation of several pictures")

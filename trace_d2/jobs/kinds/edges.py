@@ -91,7 +91,8 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         return files_print([self.images / entry.file_name])
 
     def load(self, entry: ImageEntry) -> EdgeInputs:
-        return EdgeInputs(read_image(self.images / entry.file_name), None, ())
+        photograph = read_image(self.images / entry.file_name)
+        return EdgeInputs(photograph, None, photograph.notes)
 
     def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
         size = inputs.photograph.pixels.shape[:2]
