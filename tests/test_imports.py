@@ -12,7 +12,7 @@ PACKAGE = Path(trace_d2.__file__).parent
 
 # Each floor may import from itself and from those before it (docs/architecture.md).
 FLOORS = (
-    ("_version", "io", "attention", "propagation", "config", "settings", "parallel"),
+    ("_version", "io", "attention", "propagation", "config", "settings", "parallel", "terminal"),
     ("backbones", "labels", "masks"),
     ("edges",),
     ("jobs", "modeling", "evaluation", "scenes"),
@@ -115,4 +115,4 @@ def test_circles_are_found():
 def test_data_reads_jobs_by_their_store_alone():
     own = {module: targets for module, targets in graph().items() if room(module) == "data"}
     read = {target for targets in own.values() for target in targets if room(target) == "jobs"}
-    assert read == {"trace_d2.jobs.store"}
+    assert read == {"trace_d2.jobs.folder"}

@@ -102,8 +102,34 @@ def test_a_missing_folder_is_not_called_full(tmp_path):
         atomic.write_bytes(tmp_path / "no" / "a", b"x")
 
 
-def test_temporaries_of_killed_writers_are_swept(tmp_path):
-    (tmp_path / ".a.png.12-34ab.tmp").write_bytes(b"half")
-    (tmp_path / "a.png").write_bytes(b"whole")
+def killed_writer(path):
+    """Start writing ``path`` and leave the temporary file as a kill would; returns it."""
+    before = set(path.parent.iterdir())
+    writer = atomic.atomic_file(path)
+    writer.__enter__().write(b"half")
+    (temporary,) = set(path.parent.iterdir()) - before
+    temporary.rename(path.with_name("kept"))  # out of the reach of the writer's own cleaning
+    assert not writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    path.with_name("kept").rename(temporary)
+    return temporary
+
+
+def test_temporaries_of_killed_writers_are_swept_and_no_others(tmp_path):
+    foreign = [tmp_path / name for name in (".notes.tmp", ".a.png.12-34abcdef.tmp", "a.png")]
+    for path in foreign:
+        path.write_bytes(b"theirs")
+    target = tmp_path / "elsewhere"
+    target.write_bytes(b"theirs")
+    left = [killed_writer(tmp_path / name) for name in ("a.png", "b.png")]
+    link = tmp_path / left[0].name.replace(str(os.getpid()), "1")
+    link.symlink_to(target)
+    assert atomic.remove_temporaries(tmp_path, of="b.png") == 1
+    assert [path.exists() for path in left] == [True, False]
     assert atomic.remove_temporaries(tmp_path) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert sorted(tmp_path.iterdir()) == sorted([*foreign, target, link])
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    path = tmp_path / f"{'n' * 251}.png"
+    atomic.write_bytes(path, b"x")
+    assert path.read_bytes() == b"x"

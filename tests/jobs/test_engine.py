@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trace_d2.jobs.command_line import parse_shard
-from trace_d2.jobs.engine import Shard
 from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.locks import Shard
 
 
 @given(st.integers(0, 30), st.integers(1, 7))

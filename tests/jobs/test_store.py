@@ -15,18 +15,19 @@ from PIL import Image
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.io.categories import Category
-from trace_d2.jobs.engine import Shard, folder_lock
+from trace_d2.jobs.folder import open_job_folder
 from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob, train_ids
-from trace_d2.jobs.store import (
+from trace_d2.jobs.locks import Shard, folder_lock
+from trace_d2.jobs.output import (
+    DamagedFileError,
     ForeignFolderError,
-    JobStore,
     OutputError,
     SettingsChangedError,
     differences,
-    open_job_folder,
     writing_to,
 )
+from trace_d2.jobs.store import JobStore
 from trace_d2.labels.panoptic import PanopticLabel, Segment
 from trace_d2.settings import fingerprint
 
@@ -36,10 +37,11 @@ LABEL = PanopticLabel(
     [Segment(1, 5, True, 2, (0, 0, 2, 1)), Segment(2, 2, False, 3, (0, 1, 3, 1))],
 )
 ENTRY = ImageEntry("a", "a.jpg", 1, pictured=True)
-RECORD = Record("a", "a.jpg", DONE, finished=1.0)
+RECORD = Record("a", "a.jpg", DONE, finished=1.0, facts={"segments": 3, "things": 2})
 
 
 KEPT = ["edges/{}.png"]
+LEFTOVER = ".trace_d2-0123abcd-17-0123abcd.tmp"  # of a writer that was killed
 
 
 def job_of(cfg: CfgNode, output: str | Path) -> LabelJob:
@@ -111,6 +113,7 @@ def test_a_label_is_finished_when_record_and_all_files_are_there(tmp_path: Path)
     assert not store.is_finished(RECORD, ENTRY, KEPT)
     store.place(*KEPT, "a").touch()
     assert store.is_finished(RECORD, ENTRY, KEPT)
+    assert not store.is_finished(replace(RECORD, facts={"segments": 3}), ENTRY)
 
 
 def test_settings_are_kept_and_compared(tmp_path: Path) -> None:
@@ -154,7 +157,7 @@ def test_what_others_see_of_a_folder(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     store.open({"categories": []})
     assert open_job_folder(tmp_path).entries == []
-    entries = [ImageEntry(stem, f"{stem}.jpg", 1) for stem in "abcd"]
+    entries = [ImageEntry(stem, f"{stem}.jpg", rank) for rank, stem in enumerate("abcd")]
     store.write_images(entries, 3)
     with store.open_journal("1-of-2") as journal:
         journal.append(RECORD)
@@ -198,18 +201,21 @@ def test_a_foreign_settings_file_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ForeignFolderError, match=r"settings\.json is not of this tool"):
         store_of(tmp_path).check_settings({})
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match=r"settings\.json is damaged .*remove it"):
+    with pytest.raises(DamagedFileError, match=r"settings\.json is damaged .*restore it"):
         store_of(tmp_path).check_settings({})
 
 
 def test_sweep_removes_what_killed_writers_left(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     store.open({})
-    leftovers = [tmp_path / ".panoptic.json.1-a.tmp", tmp_path / "semantic/.a.png.1-a.tmp"]
-    for path in leftovers:
-        path.write_bytes(b"half")
+    names = (LEFTOVER, f"semantic/{LEFTOVER}", f"annotations/n0/{LEFTOVER}")
+    foreign = ("mine/" + LEFTOVER, ".notes.tmp", "semantic/.a.png.1-a.tmp")
+    for name in (*names, *foreign):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
     store.sweep()
-    assert not any(path.exists() for path in leftovers)
+    assert [(tmp_path / name).exists() for name in names] == [False] * 3
+    assert [(tmp_path / name).exists() for name in foreign] == [True] * 3
 
 
 def test_journals_of_shards_are_joined_in_order(tmp_path: Path) -> None:

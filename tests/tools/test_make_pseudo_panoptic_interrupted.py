@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from trace_d2.io import atomic
-from trace_d2.jobs.engine import FolderInUseError, Shard, folder_lock
 from trace_d2.jobs.job import Job
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+from trace_d2.jobs.locks import FolderInUseError, Shard, folder_lock
 
 STEMS = [f"s{number:02}" for number in range(7)]
 
@@ -40,7 +40,7 @@ def test_after_kill_9_the_same_command_goes_on(label_job, start_slowly, capsys) 
     finished = len((label_job.output / "journal.jsonl").read_text().splitlines())
     assert 1 <= finished < len(STEMS)
     # As a kill within a write would leave it.
-    (label_job.output / "panoptic/.s06.png.1-aa.tmp").write_bytes(b"half")
+    (label_job.output / "panoptic/.trace_d2-0123abcd-1-0123abcd.tmp").write_bytes(b"half")
     with open(label_job.output / "journal.jsonl", "a") as journal:
         journal.write('{"stem": "s0')
     capsys.readouterr()

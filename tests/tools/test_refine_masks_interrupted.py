@@ -34,8 +34,8 @@ def test_after_kill_9_the_same_command_goes_on(mask_job, start_slowly, capsys) -
     assert not mask_job.output.exists()
     # As a kill within a write would leave it.
     leftovers = [
-        mask_job.work / "annotations/n0/.s06.json.1-aa.tmp",
-        mask_job.output.with_name(".refined.json.1-aa.tmp"),
+        mask_job.work / "annotations/n0/.trace_d2-0123abcd-1-0123abcd.tmp",
+        mask_job.output.with_name(".trace_d2-0526570d-1-0123abcd.tmp"),
     ]
     for path in leftovers:
         path.write_bytes(b"half")

@@ -25,7 +25,7 @@ from trace_d2.data.registration import (
     register_trace_semantic,
     rooted,
 )
-from trace_d2.jobs.store import open_job_folder
+from trace_d2.jobs.folder import open_job_folder
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from trace_d2.data.label_folder import check_labels
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
-from trace_d2.jobs.store import open_job_folder
+from trace_d2.jobs.folder import open_job_folder
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trace_d2.io.categories import Category, load_categories, parse_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json
-from trace_d2.jobs.store import JobFolder, open_job_folder
+from trace_d2.jobs.folder import JobFolder, open_job_folder
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate
 from trace_d2.data.label_folder import check_done
 from trace_d2.io.listing import ids_of_stems, list_images
 from trace_d2.io.png import read_png_header
-from trace_d2.jobs.store import open_job_folder
+from trace_d2.jobs.folder import open_job_folder
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
 """Files: written so that a reader finds either the old content or the whole new one.
 
 Each writer fills a temporary file in the same folder, flushes it to the disk and renames it over
-the target. A process that is killed on the way leaves at most a hidden ``.*.tmp`` file behind,
-which ``remove_temporaries`` sweeps.
+the target. A process that is killed on the way leaves at most a file ``.trace_d2-*.tmp`` behind,
+which ``remove_temporaries`` sweeps. Its name is as short for every target, so that a file may have
+the longest name that the file system takes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TEMPORARY = re.compile(r"\.trace_d2-[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}\.tmp")
 
 
 class DiskFullError(OSError):
@@ -36,7 +40,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         OSError: the folder is missing or not writable; ``path`` is as it was before.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f"{_prefix(path.name)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -97,15 +101,31 @@ def write_png(path: str | Path, pixels: np.ndarray, fast: bool = False) -> None:
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", compress_level=6)
 
 
-def remove_temporaries(folder: str | Path) -> int:
+def is_temporary(name: str, of: str = "") -> bool:
+    """Whether a file has the name of a temporary one; with ``of``, of one for a file ``of``."""
+    return _TEMPORARY.fullmatch(name) is not None and name.startswith(_prefix(of) if of else "")
+
+
+def remove_temporaries(folder: str | Path, of: str = "") -> int:
     """Delete what killed writers left in ``folder`` (not below it); returns how many files.
 
-    Only for a folder that no other process is writing to.
+    Only for a folder (or a file in it, ``of``) that no other process is writing to.
     """
-    leftovers = list(Path(folder).glob(".*.tmp"))
+    with os.scandir(folder) as listing:
+        leftovers = [
+            entry.path
+            for entry in listing
+            if is_temporary(entry.name, of) and entry.is_file(follow_symlinks=False)
+        ]
     for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
     return len(leftovers)
+
+
+def _prefix(name: str) -> str:
+    """How names of temporary files for a file ``name`` begin."""
+    return f".trace_d2-{zlib.crc32(os.fsencode(name)):08x}-"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -39,8 +39,8 @@ def read_json(path: str | Path, what: str = "file", remedy: str = "correct the p
     data = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
         return json.loads(data)
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply: make or write it again") from None
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply: make or write it again") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): make or write it again") from error
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from trace_d2.io.coco_panoptic import image_entry
+from trace_d2.io.json_files import FieldError, flag, number, quoted, whole_number
 from trace_d2.io.mask_rle import text_rle
+from trace_d2.jobs.output import DamagedFileError
 from trace_d2.jobs.report import Outcome
+from trace_d2.jobs.store import NOTES, JobStore
+
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "id": whole_number,
+    "category_id": whole_number,
+    "area": number,
+    "iscrowd": flag,
+    "score": number,
+}
 
 
 class CocoStream:
@@ -56,12 +67,51 @@ def write_instances(
     images = []
     stream = CocoStream(file, categories, description)
     for entry in outcome.done:
-        note = outcome.store.read_note(entry.stem)
+        note = read_result(outcome.store, entry.stem, "instances")
         image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
         images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
         for annotation in note["instances"]:
             stream.add({"id": stream.count + 1, "image_id": image_id, **annotation})
     stream.close(images)
+
+
+def read_result(store: JobStore, stem: str, *lists: str) -> dict[str, Any]:
+    """The note of a finished image with its size and ``lists`` of annotations.
+
+    Raises:
+        DamagedFileError: a field is none that we write there.
+    """
+    note = store.read_note(stem)
+    place = "it"
+    try:
+        sides = [whole_number(note[side]) for side in ("height", "width")]
+        if min(sides) < 1:
+            raise FieldError(f"has a size of {sides}")
+        for name in lists:
+            for rank, annotation in enumerate(note[name]):
+                place = f"{name}[{rank}]"
+                _check_annotation(annotation, sides)
+    except (KeyError, TypeError, AttributeError, FieldError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise DamagedFileError(
+            f"{store.root / NOTES.format(stem)} is damaged ({place} {what}): remove it, and run "
+            "the same command again"
+        ) from error
+    return dict(note)
+
+
+def _check_annotation(annotation: dict[str, Any], sides: list[int]) -> None:
+    """Raise a KeyError, TypeError or FieldError unless it has the fields that ours have."""
+    for key, read in _FIELDS.items():
+        if key in annotation or key in ("category_id", "area"):
+            read(annotation[key])
+    if len([number(value) for value in annotation["bbox"]]) != 4:
+        raise FieldError(f"has the box {quoted(annotation['bbox'])}")
+    if "id" in annotation:  # a segment, whose pixels are in the PNG
+        return
+    rle = annotation["segmentation"]
+    if rle["size"] != sides or not isinstance(rle["counts"], str):
+        raise FieldError(f"has the mask {quoted(rle)}")
 
 
 def mask_annotations(

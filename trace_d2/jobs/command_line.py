@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trace_d2.jobs.engine import (
-    FolderInUseError,
-    JobResult,
-    RunOptions,
-    Shard,
-    merge_folder,
-    run_job,
-)
+from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob, UsageError
-from trace_d2.jobs.store import ForeignFolderError, JobStore, OutputError, SettingsChangedError
+from trace_d2.jobs.journal import DONE
+from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard
+from trace_d2.jobs.output import (
+    DamagedFileError,
+    ForeignFolderError,
+    OutputError,
+    SettingsChangedError,
+)
+from trace_d2.jobs.store import JobStore
 from trace_d2.parallel import available_cpus
+from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -31,11 +33,20 @@ if TYPE_CHECKING:
 TEACHER, STUDENT, FILES, NONE = "teacher", "student", "files", "none"
 """Where edges come from, ``MODEL.TRACE.EDGES.SOURCE``; ``NONE``: nowhere, nothing is cut."""
 
+_REFUSALS = (
+    UsageError,
+    ForeignFolderError,
+    SettingsChangedError,
+    DamagedFileError,
+    FolderInUseError,
+    NoLocksError,
+)
 _SHOWN_FAILURES = 10
 _EXIT_STATUS = """exit status:
   0    {all_done}
-  1    the job stopped: full disk, dead worker; finished images are safe
-  2    wrong usage, changed settings without --overwrite, or the output is in use
+  1    the job stopped: full disk, dead worker, files changed by others; finished images are safe
+  2    wrong usage, changed settings without --overwrite, or an output that is in use, damaged,
+       not ours, or without locks
   3    some images failed (see {folder}/journal.jsonl and report.html), the others are {done}
   130  Ctrl-C; finished images are safe
 """
@@ -107,31 +118,45 @@ def add_edge_options(parser: argparse.ArgumentParser) -> None:
 
 def run_command(kind: type[AnyJob], args: argparse.Namespace) -> int:
     """Run, or merge, the job that ``args`` of a ``job_parser`` describe; returns the status."""
-    return exit_status(lambda: _merge(kind, args.merge) if args.merge else _run(kind, args))
+    return exit_status(
+        lambda: _merge(kind, args.merge) if args.merge else _run(kind, args),
+        lambda: _what_is_safe(kind, args.merge or args.output),
+    )
 
 
-def exit_status(command: Callable[[], int]) -> int:
+def exit_status(command: Callable[[], int], interrupted: Callable[[], str] = str) -> int:
     """Run ``command``, which returns its exit status; errors are printed and become one.
+
+    Args:
+        command: what to run.
+        interrupted: what there is to say after Ctrl-C.
 
     Returns:
         the status of ``command``; 1 where the job stopped (full disk, dead worker), 2 where the
-        command is wrong or the output is taken, 130 after Ctrl-C.
+        command is wrong or the output is taken or damaged, 130 after Ctrl-C.
     """
     try:
         return command()
-    except (UsageError, ForeignFolderError, SettingsChangedError, FolderInUseError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except _REFUSALS as error:
+        say(f"error: {error}", error=True)
         return 2
     except (OutputError, WorkerDiedError) as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        say(f"stopped: {error}", error=True)
         return 1
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted. Finished images are safe: the same command continues, and "
-            "--merge OUTPUT joins what there is",
-            file=sys.stderr,
-        )
+        say(f"\ninterrupted. {interrupted()}", error=True)
         return 130
+
+
+def _what_is_safe(kind: type[AnyJob], output: str) -> str:
+    records = JobStore(output, kind.layout).read_records().values()
+    done = sum(record.status == DONE for record in records)
+    if not done:
+        return f"No image was {kind.done} yet: run the same command again"
+    return (
+        f"{done} images are {kind.done} and safe: the same command continues, and --merge OUTPUT "
+        "joins what there is"
+    )
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
@@ -236,16 +261,16 @@ def _run(kind: type[AnyJob], args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     progress = not args.quiet
     result = run_job(job, RunOptions(shard, args.limit, args.workers, args.overwrite, progress))
-    print(
+    say(
         f"{result.done} {kind.done} ({result.earlier} of them before), {result.skipped} skipped, "
         f"{len(result.failed)} failed"
     )
     kind.tell(job.store)
     if not shard.name:
         files = kind.files.format(args.output)
-        print(f"{files}   to look at: {job.store.root}/report.html")
+        say(f"{files}   to look at: {job.store.root}/report.html")
     else:
-        print(f"after the last shard: python {sys.argv[0]} --merge {args.output}")
+        say(f"after the last shard: python {sys.argv[0]} --merge {args.output}")
     _show_failures(result, job.store)
     kind.tell_last(job.store)
     return 3 if result.failed else 0
@@ -255,12 +280,12 @@ def _merge(kind: type[AnyJob], output: str) -> int:
     store = JobStore(output, kind.layout)
     try:
         result = merge_folder(kind, store)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
-    print(f"{result.done} {kind.done}, {result.skipped} skipped, {len(result.failed)} failed")
+    say(f"{result.done} {kind.done}, {result.skipped} skipped, {len(result.failed)} failed")
     kind.tell(store)
     if result.pending:
-        print(f"{result.pending} not {kind.done} yet: run the missing shards, then --merge again")
+        say(f"{result.pending} not {kind.done} yet: run the missing shards, then --merge again")
     _show_failures(result, store)
     kind.tell_last(store)
     return 3 if result.failed or result.pending else 0
@@ -268,7 +293,11 @@ def _merge(kind: type[AnyJob], output: str) -> int:
 
 def _show_failures(result: JobResult, store: JobStore) -> None:
     for record in result.failed[:_SHOWN_FAILURES]:
-        print(f"failed: {record.file_name}: {record.reason.splitlines()[-1]}", file=sys.stderr)
+        say(f"failed: {record.file_name}: {_last_line(record.reason)}", error=True)
     more = len(result.failed) - _SHOWN_FAILURES
     if more > 0:
-        print(f"and {more} more in {store.root}/report.html", file=sys.stderr)
+        say(f"and {more} more in {store.root}/report.html", error=True)
+
+
+def _last_line(text: str) -> str:
+    return (text.splitlines() or [""])[-1]

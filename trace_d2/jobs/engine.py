@@ -1,50 +1,30 @@
 """The engine of resumable jobs: runs what a kind of job answers.
 
 It holds the folder, reads ahead, keeps the journal, divides images among workers and shards, and
-goes on where a job was cut short. Locks of a folder are the operating system's, so they end with
-the process that holds them, however it ends.
+goes on where a job was cut short.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from trace_d2.jobs.executors import Task, build_executor
-from trace_d2.jobs.job import AnyJob
+from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
+from trace_d2.jobs.locks import Shard, folder_lock
+from trace_d2.jobs.output import OutputError, SettingsChangedError, writing_to
 from trace_d2.jobs.report import Outcome, write_report
-from trace_d2.jobs.store import GATE_SECONDS, JobStore, SettingsChangedError, writing_to
+from trace_d2.jobs.store import JobStore
 
-
-class FolderInUseError(RuntimeError):
-    """Another process is writing to the output folder."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part ``index`` of ``count``, counted from 1; 1/1 is the whole job."""
-
-    index: int = 1
-    count: int = 1
-
-    @property
-    def name(self) -> str:
-        """``"I-of-N"``, for file names; empty for the whole job."""
-        return "" if self.count == 1 else f"{self.index}-of-{self.count}"
-
-    def take(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
-        """Every ``count``-th entry, so that shards see alike images and take alike long."""
-        return list(entries[self.index - 1 :: self.count])
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,10 +69,12 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
     """Do all images that are not finished yet; a whole job then joins the results.
 
     Raises:
-        ForeignFolderError: the output folder belongs to somebody else.
+        ForeignFolderError: the output folder belongs to somebody else, or leads elsewhere.
         SettingsChangedError: it holds results of other settings.
-        FolderInUseError: another job writes there.
-        OutputError: it takes no more files (a full disk); finished images are safe.
+        DamagedFileError: a file in it is damaged, which this cannot make again by itself.
+        FolderInUseError, NoLocksError: another job writes there, or could without our seeing it.
+        OutputError: it takes no more files (a full disk), or what is in it was changed meanwhile;
+            finished images are safe.
         WorkerDiedError: a worker process died; finished images are safe.
         KeyboardInterrupt: Ctrl-C; finished images are safe.
     """
@@ -100,8 +82,7 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
     limit = len(job.entries) if options.limit is None else options.limit
     share = options.shard.take(job.entries[:limit])
     store.check_place()
-    if options.overwrite:
-        _drop_changed(job)
+    _make_room(job, options.overwrite)
     with folder_lock(store.root, options.shard):
         store.check_settings(job.settings)
         with writing_to(store.root):
@@ -109,10 +90,16 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
             if whole:
                 store.sweep()
             store.write_images(job.entries, limit)
-        result = _do_images(job, share, options)
+        try:
+            result, statuses = _do_images(job, share, options)
+        except UsageError:
+            if whole and not store.has_work():
+                store.drop_results()
+            raise
         if whole:
             with writing_to(store.root):
                 _join(type(job), store)
+        _check_kept(store, share, statuses)
         return result
 
 
@@ -121,28 +108,43 @@ def merge_folder(kind: type[AnyJob], store: JobStore) -> JobResult:
 
     Raises:
         FileNotFoundError: it is no folder of results.
-        ForeignFolderError: it is of another kind.
-        FolderInUseError: a job writes there.
+        ForeignFolderError: it is of another kind, or leads elsewhere.
+        DamagedFileError: a file in it is damaged.
+        FolderInUseError, NoLocksError: a job writes there, or could without our seeing it.
+        OutputError: it takes no more files.
     """
     store.read_settings()
     store.check_place()
     with folder_lock(store.root, Shard()), writing_to(store.root):
+        store.read_images()  # before anything is changed
         store.sweep()
         return _join(kind, store)
 
 
-def _drop_changed(job: AnyJob) -> None:
-    """Drop results made with other settings, holding the whole folder meanwhile.
+def _make_room(job: AnyJob, overwrite: bool) -> None:
+    """Drop results made with other settings, if wanted, holding the whole folder meanwhile.
 
     Of several shards that start with --overwrite, the first one drops; the others then find
-    settings that agree.
+    settings that agree. A folder without results, as a job leaves it that stopped at once, is free.
     """
+    store = job.store
     try:
-        job.store.check_settings(job.settings)
+        store.check_settings(job.settings)
     except SettingsChangedError:
-        with folder_lock(job.store.root, Shard()), writing_to(job.store.root):
-            job.store.drop_results()
-            job.store.open(job.settings)
+        if not overwrite and store.has_results():
+            raise
+        with folder_lock(store.root, Shard()), writing_to(store.root):
+            if not overwrite and store.has_results():  # of a job that ended just now
+                raise
+            others = store.drop_results(entry.stem for entry in job.entries)
+            store.open(job.settings)
+        if others:
+            logger.warning(
+                "%d files in the folders of %s are not of this tool and stay: %s, ...",
+                len(others),
+                store.root,
+                others[0],
+            )
 
 
 def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
@@ -167,18 +169,24 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     return JobResult(len(done), skipped, failed, pending=pending)
 
 
-def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) -> JobResult:
+def _do_images(
+    job: AnyJob, share: Sequence[ImageEntry], options: RunOptions
+) -> tuple[JobResult, dict[str, str]]:
+    """How the images of ``share`` stand once those that were left are done, and by stem."""
     store = job.store
     records = store.read_records()
     left = [entry for entry in share if not job.is_current(records.get(entry.stem), entry)]
     job.prepare(left, options.workers, options.progress)
     executor = build_executor(min(options.workers, len(left)))
-    counts: Counter[str] = Counter()
+    statuses = dict.fromkeys((entry.stem for entry in share), DONE)
     failures: list[Record] = []
+    skipped = 0
+    with writing_to(store.root):
+        opened = store.open_journal(options.shard.name)
     # In a log file a line now and then will do.
     interval = 0.1 if sys.stderr.isatty() else 30.0
     with (
-        store.open_journal(options.shard.name) as journal,
+        opened as journal,
         tqdm(
             total=len(left), unit="image", disable=not options.progress, mininterval=interval
         ) as bar,
@@ -186,14 +194,34 @@ def _do_images(job: AnyJob, share: Sequence[ImageEntry], options: RunOptions) ->
     ):
         for record in outcomes:
             with writing_to(store.root):
-                journal.append(record)
-            counts[record.status] += 1
+                journal.append(record.after(records.get(record.stem)))
+            statuses[record.stem] = record.status
+            skipped += record.status == SKIPPED
             if record.status == FAILED:
                 failures.append(record)
-            bar.set_postfix(failed=counts[FAILED], skipped=counts[SKIPPED], refresh=False)
+            bar.set_postfix(failed=len(failures), skipped=skipped, refresh=False)
             bar.update()
-    earlier = len(share) - len(left)
-    return JobResult(counts[DONE] + earlier, counts[SKIPPED], tuple(failures), earlier)
+    done, earlier = len(share) - skipped - len(failures), len(share) - len(left)
+    return JobResult(done, skipped, tuple(failures), earlier), statuses
+
+
+def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str, str]) -> None:
+    """Raise an OutputError if the folder tells otherwise of ``share`` than this run has seen."""
+    records = store.read_records()
+
+    def is_kept(entry: ImageEntry) -> bool:
+        record = records.get(entry.stem)
+        if record is None or record.status != statuses[entry.stem]:
+            return False
+        return record.status != DONE or store.is_finished(record, entry)
+
+    lost = [entry.file_name for entry in share if not is_kept(entry)]
+    if lost:
+        raise OutputError(
+            f"{len(lost)} of {len(share)} images came out otherwise than {store.root} tells (the "
+            f"first is {lost[0]}): something else changes its files. End that, and run the same "
+            "command again"
+        )
 
 
 def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[Task]:
@@ -213,42 +241,3 @@ def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[Task]:
             entry, read = current
             yield entry, job.look_ahead(entry, read) if read else None
             current = following
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
-    """Hold ``folder`` for ``shard`` within the block.
-
-    A whole job (or a merge) wants the folder to itself; a shard only wants no whole job, no second
-    process on the same shard, and no shards of another division.
-
-    Raises:
-        FolderInUseError: another process holds the folder, this shard or one of another division.
-        OutputError: the folder cannot be written to.
-    """
-    locks = folder / ".locks"
-    own = locks / (f"job-{shard.name}.lock" if shard.name else "job.lock")
-    with contextlib.ExitStack() as held:
-        with writing_to(folder):
-            locks.mkdir(parents=True, exist_ok=True)
-            with _acquire(locks / "gate.lock", GATE_SECONDS):
-                for path in sorted(locks.glob("job*.lock")):
-                    if path.name.partition("-of-")[2] != own.name.partition("-of-")[2]:
-                        with _acquire(path):
-                            pass  # nobody holds it, or can take it before we pass the gate
-                held.enter_context(_acquire(own))
-        yield
-
-
-def _acquire(path: Path, timeout: float = 0.0) -> contextlib.AbstractContextManager[Any]:
-    """Take the lock ``path``; raises a FolderInUseError if it isn't free in ``timeout`` seconds."""
-    try:
-        return FileLock(path).acquire(timeout=timeout)
-    except Timeout:
-        index, _, count = path.stem.removeprefix("job-").partition("-of-")
-        whole = {"gate": "just starting", "job": "a whole job or a merge"}
-        holder = whole.get(index, f"shard {index}/{count}")
-        raise FolderInUseError(
-            f"{path.parents[1]} is in use by another job ({holder}): wait until it ends, or choose "
-            "another --output"
-        ) from None

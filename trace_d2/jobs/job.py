@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -20,9 +21,10 @@ import numpy as np
 from trace_d2.io.atomic import write_json
 from trace_d2.io.images import Inputs
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
+from trace_d2.jobs.output import is_of_one_name, writing_to
 from trace_d2.jobs.pictures import data_addresses
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import JobStore, Layout, writing_to
+from trace_d2.jobs.store import PREVIEWS, JobStore, Layout
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 InputsT = TypeVar("InputsT", bound=Inputs)
@@ -184,15 +186,18 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         if reason:
             return self._record(entry, SKIPPED, reason=reason)
         try:
+            self._check_names(entry)
             inputs = ahead.inputs if ahead else self.load(entry)
             result = self.make(entry, inputs)
         except Exception as error:  # recorded with its cause; the other images go on
             return self._failure(entry, error, start)
         with writing_to(self.store.root):
-            if entry.pictured:
-                path = self.store.place("previews/{}.json", entry.stem)
-                write_json(path, data_addresses(self.pictures(inputs, result)))
-            self.store.write_note(entry.stem, self.write(entry, inputs, result))
+            try:
+                self._write(entry, inputs, result)
+            except OSError as error:
+                if not is_of_one_name(error):
+                    raise
+                return self._failure(entry, _unnameable(entry, error), start)
         return self._record(
             entry,
             DONE,
@@ -200,6 +205,21 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             notes=self.notes(inputs, result),
             facts={**(ahead.facts if ahead else {}), **self.facts(inputs, result)},
         )
+
+    def _check_names(self, entry: EntryT) -> None:
+        """Raise a ValueError if files cannot be named after ``entry``, before any work."""
+        for pattern in self.layout.patterns:
+            try:
+                os.lstat(self.store.root / pattern.format(entry.stem))
+            except OSError as error:
+                if is_of_one_name(error):
+                    raise _unnameable(entry, error) from error
+
+    def _write(self, entry: EntryT, inputs: InputsT, result: ResultT) -> None:
+        if entry.pictured:
+            path = self.store.place(PREVIEWS, entry.stem)
+            write_json(path, data_addresses(self.pictures(inputs, result)))
+        self.store.write_note(entry.stem, self.write(entry, inputs, result))
 
     def _failure(self, entry: EntryT, error: Exception, start: float) -> Record:
         reason = str(error)
@@ -224,10 +244,18 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
 AnyJob = Job[Any, Any, Any]
 
 
+def _unnameable(entry: ImageEntry, error: OSError) -> ValueError:
+    return ValueError(
+        f"no file can be named after {entry.file_name} in the output ({error.strerror}): rename "
+        "the image, shorter or without unusual characters"
+    )
+
+
 def files_print(paths: Iterable[Path], *others: Any) -> str:
     """A text that changes when the size or time of a file does, or one of ``others``."""
     stamps: list[Any] = []
     for path in paths:
-        status = path.stat() if path.exists() else None
+        # A name too long for the file system is no file, but an error to ``Path.exists``.
+        status = path.stat() if os.path.exists(path) else None
         stamps.append((status.st_size, status.st_mtime_ns) if status else None)
     return hashlib.sha256(repr([*stamps, *others]).encode()).hexdigest()[:16]

@@ -3,19 +3,46 @@
 Lines are appended, flushed and synced. A process that dies within a line leaves a torn last line,
 which readers pass over and the next writer cuts off; its image is then done again. Lines are of
 format 2; those of format 1, which had the facts beside the rest, are read as well.
+
+Of the records of an image within one file the last counts. Of those in several files (of shards)
+the latest does, by its time; so that clocks that step back, or differ between machines, let none
+count that was overtaken, every record is given a time after that of the one it follows.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from trace_d2.io.json_files import number, whole_number
+from trace_d2.io.paths import relative_name
+
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
+
+_TICK = 0.001  # seconds
+_LATEST = 1e11  # seconds since 1970; beyond, a tick is lost in the rounding
+_SHARES = (0, 3)  # how many numbers the fact "shares" has; all others are one whole number
+
+logger = logging.getLogger(__name__)
+
+
+def check_name(name: object) -> str:
+    """``name``, a stem or the name of an image, which leads nowhere but below its folder.
+
+    Raises:
+        ValueError: it is none, or not written in the one way that we write it.
+    """
+    if relative_name(name) != name:
+        raise ValueError(
+            f"the name {name!r} of an image has backslashes or empty parts: rename the image"
+        )
+    return str(name)
 
 
 @dataclass(frozen=True)
@@ -27,12 +54,19 @@ class ImageEntry:
         file_name: its file name.
         image_id: its id in COCO files; None: the given list of ids does not name it.
         pictured: whether the report page shows it.
+
+    Raises:
+        ValueError: a name leads out of its folder.
     """
 
     stem: str
     file_name: str
     image_id: int | None
     pictured: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.stem)
+        check_name(self.file_name)
 
 
 @dataclass(frozen=True)
@@ -61,6 +95,12 @@ class Record:
     inputs: str = ""
     finished: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def after(self, earlier: Record | None) -> Record:
+        """The same, at a time after that of ``earlier``, whatever the clock says."""
+        if earlier is None or earlier.finished < self.finished:
+            return self
+        return replace(self, finished=round(earlier.finished + _TICK, 3))
 
 
 _FIELDS = frozenset(own.name for own in fields(Record))
@@ -98,33 +138,72 @@ def encode_record(record: Record) -> bytes:
 
 
 def read_journals(paths: Iterable[str | Path]) -> dict[str, Record]:
-    """The newest record of every stem.
+    """The record that counts of every stem.
 
-    Lines that are not whole (a process died while it wrote them) are passed over.
+    Lines that are not whole (a process died while it wrote them) or damaged are passed over; there
+    is a warning of those that no such death explains.
     """
     records: dict[str, Record] = {}
     for path in paths:
-        for line in Path(path).read_bytes().split(b"\n"):
+        own: dict[str, Record] = {}
+        *lines, torn = Path(path).read_bytes().split(b"\n")
+        damaged = 0
+        for line in lines:
             record = _decode(line)
-            if record is None:
-                continue
-            earlier = records.get(record.stem)
-            if earlier is None or earlier.finished <= record.finished:
-                records[record.stem] = record
+            if record is not None:
+                own[record.stem] = record
+            damaged += record is None and bool(line.strip())
+        if (record := _decode(torn)) is not None:
+            own[record.stem] = record
+        if damaged:
+            logger.warning(
+                "%s: %d damaged lines are passed over; the same command makes their images again",
+                path,
+                damaged,
+            )
+        for stem, record in own.items():
+            if stem not in records or records[stem].finished <= record.finished:
+                records[stem] = record
     return records
 
 
 def _decode(line: bytes) -> Record | None:
+    """The record in ``line``; None where it is not whole, or a field is what none can be."""
     try:
         content = json.loads(line)
         if "facts" not in content:  # format 1, which had a fingerprint of the settings as well
             others = _FIELDS | {"settings"}
             beside = {key: value for key, value in content.items() if key not in others}
             content["facts"] = {key: value for key, value in beside.items() if value is not None}
-        content["notes"] = tuple(content["notes"])
-        return Record(**{name: content[name] for name in _FIELDS})
-    except (ValueError, KeyError, TypeError, AttributeError):  # torn: its image is done again
+        record = Record(**{name: content[name] for name in _FIELDS})
+        return replace(record, notes=tuple(record.notes)) if _is_sound(record) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether all fields are of their types; some raise a ValueError or TypeError if not."""
+    check_name(record.stem)
+    check_name(record.file_name)
+    texts = [record.reason, record.inputs, *record.notes]
+    numbers = [
+        number(record.seconds) >= 0,
+        0 <= number(record.finished) < _LATEST,
+        *(_is_fact(name, value) for name, value in record.facts.items()),
+    ]
+    return (
+        record.status in (DONE, SKIPPED, FAILED)
+        and isinstance(record.notes, list)
+        and all(isinstance(text, str) for text in texts)
+        and all(numbers)
+    )
+
+
+def _is_fact(name: str, value: Any) -> bool:
+    if name == "shares":
+        shares = isinstance(value, list) and len(value) in _SHARES
+        return shares and all(0 <= number(share) <= 1 for share in value)
+    return whole_number(value) >= 0
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from trace_d2.io.atomic import write_bytes
+from trace_d2.io.json_files import read_json, shown
 from trace_d2.jobs.journal import FAILED, SKIPPED, ImageEntry, Record
-from trace_d2.jobs.store import JobStore
+from trace_d2.jobs.store import PREVIEWS, JobStore
+from trace_d2.terminal import plain_lines
 
 _MOST_LINES = 300  # of a table
+_PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+={0,2}")
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,13 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     """
     import jinja2  # here, as workers need it not
 
-    templates = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=templates, autoescape=True).get_template("report.html")
+    # Whatever comes out of a file of the folder is shown, not obeyed, by the page and its browser.
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=lambda value: plain_lines(value) if isinstance(value, str) else shown(value),
+    )
+    page = environment.get_template("report.html")
     entries, records, finished = outcome.entries, outcome.records, outcome.finished
     own = [records[entry.stem] for entry in entries if entry.stem in records]
     failed, skipped = ([r for r in own if r.status == status] for status in (FAILED, SKIPPED))
@@ -106,22 +114,32 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         Table("Skipped", [(r.file_name, r.reason) for r in skipped]),
         Table("Remarks", [(r.file_name, "\n".join(r.notes)) for r in finished if r.notes]),
     ]
-    folder = outcome.store.root / "previews"
-    previews = {e: folder / f"{e.stem}.json" for e in outcome.done if e.pictured}
     text = page.render(
         report=report,
         cards=_cards(report, finished, len(failed), len(skipped), len(entries), word),
         tables=[table for table in tables if table.rows],
         images=[
-            (entry, report.caption(records[entry.stem]), json.loads(path.read_text("utf-8")))
-            for entry, path in previews.items()
-            if path.is_file()
+            (entry, report.caption(records[entry.stem]), _pictures(outcome.store, entry))
+            for entry in outcome.done
+            if entry.pictured
         ],
         done=len(outcome.done),
         most=_MOST_LINES,
     )
     # File names may hold bytes that are no text.
     write_bytes(outcome.store.root / "report.html", text.encode("utf-8", errors="replace"))
+
+
+def _pictures(store: JobStore, entry: ImageEntry) -> dict[str, str]:
+    """The pictures of an image as addresses in the page; none where their file is damaged."""
+    try:
+        content = read_json(store.root / PREVIEWS.format(entry.stem))
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    sound = all(isinstance(value, str) and _PICTURE.fullmatch(value) for value in content.values())
+    return content if sound else {}
 
 
 def _cards(

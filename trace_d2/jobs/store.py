@@ -17,60 +17,41 @@ disk. Images in sub-folders keep their sub-folder: ``annotations/n01440764/x.jso
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
+from trace_d2.io.atomic import is_temporary, remove_temporaries, write_bytes, write_json
+from trace_d2.io.json_files import flag, read_json, shown, whole_number
 from trace_d2.jobs.journal import (
     DONE,
-    FAILED,
     ImageEntry,
     JournalWriter,
     Record,
     encode_record,
     read_journals,
 )
+from trace_d2.jobs.locks import LOCKS
+from trace_d2.jobs.output import (
+    DamagedFileError,
+    ForeignFolderError,
+    SettingsChangedError,
+    below,
+    check_members,
+    check_removable,
+    differences,
+    remove_empty_folders,
+    writing_to,
+)
 
-GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
 FORMAT = 2  # of settings.json and journal; 1 is read as well
-
-
-class SettingsChangedError(ValueError):
-    """The folder holds results that were made with other settings."""
-
-
-class ForeignFolderError(ValueError):
-    """The folder belongs to somebody else."""
-
-
-class OutputError(RuntimeError):
-    """The folder takes no more files: the disk is full, or not ours to write to."""
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "make it writable"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "the disk is full: make room"
-        raise OutputError(
-            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished images "
-            "are safe, and the same command continues"
-        ) from error
+NOTES, PREVIEWS = "annotations/{}.json", "previews/{}.json"
+_SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+\.jsonl")
+_SCRATCH = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npz")
+_TEXTS = ("images", "edges", "semantic", "masks")  # of the settings
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,7 @@ class Layout:
         kind: of the results, in words, as ``"labels"``.
         results: the files of one image's result.
         optional: files of one image that a run may be asked for besides.
+        facts: numbers that the record of a finished image has.
         joined: files of all images.
         scratch: a folder that is needed only until all images are done.
         beside: whether the output is a file, and the folder is ``<file>.work``.
@@ -90,17 +72,22 @@ class Layout:
     kind: str
     results: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
     scratch: str = ""
     beside: bool = False
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     @property
+    def patterns(self) -> tuple[str, ...]:
+        """All files of one image."""
+        return (*self.results, *self.optional, NOTES, PREVIEWS)
+
+    @property
     def folders(self) -> list[str]:
-        """All folders of the results."""
-        own = [pattern.split("/")[0] for pattern in (*self.results, *self.optional)]
-        own += [self.scratch] if self.scratch else []
-        return [*own, "annotations", "previews", "shards"]
+        """All folders."""
+        own = [pattern.split("/")[0] for pattern in self.patterns]
+        return [*own, "shards", *([self.scratch] if self.scratch else [])]
 
 
 class JobStore:
@@ -120,31 +107,55 @@ class JobStore:
         self.images_path = self.root / "images.json"
         self.journal_path = self.root / "journal.jsonl"
 
+    @property
+    def _files(self) -> list[Path]:
+        """Our files but those of single images; removed in this order.
+
+        The joined ones go first, as they name images, and the settings last: if removing is cut
+        short, what is left are results of the old settings.
+        """
+        names = [*self.layout.joined, "report.html"]
+        joined = [*([self.output] if self.layout.beside else []), *(self.root / n for n in names)]
+        return [*joined, self.journal_path, self.images_path, self.settings_path]
+
     def check_place(self) -> None:
-        """Raise a ForeignFolderError if the folder is somebody else's, or of another kind."""
-        ours = self.settings_path.exists()
-        if self.layout.beside and self.output.is_dir():
-            raise ForeignFolderError(f"{self.output} is a folder: choose a file for --output")
-        if self.layout.beside and self.output.exists() and not ours:
-            raise ForeignFolderError(
-                f"{self.output} exists and is not of this tool (there is no {self.root}): choose "
-                "another --output, or remove it"
-            )
-        if self.root.exists() and not self.root.is_dir():
-            raise ForeignFolderError(f"{self.root} is a file: choose a folder for --output")
-        if ours:
-            if self.read_settings().get("kind") != self.layout.kind:
+        """Check that the folder is ours, or can be.
+
+        Raises:
+            ForeignFolderError: it is somebody else's, or of another kind, or holds a link where
+                a file or a folder of ours is to be.
+            DamagedFileError: its settings are damaged.
+            OutputError: it cannot be looked into.
+        """
+        with writing_to(self.root):
+            ours = self.settings_path.exists()
+            if self.layout.beside and self.output.is_dir():
+                raise ForeignFolderError(f"{self.output} is a folder: choose a file for --output")
+            if self.root.is_dir():
+                names = (*self.layout.folders, LOCKS)
+                check_members(self._files, [self.root / name for name in names])
+            elif os.path.lexists(self.root):
+                what = "a file" if self.root.is_file() else "a link to nothing"
+                raise ForeignFolderError(f"{self.root} is {what}: choose a folder for --output")
+            if self.layout.beside and os.path.lexists(self.output) and not ours:
                 raise ForeignFolderError(
-                    f"{self.root} holds other results than {self.layout.kind}: choose another "
-                    "--output"
+                    f"{self.output} exists and is not of this tool (there is no {self.root}): "
+                    "choose another --output, or remove it"
                 )
-        elif self.root.is_dir():
-            strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
-            if strangers:
-                raise ForeignFolderError(
-                    f"{self.root} is not empty and holds no {self.layout.kind} of this tool (it "
-                    f"has {sorted(strangers)[0]!r}): choose a new or empty folder for --output"
-                )
+            if ours:
+                if self.read_settings().get("kind") != self.layout.kind:
+                    raise ForeignFolderError(
+                        f"{self.root} holds other results than {self.layout.kind}: choose another "
+                        "--output"
+                    )
+            elif self.root.is_dir():
+                strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
+                if strangers:
+                    raise ForeignFolderError(
+                        f"{self.root} is not empty and holds no {self.layout.kind} of this tool "
+                        f"(it has {sorted(strangers)[0]!r}): choose a new or empty folder for "
+                        "--output"
+                    )
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise a SettingsChangedError if there are results of other ``settings``."""
@@ -159,44 +170,62 @@ class JobStore:
                 f"{self.layout.kind} by --overwrite"
             )
 
+    def has_results(self) -> bool:
+        """Whether an image is done; else the folder is free for other settings."""
+        return any(record.status == DONE for record in self.read_records().values())
+
+    def has_work(self) -> bool:
+        """Whether anything is kept that took time: a record, or a file until its image's turn."""
+        scratch = self.root / self.layout.scratch if self.layout.scratch else None
+        return bool(self.read_records()) or (scratch is not None and scratch.is_dir())
+
     def open(self, settings: Mapping[str, Any]) -> None:
         """Make the folder ready for results made with ``settings``, a flat dict."""
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.settings_path.exists():  # first, as ``check_place`` looks for it
             write_json(self.settings_path, self._complete(settings), indent=1)
-        for name in self.layout.folders:
-            (self.root / name).mkdir(exist_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed writers left; only while nobody else writes here."""
-        for folder, _, _ in os.walk(self.root):
-            remove_temporaries(folder)
-        if self.layout.beside:
-            for leftover in self.output.parent.glob(f".{self.output.name}.*.tmp"):
-                leftover.unlink(missing_ok=True)
-
-    def drop_results(self) -> None:
-        """Remove everything this tool wrote; only while nobody else writes here.
-
-        The journals go first, so that no result looks finished, and the settings last: if this is
-        cut short, the next run finds them changed once more.
-        """
-        if self.layout.beside:
-            self.output.unlink(missing_ok=True)
-        for path in self._journals():
-            path.unlink()
-        for name in (*self.layout.joined, "report.html", "images.json"):
-            (self.root / name).unlink(missing_ok=True)
+        remove_temporaries(self.root)
         for name in self.layout.folders:
             if (self.root / name).is_dir():
-                shutil.rmtree(self.root / name)
-        self.settings_path.unlink(missing_ok=True)
+                remove_temporaries(self.root / name)
+                for entry in below(self.root / name):
+                    if entry.is_dir(follow_symlinks=False):
+                        remove_temporaries(entry.path)
+        if self.layout.beside:
+            remove_temporaries(self.output.parent, of=self.output.name)
+
+    def drop_results(self, stems: Iterable[str] = ()) -> list[Path]:
+        """Remove everything this tool wrote; only while nobody else writes here.
+
+        Args:
+            stems: of images besides those that the folder knows.
+
+        Returns:
+            What stays in our folders, as it isn't ours.
+
+        Raises:
+            OutputError: something cannot be removed, and nothing is.
+        """
+        own, others = self._own_files({*stems, *self._known_stems()})
+        files = [path for path in self._files if path.exists()]
+        check_removable([*own, *files])
+        for path in (*own, *files):
+            path.unlink(missing_ok=True)
+        for name in self.layout.folders:
+            remove_empty_folders(self.root / name)
+        return others
 
     def drop_scratch(self) -> None:
-        """Empty the folder that is needed only until all images are done."""
+        """Remove the files that are needed only until all images are done."""
         if self.layout.scratch:
-            shutil.rmtree(self.root / self.layout.scratch, ignore_errors=True)
-            (self.root / self.layout.scratch).mkdir(exist_ok=True)
+            scratch = self.root / self.layout.scratch
+            for path in scratch.glob("*.npz"):
+                if _SCRATCH.fullmatch(path.name):
+                    path.unlink()
+            remove_empty_folders(scratch)
 
     def read_settings(self) -> dict[str, Any]:
         """What the results were made with, in the words of today.
@@ -204,13 +233,24 @@ class JobStore:
         Raises:
             FileNotFoundError: the folder holds no results.
             ForeignFolderError: the file is somebody else's.
-            ValueError: the file is damaged.
+            DamagedFileError: the file is damaged.
         """
-        content = self._read_json(self.settings_path)
+        content = self._read_json(self.settings_path, "restore it, or choose another --output")
         if not isinstance(content, dict) or "format" not in content:
             raise ForeignFolderError(
                 f"{self.settings_path} is not of this tool: choose another --output"
             )
+        if content["format"] not in (1, FORMAT):
+            raise ForeignFolderError(
+                f"{self.settings_path} has format {shown(content['format'])}, which this version "
+                "does not know: use the version that wrote it, or choose another --output"
+            )
+        for name in _TEXTS:
+            if not isinstance(content.get(name, ""), str):
+                raise DamagedFileError(
+                    f"{self.settings_path} is damaged ({name} is {shown(content[name])}, not "
+                    "text): restore it, or choose another --output"
+                )
         if content["format"] == 1:
             content = self.layout.upgrade({**content, "format": FORMAT})
         return content
@@ -222,17 +262,38 @@ class JobStore:
         write_json(self.images_path, {"limit": limit, "images": images})
 
     def read_images(self) -> tuple[list[ImageEntry], int]:
-        """The images of the job and how many of them, from the first, are to be done."""
-        content = self._read_json(self.images_path)
-        return [ImageEntry(**entry) for entry in content["images"]], int(content["limit"])
+        """The images of the job and how many of them, from the first, are to be done.
+
+        Raises:
+            DamagedFileError: the file is damaged, or names lead out of the folder.
+        """
+        remedy = "run the job again, which writes it anew"
+        content = self._read_json(self.images_path, remedy)
+        try:
+            entries = [_image_entry(image) for image in content["images"]]
+            limit = whole_number(content["limit"])
+            for own in ("stem", "image_id"):
+                known = [getattr(e, own) for e in entries if getattr(e, own) is not None]
+                if len(set(known)) < len(known):
+                    raise ValueError(f"images share a {own}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise DamagedFileError(f"{self.images_path} is damaged ({what}): {remedy}") from error
+        return entries, limit
 
     def open_journal(self, shard: str = "") -> JournalWriter:
         """The journal that the shard of this name appends to; empty: that of the whole job."""
-        own = self.root / "shards" / f"journal-{shard}.jsonl"
-        return JournalWriter(own if shard else self.journal_path)
+        if not shard:
+            return JournalWriter(self.journal_path)
+        return JournalWriter(self.place("shards/journal-{}.jsonl", shard))
+
+    def shard_journals(self) -> list[Path]:
+        """The journals of shards that are not joined yet."""
+        listed = (self.root / "shards").glob("journal-*.jsonl")
+        return sorted(path for path in listed if _SHARD_JOURNAL.fullmatch(path.name))
 
     def read_records(self) -> dict[str, Record]:
-        """The newest record of every stem, of all shards."""
+        """The record that counts of every stem, of all shards."""
         return read_journals(self._journals())
 
     def join_journals(self) -> dict[str, Record]:
@@ -252,11 +313,12 @@ class JobStore:
 
     def write_note(self, stem: str, note: Mapping[str, Any]) -> None:
         """Note of one image what the joined files take."""
-        write_json(self.place("annotations/{}.json", stem), note)
+        write_json(self.place(NOTES, stem), note)
 
-    def read_note(self, stem: str) -> dict[str, Any]:
-        """What ``write_note`` noted."""
-        return dict(self._read_json(self.root / f"annotations/{stem}.json"))
+    def read_note(self, stem: str) -> Any:
+        """What ``write_note`` noted, unless the file was changed since."""
+        remedy = "remove it, and run the same command again"
+        return self._read_json(self.root / NOTES.format(stem), remedy)
 
     def is_finished(
         self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()
@@ -270,124 +332,61 @@ class JobStore:
         """
         if record is None or record.status != DONE or entry.image_id is None:
             return False
-        if record.file_name != entry.file_name:
+        if record.file_name != entry.file_name or not record.facts.keys() >= {*self.layout.facts}:
             return False
-        needed = [*self.layout.results, "annotations/{}.json", *optional]
+        needed = [*self.layout.results, NOTES, *optional]
         if entry.pictured:
-            needed.append("previews/{}.json")
-        return all((self.root / pattern.format(entry.stem)).is_file() for pattern in needed)
+            needed.append(PREVIEWS)
+        # A name too long for the file system is no file, but an error to ``Path.is_file``.
+        return all(os.path.isfile(self.root / pattern.format(entry.stem)) for pattern in needed)
 
     def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"format": FORMAT, "kind": self.layout.kind, **settings}
 
     def _journals(self) -> list[Path]:
         own = [self.journal_path] if self.journal_path.exists() else []
-        return own + sorted((self.root / "shards").glob("journal-*.jsonl"))
+        return own + self.shard_journals()
 
-    def _read_json(self, path: Path) -> Any:
+    def _known_stems(self) -> set[str]:
+        """Stems of all images that the folder tells of."""
+        try:
+            listed = self.read_images()[0] if self.images_path.exists() else []
+        except DamagedFileError:
+            listed = []
+        return {entry.stem for entry in listed} | self.read_records().keys()
+
+    def _own_files(self, stems: Iterable[str]) -> tuple[list[Path], list[Path]]:
+        """Files in our folders: those of ``stems`` and shards, and those of others."""
+        own = {pattern.format(stem) for stem in stems for pattern in self.layout.patterns}
+        own |= {path.relative_to(self.root).as_posix() for path in self.shard_journals()}
+        found: dict[bool, list[Path]] = {True: [], False: []}
+        for folder in self.layout.folders:
+            entries = below(self.root / folder) if (self.root / folder).is_dir() else ()
+            for entry in entries:
+                path = Path(entry.path)
+                scratch = folder == self.layout.scratch and _SCRATCH.fullmatch(entry.name)
+                mine = path.relative_to(self.root).as_posix() in own or is_temporary(entry.name)
+                if not entry.is_dir(follow_symlinks=False):
+                    found[bool(mine or scratch)].append(path)
+        return found[True], found[False]
+
+    def _read_json(self, path: Path, remedy: str) -> Any:
         if not path.is_file():
             raise FileNotFoundError(
                 f"no {path.name} in {path.parent}: it is not a folder of {self.layout.kind}"
             )
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
+            raise DamagedFileError(f"{path} is damaged ({error.__cause__}): {remedy}") from error
 
 
-class JobFolder:
-    """What a job left in a folder, for whoever goes on with its results; see ``open_job_folder``.
-
-    Attributes:
-        root: the folder.
-        settings: what the results were made with.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self._store = JobStore(root, Layout("results"))
-        self.root = self._store.root
-        self.settings = self._store.read_settings()
-
-    @cached_property
-    def entries(self) -> list[ImageEntry]:
-        """The images that were to be done; none where nothing is known of them."""
-        if not self._store.images_path.is_file():
-            return []
-        entries, limit = self._store.read_images()
-        return entries[:limit]
-
-    @cached_property
-    def records(self) -> dict[str, Record]:
-        """How images came out, by stem."""
-        return self._store.read_records()
-
-    @property
-    def pending(self) -> list[ImageEntry]:
-        """Images that no run has come to yet."""
-        return [entry for entry in self.entries if entry.stem not in self.records]
-
-    @property
-    def done(self) -> set[str]:
-        """Stems of the images whose results are there."""
-        return {stem for stem, record in self.records.items() if record.status == DONE}
-
-    @property
-    def failed(self) -> list[Record]:
-        """Records of the images that were to be done and failed."""
-        own = [self.records[entry.stem] for entry in self.entries if entry.stem in self.records]
-        return [record for record in own if record.status == FAILED]
-
-    @property
-    def joined(self) -> bool:
-        """Whether the results of all shards are joined."""
-        return not any((self.root / "shards").glob("journal-*.jsonl"))
-
-    def is_locked(self) -> bool:
-        """Whether a job writes there now.
-
-        The gate is held meanwhile, so that a job that starts just now waits instead of meeting a
-        lock that we hold for a moment. Nobody writes to a folder that cannot be written to.
-        """
-        locks = self.root / ".locks"
-        jobs = sorted(locks.glob("job*.lock"))
-        if not jobs or not os.access(locks, os.W_OK):
-            return False
-        try:
-            with FileLock(locks / "gate.lock").acquire(timeout=GATE_SECONDS):
-                for path in jobs:
-                    with FileLock(path).acquire(timeout=0):
-                        pass
-        except Timeout:
-            return True
-        return False
-
-
-def open_job_folder(root: str | Path) -> JobFolder | None:
-    """What a job left in ``root``; None where no job wrote it.
-
-    Raises:
-        ForeignFolderError, ValueError: its settings are somebody else's, or damaged.
-    """
-    return JobFolder(root) if (Path(root) / "settings.json").is_file() else None
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A line for every key that differs, with both values."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, now = (_show(side[key]) if key in side else "absent" for side in (old, new))
-        if key not in old or key not in new or old[key] != new[key]:
-            lines.append(f"{key}: {before} there, {now} now")
-    return lines
-
-
-def _show(value: Any) -> str:
-    """``value`` short enough for a message."""
-    if isinstance(value, Mapping):
-        shown = ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, (list, dict)))
-    elif isinstance(value, (list, tuple)) and len(value) > 8:
-        shown = f"a list of {len(value)}"
-    else:
-        return str(value)
-    digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-    return f"{shown} (sha256 {digest})"
+def _image_entry(content: Any) -> ImageEntry:
+    """One image of ``images.json``; raises a KeyError, TypeError or ValueError if it is none."""
+    image_id, pictured = content["image_id"], content.get("pictured")
+    return ImageEntry(
+        content["stem"],
+        content["file_name"],
+        None if image_id is None else whole_number(image_id),
+        bool(flag(pictured)),
+    )

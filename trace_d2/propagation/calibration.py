@@ -14,7 +14,6 @@ counts as well. ``trust`` is the share of outlines whose strength a border would
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 
 from trace_d2.io.categories import UNKNOWN
+from trace_d2.io.json_files import number, read_json, shown, whole_number
 from trace_d2.propagation.grid import pool
 
 SAMPLE_IMAGES = 48
@@ -82,27 +82,28 @@ class EdgeCalibration:
         """Read a file that a label job wrote (or its folder): what ``to_json`` gave."""
         path = Path(path)
         path = path / "calibration.json" if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no calibration of edges at {path}: name the calibration.json of a label folder"
-            )
+        remedy = "name the calibration.json of a label folder"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error}): make it again") from error
+            content = read_json(path, "calibration of edges", remedy)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error.__cause__}): make it again") from error
         try:
             if content["format"] != _FORMAT:
-                raise ValueError(f"it has format {content['format']}")
+                raise ValueError(f"it has format {shown(content['format'])}")
+            lists = (content["strengths"], content["log_odds"])
+            if not all(isinstance(values, list) for values in lists):
+                raise ValueError("its strengths are no list")
+            strengths, log_odds = (tuple(map(number, values)) for values in lists)
             calibration = cls(
-                strengths=tuple(map(float, content["strengths"])),
-                log_odds=tuple(map(float, content["log_odds"])),
-                prior=float(content["prior"]),
-                trust=float(content["trust"]),
-                images=int(content["images"]),
+                strengths=strengths,
+                log_odds=log_odds,
+                prior=number(content["prior"]),
+                trust=number(content["trust"]),
+                images=whole_number(content["images"]),
             )
             if not calibration._in_range():
                 raise ValueError("its values are out of range")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path} is no calibration of edges ({what}): name one that a label job wrote"
@@ -117,6 +118,7 @@ class EdgeCalibration:
             and bool(np.isfinite((*self.log_odds, self.prior)).all())
             and 0 <= self.strengths[0] <= self.strengths[-1] <= 1
             and 0 <= self.trust <= 1
+            and self.images >= 0
         )
 
     def expecting(self, factor: float) -> EdgeCalibration:

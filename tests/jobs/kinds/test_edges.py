@@ -22,7 +22,7 @@ from trace_d2.jobs.kinds.edges import (
     edge_entries,
     label_summary,
 )
-from trace_d2.jobs.store import differences
+from trace_d2.jobs.output import differences
 
 ABDIV = np.arange(12, dtype=np.float32).reshape(3, 4)
 

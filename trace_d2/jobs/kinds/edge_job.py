@@ -9,9 +9,10 @@ trusted is told in the terminal and in the report.
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
-import sys
+import logging
+import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,20 +23,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
 from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.io.edge_maps import check_edges, write_edges
+from trace_d2.io.json_files import read_json, whole_number
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER, detector_errors
 from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT, UsageError
 from trace_d2.jobs.journal import Record
+from trace_d2.jobs.locks import LOCKS, hold_lock
+from trace_d2.jobs.output import writing_to
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import JobStore, writing_to
+from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
 from trace_d2.settings import flatten
+from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -49,7 +53,9 @@ SCRATCH = "calibration"
 
 _STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
 _USELESS = 0.1  # of trust
+_COUNTED = ("stuff_masks", "false_pieces")  # in calibration.json besides the calibration
 _LEVELS = np.float32(65535)  # of 16 bits
+logger = logging.getLogger(__name__)
 
 # How the work is done, which leaves results as they are (up to rounding).
 _RESOURCE_KEYS = frozenset(
@@ -159,9 +165,10 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
             more: of ``Report``.
         """
         settings = outcome.settings
-        edges, backbone = settings["edges"], settings.get("MODEL.TRACE.BACKBONE.NAME")
+        edges, backbone = settings.get("edges", ""), settings.get("MODEL.TRACE.BACKBONE.NAME")
         detected = {TEACHER: f"backbone {backbone}", STUDENT: f"student of {backbone}"}
-        sources = [("Images", settings["images"]), *rows, ("Edges", detected.get(edges, edges))]
+        images = ("Images", settings.get("images", ""))
+        sources = [images, *rows, ("Edges", detected.get(edges, edges))]
         found = [r.facts["timestep"] for r in outcome.finished if "timestep" in r.facts]
 
         def full_caption(record: Record) -> str:
@@ -200,7 +207,8 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
             self.cutter.calibration = EdgeCalibration.load(given)
             return
         path = self.store.root / CALIBRATION
-        with writing_to(self.store.root), FileLock(path.parent / ".locks" / "calibration.lock"):
+        lock = path.parent / LOCKS / "calibration.lock"
+        with writing_to(self.store.root), hold_lock(lock, timeout=-1):
             if _written(self.store, tell=True):
                 self.cutter.calibration = EdgeCalibration.load(path)
             else:
@@ -209,21 +217,20 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
 
     def detect(self, entry: EntryT, inputs: InputsT) -> EdgeOutput:
         path = self._sampled_path(entry)
-        if not path.is_file():
-            return super().detect(entry, inputs)
-        return _read_sampled(path)
+        found = _read_sampled(path) if path.is_file() else None
+        return super().detect(entry, inputs) if found is None else found
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
         records = list(store.read_records().values())
         facts = trust_facts(store, records)
-        counted = [record.facts["things"] for record in records if record.facts.get("uncut")]
+        counted = [r.facts.get("things", 0) for r in records if r.facts.get("uncut")]
         if counted:
             facts.insert(-1, ("things an image", f"{sum(counted) / len(counted):.1f}"))
         if facts:
-            print("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
+            say("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
         for warning in trust_warnings(store):
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}", error=True)
 
     @classmethod
     def trust_page(
@@ -292,7 +299,9 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         return inputs
 
     def _sampled_path(self, entry: EntryT) -> Path:
-        return self.store.root / SCRATCH / f"{entry.stem}.{self.fingerprint(entry)}.npz"
+        """Named by a hash, as the image's name may be as long as names can be."""
+        stem = hashlib.sha256(os.fsencode(entry.stem)).hexdigest()[:16]
+        return self.store.root / SCRATCH / f"{stem}-{self.fingerprint(entry)}.npz"
 
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
@@ -364,11 +373,16 @@ def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _read_sampled(path: Path) -> EdgeOutput:
-    with np.load(path, allow_pickle=False) as content:
-        timestep = int(content["timestep"])
-        edges = content["levels"].astype(np.float32) / _LEVELS
-        return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
+def _read_sampled(path: Path) -> EdgeOutput | None:
+    """What ``_write_sampled`` wrote; None if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            timestep = int(content["timestep"])
+            edges = content["levels"].astype(np.float32) / _LEVELS
+            return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
+    except Exception as error:  # numpy does not tell what broken archives raise
+        logger.warning("%s is damaged (%s): its edges are detected again", path, error)
+        return None
 
 
 def _written(store: JobStore, tell: bool = False) -> dict[str, Any] | None:
@@ -377,9 +391,10 @@ def _written(store: JobStore, tell: bool = False) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        EdgeCalibration.load(path)
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        calibration = EdgeCalibration.load(path)
+        counted = {name: whole_number(read_json(path).get(name, 0)) for name in _COUNTED}
+        return {**calibration.to_json(), **counted}
     except ValueError as error:
         if tell:
-            print(f"note: {error}; measured again", file=sys.stderr)
+            say(f"note: {error}; measured again", error=True)
         return None

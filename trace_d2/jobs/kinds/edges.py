@@ -32,6 +32,7 @@ from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
 from trace_d2.jobs.pictures import paint_edges, shrink
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.terminal import say
 
 PSEUDO_EDGES = "pseudo_edges/{}.png"
 _PANES = (
@@ -133,7 +134,7 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         records = store.read_records()
         entries, _ = store.read_images()
         for line in label_summary([records[e.stem] for e in entries if e.stem in records]):
-            print(line)
+            say(line)
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:

@@ -38,7 +38,7 @@ from trace_d2.io.coco_panoptic import (
 from trace_d2.io.edge_maps import edge_paths
 from trace_d2.io.images import Sample, load_sample
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
-from trace_d2.jobs.coco_files import CocoStream
+from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.command_line import existing_folder, load_edge_cfg
 from trace_d2.jobs.job import UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry
@@ -49,6 +49,7 @@ from trace_d2.jobs.store import Layout
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.labels.panoptic import of_one_strength
 from trace_d2.propagation.calibration import EdgeStatistics
+from trace_d2.terminal import say
 
 PANOPTIC, SEMANTIC = "panoptic/{}.png", "semantic/{}.png"
 _PANES = (
@@ -73,6 +74,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         kind="labels",
         results=(PANOPTIC, SEMANTIC),
         optional=(KEPT_EDGES,),
+        facts=("segments", "things"),
         joined=("panoptic.json", "instances.json", CALIBRATION),
         scratch=SCRATCH,
         upgrade=upgrade,
@@ -131,12 +133,10 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         # Before hours of work.
         orphans = sorted(p.name for p in semantic.glob("*.png") if p.stem not in names)
         if orphans:
-            print(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}, ...")
+            say(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}, ...")
         unnamed = [entry.file_name for entry in entries if entry.image_id is None]
         if unnamed:
-            print(
-                f"note: {args.images_json} does not name {len(unnamed)} images: {unnamed[0]}, ..."
-            )
+            say(f"note: {args.images_json} does not name {len(unnamed)} images: {unnamed[0]}, ...")
         return job
 
     def fingerprint(self, entry: ImageEntry) -> str:
@@ -222,7 +222,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             panoptic = CocoStream(panoptic_file, listed, "pseudo panoptic labels")
             instances = CocoStream(instances_file, things, "pseudo instance labels")
             for entry in outcome.done:
-                note = store.read_note(entry.stem)
+                note = read_result(store, entry.stem, "segments", "instances")
                 image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
                 images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
                 panoptic.add(panoptic_annotation(image_id, f"{entry.stem}.png", note["segments"]))
@@ -242,7 +242,8 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             return [f"{facts['things']} things, {facts['segments'] - facts['things']} stuff"]
 
         def legend(entry: ImageEntry) -> list[tuple[tuple[int, int, int], str]]:
-            counts = Counter(s["category_id"] for s in store.read_note(entry.stem)["segments"])
+            segments = read_result(store, entry.stem, "segments")["segments"]
+            counts = Counter(segment["category_id"] for segment in segments)
             return [
                 (c.color, f"{c.name} ×{counts[c.id]}" if c.isthing else c.name)
                 for c in categories
@@ -254,7 +255,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             "Pseudo panoptic labels",
             _PANES,
             caption,
-            [("Semantic masks", outcome.settings["semantic"])],
+            [("Semantic masks", outcome.settings.get("semantic", ""))],
             cards=[
                 ("segments", f"{segments:,}"),
                 ("things an image", f"{things / images:.1f}"),
@@ -278,4 +279,4 @@ def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarra
 
 
 def _categories(outcome: Outcome) -> tuple[Category, ...]:
-    return parse_categories(outcome.settings["categories"], str(outcome.store.settings_path))
+    return parse_categories(outcome.settings.get("categories"), str(outcome.store.settings_path))

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -26,18 +27,21 @@ from trace_d2.io.atomic import atomic_file
 from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage, load_mask_json
 from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
 from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
+from trace_d2.io.json_files import shown
 from trace_d2.io.listing import locate_images, spread
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import load_edge_cfg
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.journal import ImageEntry, check_name
 from trace_d2.jobs.kinds.edge_job import CALIBRATION, KEPT_EDGES, SCRATCH, CuttingJob, upgrade
+from trace_d2.jobs.output import DamagedFileError, writing_to
 from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
 from trace_d2.jobs.report import Outcome, Report, Table
-from trace_d2.jobs.store import JobStore, Layout, writing_to
+from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
 from trace_d2.propagation.calibration import EdgeStatistics
+from trace_d2.terminal import say
 
 _LEFT_OUT = "left_out.jsonl"
 _MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
@@ -101,6 +105,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     layout = Layout(
         kind="refined masks",
         optional=(KEPT_EDGES,),
+        facts=("segments", "things", "given"),
         joined=(_LEFT_OUT, CALIBRATION),
         scratch=SCRATCH,
         beside=True,
@@ -140,12 +145,12 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         # Before hours of work.
         masks = sum(len(entry.masks) for entry in entries)
         usable = sum(not entry.skipped for entry in entries)
-        print(f"{file.path}: {masks} masks to refine in {usable} of {len(file.images)} images")
+        say(f"{file.path}: {masks} masks to refine in {usable} of {len(file.images)} images")
         for line in file.findings.lines():
-            print(f"note: {line}")
+            say(f"note: {line}")
         absent = [entry.skipped for entry in entries if entry.skipped and not entry.edge_stems]
         if absent:
-            print(f"note: {len(absent)} images are skipped; first: {absent[0]}")
+            say(f"note: {len(absent)} images are skipped; first: {absent[0]}")
         return job
 
     def prepare(self, left: Sequence[MaskEntry], workers: int, progress: bool) -> None:
@@ -232,7 +237,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        categories = outcome.settings["categories"]
+        categories = _categories(outcome)
         with atomic_file(outcome.store.output) as file:
             write_instances(file, outcome, categories, "masks refined along instance edges")
 
@@ -246,7 +251,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             "Refined masks",
             _PANES,
             lambda facts: [f"{facts['given']} masks given, {facts['segments']} refined"],
-            [("Masks", outcome.settings["masks"])],
+            [("Masks", outcome.settings.get("masks", ""))],
             cards=[("masks given", f"{given:,}"), ("refined masks", f"{refined:,}")],
             tables=[_left_out(outcome.store)],
         )
@@ -278,11 +283,30 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return kept, np.stack(masks), tuple(notes)
 
 
+def _categories(outcome: Outcome) -> list[dict[str, Any]]:
+    categories = outcome.settings.get("categories")
+    if isinstance(categories, list) and all(isinstance(one, dict) for one in categories):
+        return categories
+    raise DamagedFileError(
+        f"{outcome.store.settings_path} is damaged (its categories are no list): restore it, or "
+        "choose another --output"
+    )
+
+
 def _left_out(store: JobStore) -> Table:
     path = store.root / _LEFT_OUT
-    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
-    left = [json.loads(line) for line in lines]
-    rows = [(f"no. {one['number']} (id {one['annotation_id']})", one["reason"]) for one in left]
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            one = json.loads(line)
+            name = f"no. {shown(one['number'])} (id {shown(one['annotation_id'])})"
+            rows.append((name, shown(one["reason"])))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedFileError(
+                f"{path} is damaged in line {number} ({error}): run the job again, which writes it "
+                "anew"
+            ) from error
     return Table("Annotations left out", rows, "Annotation", _LEFT_OUT)
 
 
@@ -308,7 +332,8 @@ def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
     for image in file.images:
         key, name = image.image_id, image.file_name
         if key in absent:
-            entries.append(MaskEntry(name, name, key, skipped=absent[key]))
+            listed = _listed_name(name)
+            entries.append(MaskEntry(listed, listed, key, skipped=absent[key]))
             continue
         path = paths[key]
         # Without ending, unless another image has that stem too.
@@ -332,6 +357,14 @@ def _with_masks(entry: MaskEntry, image: MaskImage, edge_stems: tuple[str, ...])
         remarks=remarks,
         edge_stems=edge_stems,
     )
+
+
+def _listed_name(name: str) -> str:
+    """``name`` of an image that is not there, for the journal; quoted if it leads elsewhere."""
+    try:
+        return check_name(name)
+    except ValueError:
+        return quote(name, safe="")
 
 
 def _stem(path: str) -> str:

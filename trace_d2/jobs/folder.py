@@ -1,0 +1,71 @@
+"""What a job left in a folder, for whoever goes on with its results."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
+from trace_d2.jobs.locks import is_locked
+from trace_d2.jobs.store import JobStore, Layout
+
+
+class JobFolder:
+    """What a job left in a folder, for whoever goes on with its results; see ``open_job_folder``.
+
+    Attributes:
+        root: the folder.
+        settings: what the results were made with.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._store = JobStore(root, Layout("results"))
+        self.root = self._store.root
+        self.settings = self._store.read_settings()
+
+    @cached_property
+    def entries(self) -> list[ImageEntry]:
+        """The images that were to be done; none where nothing is known of them."""
+        if not self._store.images_path.is_file():
+            return []
+        entries, limit = self._store.read_images()
+        return entries[:limit]
+
+    @cached_property
+    def records(self) -> dict[str, Record]:
+        """How images came out, by stem."""
+        return self._store.read_records()
+
+    @property
+    def pending(self) -> list[ImageEntry]:
+        """Images that no run has come to yet."""
+        return [entry for entry in self.entries if entry.stem not in self.records]
+
+    @property
+    def done(self) -> set[str]:
+        """Stems of the images whose results are there."""
+        return {stem for stem, record in self.records.items() if record.status == DONE}
+
+    @property
+    def failed(self) -> list[Record]:
+        """Records of the images that were to be done and failed."""
+        own = [self.records[entry.stem] for entry in self.entries if entry.stem in self.records]
+        return [record for record in own if record.status == FAILED]
+
+    @property
+    def joined(self) -> bool:
+        """Whether the results of all shards are joined."""
+        return not self._store.shard_journals()
+
+    def is_locked(self) -> bool:
+        """Whether a job writes there now."""
+        return is_locked(self.root)
+
+
+def open_job_folder(root: str | Path) -> JobFolder | None:
+    """What a job left in ``root``; None where no job wrote it.
+
+    Raises:
+        ForeignFolderError, DamagedFileError: its settings are somebody else's, or damaged.
+    """
+    return JobFolder(root) if (Path(root) / "settings.json").is_file() else None

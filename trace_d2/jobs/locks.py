@@ -1,0 +1,167 @@
+"""Who may write to an output folder: one whole job, or the shards of one division.
+
+Locks are the operating system's, so they end with the process that holds them, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.output import writing_to
+
+LOCKS = ".locks"
+"""The folder of the locks, in the output."""
+
+_GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
+_JOB_LOCK = re.compile(r"job(-[0-9]+-of-[0-9]+)?\.lock")
+_UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class FolderInUseError(RuntimeError):
+    """Another process is writing to the output folder."""
+
+
+class NoLocksError(RuntimeError):
+    """The output lies on a file system without locks, so that two jobs could write there."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count``, counted from 1; 1/1 is the whole job."""
+
+    index: int = 1
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        """``"I-of-N"``, for file names; empty for the whole job."""
+        return "" if self.count == 1 else f"{self.index}-of-{self.count}"
+
+    def take(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
+        """Every ``count``-th entry, so that shards see alike images and take alike long."""
+        return list(entries[self.index - 1 :: self.count])
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
+    """Hold ``folder`` for ``shard`` within the block.
+
+    A whole job (or a merge) wants the folder to itself; a shard only wants no whole job, no second
+    process on the same shard, and no shards of another division.
+
+    Raises:
+        FolderInUseError: another process holds the folder, this shard or one of another division.
+        NoLocksError: its file system has no locks; nothing is left of the try.
+        OutputError: the folder cannot be written to.
+    """
+    locks = folder / LOCKS
+    own = locks / (f"job-{shard.name}.lock" if shard.name else "job.lock")
+    with contextlib.ExitStack() as held:
+        with writing_to(folder), _removed_without_locks(locks):
+            locks.mkdir(parents=True, exist_ok=True)
+            with hold_lock(locks / "gate.lock", _GATE_SECONDS):
+                for path in _job_locks(locks):
+                    if path.name.partition("-of-")[2] != own.name.partition("-of-")[2]:
+                        with hold_lock(path):
+                            pass  # nobody holds it, or can take it before we pass the gate
+                held.enter_context(hold_lock(own))
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a job writes to ``folder`` now.
+
+    The gate is held meanwhile, so that a job that starts just now waits instead of meeting a lock
+    that we hold for a moment. Nobody writes to a folder that cannot be written to or locked.
+    """
+    locks = folder / LOCKS
+    jobs = _job_locks(locks)
+    if not jobs or not os.access(locks, os.W_OK):
+        return False
+    try:
+        with hold_lock(locks / "gate.lock", _GATE_SECONDS):
+            for path in jobs:
+                with hold_lock(path):
+                    pass
+    except FolderInUseError:
+        return True
+    except NoLocksError:
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
+    """Hold the lock ``path`` within the block; a negative ``timeout`` waits as long as it takes.
+
+    Raises:
+        FolderInUseError: it isn't free within ``timeout`` seconds.
+        NoLocksError: the file system has no locks.
+    """
+    lock = FileLock(path)
+    try:
+        with warnings.catch_warnings():  # of the soft lock below
+            warnings.simplefilter("ignore")
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        raise FolderInUseError(
+            f"{path.parents[1]} is in use by another job ({_holder(path)}): wait until it ends, or "
+            "choose another --output"
+        ) from None
+    except NotImplementedError as error:
+        raise _no_locks(path) from error
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            raise _no_locks(path) from error
+        raise
+    try:
+        # A file that stands for a lock stays when its process is killed, and blocks the folder.
+        if isinstance(lock, SoftFileLock):
+            raise _no_locks(path)
+        yield
+    finally:
+        lock.release()
+
+
+def _no_locks(path: Path) -> NoLocksError:
+    return NoLocksError(
+        f"the file system of {path.parents[1]} has no locks, without which two jobs could write "
+        "there at once: choose an --output on a local disk, or have the file system mounted with "
+        "locks (NFS: version 4, or a lock service)"
+    )
+
+
+@contextlib.contextmanager
+def _removed_without_locks(locks: Path) -> Iterator[None]:
+    """Leave no folder of locks behind, nor the folders made for it, where there are no locks."""
+    made = [folder for folder in (locks, *locks.parents) if not folder.exists()]
+    had_gate = (locks / "gate.lock").exists()
+    try:
+        yield
+    except NoLocksError:
+        with contextlib.suppress(OSError):
+            if not had_gate:
+                (locks / "gate.lock").unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def _job_locks(locks: Path) -> list[Path]:
+    return sorted(path for path in locks.glob("job*.lock") if _JOB_LOCK.fullmatch(path.name))
+
+
+def _holder(path: Path) -> str:
+    index, _, count = path.stem.removeprefix("job-").partition("-of-")
+    whole = {"gate": "just starting", "job": "a whole job or a merge"}
+    return whole.get(index, f"shard {index}/{count}")
