@@ -41,7 +41,7 @@ def test_benchmark_prints_every_row(
     command = ["--small", "--threads", "1", "--repeats", "1", "--json", str(tmp_path / "b.json")]
     assert tool.main(command) == 0
     rows = json.loads((tmp_path / "b.json").read_text())
-    assert len(rows) == 7
+    assert len(rows) == 14
     out = capsys.readouterr().out
     for row in rows:
         assert row[""] in out
@@ -55,3 +55,10 @@ def test_a_row_says_that_the_counts_are_the_same(load_tool) -> None:
     row = load_tool("benchmark_methods").edge_metric_row((32, 40), repeats=1)
     assert row[0] == "edge scores, 40 x 32, 99 thresholds"
     assert row[-1] == "0.0e+00"
+
+
+def test_readers_of_another_checkout_are_timed_beside_ours(load_tool) -> None:
+    root = Path(__file__).parents[2]
+    rows = load_tool("benchmark_reading").reading_rows(True, 1, root)
+    assert [row[0].split()[0] for row in rows] == ["reading", "against"] * 7
+    assert all(float(row[3].removesuffix(" x")) > 0 for row in rows)

@@ -28,6 +28,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="time and peak memory of a distillation step as well: 12 GiB with the 38 heads of "
         "Stable Diffusion 3.5 Large (default), less with fewer",
     )  # fmt: skip
+    add(
+        "--against", type=Path, metavar="CHECKOUT",
+        help="another checkout of this repository: time its readers beside ours as well",
+    )  # fmt: skip
     add("--device", default="cpu", help="of the distillation step; default %(default)s")
     add("--json", type=Path, help="write the table to this file as well")
     return parser.parse_args(arguments)
@@ -38,12 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     import torch  # --help loads nothing
     from benchmark_methods import method_rows
+    from benchmark_reading import reading_rows
     from tabulate import tabulate
 
     from trace_d2.io.atomic import write_json
 
     torch.set_num_threads(args.threads)
     rows = method_rows(args.small, args.repeats, args.threads)
+    rows += reading_rows(args.small, args.repeats, args.against)
     if args.mapper:
         from benchmark_mapper import mapper_rows  # imports Detectron2
 

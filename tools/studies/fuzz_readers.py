@@ -4,12 +4,16 @@
     python tools/studies/fuzz_readers.py --count 2000 [--seed N] [--tool NAME ...]
     python tools/studies/fuzz_readers.py --hours 8 --keep DIR
     python tools/studies/fuzz_readers.py --repeat DIR/CASE
+    python tools/studies/fuzz_readers.py --limits    # memory and time of refusals
 
 Small sound files of every kind are spoiled one at a time: bits flipped, files cut, bytes put in,
 left out or zeroed, with and without repaired checksums; values of every place of every JSON file
 replaced by others of every type. Each is read in this process as its tool reads it. Faults are
 tracebacks, other ids, classes or masks without a word, and messages that do not name the file or
 say what to do. What fails is kept, and can be repeated.
+
+--limits gives each reader files of 1 KB to 1 MB whose content is huge, and measures how much memory
+and time it takes until they are refused, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -21,15 +25,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fuzzing.readers import Reader
 
-# As its tools are run: their folder comes first.
-sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+_TOOLS = Path(__file__).resolve().parents[1]
+sys.path[1:1] = [str(_TOOLS), str(_TOOLS / "benchmarks")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"fuzz_readers: no reader {unknown[0]}; there are {', '.join(readers)}")
         return 2
+    if args.limits:
+        return show_limits({name: readers[name] for name in args.tool or readers})
     with tempfile.TemporaryDirectory() as folder:
         if args.repeat:
             name, spoiled = kept(args.repeat)
@@ -78,6 +84,28 @@ def all_readers() -> dict[str, Reader]:
     return {reader.name: reader for reader in every}
 
 
+def show_limits(readers: Mapping[str, Reader]) -> int:
+    """Print what refusing hostile files takes; the exit status is 1 where it is too much."""
+    from fuzzing.hostile import hostile_files, refuse
+    from tabulate import tabulate
+
+    rows, exceeded = [], 0
+    for hostile in hostile_files():
+        if hostile.reader not in readers:
+            continue
+        found = refuse(hostile, readers[hostile.reader])
+        exceeded += not found.held
+        figures = (f"{found.size / 1e3:.0f} kB", f"{found.seconds:.2f} s", f"{found.memory >> 20}")
+        mark = "" if found.held else "!"
+        row = [mark, hostile.name, hostile.reader, hostile.file, *figures, found.answer[:90]]
+        print("\t".join(map(str, row)), file=sys.stderr, flush=True)
+        rows.append(row)
+    headers = ["", "file", "reader", "in place of", "size", "time", "MiB", "answer"]
+    print(tabulate(rows, headers, disable_numparse=True))
+    print(f"{len(rows)} files, {exceeded} not refused within 300 MiB and 2 s")
+    return 1 if exceeded else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     keep = Path("output/fuzz_readers")
     add("--keep", type=Path, default=keep, metavar="DIR", help="what fails; default %(default)s")
     add("--repeat", type=Path, metavar="CASE", help="read a kept file once more")
+    add("--limits", action="store_true", help="memory and time of refusing huge content")
     return parser
 
 

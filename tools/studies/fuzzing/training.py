@@ -85,7 +85,7 @@ def _mapped(folder: Path) -> Any:
 
 def _train_panoptic(folder: Path) -> int:
     entry = ("fuzzed", str(folder / "out"), str(folder / "images"))
-    cfg = _train_cfg("PANOPTIC", entry, "INPUT.TRACE.IMAGE_SIZE", 48)
+    cfg = _train_cfg("PANOPTIC", entry, "INPUT.TRACE.SEMANTIC", "file")
     cfg.INPUT.TRACE.AUGMENTATION = "resize"
     return _load_and_map(folder, cfg, TraceDatasetMapper)
 

@@ -87,13 +87,16 @@ class Bench:
 
     def judge(self, spoiled: Spoiled) -> Fault | None:
         """Let the reader read ``spoiled``; the fault that it shows, if any."""
+        found = _fault(self.answer(spoiled), self.undisturbed, spoiled)
+        return Fault(self.reader.name, spoiled, *found) if found else None
+
+    def answer(self, spoiled: Spoiled) -> Reading:
+        """What the reader makes of ``spoiled``."""
         (self.folder / spoiled.file).write_bytes(spoiled.data)
         try:
-            reading = self._read()
+            return self._read()
         finally:
             self._sound_again(spoiled.file)
-        found = _fault(reading, self.undisturbed, spoiled)
-        return Fault(self.reader.name, spoiled, *found) if found else None
 
     def _read(self) -> Reading:
         try:
