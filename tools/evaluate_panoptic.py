@@ -16,6 +16,7 @@ from pathlib import Path
 from trace_d2.evaluation import category_table, panoptic_quality, quality_table
 from trace_d2.evaluation.panoptic import MISSING_POLICIES
 from trace_d2.io.atomic import write_json
+from trace_d2.io.joining import MATCHES
 from trace_d2.parallel import worker_count
 
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.predictions / "panoptic",
             workers=args.workers,
             missing=args.missing,
+            match=args.match,
             progress=sys.stderr.isatty(),
         )
         if args.json:
@@ -65,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         default="error",
         help="an image of the truth without prediction: refuse (default), count its segments as "
         "missed, or leave it out",
+    )
+    parser.add_argument(
+        "--match",
+        choices=MATCHES,
+        default="auto",
+        help="find the image of a prediction by its id, and by file name where the names of an id "
+        "differ (auto), by id alone, or by file name alone",
     )
     return parser
 

@@ -14,6 +14,14 @@ from trace_d2.evaluation.panoptic import (
     summarize,
 )
 from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import Category
+from trace_d2.io.coco_panoptic import (
+    coco_dataset,
+    image_entry,
+    panoptic_annotation,
+    segments_info,
+    write_panoptic_png,
+)
 
 
 def evaluate(folders, **options):
@@ -151,3 +159,154 @@ def test_some_images_alone(folders, images, categories):
     assert (quality.images, quality.missing) == (3, ())
     with pytest.raises(ValueError, match="no annotation of image 99: choose of its image ids"):
         evaluate(folders, image_ids=[2, 99])
+
+
+CATEGORIES = (
+    Category(1, "cat", True, (1, 1, 1)),
+    Category(7, "dog", True, (7, 1, 1)),
+    Category(0, "sky", False, (0, 1, 1)),
+)
+SIDE = np.s_[8:40]
+AB = np.zeros((48, 64), np.int32)  # two things that touch
+AB[SIDE, 8:32], AB[SIDE, 32:56] = 260, 70000
+AB_CATEGORIES = {260: 1, 70000: 7}
+
+
+def write_ab(folder, names, ids=AB, listed=None, images=True):
+    """Images of the given names by id, all with the same segments, moved down by the id."""
+    entries, annotations = [], []
+    for image_id, name in names.items():
+        moved = np.roll(ids, 4 * len(name), axis=0)
+        png = f"{name.rpartition('.')[0]}.png"
+        (folder / "panoptic" / png).parent.mkdir(parents=True, exist_ok=True)
+        write_panoptic_png(folder / "panoptic" / png, moved)
+        info = segments_info(moved, AB_CATEGORIES) if listed is None else listed
+        annotations.append(panoptic_annotation(image_id, png, info))
+        entries.append(image_entry(image_id, name, *ids.shape))
+    write_json(
+        folder / "panoptic.json", coco_dataset(entries if images else [], annotations, CATEGORIES)
+    )
+    return folder
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_labels_numbered_by_rank_find_their_truth_by_file_name(tmp_path, caplog, with_images):
+    truth = write_ab(tmp_path / "t", {1: "bear.jpg", 2: "apple.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "apple.jpg", 2: "bear.jpg"}, images=with_images)
+    quality = evaluate((truth, labels))
+    assert (quality.all.pq, quality.images) == (1, 2)
+    assert "do not mean the same images by their ids" in caplog.text
+    assert evaluate((truth, labels), match="id").all.pq < 1
+    only = evaluate((truth, labels), image_ids=[2])
+    assert (only.all.pq, only.images) == (1, 1)
+
+
+def test_ids_of_images_that_names_cannot_settle_are_refused(tmp_path):
+    truth = write_ab(tmp_path / "t", {1: "bear.jpg", 2: "apple.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "cat.jpg", 2: "dog.jpg"})
+    with pytest.raises(ValueError, match=r"image 1 is cat\.jpg in the former, bear\.jpg in the"):
+        evaluate((truth, labels))
+
+
+@pytest.mark.parametrize(
+    ("area", "warned"), [(713, False), (300, True), (1500, True), (None, False)]
+)
+def test_quality_never_passes_one(tmp_path, caplog, area, warned):
+    listed = [
+        {"id": 260, "category_id": 1, "area": area, "iscrowd": None},
+        {"id": 70000, "category_id": 7, "area": area},
+    ]
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"}, listed=listed)
+    quality = evaluate((truth, write_ab(tmp_path / "l", {1: "a.jpg"})))
+    assert (quality.all.pq, quality.all.sq) == (1, 1)
+    assert ("2 areas that are not those of the PNGs" in caplog.text) == warned
+
+
+def swapped(ids):
+    return ids >> 16 | ids & 0xFF00 | (ids & 0xFF) << 16
+
+
+@pytest.mark.parametrize(
+    ("ids", "cause"),
+    [
+        (swapped(AB), "order B, G, R"),
+        (np.where(AB == 260, 1 + 256, np.where(AB == 70000, 7 + 512, 0)), "two-channel"),
+        (np.zeros_like(AB), "nothing but void"),
+        (np.where(AB > 0, AB + 1, 0), "none of the ids that are listed"),
+    ],
+)
+def test_pngs_of_other_ids_are_refused(tmp_path, ids, cause):
+    sound = write_ab(tmp_path / "s", {1: "a.jpg"})
+    listed = segments_info(AB, AB_CATEGORIES)
+    wrong = write_ab(tmp_path / "w", {1: "a.jpg"}, ids, listed)
+    with pytest.raises(ValueError, match=f"image 1: truth: .*{cause}"):
+        evaluate((wrong, sound))
+    with pytest.raises(ValueError, match="image 1: prediction: segments in the PNG but not"):
+        evaluate((sound, wrong))
+
+
+def test_grey_is_no_panoptic_png(tmp_path):
+    ids = np.where(AB == 260, 1, np.where(AB == 70000, 2, 0))
+    listed = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 7}]
+    wrong = write_ab(tmp_path / "w", {1: "a.jpg"}, ids * (1 + 256 + 65536), listed)
+    with pytest.raises(ValueError, match="grey or palette image"):
+        evaluate((wrong, write_ab(tmp_path / "s", {1: "a.jpg"})))
+
+
+def test_single_segments_that_disagree_are_counted_aloud(tmp_path, caplog):
+    """As panopticapi counts them: what has no pixel is missed, what is not listed is no void."""
+    listed = segments_info(AB, AB_CATEGORIES)
+    listed[1]["id"] = 70001
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"}, listed=listed)
+    quality = evaluate((truth, write_ab(tmp_path / "l", {1: "a.jpg"})))
+    assert (quality.per_category[7].fp, quality.per_category[7].fn) == (1, 1)
+    assert quality.per_category[1].pq == 1
+    assert "in 1 images: 1 listed segments without a pixel, 1 segments of PNGs" in caplog.text
+
+
+def test_categories_of_other_ids_are_refused(tmp_path):
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "a.jpg"})
+    content = json.loads((labels / "panoptic.json").read_text())
+    names = [category["name"] for category in content["categories"]]
+    for category, name in zip(content["categories"], [names[1], names[0], "clouds"], strict=True):
+        category["name"] = name
+    write_json(labels / "panoptic.json", content)
+    with pytest.raises(ValueError, match="category 1 is dog, which has the id 7"):
+        evaluate((truth, labels))
+
+
+def test_names_of_pngs_stay_in_their_folder(tmp_path):
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "a.jpg"})
+    for name in ("../panoptic/a.png", str(truth / "panoptic/a.png"), "..\\a.png"):
+        content = json.loads((labels / "panoptic.json").read_text())
+        content["annotations"][0]["file_name"] = name
+        write_json(labels / "panoptic.json", content)
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            evaluate((truth, labels))
+
+
+def test_names_of_windows_and_macos_are_found(tmp_path):
+    truth = write_ab(tmp_path / "t", {1: "caf\u00e9.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "caf\u00e9.jpg"})
+    (labels / "panoptic/caf\u00e9.png").rename(labels / "panoptic/cafe\u0301.png")
+    assert evaluate((truth, labels)).all.pq == 1
+    (labels / "panoptic/sub").mkdir()
+    (labels / "panoptic/cafe\u0301.png").rename(labels / "panoptic/sub/cafe\u0301.png")
+    content = json.loads((labels / "panoptic.json").read_text())
+    content["annotations"][0]["file_name"] = "sub\\caf\u00e9.png"
+    write_json(labels / "panoptic.json", content)
+    assert evaluate((truth, labels)).all.pq == 1
+
+
+def test_sizes_are_compared_before_anything_is_decoded(tmp_path, monkeypatch):
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "a.jpg"})
+    write_panoptic_png(labels / "panoptic/a.png", AB[:-1])
+    with pytest.raises(ValueError, match=r"l/panoptic/a\.png is 64x47 pixels, by the truth"):
+        evaluate((truth, labels))
+    write_panoptic_png(truth / "panoptic/a.png", AB.T)
+    monkeypatch.setattr("trace_d2.io.png.PngFile.decode", None)
+    with pytest.raises(ValueError, match=r"t/panoptic/a\.png is 48x64 pixels, by the JSON .*64x48"):
+        evaluate((truth, labels))

@@ -66,18 +66,28 @@ def test_of_two_crowd_regions_of_a_category_the_last_one_listed_counts():
     assert backwards[0].tolist() == [0, 0, 0, 0]
 
 
-def test_true_areas_come_from_the_json_where_it_has_them():
+def test_areas_are_those_of_the_pixels_whatever_the_json_says():
     truth = np.array([[4, 4, 4, 4]], np.int32)
     guess = np.array([[9, 9, 9, 0]], np.int32)
+    guess_segments = [{"id": 9, "category_id": 1, "area": 1}]
+    for area in ({}, {"area": 5}, {"area": 0}, {"area": 3}):
+        listed = [{"id": 4, "category_id": 1, "iscrowd": 0, **area}]
+        assert image_counts(truth, listed, guess, guess_segments, ROWS)[0].tolist() == [
+            0.75,
+            1,
+            0,
+            0,
+        ]
+        assert image_counts(truth, listed, truth, listed, ROWS)[0].tolist() == [1, 1, 0, 0]
+
+
+def test_a_crowd_ignores_by_its_pixels_whatever_the_json_says():
+    truth, guess = np.array([[4, 4, 5]], np.int32), np.array([[9, 9, 9]], np.int32)
+    listed = segments_info(truth, {4: 1, 5: 7}, crowd={4})
+    wrong = [segment | {"area": 900} for segment in listed]
     guess_segments = [{"id": 9, "category_id": 1}]
-    without = image_counts(truth, [{"id": 4, "category_id": 1}], guess, guess_segments, ROWS)
-    assert without[0].tolist() == [3 / 4, 1, 0, 0]
-    larger = [{"id": 4, "category_id": 1, "area": 5, "iscrowd": 0}]
-    counts = image_counts(truth, larger, guess, guess_segments, ROWS)
-    assert counts[0].tolist() == [3 / 5, 1, 0, 0]
-    impossible = [{"id": 4, "category_id": 1, "area": 0, "iscrowd": 0}]
-    with pytest.raises(ValueError, match=r"true segments \[4\]: the area in the JSON"):
-        image_counts(truth, impossible, guess, guess_segments, ROWS)
+    counts = image_counts(truth, listed, guess, guess_segments, ROWS)
+    assert image_counts(truth, wrong, guess, guess_segments, ROWS).tolist() == counts.tolist()
 
 
 def test_unlisted_true_pixels_are_not_void():

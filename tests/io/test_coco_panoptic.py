@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pycocotools.coco import COCO
 
 from trace_d2.io import coco_panoptic as panoptic
 from trace_d2.io.atomic import write_json
-from trace_d2.io.categories import Category
+from trace_d2.io.categories import Category, parse_categories
 
 CATEGORIES = (
     Category(1, "cat", True, (9, 0, 0)),
@@ -173,3 +174,101 @@ def test_bad_segments_are_named(tmp_path, segments, message):
 def test_missing_json(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"p\.json"):
         panoptic.load_panoptic_json(tmp_path / "p.json")
+
+
+def load_mutated(folder, **fields):
+    """The set of one image whose annotation, segment, image entry or file has other fields."""
+    segment = {"id": 5, "category_id": 1, "area": 4, "bbox": [0, 0, 2, 2], "iscrowd": 0}
+    segment |= fields.pop("segment", {})
+    annotation = {"image_id": 3, "file_name": "a.png", "segments_info": [segment]}
+    annotation |= fields.pop("annotation", {})
+    image = {"id": 3, "file_name": "a.jpg", "height": 3, "width": 4} | fields.pop("image", {})
+    categories = [{"id": 1, "name": "cat", "isthing": 1}]
+    content = {"images": [image], "annotations": [annotation], "categories": categories} | fields
+    (folder / "p.json").write_text(json.dumps(content))
+    return panoptic.load_panoptic_json(folder / "p.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "segment"),
+    [
+        ({"segment": {"area": None, "iscrowd": None}}, {"iscrowd": 0, "category_id": 1}),
+        ({"segment": {"id": 5.0, "category_id": 1.0, "iscrowd": True}}, {"id": 5, "iscrowd": 1}),
+        ({"images": None, "categories": None}, {"id": 5, "area": 4}),
+        ({"annotation": {"image_id": 3.0}, "image": {"id": 3.0, "height": 3.0}}, {"id": 5}),
+    ],
+)
+def test_other_spellings_are_read(tmp_path, fields, segment):
+    loaded = load_mutated(tmp_path, **fields)
+    assert list(loaded.annotations) == [3]
+    found = loaded.annotations[3]["segments_info"][0]
+    assert {key: found[key] for key in segment} == segment
+    assert all(type(found[key]) is int for key in ("id", "category_id", "iscrowd"))
+    assert "area" not in found or found["area"] is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"annotation": {"segments_info": None}}, '"segments_info" is None: write a list'),
+        ({"annotation": {"segments_info": {"1": 2}}}, "write a list"),
+        ({"annotation": {"file_name": None}}, "the file name is None"),
+        ({"annotation": {"file_name": 7}}, "the file name is 7"),
+        ({"annotation": {"file_name": "../a.png"}}, "leads out of its folder"),
+        ({"annotation": {"file_name": "/etc/a.png"}}, "leads out of its folder"),
+        ({"annotation": {"file_name": "C:\\a.png"}}, "leads out of its folder"),
+        ({"annotation": {"image_id": None}}, '"image_id" is None'),
+        ({"annotation": {"image_id": [3]}}, r'"image_id" is \[3\]'),
+        ({"annotation": {"image_id": {}}}, '"image_id" is {}'),
+        ({"annotation": {"image_id": True}}, '"image_id" is True'),
+        ({"annotation": {"image_id": 3.5}}, '"image_id" is 3.5'),
+        ({"segment": {"id": True}}, 'image 3: a segment: "id" is True'),
+        ({"segment": {"id": "5"}}, "\"id\" is '5'"),
+        ({"segment": {"id": 0.5}}, '"id" is 0.5'),
+        ({"segment": {"id": None}}, '"id" is None'),
+        ({"segment": {"category_id": "1"}}, "segment id 5: \"category_id\" is '1'"),
+        ({"segment": {"category_id": [1]}}, r'"category_id" is \[1\]'),
+        ({"segment": {"iscrowd": [0]}}, r'"iscrowd" is \[0\], neither 0 nor 1'),
+        ({"segment": {"iscrowd": {}}}, '"iscrowd" is {}'),
+        ({"segment": {"iscrowd": 1e308}}, r'"iscrowd" is 1e\+308'),
+        ({"segment": {"iscrowd": "0"}}, "\"iscrowd\" is '0'"),
+        ({"segment": {"area": "4.0"}}, "\"area\" is '4.0', not a finite number"),
+        ({"segment": {"area": float("nan")}}, '"area" is nan'),
+        ({"images": {"3": 1}}, '"images" is .*: write a list of images'),
+        ({"images": [{"file_name": "a.jpg"}]}, "image 0 of the list is .*write it as {id"),
+        ({"images": [{"id": 3}, {"id": 3}]}, "lists image 3 twice"),
+        ({"image": {"id": []}}, r'"id" is \[\]'),
+        ({"image": {"height": "3"}}, "\"height\" is '3'"),
+        ({"image": {"width": 0}}, '"width" is 0, not a number of pixels'),
+        ({"image": {"file_name": 7}}, '"file_name" is 7'),
+        ({"categories": [{"id": 1.5, "name": "x", "isthing": 1}]}, "category 0 .* has id 1.5"),
+        ({"categories": [{"id": 1, "name": "x", "isthing": None}]}, "isthing None; it must be"),
+        ({"categories": [{"id": 1, "name": "x", "isthing": [1]}]}, r"isthing \[1\]"),
+        ({"annotations": [5]}, "annotation 0 lacks one of"),
+    ],
+)
+def test_what_a_field_cannot_hold_is_refused(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_mutated(tmp_path, **fields)
+    assert "p.json" in str(caught.value)
+
+
+def test_a_png_of_another_image_is_refused(tmp_path):
+    annotations = [
+        {"image_id": 1, "file_name": "apple.png", "segments_info": []},
+        {"image_id": 2, "file_name": "bear.png", "segments_info": []},
+    ]
+    images = [{"id": 1, "file_name": "x/bear.jpg"}, {"id": 2, "file_name": "x/apple.jpg"}]
+    write_json(tmp_path / "p.json", {"images": images, "annotations": annotations})
+    with pytest.raises(ValueError, match=r"image 1 is x/bear\.jpg, but its annotation names apple"):
+        panoptic.load_panoptic_json(tmp_path / "p.json")
+    annotations[1]["file_name"] = "apple.png"
+    write_json(tmp_path / "p.json", {"images": images, "annotations": annotations})
+    with pytest.raises(ValueError, match=r"images 1 and 2 both have the PNG apple\.png"):
+        panoptic.load_panoptic_json(tmp_path / "p.json")
+
+
+def test_float_ids_of_categories_are_integers():
+    entries = [{"id": 2.0, "name": "cat", "isthing": 1.0}]
+    assert parse_categories(entries, "list") == (Category(2, "cat", True, ANY),)
+    assert type(parse_categories(entries, "list")[0].id) is int

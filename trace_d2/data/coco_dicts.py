@@ -16,11 +16,13 @@ from typing import Any
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
-from trace_d2.data.dataset_files import folder_names, keep_present, paused_collector
+from trace_d2.data.dataset_files import folder_names, keep_present
 from trace_d2.data.label_folder import check_labels
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
+from trace_d2.io.json_files import paused_collector, shown
+from trace_d2.io.paths import relative_name
 from trace_d2.jobs.folder import open_job_folder
 
 logger = logging.getLogger(__name__)
@@ -75,9 +77,15 @@ def load_panoptic_dicts(
     return records
 
 
-def _image_record(image_root: str | Path, image: Mapping[str, Any]) -> dict[str, Any]:
+def _image_record(image_root: str | Path, image: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not image.get("file_name"):
+        raise ValueError(f"{where} has no file_name: give it one")
+    try:
+        name = relative_name(image["file_name"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return {
-        "file_name": f"{image_root}/{image['file_name']}",
+        "file_name": f"{image_root}/{name}",
         "image_id": image["id"],
         "height": image["height"],
         "width": image["width"],
@@ -114,13 +122,13 @@ def _to_dicts(
         image = images.get(image_id)
         if image is None or any(k not in image for k in ("file_name", "height", "width")):
             raise ValueError(
-                f'{content.path}: "images" lacks image {image_id}, or its file_name, height or '
-                "width: add it"
+                f'{content.path}: "images" lacks image {shown(image_id)}, or its file_name, '
+                "height or width: add it"
             )
-        where = f"{content.path}: image {image_id}"
+        where = f"{content.path}: image {shown(image_id)}"
         records.append(
             {
-                **_image_record(image_root, image),
+                **_image_record(image_root, image, where),
                 "pan_seg_file_name": f"{panoptic_root}/{annotation['file_name']}",
                 "segments_info": [_segment(s, ranks, where) for s in annotation["segments_info"]],
             }
@@ -140,20 +148,22 @@ def _segment(
     segment: Mapping[str, Any], ranks: Mapping[int, tuple[int, bool]], where: str
 ) -> dict[str, Any]:
     """One entry of ``segments_info`` with a contiguous category."""
-    category = segment["category_id"]
-    if category not in ranks:
+    if segment["category_id"] not in ranks:
         raise ValueError(
-            f"{where}, segment {segment['id']} has category {category}, which "
+            f"{where}, segment {segment['id']} has category {segment['category_id']}, which "
             '"categories" lacks: add it there'
         )
-    rank, isthing = ranks[category]
-    return {
+    rank, isthing = ranks[segment["category_id"]]
+    record = {
         "id": segment["id"],
         "category_id": rank,
-        "iscrowd": int(segment.get("iscrowd", 0)),
+        "iscrowd": segment["iscrowd"],
         "isthing": isthing,
-        **{key: segment[key] for key in ("area", "bbox") if key in segment},
     }
+    for key in ("area", "bbox"):
+        if key in segment:
+            record[key] = segment[key]
+    return record
 
 
 def _add_semantic(records: Sequence[dict[str, Any]], folder: Path, remedy: str) -> None:
@@ -193,15 +203,12 @@ def load_class_agnostic_dicts(
     images = file.images
     if not images:
         raise ValueError(f"{path} lists no images: there is nothing to load")
-    for image_id, image in images.items():
-        if not isinstance(image.get("file_name"), str):
-            raise ValueError(f"{path}: image {image_id} has no file_name: give it one")
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for row in file.annotations:
         by_image.setdefault(row["image_id"], []).append(_annotation(row, file))
     records = [
         {
-            **_image_record(image_root, image),
+            **_image_record(image_root, image, f"{path}: image {shown(image_id)}"),
             "annotations": by_image.get(image_id, []),
         }
         for image_id, image in images.items()

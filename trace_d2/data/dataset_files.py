@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,6 @@ TOLERATED_SHARE = 0.01
 def datasets_root() -> Path:
     """The folder of data sets: ``DETECTRON2_DATASETS``, or ``datasets``, as Detectron2 has it."""
     return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))
-
-
-@contextlib.contextmanager
-def paused_collector() -> Iterator[None]:
-    """Leave Python's garbage collector off within the block (or the function it decorates).
-
-    It looks through all dicts again and again while millions of them are made, none of which is
-    garbage: loading takes a third of the time without.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def folder_names(folder: str | Path, what: str, remedy: str) -> frozenset[str]:

@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trace_d2.data.dataset_files import folder_names, paused_collector, tolerate_absent
+from trace_d2.data.dataset_files import folder_names, tolerate_absent
 from trace_d2.data.label_folder import check_done
+from trace_d2.io.json_files import paused_collector
 from trace_d2.io.listing import ids_of_stems, list_images
 from trace_d2.io.png import read_png_header
 from trace_d2.jobs.folder import open_job_folder

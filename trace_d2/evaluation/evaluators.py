@@ -22,6 +22,7 @@ except ImportError as error:
         "tools/install_detectron2.py`. The rest of trace_d2.evaluation works without it."
     ) from error
 
+from trace_d2.io.agreement import warn_of_disagreements
 from trace_d2.io.atomic import write_json
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import (
@@ -33,12 +34,21 @@ from trace_d2.io.coco_panoptic import (
     write_panoptic_png,
 )
 from trace_d2.io.edge_maps import check_edges
+from trace_d2.io.joining import ImageNames, same_image
+from trace_d2.io.json_files import shown
+from trace_d2.io.paths import file_below
 
 from .edge_metrics import edge_scores
 from .edges import TRUTH_KINDS, EdgeEvaluation, EdgeSettings, things_of_records
 from .instances import IOU_TYPES, class_agnostic_ap
-from .panoptic import MISSING_POLICIES, decode_prediction, missing_predictions, summarize
-from .segment_matching import image_counts, missed_counts
+from .panoptic import (
+    CONSEQUENCE,
+    MISSING_POLICIES,
+    decode_prediction,
+    missing_predictions,
+    summarize,
+)
+from .segment_matching import match_segments, missed_counts
 from .tables import category_table, class_agnostic_table, edge_table, quality_table
 
 logger = logging.getLogger(__name__)
@@ -117,9 +127,9 @@ class PanopticQualityEvaluator(_Evaluator):
         self._truth = load_panoptic_json(PathManager.get_local_path(metadata.panoptic_json))
         self._truth_dir = Path(PathManager.get_local_path(metadata.panoptic_root))
         self._rows = {category.id: row for row, category in enumerate(self._truth.categories)}
+        pngs = [one["file_name"] for one in self._truth.annotations.values()]
+        self._flat = len({Path(name).name for name in pngs}) == len(pngs)
         super().__init__(output_dir)
-        if self._output_dir is not None:
-            (self._output_dir / "panoptic").mkdir(parents=True, exist_ok=True)
 
     def process(self, inputs: _Records, outputs: _Records) -> None:
         """Compare the predictions of a batch.
@@ -132,43 +142,62 @@ class PanopticQualityEvaluator(_Evaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             image_id = record["image_id"]
-            if image_id not in self._truth.annotations:
-                raise ValueError(
-                    f"{self._truth.path} has no image {image_id!r}; check panoptic_json"
-                )
-            truth = self._truth.annotations[image_id]
+            truth = self._truth_of(record)
             try:
                 panoptic, segments = output["panoptic_seg"]
                 segment_ids, segments = decode_prediction(
                     panoptic.cpu().numpy(), segments, self._metadata
                 )
-                counts = image_counts(
-                    read_panoptic_png(self._truth_dir / truth["file_name"]),
+                counts, disagreement = match_segments(
+                    read_panoptic_png(
+                        file_below(self._truth_dir, truth["file_name"]),
+                        self._truth.sizes.get(image_id),
+                        "the JSON of the truth",
+                    ),
                     truth["segments_info"],
                     segment_ids,
                     segments,
                     self._rows,
                 )
             except ValueError as error:
-                raise ValueError(f"image {image_id}: {error}") from error
+                raise ValueError(f"image {shown(image_id)}: {error}") from error
             annotation = None
             if self._output_dir is not None:
-                name = Path(truth["file_name"]).name
-                write_panoptic_png(self._output_dir / "panoptic" / name, segment_ids)
+                name = Path(truth["file_name"]).name if self._flat else truth["file_name"]
+                path = self._output_dir / "panoptic" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_panoptic_png(path, segment_ids)
                 categories = {segment["id"]: segment["category_id"] for segment in segments}
                 found = segments_info(segment_ids, categories)
                 annotation = panoptic_annotation(image_id, name, found)
-            self._results[image_id] = counts, annotation
+            self._results[image_id] = counts, annotation, disagreement
+
+    def _truth_of(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The true annotation of a record, whose id must not be that of another image."""
+        image_id, path = record["image_id"], self._truth.path
+        if image_id not in self._truth.annotations:
+            raise ValueError(f"{path} has no image {image_id!r}; check panoptic_json")
+        name = record.get("file_name")
+        given = ImageNames("the data set", {image_id: name})
+        if name and not same_image(self._truth.names, given, image_id):
+            raise ValueError(
+                f"image {shown(image_id)} is {shown(self._truth.names.names[image_id])} in {path} "
+                f"and {shown(name)} in the data set; check panoptic_json: it must be of the data "
+                "set's own images"
+            )
+        return self._truth.annotations[image_id]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """PQ, SQ, RQ with ``_th`` and ``_st``, in per cent, under ``panoptic_seg``."""
         results = self._gathered()
         if results is None:
             return None
-        annotations = [annotation for _, annotation in results.values()]
+        annotations = [annotation for _, annotation, _ in results.values()]
         categories = self._truth.categories
         self._write("panoptic.json", coco_dataset(self._truth.images, annotations, categories))
-        counts = {key: own for key, (own, _) in results.items()}
+        counts = {key: own for key, (own, _, _) in results.items()}
+        disagreements = {key: own for key, (_, _, own) in results.items()}
+        warn_of_disagreements(str(self._truth.path), disagreements, CONSEQUENCE)
         absent = missing_predictions(self._truth, counts, self._missing, "the model's output")
         if self._missing == "miss":
             for image_id in absent:
@@ -254,7 +283,8 @@ class ClassAgnosticEvaluator(_Evaluator):
             instances = output["instances"].to("cpu")
             rows = instances_to_coco_json(instances, image_id)
             rows = [row | {"category_id": 1} for row in rows]
-            self._results[image_id] = rows, instances.has("pred_masks")
+            name = record.get("file_name")
+            self._results[image_id] = rows, instances.has("pred_masks"), name
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """AP, AP50, AP75, APs, APm, APl, AR_1, AR_10, AR_100 ... in per cent, by "segm", "bbox".
@@ -264,11 +294,15 @@ class ClassAgnosticEvaluator(_Evaluator):
         gathered = self._gathered()
         if self._truth is None or gathered is None:
             return None
-        results = [row for rows, _ in gathered.values() for row in rows]
-        masked = all(masks for _, masks in gathered.values())
+        results = [row for rows, _, _ in gathered.values() for row in rows]
+        masked = all(masks for _, masks, _ in gathered.values())
+        named = {key: name for key, (_, _, name) in gathered.items() if name}
+        images = [{"id": key, "file_name": name} for key, name in named.items()]
         self._write("coco_instances_results.json", results)
         kinds = [kind for kind in self._iou_types if kind == "bbox" or masked]
-        result = class_agnostic_ap(self._truth, results, kinds)
+        # With the names of the files that were predicted on, which must be those of the truth.
+        predictions = {"images": images, "annotations": results}
+        result = class_agnostic_ap(self._truth, predictions, kinds)
         self._write("class_agnostic_results.json", result.to_dict(), indent=1)
         table = class_agnostic_table(result)
         logger.info("Class-agnostic AP and AR of %d images:\n%s", result.images, table)

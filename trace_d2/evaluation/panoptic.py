@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.io.agreement import Disagreement, warn_of_disagreements
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import (
     MAX_SEGMENT_ID,
@@ -24,12 +25,18 @@ from trace_d2.io.coco_panoptic import (
     load_panoptic_json,
     read_panoptic_png,
 )
+from trace_d2.io.joining import join_images
+from trace_d2.io.json_files import shown
+from trace_d2.io.paths import file_below
 from trace_d2.parallel import ordered_map
 
-from .segment_matching import image_counts, missed_counts
+from .segment_matching import match_segments, missed_counts
 
 MISSING_POLICIES = ("error", "miss", "skip")
 """An image without prediction: refuse; count its segments as missed; leave the image out."""
+
+CONSEQUENCE = "; areas are counted in the PNGs, and segments without a pixel are missed"
+"""What disagreements of PNGs and JSON of the truth mean for the result."""
 
 # To start a process takes as long as to count some 60 photographs.
 _IMAGES_A_WORKER = 100
@@ -142,8 +149,11 @@ def panoptic_quality(
     missing: str = "error",
     progress: bool = False,
     image_ids: Collection[Any] | None = None,
+    match: str = "auto",
 ) -> PanopticQuality:
     """PQ, SQ and RQ of the predictions in COCO panoptic format.
+
+    Where PNGs and JSON of the truth disagree in single segments, a warning counts them.
 
     Args:
         truth_json, predicted_json: COCO panoptic JSON files. The categories are the truth's;
@@ -153,35 +163,57 @@ def panoptic_quality(
         missing: what an image without prediction means, one of ``MISSING_POLICIES``.
         progress: show a progress bar.
         image_ids: score these images of the truth alone; None: all of them.
+        match: how a prediction finds its image, one of ``trace_d2.io.joining.MATCHES``.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or wrong; the message names it.
     """
     truth = load_panoptic_json(truth_json)
-    if image_ids is not None:
-        truth = truth.only(image_ids)
     if not truth.categories:
         raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
     predicted = load_panoptic_json(predicted_json)
+    check_category_names(truth, predicted)
+    joined = join_images(truth.names, predicted.names, match)
+    found = {own: predicted.annotations[key] for key, own in joined.items()}
+    if image_ids is not None:
+        truth = truth.only(image_ids)
     for folder in (truth_dir, predicted_dir):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"no folder of panoptic PNGs at {folder}; correct the path")
-    absent = missing_predictions(truth, predicted.annotations, missing, str(predicted.path))
+    absent = missing_predictions(truth, found, missing, str(predicted.path))
     rows = {category.id: row for row, category in enumerate(truth.categories)}
+    sizes = truth.sizes
     pairs = [
-        (annotation, predicted.annotations.get(image_id))
+        (annotation, found.get(image_id), sizes.get(image_id))
         for image_id, annotation in truth.annotations.items()
-        if missing != "skip" or image_id in predicted.annotations
+        if missing != "skip" or image_id in found
     ]
     job = partial(
         _count_pair, truth_dir=Path(truth_dir), predicted_dir=Path(predicted_dir), rows=rows
     )
-    total = np.zeros((len(rows), 4))
-    for counts in ordered_map(
-        job, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress
-    ):
+    total, disagreements = np.zeros((len(rows), 4)), {}
+    results = ordered_map(job, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress)
+    for (annotation, *_), (counts, disagreement) in zip(pairs, results, strict=True):
         total += counts
+        disagreements[annotation["image_id"]] = disagreement
+    warn_of_disagreements(str(truth.path), disagreements, CONSEQUENCE)
     return summarize(total, truth.categories, len(pairs), absent)
+
+
+def check_category_names(truth: PanopticSet, predicted: PanopticSet) -> None:
+    """Raise where a category of ``predicted`` has the id of one and the name of another.
+
+    Names that the truth has nowhere are only spelled in another way, as "tv" for "tvmonitor".
+    """
+    ids = {category.name: category.id for category in truth.categories}
+    names = {category.id: category.name for category in truth.categories}
+    for category in predicted.categories:
+        other = ids.get(category.name, category.id)
+        if other != category.id and category.name != names.get(category.id):
+            raise ValueError(
+                f"{predicted.path}: category {category.id} is {shown(category.name)}, which has "
+                f"the id {other} in {truth.path}: make the predictions with the ids of the truth"
+            )
 
 
 def missing_predictions(
@@ -200,10 +232,10 @@ def missing_predictions(
             "were the labels made with its image ids?"
         )
     if absent and policy == "error":
-        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        few = ", ".join(map(shown, absent[:5])) + (", ..." if len(absent) > 5 else "")
         raise ValueError(
             f"{origin} has no prediction for {len(absent)} of {len(truth.annotations)} images "
-            f'({shown}); make them, or choose missing "miss" (count their segments as missed) or '
+            f'({few}); make them, or choose missing "miss" (count their segments as missed) or '
             '"skip" (leave the images out)'
         )
     return absent
@@ -255,22 +287,25 @@ def _dataset_id(segment: Mapping[str, Any], metadata: Any) -> int:
 
 
 def _count_pair(
-    pair: tuple[Mapping[str, Any], Mapping[str, Any] | None],
+    pair: tuple[Mapping[str, Any], Mapping[str, Any] | None, tuple[int, int] | None],
     truth_dir: Path,
     predicted_dir: Path,
     rows: Mapping[int, int],
-) -> np.ndarray:
+) -> tuple[np.ndarray, Disagreement]:
     """Counts of one image from its two annotations; None as prediction misses all segments."""
-    truth, predicted = pair
+    truth, predicted, size = pair
     try:
         if predicted is None:
-            return missed_counts(truth["segments_info"], rows)
-        return image_counts(
-            read_panoptic_png(truth_dir / truth["file_name"]),
+            return missed_counts(truth["segments_info"], rows), Disagreement()
+        path = file_below(truth_dir, truth["file_name"])
+        truth_ids = read_panoptic_png(path, size, "the JSON of the truth")
+        path = file_below(predicted_dir, predicted["file_name"])
+        return match_segments(
+            truth_ids,
             truth["segments_info"],
-            read_panoptic_png(predicted_dir / predicted["file_name"]),
+            read_panoptic_png(path, truth_ids.shape, "the truth"),
             predicted["segments_info"],
             rows,
         )
     except ValueError as error:
-        raise ValueError(f"image {truth['image_id']}: {error}") from error
+        raise ValueError(f"image {shown(truth['image_id'])}: {error}") from error

@@ -5,8 +5,10 @@ truth. Where the definition leaves a choice, this follows panopticapi:
 
 - A prediction that lies more than half in void, or in the crowd region of its category, is no
   false positive. Of several crowd regions of a category in one image only the last one counts.
-- Truth areas come from the JSON, predicted areas from the PNG.
 - Truth pixels whose id the JSON does not list are not void: predictions there count.
+
+Areas are counted in the PNGs. Panopticapi takes those of the truth from its JSON, which are the
+same in a sound file and give IoU above 1 in others.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.io.agreement import Disagreement, compare_segments, probable_cause
 from trace_d2.io.coco_panoptic import VOID
 from trace_d2.io.regions import overlaps
 
@@ -34,14 +37,29 @@ def image_counts(
 
     Args:
         truth_ids, predicted_ids: (H, W) int32 segment ids, 0 = void.
-        truth_segments: ``segments_info`` of the truth: id, category_id, and if there is one,
-            area (pixels) and iscrowd.
+        truth_segments: ``segments_info`` of the truth: id, category_id and, if there is one,
+            iscrowd.
         predicted_segments: ``segments_info`` of the prediction: id and category_id.
         rows: row of each category id in the result.
 
     Returns:
         (C, 4) float64 of columns ``IOU``, ``TP``, ``FP``, ``FN``.
+
+    Raises:
+        ValueError: sizes differ, a category has no row, the prediction's segments are not those of
+            its map, or the map of the truth has none of those listed.
     """
+    return match_segments(truth_ids, truth_segments, predicted_ids, predicted_segments, rows)[0]
+
+
+def match_segments(
+    truth_ids: np.ndarray,
+    truth_segments: Sequence[Mapping[str, Any]],
+    predicted_ids: np.ndarray,
+    predicted_segments: Sequence[Mapping[str, Any]],
+    rows: Mapping[int, int],
+) -> tuple[np.ndarray, Disagreement]:
+    """``image_counts``, and how map and segments of the truth disagree."""
     if truth_ids.shape != predicted_ids.shape:
         raise ValueError(
             f"the prediction has (height, width) {predicted_ids.shape}, the truth "
@@ -49,7 +67,13 @@ def image_counts(
         )
     truth = _Segments(truth_segments, rows, "true")
     predicted = _Segments(predicted_segments, rows, "predicted")
-    pairs = _Pairs(truth_ids, predicted_ids, truth, predicted)
+    pair_truth, pair_predicted, shared = overlaps(truth_ids, predicted_ids)
+    _check_prediction(pair_predicted, predicted_segments)
+    try:
+        disagreement = compare_segments(*_areas(pair_truth, shared), truth_segments)
+    except ValueError as error:
+        raise ValueError(f"truth: {error}") from error
+    pairs = _Pairs(pair_truth, pair_predicted, shared, truth, predicted)
     matched_truth, matched_predicted, iou = _matches(truth, predicted, pairs)
 
     missed = ~truth.crowd
@@ -63,7 +87,7 @@ def image_counts(
     np.add.at(counts[:, TP], truth.rows[matched_truth], 1)
     np.add.at(counts[:, FP], predicted.rows[wrong], 1)
     np.add.at(counts[:, FN], truth.rows[missed], 1)
-    return counts
+    return counts, disagreement
 
 
 def missed_counts(
@@ -77,7 +101,7 @@ def missed_counts(
 
 
 class _Segments:
-    """``segments_info`` as arrays in order of the ids; areas are -1 where the JSON has none."""
+    """``segments_info`` as arrays in order of the ids."""
 
     def __init__(
         self, segments: Sequence[Mapping[str, Any]], rows: Mapping[int, int], kind: str
@@ -86,16 +110,13 @@ class _Segments:
             if segment["category_id"] not in rows:
                 raise ValueError(
                     f"{kind} segment {segment['id']} has category_id {segment['category_id']}, "
-                    "which the categories of the truth lack"
+                    "which the categories of the truth lack: add it there, or correct the segment"
                 )
-        table = [
-            (s["id"], rows[s["category_id"]], s.get("area", -1), s.get("iscrowd", 0))
-            for s in segments
-        ]
-        self.ids, self.rows, self.areas, crowd = np.array(sorted(table), np.int64).reshape(-1, 4).T
+        table = [(s["id"], rows[s["category_id"]], s.get("iscrowd", 0)) for s in segments]
+        self.ids, self.rows, crowd = np.array(sorted(table), np.int64).reshape(-1, 3).T
         self.crowd = crowd == 1
         # By row, of several the last one listed.
-        self.crowd_ids = {row: segment_id for segment_id, row, _, iscrowd in table if iscrowd == 1}
+        self.crowd_ids = {row: segment_id for segment_id, row, iscrowd in table if iscrowd == 1}
 
     def position(self, ids: np.ndarray) -> np.ndarray:
         """Index of each of ``ids`` among the segments, -1 where it is not one of them."""
@@ -114,27 +135,37 @@ class _Pairs:
 
     def __init__(
         self,
-        truth_ids: np.ndarray,
-        predicted_ids: np.ndarray,
+        pair_truth: np.ndarray,
+        pair_predicted: np.ndarray,
+        shared: np.ndarray,
         truth: _Segments,
         predicted: _Segments,
     ) -> None:
-        pair_truth, pair_predicted, shared = overlaps(truth_ids, predicted_ids)
-        unlisted = np.setdiff1d(pair_predicted, [VOID, *predicted.ids]).tolist()
-        absent = np.setdiff1d(predicted.ids, pair_predicted).tolist()
-        if unlisted or absent:
-            raise ValueError(
-                f"segments in the PNG but not in the JSON: {unlisted}; in the JSON but not in the "
-                f"PNG: {absent}; write both from one result"
-            )
         t, p = truth.position(pair_truth), predicted.position(pair_predicted)
         in_void = pair_truth == VOID
         self.void = _sum_at(p[in_void], shared[in_void], len(predicted.ids))
-        counted_areas = _sum_at(t, shared, len(truth.ids))
-        self.truth_areas = np.where(truth.areas < 0, counted_areas, truth.areas)
+        self.truth_areas = _sum_at(t, shared, len(truth.ids))
         self.predicted_areas = _sum_at(p, shared, len(predicted.ids))
         listed = (t >= 0) & (p >= 0)
         self.truth, self.predicted, self.shared = t[listed], p[listed], shared[listed]
+
+
+def _areas(labels: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different ``labels`` of pairs, which are ascending, and the pixels of each."""
+    first = np.flatnonzero(np.concatenate(([True], labels[1:] != labels[:-1])))
+    return labels[first], np.add.reduceat(shared, first)
+
+
+def _check_prediction(pair_predicted: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
+    """Raise unless the segments of a prediction are those of its map, as in panopticapi."""
+    present = set(pair_predicted.tolist()) - {VOID}
+    listed = {segment["id"] for segment in segments}
+    if present != listed:
+        raise ValueError(
+            f"prediction: segments in the PNG but not in the JSON: {sorted(present - listed)[:5]}; "
+            f"in the JSON but not in the PNG: {sorted(listed - present)[:5]}"
+            f"{probable_cause(present, segments)}; write both from one result"
+        )
 
 
 def _matches(
@@ -144,9 +175,6 @@ def _matches(
     able = (truth.rows[pairs.truth] == predicted.rows[pairs.predicted]) & ~truth.crowd[pairs.truth]
     t, p, shared = pairs.truth[able], pairs.predicted[able], pairs.shared[able]
     union = pairs.predicted_areas[p] + pairs.truth_areas[t] - shared - pairs.void[p]
-    if (union <= 0).any():
-        wrong = truth.ids[t[union <= 0]].tolist()
-        raise ValueError(f"true segments {wrong}: the area in the JSON is not that of the PNG")
     iou = shared / union
     good = iou > 0.5
     return t[good], p[good], iou[good]

@@ -11,12 +11,12 @@ from __future__ import annotations
 import colorsys
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .json_files import read_json
+from .json_files import FieldError, flag, quoted, read_json, whole_number
 
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""
@@ -85,21 +85,25 @@ def parse_categories(
         max_id: the largest id allowed; None for files that no 8-bit mask goes with.
     """
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{origin}: categories must be a non-empty list of {{id, name, isthing}}")
+        raise ValueError(
+            f"{origin}: categories must be a non-empty list of {{id, name, isthing}}, not "
+            f"{quoted(entries)}"
+        )
     seen: dict[int, str] = {}
     for rank, entry in enumerate(entries):
         where = f"{origin}: category {rank} of the list"
         _check_entry(entry, where, max_id)
-        if entry["id"] in seen:
+        identity, name = whole_number(entry["id"]), entry["name"]
+        if identity in seen:
             raise ValueError(
-                f"{where} ({entry['name']!r}) has id {entry['id']}, which "
-                f"{seen[entry['id']]!r} already has; give every category its own id"
+                f"{where} ({quoted(name)}) has id {identity}, which "
+                f"{quoted(seen[identity])} already has; give every category its own id"
             )
-        seen[entry["id"]] = entry["name"]
+        seen[identity] = name
     colors = _distinct_colors(entries)
     return tuple(
-        Category(entry["id"], entry["name"], bool(entry["isthing"]), color)
-        for entry, color in zip(entries, colors, strict=True)
+        Category(identity, name, bool(entry["isthing"]), color)
+        for (identity, name), entry, color in zip(seen.items(), entries, colors, strict=True)
     )
 
 
@@ -114,23 +118,31 @@ def category_entries(categories: tuple[Category, ...]) -> list[dict[str, Any]]:
 def _check_entry(entry: Any, where: str, max_id: int | None) -> None:
     """Raise ValueError unless ``entry`` is one well-formed category."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} is {entry!r}; write it as {{id, name, isthing}}")
+        raise ValueError(f"{where} is {quoted(entry)}; write it as {{id, name, isthing}}")
     missing = [key for key in ("id", "name", "isthing") if key not in entry]
     if missing:
         remedy = " (1 for countable things, 0 for stuff)" if "isthing" in missing else ""
-        raise ValueError(f"{where} lacks {', '.join(missing)}; add it{remedy}: {entry}")
-    identity, name, color = entry["id"], entry["name"], entry.get("color")
-    sound_id = type(identity) is int and 0 <= identity <= (math.inf if max_id is None else max_id)
+        raise ValueError(f"{where} lacks {', '.join(missing)}; add it{remedy}: {quoted(entry)}")
+    name, color = entry["name"], entry.get("color")
     ids = f"in 0..{max_id} ({UNKNOWN} in a mask means unknown)" if max_id else "of 0 or more"
+    highest = math.inf if max_id is None else max_id
     rules = {
-        "id": (sound_id, f"an integer {ids}"),
+        "id": (_holds(whole_number, entry["id"], highest), f"an integer {ids}"),
         "name": (isinstance(name, str) and name, "a non-empty string"),
-        "isthing": (entry["isthing"] in (0, 1), "0 or 1"),
+        "isthing": (entry["isthing"] is not None and _holds(flag, entry["isthing"]), "0 or 1"),
         "color": (color is None or _is_color(color), "[R, G, B] of 0..255"),
     }
     for key, (sound, rule) in rules.items():
         if not sound:
-            raise ValueError(f"{where} has {key} {entry[key]!r}; it must be {rule}")
+            raise ValueError(f"{where} has {key} {quoted(entry[key])}; it must be {rule}")
+
+
+def _holds(check: Callable[[Any], int], value: Any, highest: float = 1) -> bool:
+    """Whether ``value`` is such a number, in 0..``highest``."""
+    try:
+        return 0 <= check(value) <= highest
+    except FieldError:
+        return False
 
 
 def _is_color(value: Any) -> bool:

@@ -6,8 +6,10 @@ it lists each segment of each image.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,14 @@ from pycocotools import mask as coco_mask
 
 from .atomic import write_png
 from .categories import Category, category_entries, parse_categories
-from .json_files import read_json
+from .joining import ImageNames, same_image
+from .json_files import paused_collector, read_json, shown
 from .mask_rle import text_rle
+from .panoptic_fields import MAX_SEGMENT_ID as MAX_SEGMENT_ID
+from .panoptic_fields import VOID as VOID
+from .panoptic_fields import check_annotation, images_by_id
 from .png import RGB, read_png
 from .regions import check_map, region_statistics
-
-VOID = 0
-"""The segment id of pixels that belong to no segment."""
-
-MAX_SEGMENT_ID = 2**24 - 1
-"""The largest id that three bytes hold."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PanopticSet:
     """A validated panoptic JSON.
 
     Attributes:
-        images: COCO ``images`` entries; empty where the file has none.
+        images: COCO ``images`` entries, each with an id; empty where the file has none.
         annotations: annotation of each image id: ``{image_id, file_name, segments_info}``.
         categories: in the order of the file; empty where the file has none.
     """
@@ -52,6 +52,25 @@ class PanopticSet:
             images=tuple(image for image in self.images if image["id"] in wanted),
             annotations={key: one for key, one in self.annotations.items() if key in wanted},
         )
+
+    @cached_property
+    def sizes(self) -> dict[Any, tuple[int, int]]:
+        """(H, W) in pixels of the images whose size the file tells."""
+        return {
+            image["id"]: (image["height"], image["width"])
+            for image in self.images
+            if "height" in image and "width" in image
+        }
+
+    @cached_property
+    def names(self) -> ImageNames:
+        """File names of the annotated images; of their PNGs where the file lists no images."""
+        listed = {image["id"]: image.get("file_name") for image in self.images}
+        names = {key: listed.get(key) for key in self.annotations}
+        indirect = not all(names.values())
+        if indirect:
+            names = {key: one["file_name"] for key, one in self.annotations.items()}
+        return ImageNames(str(self.path), names, indirect)
 
 
 def wanted_ids(
@@ -92,9 +111,21 @@ def id2rgb(segment_ids: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(channels, cv2.COLOR_RGBA2RGB)
 
 
-def read_panoptic_png(path: str | Path) -> np.ndarray:
-    """Segment ids (H, W) int32 of a panoptic PNG."""
+def read_panoptic_png(
+    path: str | Path, size: tuple[int, int] | None = None, origin: str = ""
+) -> np.ndarray:
+    """Segment ids (H, W) int32 of a panoptic PNG.
+
+    Args:
+        size: (H, W) that it has by ``origin``; compared before anything is decoded.
+    """
     file = read_png(path, "panoptic PNG", "make it again or correct the folder")
+    if size is not None and file.header.size != size[::-1]:
+        width, height = file.header.size
+        raise ValueError(
+            f"{path} is {width}x{height} pixels, by {origin} it should be {size[1]}x{size[0]}: "
+            "correct the one that is wrong"
+        )
     if (file.header.colour, file.header.bits) != (RGB, 8):
         raise ValueError(
             f"{path} has mode {file.header.mode}; a panoptic PNG is 8-bit RGB, "
@@ -207,42 +238,60 @@ def coco_dataset(
     }
 
 
+@paused_collector()
 def load_panoptic_json(path: str | Path) -> PanopticSet:
-    """Read and check a panoptic JSON, of truth or of predictions."""
+    """Read and check a panoptic JSON, of truth or of predictions.
+
+    Ids, flags and areas of segments are integers and numbers afterwards, ``iscrowd`` is always
+    there, what is null is not, and names of PNGs have ``/`` between their parts.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no panoptic JSON, a field holds what it cannot, or the PNG of an image is
+            named after another one.
+    """
     path = Path(path)
     content = read_json(path, "panoptic JSON")
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError(f'{path} has no list "annotations"; give a COCO panoptic JSON')
+    images = images_by_id(content.get("images"), path)
     annotations: dict[Any, dict[str, Any]] = {}
-    for annotation in content["annotations"]:
-        _check_annotation(annotation, path)
-        if annotation["image_id"] in annotations:
-            raise ValueError(f"{path} has two annotations of image {annotation['image_id']}")
-        annotations[annotation["image_id"]] = annotation
+    for rank, annotation in enumerate(content["annotations"]):
+        check_annotation(annotation, rank, path)
+        image_id = annotation["image_id"]
+        if image_id in annotations:
+            raise ValueError(
+                f"{path} has two annotations of image {shown(image_id)}: remove one of them"
+            )
+        annotations[image_id] = annotation
     categories: tuple[Category, ...] = ()
     if content.get("categories"):
         categories = parse_categories(content["categories"], str(path), max_id=None)
-    return PanopticSet(path, tuple(content.get("images", ())), annotations, categories)
+    loaded = PanopticSet(path, tuple(images.values()), annotations, categories)
+    _check_names(loaded, images)
+    return loaded
 
 
-def _check_annotation(annotation: Any, path: Path) -> None:
-    """Raise ValueError unless ``annotation`` is a panoptic one with proper segments."""
-    keys = ("image_id", "file_name", "segments_info")
-    if not isinstance(annotation, dict) or any(key not in annotation for key in keys):
-        hint = ""
-        if isinstance(annotation, dict) and "segmentation" in annotation:
-            hint = "; this looks like COCO instances, give the panoptic JSON"
-        raise ValueError(f"{path}: an annotation lacks one of {', '.join(keys)}{hint}")
-    seen = set()
-    for segment in annotation["segments_info"]:
-        where = f"{path}: image {annotation['image_id']}"
-        if not isinstance(segment, dict) or "id" not in segment or "category_id" not in segment:
-            raise ValueError(f"{where}: a segment lacks id or category_id: {segment}")
-        if segment["id"] in seen:
-            raise ValueError(f"{where}: segment id {segment['id']} appears twice")
-        if type(segment["id"]) is not int or not VOID < segment["id"] <= MAX_SEGMENT_ID:
+def _check_names(content: PanopticSet, images: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Raise where two images have one PNG, or a PNG has the name of another image."""
+    pngs = {key: annotation["file_name"] for key, annotation in content.annotations.items()}
+    if len(set(pngs.values())) < len(pngs):
+        twice = next(name for name, count in Counter(pngs.values()).items() if count > 1)
+        owners = [shown(key) for key, name in pngs.items() if name == twice]
+        raise ValueError(
+            f"{content.path}: the images {owners[0]} and {owners[1]} both have the PNG "
+            f"{shown(twice)}: give each its own"
+        )
+    listed = {key: image.get("file_name") for key, image in images.items()}
+    ours = ImageNames(str(content.path), listed)
+    theirs = ImageNames(ours.origin, pngs, indirect=True)
+    for image_id, png in pngs.items():
+        name = listed.get(image_id)
+        if not name or name.rpartition(".")[0] == png.rpartition(".")[0]:
+            continue  # as nearly always
+        if not same_image(ours, theirs, image_id):
             raise ValueError(
-                f"{where}: segment id {segment['id']!r}; "
-                f"ids are 1..{MAX_SEGMENT_ID}, {VOID} is void"
+                f"{content.path}: image {shown(image_id)} is {shown(name)}, but its annotation "
+                f"names {shown(png)}, which is the PNG of another image: are the ids of "
+                '"images" those of "annotations"? Make the file again'
             )
-        seen.add(segment["id"])

@@ -6,12 +6,17 @@ a crowd region, or as image 3, no other reads as something else.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import reprlib
 import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # editors of Windows put it before UTF-8
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))  # controls, marks of direction, line ends
@@ -26,6 +31,23 @@ class FieldError(ValueError):
     """A field holds what it cannot; the message begins with what it holds, as ``is 'x', ...``."""
 
 
+@contextlib.contextmanager
+def paused_collector() -> Iterator[None]:
+    """Leave Python's garbage collector off within the block (or the function it decorates).
+
+    It looks through all dicts again and again while millions of them are made, none of which is
+    garbage: loading takes a third of the time without.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@paused_collector()
 def read_json(path: str | Path, what: str = "file", remedy: str = "correct the path") -> Any:
     """The content of a JSON file, which is called ``what`` with the ``remedy`` if it is absent.
 
@@ -121,3 +143,49 @@ def number(value: Any) -> float:
     if type(value) is int and abs(value) < 2**1000:  # larger ones are beyond any float
         return float(value)
     raise FieldError(f"is {quoted(value)}, not a finite number")
+
+
+def side(value: Any) -> int:
+    """``value`` as the width or height of an image in pixels, 1 or more.
+
+    Raises:
+        FieldError: it is none.
+    """
+    pixels = whole_number(value)
+    if pixels < 1:
+        raise FieldError(f"is {quoted(value)}, not a number of pixels")
+    return pixels
+
+
+def box(value: Any) -> list[float]:
+    """``value`` as four finite numbers: x, y, width and height in pixels, whatever they are.
+
+    Raises:
+        FieldError: it is no such list.
+    """
+    if not isinstance(value, list) or len(value) != 4:
+        raise FieldError(f"is {quoted(value)}, not [x, y, width, height]")
+    return [number(part) for part in value]
+
+
+def file_name(value: Any) -> str:
+    """``value`` as a text that is not empty.
+
+    Raises:
+        FieldError: it is none.
+    """
+    if not isinstance(value, str) or not value:
+        raise FieldError(f"is {quoted(value)}, not the name of a file")
+    return value
+
+
+def checked(record: Mapping[str, Any], key: str, check: Callable[[Any], T], where: str) -> T:
+    """``record[key]`` as ``check``, one of the functions above, makes it.
+
+    Raises:
+        ValueError: it cannot; the message begins with ``where`` and names the key.
+    """
+    try:
+        return check(record[key])
+    except FieldError as error:
+        raise ValueError(f'{where}: "{key}" {error}: correct it') from error
