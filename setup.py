@@ -30,7 +30,7 @@ REQUIREMENTS = [
     "scipy>=1.12",
     "sentencepiece",
     "tabulate",
-    "torch>=2.5",
+    "torch>=2.6",
     "torchvision",
     "tqdm",
     "transformers>=4.48",

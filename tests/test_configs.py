@@ -13,7 +13,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.config import get_cfg
 
-from trace_d2.config import add_trace_config, load_trace_cfg
+from trace_d2.config import ConfigError, add_trace_config, load_trace_cfg
 
 pytestmark = pytest.mark.detectron2
 
@@ -131,7 +131,8 @@ def test_of_a_training_config_the_trace_keys_are_read(tmp_path):
     assert cfg.INPUT.TRACE.PSEUDO_EDGES.CROP == 64
     assert cfg.MODEL.TRACE.SEED == 3
     assert "SOLVER" not in cfg
-    assert set(cfg.MODEL) == {"TRACE"}
+    assert set(cfg.MODEL) == {"TRACE", "DEVICE"}
+    assert cfg.MODEL.DEVICE == "cpu"  # the file says so
     assert cfg.is_frozen()
 
 
@@ -141,14 +142,14 @@ def test_unknown_trace_keys_of_a_training_config_are_errors(node, tmp_path):
     content.setdefault(node, {})["TRACE"] = {"NO_SUCH": 1}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(KeyError, match="NO_SUCH"):
+    with pytest.raises(ConfigError, match="NO_SUCH"):
         load_trace_cfg(path)
 
 
 def test_without_a_meta_architecture_every_key_must_be_known(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("SOLVER:\n  MAX_ITER: 1\n")
-    with pytest.raises(KeyError, match="SOLVER"):
+    with pytest.raises(ConfigError, match="SOLVER"):
         load_trace_cfg(path)
     with pytest.raises(FileNotFoundError, match="no config file at"):
         load_trace_cfg(tmp_path / "none.yaml")

@@ -21,10 +21,11 @@ class Example(NodeSettings, node="A.B"):
     share: float = within(0.0, 1.0, default=0.5)
     sizes: tuple[int, ...] = within(1, default=(4, 8))
     name: str = ""
+    free: float = 0.0
 
 
 def config(**values: object) -> CfgNode:
-    node = {"CUT": "components", "SHARE": 1.0, "SIZES": [1, 2], "NAME": "x", "OTHER": 3}
+    node = {"CUT": "components", "SHARE": 1.0, "SIZES": [1, 2], "NAME": "x", "OTHER": 3, "FREE": 0}
     return CfgNode({"A": {"B": {**node, **values}}})
 
 
@@ -54,3 +55,23 @@ def test_defaults_are_those_of_the_config():
     cfg = get_trace_cfg()
     for kind in found:
         assert kind.from_config(cfg) == kind(), kind
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"SHARE": [0.5]}, r"A\.B\.SHARE must be one value, not \(0\.5,\)"),
+        ({"SHARE": "0.5"}, r"A\.B\.SHARE must be a number, not '0\.5'"),
+        ({"SHARE": True}, r"A\.B\.SHARE must be a number, not True"),
+        ({"SIZES": 4}, r"A\.B\.SIZES must be a list, not 4"),
+        ({"SIZES": ["a"]}, r"A\.B\.SIZES must be a whole number, not 'a'"),
+        ({"SIZES": [1.5]}, r"A\.B\.SIZES must be a whole number, not 1\.5"),
+        ({"SIZES": [[1]]}, r"A\.B\.SIZES must be a whole number, not \[1\]"),
+        ({"NAME": 3}, r"A\.B\.NAME must be a text, not 3"),
+        ({"NAME": None}, r"A\.B\.NAME must be a text, not None"),
+        ({"FREE": math.inf}, r"A\.B\.FREE must be a finite number, not inf"),
+    ],
+)
+def test_names_the_key_of_a_value_of_another_kind(values, message):
+    with pytest.raises(ValueError, match=message):
+        Example.from_config(config(**values))

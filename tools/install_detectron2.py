@@ -270,6 +270,11 @@ def read_package(archive: Path) -> dict[str, bytes]:
     with tarfile.open(archive) as tar:
         for member in tar:
             path = member.name.removeprefix("pb1-detectron2-0.6/")
+            if path.startswith("/") or ".." in path.split("/") or re.search(r"[\\\r\n:]", path):
+                raise InstallError(
+                    f"{archive.name} holds a file named {path!r}, which leads out of its folder: "
+                    "it was not installed. Use another package index, or --source git"
+                )
             for source, place in {**PLACES, "LICENSE": "LICENSE"}.items():
                 wanted = path.startswith(source) and path.endswith((".py", ".yaml", "LICENSE"))
                 stream = tar.extractfile(member) if wanted else None

@@ -114,17 +114,22 @@ def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
     from detectron2.config import get_cfg
 
     import trace_d2
+    from trace_d2.config import explained, merge_pairs, read_config
     from trace_d2.modeling.mask2former.official import (
         add_official_mask2former_config,
         adopt_official_input,
     )
+    from trace_d2.settings import flatten
 
     cfg = get_cfg()
     trace_d2.add_trace_config(cfg)
-    official = bool(config_file) and add_official_mask2former_config(cfg, config_file)
+    official = False
     if config_file:
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+        content = read_config(config_file, type(cfg))
+        official = add_official_mask2former_config(cfg, config_file)
+        with explained(cfg, flatten(content), config_file):
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+    merge_pairs(cfg, opts)
     if official:
         adopt_official_input(cfg)
     cfg.freeze()

@@ -6,14 +6,20 @@ alike. Nothing here needs Detectron2: its ``CfgNode`` is a subclass of fvcore's.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import difflib
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
+
+from trace_d2.io.json_files import quoted, shown
+from trace_d2.settings import flatten
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
@@ -27,6 +33,10 @@ _FORMER_KEYS = (
     ),
     "MODEL.TRACE.BGP.IRNET_PADDING",
 )
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the key or the file, and the remedy."""
 
 
 def add_trace_config(cfg: CfgNode) -> None:
@@ -62,33 +72,156 @@ def _of_kind(node: Mapping[str, Any], kind: type[CfgNode]) -> CfgNode:
 
 
 def get_trace_cfg() -> CfgNode:
-    """A config that holds the ``TRACE`` keys at their defaults and nothing else."""
+    """A config that holds the ``TRACE`` keys at their defaults, and ``MODEL.DEVICE``, no more.
+
+    ``MODEL.DEVICE`` is Detectron2's key, which means the same in all tools; "auto" is CUDA where
+    there is one.
+    """
     cfg = CfgNode()
     add_trace_config(cfg)
+    cfg.MODEL.DEVICE = "auto"
     return cfg
 
 
-def load_trace_cfg(config_file: str | Path, overrides: list[str] | None = None) -> CfgNode:
+def load_trace_cfg(
+    config_file: str | Path | None = None, overrides: Sequence[str] | None = None
+) -> CfgNode:
     """Defaults, then ``config_file`` (with its ``_BASE_``), then ``KEY VALUE`` pairs; frozen.
 
-    Of a file for training (it names a META_ARCHITECTURE) only the TRACE keys are taken: the
-    others are Detectron2's, which need not be installed.
+    Of a file for training (it names a META_ARCHITECTURE) only the TRACE keys and MODEL.DEVICE are
+    taken: the others are Detectron2's, which need not be installed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        KeyError: the file or a pair names a key that does not exist.
+        ConfigError: the file is no config, or it or a pair names a key that does not exist or a
+            value that the key cannot have.
     """
-    if not Path(config_file).is_file():
-        raise FileNotFoundError(f"no config file at {config_file}")
     cfg = get_trace_cfg()
-    loaded = cfg.load_yaml_with_base(str(config_file))
-    if "META_ARCHITECTURE" in (loaded.get("MODEL") or {}):
-        loaded = {
-            node: {"TRACE": loaded[node]["TRACE"]}
-            for node in _defaults()
-            if "TRACE" in (loaded.get(node) or {})
-        }
-    cfg.merge_from_other_cfg(CfgNode(loaded))
-    cfg.merge_from_list(list(overrides or []))
+    if config_file is not None:
+        content = read_config(config_file)
+        model = content.get("MODEL")
+        if isinstance(model, Mapping) and "META_ARCHITECTURE" in model:
+            content = _own_keys(content)
+        with explained(cfg, flatten(content), shown(str(config_file))):
+            cfg.merge_from_other_cfg(CfgNode(content))
+    merge_pairs(cfg, overrides or ())
     cfg.freeze()
     return cfg
+
+
+def read_config(config_file: str | Path, kind: type[CfgNode] = CfgNode) -> dict[str, Any]:
+    """The keys of a YAML file and of its ``_BASE_``, opened as configs of ``kind`` are.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none that a ``_BASE_`` names.
+        ConfigError: it is no YAML of keys. Tags that make Python objects are none.
+    """
+    where = shown(str(config_file))
+    if "://" not in where and not Path(config_file).is_file():
+        raise FileNotFoundError(f"no config file at {where}: correct --config-file")
+    try:
+        content = kind.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        CfgNode(content)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{where} has a _BASE_ that is absent ({error}): correct it; it is"
+            " relative to the file that names it"
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is its own _BASE_: correct it") from error
+    except (yaml.YAMLError, UnicodeError, TypeError, AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"{where} is no config, which is YAML of keys and plain values ({error}): correct it"
+        ) from error
+    return content
+
+
+def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
+    """Take over ``KEY VALUE KEY VALUE ...`` of a command line; raises a ConfigError as above."""
+    if len(pairs) % 2:
+        raise ConfigError(
+            f"config keys come as KEY VALUE pairs, but these are {len(pairs)}: "
+            + shown(" ".join(map(str, pairs)))
+        )
+    with explained(cfg, dict(zip(pairs[::2], pairs[1::2], strict=True)), "the command line"):
+        cfg.merge_from_list(list(pairs))
+
+
+@contextlib.contextmanager
+def explained(cfg: CfgNode, given: Mapping[str, Any], where: str) -> Iterator[None]:
+    """Within it, errors of merging the keys ``given`` into ``cfg`` become a ConfigError.
+
+    It names every key that does not exist, with the one that may be meant, or else the key whose
+    value is of another kind. ``where`` the keys stand begins the message.
+    """
+    try:
+        yield
+    except (KeyError, AssertionError, ValueError, TypeError, AttributeError) as error:
+        unknown = [key for key in given if not _is_key(cfg, key)]
+        if unknown:
+            known = list(flatten(cfg))
+            texts = "; ".join(f"{shown(key)}{_meant(key, known)}" for key in unknown)
+            raise ConfigError(
+                f"{where} names config keys that do not exist: {texts}. docs/config.md lists"
+                " TRACE's keys"
+            ) from error
+        mismatch = re.search(r"for config key: (\S+)$", str(error))
+        if mismatch is None:
+            raise ConfigError(f"{where}: {error}") from error
+        key = mismatch[1]
+        raise ConfigError(
+            f"{where}: {key} must be {_kind_of(_value(cfg, key))}, not {quoted(given.get(key))}"
+        ) from error
+
+
+def _own_keys(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the keys of a training, those that are known without Detectron2."""
+    own: dict[str, Any] = {}
+    for name in _defaults():
+        node = content.get(name)
+        if isinstance(node, Mapping) and "TRACE" in node:
+            own[name] = {"TRACE": node["TRACE"]}
+    if "DEVICE" in content["MODEL"]:
+        own.setdefault("MODEL", {})["DEVICE"] = content["MODEL"]["DEVICE"]
+    return own
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    """What ``cfg`` holds at the dotted ``key``; a KeyError where that is nothing."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, Mapping):
+            raise KeyError(key)
+        node = node[part]
+    return node
+
+
+def _is_key(cfg: CfgNode, key: str) -> bool:
+    try:
+        _value(cfg, key)
+    except KeyError:
+        return bool(cfg.key_is_deprecated(key))
+    return True
+
+
+def _meant(key: str, known: Sequence[str]) -> str:
+    """A guess which of the ``known`` keys is meant by ``key``."""
+    close = difflib.get_close_matches(key.upper(), known, n=1, cutoff=0.75)
+    last = key.upper().rpartition(".")[2]
+    same = [other for other in known if other.rpartition(".")[2] == last]
+    if not close and len(same) <= 3:
+        close = same
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _kind_of(value: Any) -> str:
+    """What values may take the place of ``value``, the default."""
+    if isinstance(value, Mapping):
+        return f"a group of keys ({', '.join(list(value)[:4])}, ...)"
+    if isinstance(value, bool):
+        return "True or False"
+    if isinstance(value, (list, tuple)):
+        return f"a list, as {list(value)}"
+    if isinstance(value, float):
+        return f"a number with a decimal point, as {value}"
+    return f"a whole number, as {value}" if isinstance(value, int) else "a text"

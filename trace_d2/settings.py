@@ -16,11 +16,20 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
     from typing_extensions import Self
+
+_KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+"""Types of fields: what their values may be, and how messages call that."""
 
 
 def one_of(*choices: Any, default: Any) -> Any:
@@ -57,20 +66,32 @@ class NodeSettings:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
         for own in fields(self):
-            value = getattr(self, own.name)
-            for single in value if isinstance(value, tuple) else (value,):
-                self._check(own, single)
+            key, value = f"{self.node}.{own.name.upper()}", getattr(self, own.name)
+            kind, many = kinds[own.name], get_origin(kinds[own.name]) is tuple
+            if isinstance(value, tuple) is not many:
+                raise ValueError(
+                    f"{key} must be {'a list' if many else 'one value'}, not {value!r}"
+                )
+            for single in value if many else (value,):
+                _check(key, own, get_args(kind)[0] if many else kind, single)
 
-    def _check(self, own: Field[Any], value: Any) -> None:
-        key = f"{self.node}.{own.name.upper()}"
-        choices = own.metadata.get("choices")
-        if choices is not None and value not in choices:
-            raise ValueError(f"{key} must be one of {', '.join(map(str, choices))}, not {value!r}")
-        low, high = own.metadata.get("bounds", (-math.inf, math.inf))
-        if "bounds" in own.metadata and not low <= value <= high:
-            limits = f"{low:g} or more" if high == math.inf else f"in {low:g}..{high:g}"
-            raise ValueError(f"{key} must be {limits}, not {value!r}")
+
+def _check(key: str, own: Field[Any], kind: type, value: Any) -> None:
+    """Raise a ValueError unless ``value`` is of the ``kind``, a choice and within bounds."""
+    allowed, name = _KINDS[kind]
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{key} must be {name}, not {value!r}")
+    choices = own.metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise ValueError(f"{key} must be one of {', '.join(map(str, choices))}, not {value!r}")
+    low, high = own.metadata.get("bounds", (-math.inf, math.inf))
+    if "bounds" in own.metadata and not low <= value <= high:
+        limits = f"{low:g} or more" if high == math.inf else f"in {low:g}..{high:g}"
+        raise ValueError(f"{key} must be {limits}, not {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, not {value!r}")
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -80,7 +101,7 @@ def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             leaves.update(flatten(value, f"{prefix}{key}."))
         else:
-            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
+            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return leaves
 
 

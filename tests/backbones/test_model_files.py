@@ -160,10 +160,16 @@ def test_unknown_scheduler(flux_copy):
 
 def test_device_and_dtype_that_do_not_exist(tiny_folder):
     name = str(tiny_folder("flux"))
-    with pytest.raises(ValueError, match=r"DEVICE 'cuda:99' cannot be used.*\"auto\" or \"cpu\""):
+    with pytest.raises(
+        ValueError, match=r"MODEL\.TRACE\.DEVICE 'cuda:99' cannot .*set MODEL\.TRACE\.DEVICE to"
+    ):
         _build(NAME=name, DEVICE="cuda:99")
     with pytest.raises(ValueError, match="DEVICE 'toaster'"):
         _build(NAME=name, DEVICE="toaster")
+    cfg = get_trace_cfg()
+    cfg.MODEL.TRACE.BACKBONE.NAME, cfg.MODEL.DEVICE = name, "toaster"
+    with pytest.raises(ValueError, match=r"^MODEL\.DEVICE 'toaster' cannot .*set MODEL\.DEVICE to"):
+        build_backbone(cfg)
     with pytest.raises(ValueError, match=r"DTYPE must be one of auto, float32.*int8"):
         _build(NAME=name, DTYPE="int8")
 

@@ -232,9 +232,8 @@ def test_training_goes_on_where_it_stopped(data, tmp_path, load_tool):
 
 def _backbone():
     from trace_d2.backbones import build_backbone
-    from trace_d2.edges.sources import on_device
 
-    return build_backbone(on_device(config()))
+    return build_backbone(config())
 
 
 def test_distributed_training_finds_every_parameter_used(batch, tmp_path):

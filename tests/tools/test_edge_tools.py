@@ -348,4 +348,4 @@ def test_configs_of_the_training_serve_the_tools(name) -> None:
     trace = cfg.MODEL.TRACE
     assert trace.BACKBONE.NAME.replace("-", "_") == name
     assert trace.EDGES.SOURCE == "student"
-    assert (cfg.MODEL.TRACE.SEED, set(cfg.MODEL)) == (3, {"TRACE"})
+    assert (cfg.MODEL.TRACE.SEED, set(cfg.MODEL)) == (3, {"TRACE", "DEVICE"})

@@ -77,6 +77,24 @@ def test_an_archive_of_something_else_is_refused(installer, tmp_path):
         installer.read_package(path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pb1-detectron2-0.6/detectron2/../../evil.py",
+        "../evil.py",
+        "/detectron2/evil.py",
+        "pb1-detectron2-0.6//detectron2/evil.py",
+        "detectron2/..\\evil.py",
+        "detectron2/a\nevil.py",
+    ],
+)
+def test_an_archive_whose_files_lead_out_of_their_folder_is_refused(installer, archive, name):
+    with tarfile.open(archive, "a") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(installer.InstallError, match=r"source\.tar holds a file named"):
+        installer.read_package(archive)
+
+
 def test_patches_replace_whole_words_and_say_so(installer):
     files = {"a.py": b"np.int, np.int32, xnp.int, a.np.int\n"}
     patched = installer.apply_patches(files, {"np.int": "int"})

@@ -48,7 +48,7 @@ def load_backbone(cfg: CfgNode, architecture: str | None) -> Any:
     if architecture is None:
         return build_backbone(cfg)
     settings = replace(BackboneSettings.from_config(cfg), name=architecture, cpu_offload=False)
-    device = pick_device(cfg.MODEL.TRACE.DEVICE)
+    device = pick_device(cfg)
     dtype = pick_dtype(settings.dtype, device)
     denoiser, vae = ARCHITECTURES[architecture]
     return StableDiffusion3Backbone(

@@ -97,7 +97,7 @@ class DiffusionBackbone(AttentionBackbone):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
         settings = BackboneSettings.from_config(cfg)
-        device = loading.pick_device(cfg.MODEL.TRACE.DEVICE)
+        device = loading.pick_device(cfg)
         dtype = loading.pick_dtype(settings.dtype, device)
         source = open_model(weights_of(settings))
         registered = REGISTERED_MODELS.get(settings.name)

@@ -7,13 +7,21 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL
+from fvcore.common.config import CfgNode
 from safetensors import SafetensorError
 
 from .model_files import ModelSource, weights_in
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that ``MODEL.TRACE.DEVICE`` means; "auto" takes CUDA where there is one."""
+def pick_device(cfg: CfgNode) -> torch.device:
+    """Where the backbone runs.
+
+    ``MODEL.TRACE.DEVICE`` says so; at "auto", ``MODEL.DEVICE`` where the config has one and it is
+    not "auto", too; else it is CUDA where there is one.
+    """
+    key, name = "MODEL.TRACE.DEVICE", cfg.MODEL.TRACE.DEVICE
+    if name == "auto":
+        key, name = "MODEL.DEVICE", cfg.MODEL.get("DEVICE", "auto")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -21,7 +29,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f'MODEL.TRACE.DEVICE {name!r} cannot be used: {error}; set it to "auto" or "cpu"'
+            f'{key} {name!r} cannot be used: {error}; set {key} to "cpu", or to a device that'
+            " this machine has"
         ) from error
     return device
 

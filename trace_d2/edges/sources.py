@@ -100,8 +100,7 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
 
     Args:
         cfg: with the ``TRACE`` keys.
-        device: what ``MODEL.TRACE.DEVICE`` "auto" means; ``None``: ``cfg.MODEL.DEVICE`` where the
-            config has one, as Detectron2's does, else CUDA if there is any.
+        device: takes the place of ``cfg.MODEL.DEVICE``, which ``MODEL.TRACE.DEVICE`` follows.
 
     Raises:
         ValueError: a wrong key, named; see also ``build_backbone``.
@@ -109,7 +108,10 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
             not exist.
     """
     check_edge_source(cfg)
-    cfg = on_device(cfg, device)
+    if device is not None:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = device
     entry = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE]
     kind = resolve_name(entry) if isinstance(entry, str) else entry
     return kind.from_config(cfg)
@@ -127,14 +129,3 @@ def edge_calibration(cfg: CfgNode) -> EdgeCalibration | None:
         carried = student_folder(cfg) / CALIBRATION_NAME
         return EdgeCalibration.load(carried) if carried.is_file() else None
     return None
-
-
-def on_device(cfg: CfgNode, device: str | None = None) -> CfgNode:
-    """``cfg`` with ``MODEL.TRACE.DEVICE`` "auto" replaced by what it means, see above."""
-    if device is None and "DEVICE" in cfg.MODEL:
-        device = cfg.MODEL.DEVICE
-    if device is not None and cfg.MODEL.TRACE.DEVICE == "auto":
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.TRACE.DEVICE = device
-    return cfg

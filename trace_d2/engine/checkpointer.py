@@ -1,13 +1,23 @@
-"""Checkpoints that are noticed when they do not fit."""
+"""Checkpoints that are noticed when they do not fit, and of which nothing is run."""
 
 from __future__ import annotations
 
+import pickle
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import _filter_reused_missing_keys
+from safetensors.torch import load_file
 from torch import Tensor
+
+from trace_d2.io.atomic import atomic_file, write_text
+from trace_d2.io.json_files import shown
+from trace_d2.io.paths import file_below
+from trace_d2.io.safe_pickle import UnfitPickleError, read_pickle
 
 _TORCHVISION_NAMES = (
     (re.compile(r"^(conv1|bn1)\."), r"stem.\1."),
@@ -17,22 +27,27 @@ _TORCHVISION_NAMES = (
     (re.compile(r"\.downsample\.1\."), ".shortcut.norm."),
 )
 _LEAST_SHARE = 0.5  # of a backbone's tensors that its checkpoint must fill
+_SHOWN = 5  # names of tensors in a message
 
 
 class UnfitCheckpointError(ValueError):
-    """A checkpoint that belongs to another model."""
+    """A checkpoint that belongs to another model, or is no file of weights."""
 
 
 class TraceCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, which also reads torchvision's ResNets and refuses misfits.
 
-    Detectron2 only warns where names or shapes disagree, and then trains from random weights.
-    This one raises an UnfitCheckpointError if a checkpoint leaves more than half of the backbone's
-    tensors (or of all tensors, for a model without a ``backbone``) as they were.
+    Detectron2 only warns where names or shapes disagree, and then goes on with random weights.
+    This one raises an UnfitCheckpointError: if a checkpoint to train from leaves more than half of
+    the backbone's tensors (or of all tensors, for a model without a ``backbone``) as they were; if
+    one to evaluate, or to go on from, leaves a single tensor of the model.
+
+    Files are ``.pth``, ``.pyth``, ``.pkl`` and ``.safetensors``. Nothing that they name is run, and
+    they are written whole or not at all.
 
     Args:
         model, save_dir, options: as Detectron2's.
-        whole: the checkpoint is to fill the whole model, not only its backbone: for evaluation.
+        whole: the checkpoint is to fill the whole model: for evaluation.
     """
 
     def __init__(
@@ -40,9 +55,42 @@ class TraceCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **options)
         self.whole = whole
+        self._goes_on = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As Detectron2's, but an interruption leaves a former file of the name as it was."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_file(path) as file:
+            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
+    def get_checkpoint_file(self) -> str:
+        """The file that ``last_checkpoint`` names, of the same folder."""
+        return str(last_checkpoint(self.save_dir))
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As Detectron2's; what training goes on from must hold all of its state."""
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])  # type: ignore[no-any-return]
+        self.whole = self._goes_on = True
+        return self.load(self.get_checkpoint_file())  # type: ignore[no-any-return]
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        loaded = super()._load_file(filename)
+        loaded = read_checkpoint(filename)
+        absent = self.checkpointables.keys() - loaded.keys()
+        if self._goes_on and absent:
+            raise UnfitCheckpointError(
+                f"{shown(filename)} holds weights alone, no state of {', '.join(sorted(absent))}"
+                " to go on from: write the name of another checkpoint into last_checkpoint, or name"
+                " this one in MODEL.WEIGHTS and start over with --fresh"
+            )
         if {"conv1.weight", "layer1.0.conv1.weight"} <= loaded["model"].keys():
             loaded["model"] = _rename_torchvision_resnet(loaded["model"])
             loaded["matching_heuristics"] = True
@@ -51,24 +99,108 @@ class TraceCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        unfilled = {*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)}
+        missing = _filter_reused_missing_keys(self.model, incompatible.missing_keys)
+        unfilled = {*missing, *(key for key, *_ in incompatible.incorrect_shapes)}
         _check_fit(self.model, unfilled, self._path, whole=self.whole)
         return incompatible
 
 
+def last_checkpoint(folder: str | Path) -> Path:
+    """The file that ``last_checkpoint`` in ``folder`` names.
+
+    Raises:
+        UnfitCheckpointError: it names none, or one outside of the folder.
+    """
+    note = Path(folder) / "last_checkpoint"
+    name = note.read_text(encoding="utf-8", errors="replace").strip()
+    remedy = (
+        "write the name of a checkpoint there (model_0004999.pth) to go on from it, or start over"
+        " with --fresh"
+    )
+    try:
+        path = file_below(folder, name)
+    except ValueError as error:
+        raise UnfitCheckpointError(f"{shown(str(note))}: {error}: {remedy}") from error
+    if not path.is_file():
+        raise UnfitCheckpointError(f"{shown(str(note))}: {shown(name)} is absent: {remedy}")
+    return path
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The content of a file of weights: ``"model"`` holds tensors or arrays by name.
+
+    Raises:
+        UnfitCheckpointError: it names code to run, is damaged, or holds no weights.
+        OSError: it cannot be read.
+    """
+    kind, where = Path(path).suffix, shown(path)
+    try:
+        if kind == ".pkl":
+            return _with_model(_of_model_zoo(read_pickle(path)), where)
+        if kind == ".safetensors":
+            return _with_model(load_file(path), where)
+        return _with_model(torch.load(path, map_location="cpu", weights_only=True), where)
+    except UnfitPickleError as error:
+        raise UnfitCheckpointError(str(error)) from error
+    except pickle.UnpicklingError as error:
+        # PyTorch's own advice is to read it unsafely.
+        named = re.search(r"GLOBAL ([\w.]+)|class `?([\w.]+)", str(error))
+        cause = f"{named[1] or named[2]} beside weights" if named else "more than weights"
+        raise UnfitCheckpointError(
+            f"{where} holds {cause}, or is damaged. Such a file can run any code, so it was not"
+            " read: save its weights alone, by torch.save({'model': model.state_dict()}, FILE)"
+        ) from error
+    except (OSError, UnfitCheckpointError):
+        raise
+    except Exception as error:  # damaged files end in any kind of error
+        raise UnfitCheckpointError(
+            f"{where} is no whole checkpoint ({shown(str(error))}): copy or download it again"
+        ) from error
+
+
+def _of_model_zoo(content: Any) -> Any:
+    """Of a pickle in the formats of Detectron2's, Detectron's or Caffe2's model zoo."""
+    if not isinstance(content, dict) or {"model", "__author__"} <= content.keys():
+        return content
+    blobs = content.get("blobs", content)
+    if isinstance(blobs, dict):
+        blobs = {k: v for k, v in blobs.items() if not str(k).endswith("_momentum")}
+    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _with_model(loaded: Any, where: str) -> dict[str, Any]:
+    if isinstance(loaded, dict) and "model_state" in loaded:  # of pycls
+        state = loaded["model_state"]
+        loaded = {"model": state, "__author__": "pycls", "matching_heuristics": True}
+    elif isinstance(loaded, dict) and "model" not in loaded:
+        loaded = {"model": loaded}
+    state = loaded.get("model") if isinstance(loaded, dict) else None
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise UnfitCheckpointError(f"{where} holds no weights by name: correct MODEL.WEIGHTS")
+    return loaded
+
+
 def _check_fit(model: torch.nn.Module, unfilled: set[str], path: str, *, whole: bool) -> None:
-    """Raise if ``unfilled``, missing or of another shape, is most of what is to be filled."""
-    names = [name for name in model.state_dict() if not name.startswith("pixel_")]
+    """Raise if ``unfilled``, missing or of another shape, is too much of what is to be filled."""
+    names = [
+        name
+        for name in model.state_dict()
+        if not name.startswith("pixel_") and not name.endswith("num_batches_tracked")
+    ]
     backbone = [name for name in names if name.startswith("backbone.")] or names
-    rest = [name for name in names if not name.startswith("backbone.")]
-    for part, wanted in (("backbone", backbone), ("heads", rest if whole else [])):
+    rest = [name for name in names if name not in set(backbone)]
+    for part, wanted, least in (
+        ("backbone", backbone, 1.0 if whole else _LEAST_SHARE),
+        ("heads", rest, 1.0 if whole else 0.0),
+    ):
         left = [name for name in wanted if name in unfilled]
-        if len(left) > (1 - _LEAST_SHARE) * len(wanted):
+        if len(left) > (1 - least) * len(wanted):
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
             raise UnfitCheckpointError(
-                f"{path} fits {len(wanted) - len(left)} of the {len(wanted)} tensors of the "
-                f"{part} (not {left[0]}, for one): it belongs to another model. Correct "
-                "MODEL.WEIGHTS, or MODEL.BACKBONE and the keys of its kind (MODEL.RESNETS.DEPTH, "
-                "...)"
+                f"{shown(path)} fits {len(wanted) - len(left)} of the {len(wanted)} tensors of the"
+                f" {part} (not {', '.join(left[:_SHOWN])}{more}): it belongs to another model, or"
+                " to other classes. Correct MODEL.WEIGHTS, or MODEL.BACKBONE and the keys of its"
+                " kind (MODEL.RESNETS.DEPTH, ...) or the number of classes"
             )
 
 

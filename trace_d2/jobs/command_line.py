@@ -163,22 +163,15 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
     """The config of a command line, frozen; of a training config only the ``TRACE`` nodes count.
 
     Raises:
-        UsageError: a key does not exist.
+        UsageError: a key does not exist, or has a value of the wrong kind.
         FileNotFoundError: there is no such file.
     """
-    from trace_d2.config import get_trace_cfg, load_trace_cfg
+    from trace_d2.config import ConfigError, load_trace_cfg
 
-    if len(opts) % 2:
-        raise UsageError(f"config keys come as KEY VALUE pairs, but these are {len(opts)}: {opts}")
     try:
-        if config_file is not None:
-            return load_trace_cfg(config_file, list(opts))
-        cfg = get_trace_cfg()
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError) as error:  # what yacs raises for a key that does not exist
-        raise UsageError(f"{error.args[0]}: see docs/config.md for the keys") from error
-    cfg.freeze()
-    return cfg
+        return load_trace_cfg(config_file, opts)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def load_edge_cfg(args: argparse.Namespace, *opts: str) -> CfgNode:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
-from trace_d2.edges.sources import EdgeSource, FileEdges, build_edge_source, on_device
+from trace_d2.edges.sources import EdgeSource, FileEdges, build_edge_source
 from trace_d2.edges.student import EdgeStudent, save_student, student_to_train
 
 _TAG_BYTES = 256
@@ -77,7 +77,7 @@ class TraceEdgePredictor(nn.Module):
         arguments = {"source_name": name, "input_format": cfg.INPUT.FORMAT}
         if trace.EDGES.SOURCE != "student" or not trace.STUDENT.TRAIN:
             return arguments | {"edge_source": build_edge_source(cfg)}
-        student = student_to_train(on_device(cfg))
+        student = student_to_train(cfg)
         return arguments | {
             "edge_source": StudentDetector(student, trace.SEED),
             "student": student,
