@@ -138,6 +138,70 @@ def test_weights_that_lack_a_tensor(flux_copy):
         _build(NAME=str(flux_copy))
 
 
+@pytest.mark.parametrize("component", ["transformer", "vae"])
+def test_weights_that_hold_a_further_tensor(component, flux_copy):
+    path = flux_copy / component / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(path), "extra.weight": torch.ones(2)}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{component} hold 1 tensors .* \(extra\.weight\)"):
+        _build(NAME=str(flux_copy))
+
+
+@pytest.mark.parametrize(
+    ("settings", "package"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "gguf", "compute_dtype": "bfloat16"}, "gguf"),
+        ({"quant_method": "torchao", "quant_type": "int8wo"}, "torchao"),
+        ({"quant_method": "quanto", "weights_dtype": "int8"}, "optimum-quanto"),
+    ],
+)
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder_2"])
+def test_the_package_of_quantised_weights_is_named(
+    settings, package, component, flux_copy, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
+    path = flux_copy / component / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "quantization_config": settings}))
+    with pytest.raises(ValueError, match=rf"{component} is quantised .* `pip install {package}`"):
+        _build(NAME=str(flux_copy))
+
+
+def test_an_unknown_way_to_quantise_is_named(flux_copy):
+    path = flux_copy / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "quantization_config": {"quant_method": [1]}}))
+    with pytest.raises(ValueError, match=r"quant_method \[1\], which is not known here"):
+        _build(NAME=str(flux_copy))
+
+
+def test_gguf_files_are_named(flux_copy):
+    (flux_copy / "flux.gguf").write_bytes(b"GGUF")
+    with pytest.raises(FileNotFoundError, match=r"single file.*package gguf.*pass the top folder"):
+        _build(NAME="flux1-dev", WEIGHTS=str(flux_copy / "flux.gguf"))
+    (flux_copy / DENOISER_FILE).rename(flux_copy / "transformer" / "model.gguf")
+    with pytest.raises(FileNotFoundError, match=r"holds GGUF weights.*`pip install gguf`"):
+        _build(NAME=str(flux_copy))
+
+
+def test_a_single_file_as_name(flux_copy):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a single file"):
+        _build(NAME=str(flux_copy / "text_encoder" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"latent_channels": "a"}'])
+@pytest.mark.parametrize(
+    "name", ["transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"]
+)
+def test_configurations_that_are_none(name, text, flux_copy):
+    (flux_copy / name).write_text(text)
+    if name.startswith("scheduler") and text.startswith('{"'):
+        return  # keys that a scheduler does not know are passed by
+    with pytest.raises(ValueError, match=name.split("/")[0]):
+        _build(NAME=str(flux_copy))
+
+
 def test_weights_of_another_size(flux_copy):
     tensors = load_file(flux_copy / DENOISER_FILE)
     tensors["proj_out.weight"] = tensors["proj_out.weight"][:, :-1].contiguous()

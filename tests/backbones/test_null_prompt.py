@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import shutil
 import weakref
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from trace_d2.backbones import NullPrompt, null_prompt
 
@@ -170,7 +172,7 @@ def test_without_text_encoders_both_remedies_are_named(build_tiny, flux_copy, ca
 def test_damaged_text_encoders_name_the_remedy(build_tiny, flux_copy, cache):
     path = flux_copy / "text_encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"text encoders.*download them again.*zeros"):
+    with pytest.raises(ValueError, match=r"text encoders.*download the model again.*zeros"):
         build_tiny(flux_copy)
 
 
@@ -187,3 +189,153 @@ def test_saving_leaves_no_half_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         NullPrompt.zeros({"prompt_embeds": (1, 1, 4)}).save(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- strictness --------------------------------------------------------------------------------
+
+
+def _edit_weights(folder, part, change):
+    path = next((folder / part).glob("*model.safetensors"))
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _lack_half(weights):
+    for name in sorted(weights)[::2]:
+        del weights[name]
+
+
+def _lack_one(weights):
+    del weights[
+        next(n for n in weights if n.endswith(("fc1.weight", ".wi_0.weight", ".wi.weight")))
+    ]
+
+
+def _hold_more(weights):
+    name = next(n for n in weights if ".0." in n)
+    weights[name.replace(".0.", ".7.")] = torch.ones(3)
+
+
+def _other_shape(weights):
+    name = next(n for n in weights if ".0." in n and weights[n].ndim == 2)
+    weights[name] = weights[name][:, :-1].contiguous()
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_lack_half, r"lack \d+ of the model's tensors \(.*, \.\.\.\)"),
+        (_lack_one, r"lack 1 of the model's tensors \(.*weight\)"),
+        (_hold_more, r"hold 1 tensors that the model does not have \(.*\.7\."),
+        (_other_shape, r"text_encoder"),
+    ],
+)
+def test_text_encoders_are_loaded_as_strictly_as_the_denoiser(
+    part, change, message, build_tiny, flux_copy, cache
+):
+    _edit_weights(flux_copy, part, change)
+    with pytest.raises(ValueError, match=rf"{part}\b.*{message}|{part}\b.*size"):
+        build_tiny(flux_copy)
+    assert not cache.exists()
+    assert build_tiny(flux_copy, NULL_PROMPT="zeros").name == str(flux_copy)
+
+
+@pytest.mark.parametrize("name", ["encoder.embed_tokens.weight", "shared.weight"])
+def test_tied_weights_need_to_be_there_once(name, build_tiny, flux_copy, cache):
+    expected = build_tiny("flux").null_prompt_tensor("prompt_embeds", 1)
+
+    def tie(weights):
+        kept = weights.pop("encoder.embed_tokens.weight", None)
+        kept = weights.pop("shared.weight", kept)
+        weights[name] = kept
+
+    _edit_weights(flux_copy, "text_encoder_2", tie)
+    assert torch.equal(build_tiny(flux_copy).null_prompt_tensor("prompt_embeds", 1), expected)
+
+
+def test_other_halves_of_a_model_are_harmless(build_tiny, flux_copy, cache):
+    def add(weights):
+        prefix = "text_model." if any(n.startswith("text_model.") for n in weights) else ""
+        weights[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
+        weights["vision_model.embeddings.class_embedding"] = torch.ones(3)
+
+    _edit_weights(flux_copy, "text_encoder", add)
+    assert build_tiny(flux_copy).null_prompt_tensor("prompt_embeds", 1).any()
+
+
+def test_an_embedding_that_is_no_number_is_not_kept(build_tiny, flux_copy, cache):
+    def overflow(weights):
+        weights["shared.weight"] = torch.full_like(weights["shared.weight"], torch.nan)
+
+    _edit_weights(flux_copy, "text_encoder_2", overflow)
+    with pytest.raises(ValueError, match=r"prompt_embeds .* no numbers: .*DTYPE to bfloat16"):
+        build_tiny(flux_copy)
+    assert not cache.exists()
+
+
+def test_an_unknown_class_of_text_encoder_is_named(build_tiny, flux_copy, cache):
+    path = flux_copy / "model_index.json"
+    index = json.loads(path.read_text())
+    index["text_encoder_2"] = ["transformers", "NoSuchEncoder"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"has no NoSuchEncoder, its text_encoder_2.*zeros"):
+        build_tiny(flux_copy)
+
+
+# ---- the cache ---------------------------------------------------------------------------------
+
+
+def test_files_of_the_cache_follow_the_umask(build_tiny, cache):
+    for mask in (0o022, 0o002, 0o077):
+        shutil.rmtree(cache, ignore_errors=True)
+        before = os.umask(mask)
+        try:
+            build_tiny("flux")
+        finally:
+            os.umask(before)
+        (file,) = cache.iterdir()
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_cache_that_cannot_be_read_is_made_again(build_tiny, cache, monkeypatch, caplog):
+    first = build_tiny("flux").null_prompt_tensor("prompt_embeds", 1)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(NullPrompt, "load", refuse)
+    with caplog.at_level(logging.WARNING):
+        second = build_tiny("flux").null_prompt_tensor("prompt_embeds", 1)
+    assert torch.equal(first, second)
+    assert "computing the null prompt again: [Errno 13] Permission denied" in caplog.text
+
+
+def test_a_cache_of_another_shape_is_made_again(build_tiny, cache, caplog):
+    first = build_tiny("flux").null_prompt_tensor("prompt_embeds", 1)
+    (file,) = cache.iterdir()
+    for tensors in (
+        {"prompt_embeds": torch.ones(3)},
+        {"prompt_embeds": torch.tensor(1.0)},
+        {"other": torch.ones(1)},
+        {k: torch.full_like(t, torch.nan) for k, t in NullPrompt.load(file).tensors.items()},
+    ):
+        save_file(tensors, file)
+        assert torch.equal(build_tiny("flux").null_prompt_tensor("prompt_embeds", 1), first)
+    assert caplog.text.count("computing the null prompt again") == 4
+
+
+def test_a_changed_text_encoder_is_another_cache_entry(build_tiny, cache, flux_copy):
+    build_tiny(flux_copy)
+    path = flux_copy / "text_encoder_2" / "model.safetensors"
+    status = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    (flux_copy / "text_encoder" / "folder").mkdir()  # folders in it are no reason to fail
+    build_tiny(flux_copy)
+    build_tiny(flux_copy, DTYPE="bfloat16")
+    assert len(list(cache.iterdir())) == 3
+
+
+# ---- what the encoders need --------------------------------------------------------------------

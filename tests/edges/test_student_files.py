@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from trace_d2.backbones import build_backbone
@@ -194,9 +195,9 @@ def change(path, **entries) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"student\.json is damaged .*train the student again"),
+        ("{", r"student\.json is not valid JSON"),
         ("[1, 2]", r"student\.json is damaged"),
-        ('{"format": 1}', r"student\.json is damaged \(a part is missing\)"),
+        ('{"format": 1}', r"student\.json is damaged \(it has no 'backbone'\)"),
         ('{"images": [], "annotations": []}', r"student\.json is damaged"),
         ('{"format": null}', r"student\.json is damaged"),
     ],
@@ -334,3 +335,64 @@ def test_an_offloaded_backbone_takes_a_student(saved, student_cfg) -> None:
     source = build_edge_source(cfg)
     for _ in range(2):
         np.testing.assert_allclose(source(IMAGE, "dog").edges, edges(student), atol=1e-3)
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize("side", ["both", "A", "B"])
+def test_adapters_of_some_layers_alone_are_refused(saved, student_cfg, side, metadata) -> None:
+    _, folder = saved
+    path = folder / LORA_FILE
+    with safe_open(path, "pt") as file:
+        noted = file.metadata() if metadata else {"format": "pt"}
+    weights = load_file(path)
+    layers = sorted({name.partition(".lora_")[0] for name in weights})
+    gone = "" if side == "both" else f".lora_{side}"
+    kept = {n: t for n, t in weights.items() if not n.startswith(f"{layers[0]}.lora_") or gone}
+    if gone:
+        kept = {n: t for n, t in weights.items() if not n.startswith(layers[0] + gone)}
+    save_file(kept, path, metadata=noted)
+    with pytest.raises(ValueError, match=r"pytorch_lora_weights\.safetensors is damaged.*copy it"):
+        load_student(folder, build_backbone(student_cfg("sd3")))
+
+
+@pytest.mark.parametrize("change", ["lacks", "more", "shape"])
+def test_a_decoder_that_does_not_fit_is_refused(saved, student_cfg, change) -> None:
+    _, folder = saved
+    path = folder / DECODER_FILE
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    if change == "lacks":
+        del weights[name]
+    elif change == "more":
+        weights["further.weight"] = torch.ones(2)
+    else:
+        weights[name] = torch.ones(1)
+    save_file(weights, path)
+    wanted = "further.weight" if change == "more" else name
+    with pytest.raises(ValueError, match=rf"does not fit its student\.json \((.|\n)*{wanted}"):
+        load_student(folder, build_backbone(student_cfg("sd3")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": None},
+        {"format": "1"},
+        {"backbone": None},
+        {"backbone": {"name": 3, "denoiser": "x"}},
+        {"grid": [4]},
+        {"grid": [4, "4"]},
+        {"grid": {"a": 1, "b": 2}},
+        {"blocks": ["a"]},
+        {"blocks": 3},
+        {"resolution": "32"},
+        {"decoder": {"name": "relative", "settings": [1]}},
+        {"decoder": {"name": "relative", "settings": {"channels": "many"}}},
+    ],
+)
+def test_a_description_with_a_wrong_field_is_refused(saved, student_cfg, changes) -> None:
+    _, folder = saved
+    path = folder / JSON_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=r"student\.json"):
+        load_student(folder, build_backbone(student_cfg("sd3")))

@@ -86,6 +86,24 @@ def test_weights_with_gaps(classifier, tmp_path):
         tiny_swin(WEIGHTS=str(tmp_path))
 
 
+def test_weights_with_further_layers(classifier, tmp_path):
+    model = classifier[0]
+    state = dict(model.state_dict())
+    name = next(key for key in state if "layers.0.blocks.0" in key)
+    state[name.replace("blocks.0", "blocks.9")] = state[name].clone()
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ValueError, match=r"SWIN\.WEIGHTS .* the network has not: .*blocks\.9"):
+        tiny_swin(WEIGHTS=str(tmp_path))
+
+
+def test_weights_that_are_truncated(classifier, tmp_path):
+    classifier[0].save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(OSError, match=r"SWIN\.WEIGHTS .* cannot be loaded: .*download it again"):
+        tiny_swin(WEIGHTS=str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

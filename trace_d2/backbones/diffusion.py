@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from . import loading
 from .backbone import AttentionBackbone, BackboneSettings
-from .model_files import open_model
+from .model_files import ModelSource, open_model
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
 from .registry import REGISTERED_MODELS, family_of, weights_of
@@ -110,12 +110,7 @@ class DiffusionBackbone(AttentionBackbone):
         null_prompt = load_null_prompt(
             source,
             cls.text_encoding,
-            shapes=lambda: cls.prompt_shapes(
-                cls.denoiser_class.load_config(
-                    source.component(cls.denoiser_subfolder), local_files_only=True
-                ),
-                source.pipeline_name,
-            ),
+            shapes=lambda: cls._configured_shapes(source),
             zeros=settings.null_prompt == "zeros",
             dtype=dtype,
             device=torch.device("cpu") if settings.cpu_offload else device,
@@ -129,6 +124,17 @@ class DiffusionBackbone(AttentionBackbone):
             native_resolution=registered.native_resolution if registered else None,
             device=device,
         )
+
+    @classmethod
+    def _configured_shapes(cls, source: ModelSource) -> dict[str, tuple[int, ...]]:
+        config = loading.load_config(source, cls.denoiser_subfolder)
+        try:
+            return cls.prompt_shapes(config, source.pipeline_name)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"the configuration of {source}'s {cls.denoiser_subfolder} does not say how large"
+                f" its prompt is ({error}): copy or download the model again"
+            ) from error
 
     @staticmethod
     @abstractmethod

@@ -82,8 +82,8 @@ class ModelSource:
     def identity(self, components: Iterable[str]) -> str:
         """A hex digest of which model this is: where it comes from and what it holds.
 
-        A hub model is known by its revision, a folder by the content of ``components``: small
-        files whole, weights by size and both ends, so a fine-tuned copy differs.
+        A hub model is known by its revision, a folder by the content of ``components``: by size,
+        time of change and both ends of each file, so that a fine-tuned copy differs.
         """
         digest = hashlib.sha256()
         if self.hub_id:
@@ -92,11 +92,13 @@ class ModelSource:
         digest.update(str(self.folder.resolve()).encode())
         digest.update(json.dumps(self.index, sort_keys=True).encode())
         for component in components:
-            for path in sorted((self.folder / component).glob("*")):
-                digest.update(f"{component}/{path.name}:{path.stat().st_size}".encode())
+            for path in sorted(p for p in (self.folder / component).rglob("*") if p.is_file()):
+                status = path.stat()
+                name = path.relative_to(self.folder).as_posix()
+                digest.update(f"{name}:{status.st_size}:{status.st_mtime_ns}".encode())
                 with path.open("rb") as file:
                     digest.update(file.read(_SAMPLE))
-                    file.seek(max(0, path.stat().st_size - _SAMPLE))
+                    file.seek(max(0, status.st_size - _SAMPLE))
                     digest.update(file.read())
         return digest.hexdigest()
 
@@ -104,6 +106,12 @@ class ModelSource:
 def open_model(weights: str) -> ModelSource:
     """The model in a diffusers folder, or of a hub id ``owner/name``."""
     folder = Path(weights).expanduser()
+    if folder.is_file():
+        package = "; GGUF needs the package gguf as well" if folder.suffix == ".gguf" else ""
+        raise FileNotFoundError(
+            f"{folder} is a single file, which is not read here{package}: pass the top folder of a"
+            f" diffusers model, the one that holds {INDEX}"
+        )
     if folder.is_dir():
         if not (folder / INDEX).is_file():
             raise FileNotFoundError(
@@ -144,7 +152,13 @@ def choose_weights(names: Iterable[str]) -> WeightFiles | None:
 
 def weights_in(folder: Path) -> WeightFiles:
     """The weights of a component's folder."""
-    found = choose_weights(path.name for path in folder.glob("*"))
+    names = [path.name for path in folder.glob("*")]
+    found = choose_weights(names)
+    if found is None and any(name.endswith(".gguf") for name in names):
+        raise FileNotFoundError(
+            f"{folder} holds GGUF weights, which are read by the package gguf (`pip install gguf`)"
+            " and not here: pass the model as safetensors or bin"
+        )
     if found is None:
         raise FileNotFoundError(
             f"{folder} holds no complete weights (safetensors or bin, every shard); copy or"

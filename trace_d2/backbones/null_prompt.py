@@ -18,17 +18,20 @@ from typing import Any
 import diffusers
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from trace_d2.io.atomic import write_bytes
 
-from .model_files import ModelSource, weights_in
+from .loading import load_text_encoder
+from .model_files import ModelSource
 
 logger = logging.getLogger(__name__)
 
 # A file of this name inside a model folder is taken before anything else.
 FILE_NAME = "null_prompt.safetensors"
+# Part of the names in the cache: files of the first format may come from incomplete weights.
+_CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class NullPrompt:
 
     @classmethod
     def load(cls, path: Path) -> NullPrompt:
-        """Read a file; a ValueError if it is no safetensors file, or is truncated."""
+        """Read a file; a ValueError if it is no whole safetensors file, an OSError as ever."""
         try:
-            return cls(load_file(path))
+            return cls(load(path.read_bytes()))
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
@@ -61,19 +64,28 @@ class NullPrompt:
         write_bytes(path, save({key: tensor.contiguous() for key, tensor in self.tensors.items()}))
 
     def check(self, shapes: dict[str, tuple[int, ...]], where: str) -> None:
-        """Raise ValueError unless the tensors are those of ``shapes``, up to the token count."""
+        """Raise ValueError unless the tensors are those of ``shapes``, up to the token count.
+
+        And unless their values are numbers: text encoders overflow in float16.
+        """
         if set(self.tensors) != set(shapes):
             raise ValueError(
                 f"{where}: the null prompt holds {sorted(self.tensors)}, the denoiser takes"
                 f" {sorted(shapes)}"
             )
-        tokens = self.tensors["prompt_embeds"].shape[1]
+        tokens = self.tensors["prompt_embeds"].shape[1:2].numel()
         for key, shape in shapes.items():
             expected = shape if key == "pooled_prompt_embeds" else (1, tokens, *shape[2:])
             if tuple(self.tensors[key].shape) != expected:
                 raise ValueError(
                     f"{where}: {key} of the null prompt has shape"
                     f" {tuple(self.tensors[key].shape)}, the denoiser takes {expected}"
+                )
+            if not self.tensors[key].isfinite().all():
+                raise ValueError(
+                    f"{where}: {key} of the null prompt holds values that are no numbers: set"
+                    " MODEL.TRACE.BACKBONE.DTYPE to bfloat16 or float32, or copy or download the"
+                    " text encoders again"
                 )
 
 
@@ -117,13 +129,16 @@ def load_null_prompt(
         return NullPrompt.zeros(own_shapes or shapes())
     if own:
         return own
-    path = _cache_file(source, encoding, dtype)
-    if path.is_file():
-        try:
-            return NullPrompt.load(path)
-        except ValueError as error:
-            logger.warning("computing the null prompt again: %s", error)
+    path = _cache_file(source, encoding, dtype, device)
+    try:
+        if path.is_file():
+            kept = NullPrompt.load(path)
+            kept.check(shapes(), str(path))
+            return kept
+    except (OSError, ValueError) as error:
+        logger.warning("computing the null prompt again: %s", error)
     null_prompt = _encode(source, encoding, dtype, device)
+    null_prompt.check(shapes(), f"the text encoders of {source}")
     try:
         null_prompt.save(path)
     except OSError as error:
@@ -135,44 +150,55 @@ def load_null_prompt(
     return null_prompt
 
 
-def _cache_file(source: ModelSource, encoding: TextEncoding, dtype: torch.dtype) -> Path:
-    """In ``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``."""
-    folder = Path(os.environ.get("TRACE_D2_CACHE") or Path.home() / ".cache" / "trace_d2")
-    name = f"{source.identity(encoding.components)[:24]}-{str(dtype).removeprefix('torch.')}"
+def _cache_file(
+    source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
+) -> Path:
+    """In ``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``; named by all that decides the content."""
+    folder = Path(os.environ.get("TRACE_D2_CACHE") or Path("~/.cache/trace_d2").expanduser())
+    kind = f"{str(dtype).removeprefix('torch.')}-{device.type}"
+    name = f"{source.identity(encoding.components)[:24]}-{kind}-{_CACHE_FORMAT}"
     return folder / "null_prompts" / f"{name}.safetensors"
 
 
 def _encode(
     source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
 ) -> NullPrompt:
+    remedy = (
+        f'set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
+    )
+    logger.info("encoding the empty string with the text encoders of %s, once", source)
     try:
-        folders = {name: source.component(name) for name in encoding.components}
+        for name in encoding.components:
+            source.component(name)
+        encoders = {
+            name: load_text_encoder(source, name, dtype)
+            for name in encoding.components
+            if name.startswith("text_encoder")
+        }
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"the null prompt needs the text encoders, and {error}. Or set"
-            f' MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
+            f"the null prompt needs the text encoders, and {error}. Or {remedy}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"the null prompt needs the text encoders of {source}: {error}. Or {remedy}"
         ) from error
     pipeline_class = getattr(diffusers, source.pipeline_name)
     # Everything else the pipeline could hold is left out: denoiser, VAE, safety checker, ...
     parameters = set(inspect.signature(pipeline_class.__init__).parameters) & set(source.index)
-    left_out = {name for name in parameters if isinstance(source.index[name], list)} - set(folders)
-    options: dict[str, Any] = dict.fromkeys(left_out)
+    listed = {name for name in parameters if isinstance(source.index[name], list)}
+    options: dict[str, Any] = dict.fromkeys(listed - set(encoding.components))
     if "requires_safety_checker" in parameters:
         options["requires_safety_checker"] = False
-    logger.info("encoding the empty string with the text encoders of %s, once", source)
     try:
         pipeline = pipeline_class.from_pretrained(
-            source.folder,
-            **options,
-            dtype=dtype,
-            variant=weights_in(folders["text_encoder"]).variant,
-            local_files_only=True,
+            source.folder, **encoders, **options, local_files_only=True
         )
         return encode_empty_string(pipeline, encoding.outputs, device)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # tokenizers and their files end in any kind of error
         raise ValueError(
             f"the text encoders of {source} could not encode the null prompt: {error}; copy or"
-            ' download them again, or set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros"'
+            f" download them again, or {remedy}"
         ) from error
 
 

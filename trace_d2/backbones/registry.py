@@ -107,7 +107,7 @@ def weights_of(settings: BackboneSettings) -> str:
             f"MODEL.TRACE.BACKBONE.WEIGHTS goes with a registered name, and {name!r} is none of"
             f" {', '.join(REGISTERED_MODELS)}; set BACKBONE.NAME to the folder and WEIGHTS to ''"
         )
-    if not Path(name).is_dir():
+    if not Path(name).exists():
         raise FileNotFoundError(
             f"MODEL.TRACE.BACKBONE.NAME {name!r} is neither a registered name"
             f" ({', '.join(REGISTERED_MODELS)}) nor a folder; pass the folder that holds"

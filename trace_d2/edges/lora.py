@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,17 @@ def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:
         if not any(_KINDS[kind].search(name) for name in linear):
             raise ValueError(f"{type(denoiser).__name__} has no layers of the kind {kind!r}")
     return [name for name in linear if any(_KINDS[kind].search(name) for kind in kinds)]
+
+
+def partly_adapted(denoiser: nn.Module, adapted: Set[str]) -> list[str]:
+    """Layers that have no adapter although others of their kind have one; ``adapted`` are those."""
+    linear = [name for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)]
+    lacking = []
+    for pattern in _KINDS.values():
+        layers = [name for name in linear if pattern.search(name)]
+        if not adapted.isdisjoint(layers):
+            lacking += [name for name in layers if name not in adapted]
+    return lacking
 
 
 def add_lora(denoiser: Any, settings: LoraSettings) -> None:

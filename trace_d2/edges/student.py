@@ -32,6 +32,7 @@ from .lora import (
     float32_adapters,
     make_adaptable,
     merge_lora_adapters,
+    partly_adapted,
 )
 from .student_files import (
     DECODER_FILE,
@@ -324,7 +325,9 @@ def _load_decoder(decoder: torch.nn.Module, path: Path) -> None:
     try:
         decoder.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit its {JSON_NAME} ({error})") from error
+        raise ValueError(
+            f"{path} does not fit its {JSON_NAME} ({error}): copy the folder again"
+        ) from error
 
 
 def _load_lora(backbone: AttentionBackbone, path: Path) -> None:
@@ -345,14 +348,24 @@ def _load_lora(backbone: AttentionBackbone, path: Path) -> None:
                 f"{backbone.name} takes: the student belongs to another backbone. Change "
                 "MODEL.TRACE.BACKBONE or MODEL.TRACE.STUDENT.WEIGHTS"
             )
+    adapted = {key.partition(".lora_")[0] for key in weights}
+    lacking = partly_adapted(backbone.network, adapted)
+    if lacking:
+        raise ValueError(
+            f"{path} is damaged: it has adapters of {len(adapted)} layers, and none of "
+            f"{len(lacking)} others of their kinds ({lacking[0]}, ...): copy it again"
+        )
     make_adaptable(backbone.network)
-    backbone.network.load_lora_adapter(
-        str(path.parent),
-        weight_name=path.name,
-        use_safetensors=True,
-        adapter_name=ADAPTER,
-        prefix=None,
-    )
+    try:
+        backbone.network.load_lora_adapter(
+            str(path.parent),
+            weight_name=path.name,
+            use_safetensors=True,
+            adapter_name=ADAPTER,
+            prefix=None,
+        )
+    except Exception as error:  # ranks and settings that disagree end in any kind of error
+        raise ValueError(f"{path} is damaged ({error}): copy it again") from error
     float32_adapters(backbone.network)
     # diffusers makes adapters of the denoiser's type: what that rounded is put in its place again.
     for name, parameter in backbone.network.named_parameters():

@@ -8,11 +8,11 @@ decoder.safetensors                      the decoder's weights
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from trace_d2._version import __version__
+from trace_d2.io.json_files import FieldError, quoted, read_json, shown, whole_number
 
 FORMAT = 1
 JSON_NAME = "student.json"
@@ -21,6 +21,15 @@ DECODER_FILE = "decoder.safetensors"
 FILES = (JSON_NAME, LORA_FILE, DECODER_FILE)
 CALIBRATION_NAME = "calibration.json"  # what its strengths mean; beside the others, if at all
 
+_PARTS: tuple[tuple[str, type], ...] = (  # of the description
+    ("backbone.name", str),
+    ("backbone.denoiser", str),
+    ("decoder.name", str),
+    ("decoder.settings", dict),
+    ("grid", list),
+    ("blocks", list),
+    ("resolution", int),
+)
 _HASHED_ENDINGS = (".json", ".safetensors")
 _MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
 _EMBEDDED = {"trace-tiny": _MODEL_ZOO / "trace_tiny" / "student"}
@@ -74,23 +83,27 @@ def former_folder(folder: Path) -> Path:
 def read_description(folder: str | Path) -> dict[str, Any]:
     """The content of ``student.json``; a ValueError if it is damaged or of a newer version."""
     path = Path(folder) / JSON_NAME
+    remedy = "copy the folder or train the student again"
+    described = read_json(path, "student", remedy)
     try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = int(described["format"])
-        complete = (
-            {"backbone", "resolution", "grid", "blocks", "decoder"} <= described.keys()
-            and {"name", "denoiser"} <= set(described["backbone"])
-            and {"name", "settings"} <= set(described["decoder"])
-            and len(described["grid"]) == 2
-            and isinstance(described["blocks"], list)
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): train the student again") from error
-    if version > FORMAT:
-        raise ValueError(
-            f"{path} has format {version}, made by trace_d2 {described.get('version')}; this is "
-            f"trace_d2 {__version__}, which reads up to {FORMAT}: install a newer one"
-        )
-    if not complete:
-        raise ValueError(f"{path} is damaged (a part is missing): train the student again")
+        version = whole_number(described["format"])
+        if version > FORMAT:
+            raise ValueError(
+                f"{path} has format {version}, made by trace_d2 "
+                f"{shown(described.get('version'))}; this is trace_d2 {__version__}, which reads "
+                f"up to {FORMAT}: install a newer one"
+            )
+        for part, kind in _PARTS:
+            node = described
+            for key in part.split("."):
+                node = node[key]
+            if not isinstance(node, kind):
+                raise TypeError(f"{part} is {quoted(node)}")
+        if len(described["grid"]) != 2:
+            raise TypeError(f"grid is {quoted(described['grid'])}")
+        for number in (*described["grid"], *described["blocks"]):
+            whole_number(number)
+    except (KeyError, TypeError, IndexError, FieldError) as error:
+        what = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged ({what}): {remedy}") from error
     return described

@@ -99,17 +99,28 @@ def _load(weights: str, config: SwinConfig) -> SwinBackbone:
         if "embed_dim" not in SwinConfig.get_config_dict(weights)[0]:
             raise OSError("its config.json is not that of a Swin Transformer")
         stored = SwinConfig.from_pretrained(weights)
-        for key in ("embed_dim", "depths", "num_heads", "window_size"):
-            if getattr(stored, key) != getattr(config, key):
-                raise ValueError(
-                    f"{KEY}.{key.upper()} is {getattr(config, key)}, but the weights in "
-                    f"{KEY}.WEIGHTS ({weights}) have {getattr(stored, key)}"
-                )
-        net, report = SwinBackbone.from_pretrained(weights, config=config, output_loading_info=True)
-    except OSError as error:
+    except Exception as error:  # whatever the file holds
         raise OSError(f"{KEY}.WEIGHTS {weights!r} cannot be loaded: {error}") from error
+    for key in ("embed_dim", "depths", "num_heads", "window_size"):
+        if getattr(stored, key) != getattr(config, key):
+            raise ValueError(
+                f"{KEY}.{key.upper()} is {getattr(config, key)}, but the weights in "
+                f"{KEY}.WEIGHTS ({weights}) have {getattr(stored, key)}"
+            )
+    try:
+        net, report = SwinBackbone.from_pretrained(weights, config=config, output_loading_info=True)
+    except Exception as error:  # damaged files end in any kind of error
+        raise OSError(
+            f"{KEY}.WEIGHTS {weights!r} cannot be loaded: {error}; copy or download it again"
+        ) from error
     # Backbones add a norm to each feature map, which classifiers do not have.
     missing = [key for key in report["missing_keys"] if "hidden_states_norms" not in key]
-    if missing:
-        raise ValueError(f"{KEY}.WEIGHTS ({weights}) lacks {', '.join(sorted(missing)[:3])}, ...")
+    # The layers of the network itself; a classifier's head is none.
+    further = [key for key in report["unexpected_keys"] if ".layers." in key]
+    for keys, verb in ((missing, "lacks"), (further, "holds what the network has not:")):
+        if keys:
+            raise ValueError(
+                f"{KEY}.WEIGHTS ({weights}) {verb} {', '.join(sorted(keys)[:3])}, ...: it is of"
+                " another network; correct it, or the other keys of " + KEY
+            )
     return net.float()
