@@ -15,14 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
-from trace_d2.evaluation.instances import IOU_TYPES, MATCHES, ClassAgnosticResult
+from trace_d2.evaluation.instances import IOU_TYPES, ClassAgnosticResult
 from trace_d2.io.atomic import write_json
+from trace_d2.io.joining import MATCHES
+from trace_d2.io.paths import check_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_args(arguments)
     try:
+        check_output(args.output, truth=args.truth, predictions=args.predictions)
         result = class_agnostic_ap(
             args.truth,
             args.predictions,
@@ -59,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         "--match",
         choices=MATCHES,
         default="auto",
-        help="find the image of a prediction by its id (auto refuses if the file names disagree) "
-        "or by file name without folder and extension",
+        help="find the image of a prediction by its id (auto: by file name where the names of one "
+        "id disagree) or by file name",
     )
     return parser
 

@@ -20,9 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the labels and print a summary; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_args(arguments)
     from trace_d2.io.atomic import write_json  # --help loads nothing
+    from trace_d2.io.paths import check_output
     from trace_d2.labels.self_training import merge_predictions
 
     try:
+        check_output(args.output, labels=args.labels, predictions=args.predictions)
         content, summary = merge_predictions(
             args.labels, args.predictions, threshold=args.threshold, overlap=args.overlap
         )

@@ -74,14 +74,16 @@ BROKEN = {
     "its size is 5 x 8": {"segmentation": {"size": [5, 8], "counts": [40]}},
     "its runs cover": {"segmentation": {"size": [6, 8], "counts": [3, 4]}},
     "counts end within a number": {"segmentation": {"size": [6, 8], "counts": "P"}},
-    "counts are NoneType": {"segmentation": {"size": [6, 8]}},
-    "a polygon is": {"segmentation": [[1, 2, 3]]},
+    "counts hold None": {"segmentation": {"size": [6, 8]}},
+    "all its polygons have fewer": {"segmentation": [[1, 2, 3]]},
     "a polygon holds nan": {"segmentation": [[1, 2, 3, 4, 5, float("nan")]]},
     "far outside": {"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]},
-    r"bbox \[1, 2\]": {"segmentation": [POLYGON], "bbox": [1, 2]},
-    "neither segmentation nor bbox": {},
+    "its mask has no pixel": {"segmentation": {"size": [6, 8], "counts": [48]}},
+    "its iscrowd is '0'": {"segmentation": [POLYGON], "iscrowd": "0"},
+    "neither mask .* nor bbox": {},
     "has no mask": {"bbox": [0, 0, 1, 1]},
-    "is of an image that the file does not list": {"segmentation": [POLYGON], "image_id": 77},
+    r"image_id 77 is not in images\[\]": {"segmentation": [POLYGON], "image_id": 77},
+    "its image_id is {}": {"segmentation": [POLYGON], "image_id": {}},
 }
 
 
@@ -89,23 +91,46 @@ BROKEN = {
 def test_broken_annotations_are_left_out(images, reason, caplog):
     bad = {"id": 4, "image_id": 1, **BROKEN[reason]}
     with caplog.at_level(logging.WARNING):
-        (record,) = load(images, [SOUND, bad, bad, SOUND])
+        (record,) = load(images, [SOUND, bad, bad, SOUND | {"id": 2}])
     assert len(record["annotations"]) == 2
     (line,) = [entry.getMessage() for entry in caplog.records]
-    assert line.startswith(f"{images.parent / 'instances.json'}: 2 of 4 annotations cannot be used")
-    assert "first: annotation 1 (image" in line
-    assert line.endswith(": they are left out")
+    assert line.startswith(f"{images.parent / 'instances.json'}: 2 annotations ")
+    assert "(left out); first: annotation 4: " in line
     caplog.clear()
     with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match=reason):
         load(images, [bad, {**SOUND, "segmentation": {"size": [6, 8], "counts": ""}}])
     assert not caplog.records
 
 
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [2, 1, -5, 2], [1, 2], [2, 1, 7, 3], None])
+def test_the_mask_decides_over_the_box(images, box, caplog):
+    with caplog.at_level(logging.WARNING):
+        (record,) = load(images, [SOUND | {"bbox": box}])
+    assert record["annotations"][0]["bbox"] == [2, 1, 5, 2]
+    assert ("the mask's own counts" in caplog.text) == (box is not None)
+
+
+def test_boxes_alone_that_are_none_are_left_out(images, caplog):
+    boxes = [[1, 1, 2, 2], [1, 1, 0, 2], [1, 1, 2, -2], [float("nan"), 1, 2, 2], [90, 1, 2, 2]]
+    rows = [{"id": number, "image_id": 1, "bbox": box} for number, box in enumerate(boxes, 1)]
+    with caplog.at_level(logging.WARNING):
+        (record,) = load(images, rows)
+    assert [row["bbox"] for row in record["annotations"]] == [[1, 1, 2, 2]]
+    assert "4 annotations have no mask, and a bbox that is no box (left out)" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../photo_0.jpg", "/etc/passwd", "a\\..\\..\\photo_0.jpg"])
+def test_file_names_that_lead_out_of_the_folder(images, name):
+    with pytest.raises(ValueError, match=r"image 1: the file name .* leads out of its folder"):
+        load(images, [SOUND], file_name=name)
+
+
 def test_entries_that_are_no_annotations(images, caplog):
     with caplog.at_level(logging.WARNING):
         (record,) = load(images, [7, {"id": 1}, SOUND])
     assert len(record["annotations"]) == 1
-    assert "2 of 3 annotations cannot be used; first: annotation 0 has no image_id" in caplog.text
+    assert "1 annotations are no JSON objects (left out); first: annotation no. 0" in caplog.text
+    assert "1 annotations have an image_id that is no id (left out)" in caplog.text
 
 
 def test_files_that_are_no_instances(images, tmp_path):
@@ -125,7 +150,7 @@ def test_files_that_are_no_instances(images, tmp_path):
         read("empty.json")
     with pytest.raises(FileNotFoundError, match="1 of 1 images are missing"):
         load(images, [], file_name="lost.jpg")
-    with pytest.raises(ValueError, match="image 1 has no file_name"):
+    with pytest.raises(ValueError, match="image 1: the file name is None"):
         load(images, [], file_name=None)
-    with pytest.raises(ValueError, match="image 1 has no height and width"):
+    with pytest.raises(ValueError, match="image 1 says it is 8x0 pixels"):
         load(images, [], height=0)

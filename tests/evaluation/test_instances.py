@@ -190,11 +190,11 @@ def test_matching_by_file_name(two_objects):
     assert result.scores["segm"]["AR_100"] == pytest.approx(0.5)
     predictions["images"] = [{"id": 1, "file_name": "2.png"}]
     predictions["annotations"][0]["image_id"] = 1
-    with pytest.raises(ValueError, match="image 1 is '1' in the truth and '2' in the predictions"):
+    with pytest.raises(ValueError, match=r"do not mean the same images .*no file name is in both"):
         class_agnostic_ap(two_objects, predictions)
     by_id = class_agnostic_ap(two_objects, predictions, match="id")
     assert by_id.scores["segm"]["AR_100"] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="lists no images"):
+    with pytest.raises(ValueError, match="has no file_name of image 1"):
         class_agnostic_ap(two_objects, [found(1.0, 0, 0, 5, 5)], match="file_name")
 
 

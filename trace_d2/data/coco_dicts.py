@@ -182,8 +182,9 @@ def load_class_agnostic_dicts(
 ) -> list[dict[str, Any]]:
     """Dataset dicts of all images of a COCO instances file, with category 0 for every instance.
 
-    Annotations that cannot be used are left out with a warning: broken masks, masks that do not
-    fit their image, boxes that are none, and those without a mask if others have one.
+    Annotations that cannot be used are left out with a warning: broken masks, masks without a
+    pixel, masks that do not fit their image, and those without a mask if others have one. A box
+    that is none, or far from its mask, gives way to that of the mask, with a warning too.
 
     Args:
         json_file: COCO instances file.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from trace_d2.io.coco_instances import InstanceFile, read_predictions, read_truth
+from trace_d2.io.joining import join_images
+from trace_d2.io.json_files import shown
+
+logger = logging.getLogger(__name__)
 
 IOU_TYPES = ("segm", "bbox")
-MATCHES = ("auto", "id", "file_name")
-"""How predictions find their image: by id (refused where file names disagree), by id alone, or by
-file name without folder and extension."""
 
 METRICS = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR_1", "AR_10", "AR_100", "ARs", "ARm", "ARl",
@@ -85,10 +87,10 @@ def class_agnostic_ap(
             masks where "segm" is scored.
         predictions: a list of results ``{image_id, score, segmentation and/or bbox}``, or a COCO
             dictionary with ``annotations``, or the path of either. Masks are polygons, RLE or
-            uncompressed RLE; a missing ``bbox`` is that of the mask.
+            uncompressed RLE; a ``bbox`` that is missing, or no box, is that of the mask.
         iou_types: "segm", "bbox" or both.
         ignore_unknown: leave out predictions of images that the truth lacks.
-        match: one of ``MATCHES``.
+        match: how predictions find their image, one of ``trace_d2.io.joining.MATCHES``.
         image_ids: score these images of the truth alone; None: all of them.
 
     Raises:
@@ -98,20 +100,20 @@ def class_agnostic_ap(
     for kind in iou_types:
         if kind not in IOU_TYPES:
             raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
-    if match not in MATCHES:
-        raise ValueError(f"match={match!r}; choose one of {', '.join(MATCHES)}")
     masks = "segm" in iou_types
     true = truth if isinstance(truth, InstanceFile) else read_truth(truth, masks)
     found = read_predictions(predictions, masks)
-    true_ids = _image_ids(true, found, match)
+    true_ids = join_images(true.image_names, found.image_names, match)
     known = [row for row in found.annotations if row["image_id"] in true_ids]
     ignored = len(found.annotations) - len(known)
-    if ignored and not ignore_unknown:
+    if ignored and not (ignore_unknown and known):
         absent = {row["image_id"] for row in found.annotations} - set(true_ids)
+        remedy = "leave them out with ignore_unknown (--ignore-unknown)"
+        if not known:
+            remedy = "no prediction is of an image of the truth: give the truth of these images"
         raise ValueError(
             f"{found.name}: {ignored} predictions of {len(absent)} images that {true.name} lacks "
-            f"(such as {min(map(str, absent))}); leave them out with ignore_unknown "
-            "(--ignore-unknown)"
+            f"(such as {shown(min(map(str, absent)))}); {remedy}"
         )
     rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
     for row in rows:
@@ -130,45 +132,17 @@ def class_agnostic_ap(
     )
 
 
-def _image_ids(true: InstanceFile, found: InstanceFile, match: str) -> dict[Any, Any]:
-    """The truth's image id of each image id of the predictions, where there is one."""
-    if match == "file_name":
-        return _ids_by_name(true, found)
-    if match == "auto":
-        for key, image in found.images.items():
-            names = [_stem(record) for record in (image, true.images.get(key, {}))]
-            if all(names) and names[0] != names[1]:
-                raise ValueError(
-                    f"image {key} is {names[1]!r} in {true.name} and {names[0]!r} in {found.name}; "
-                    "match by file_name, or by id if these are the same image (--match)"
-                )
-    return {key: key for key in true.images}
-
-
-def _ids_by_name(true: InstanceFile, found: InstanceFile) -> dict[Any, Any]:
-    by_name: dict[str, Any] = {}
-    for key, image in true.images.items():
-        name = _stem(image)
-        if not name or name in by_name:
-            raise ValueError(
-                f"{true.name}: image {key} has no file_name of its own ({name!r}); match by id"
-            )
-        by_name[name] = key
-    if found.annotations and not found.images:
-        raise ValueError(f"{found.name} lists no images, so it has no file names; match by id")
-    names = {key: _stem(image) for key, image in found.images.items()}
-    return {key: by_name[name] for key, name in names.items() if name in by_name}
-
-
-def _stem(image: Mapping[str, Any]) -> str:
-    # MaskCut writes folder/name, and label makers may change the extension.
-    return PurePath(str(image.get("file_name", ""))).stem
-
-
 def _evaluate(true: InstanceFile, rows: list[dict[str, Any]], kind: str) -> dict[str, float]:
     """COCOeval's statistics by name, 0..1 or NaN."""
     truth = [_entry(true, row, number, kind) for number, row in enumerate(true.annotations, 1)]
     found = [_entry(true, row, number, kind) for number, row in enumerate(rows, 1)]
+    empty = sum(entry["area"] == 0 for entry in found)
+    if empty:
+        what = "masks without a pixel" if kind == "segm" else "boxes of such masks"
+        logger.warning("%d predictions are %s: they count as false ones", empty, what)
+    ranks = _ranks(true)
+    for entry in truth + found:
+        entry["image_id"] = ranks[entry["image_id"]]
     # COCOeval and COCO report their progress by print.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_index(true, truth), _index(true, found), kind)
@@ -202,10 +176,16 @@ def _entry(true: InstanceFile, row: Mapping[str, Any], number: int, kind: str) -
     return entry | {"area": float(area)}
 
 
+def _ranks(true: InstanceFile) -> dict[Any, int]:
+    """Image ids as COCOeval can sort them: of text and numbers together it would lose some."""
+    order = sorted(true.images, key=lambda key: (isinstance(key, str), key))
+    return {key: rank for rank, key in enumerate(order, 1)}
+
+
 def _index(true: InstanceFile, annotations: list[dict[str, Any]]) -> COCO:
     coco = COCO()
     coco.dataset = {
-        "images": [image | {"id": key} for key, image in true.images.items()],
+        "images": [true.images[key] | {"id": rank} for key, rank in _ranks(true).items()],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object"}],
     }

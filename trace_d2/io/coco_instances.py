@@ -7,17 +7,24 @@ masks of other people's tools, where more is forgiven and all is reported.
 from __future__ import annotations
 
 import logging
-import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pycocotools import mask as coco_mask
+
 from .coco_panoptic import wanted_ids
-from .json_files import read_json
-from .mask_rle import SegmentationError, check_fit, check_segmentation, encode_segmentation
+from .coco_rows import Findings, Row, check_row, find_image
+from .joining import ImageNames
+from .json_files import FieldError, quoted, read_json, record_id, shown, whole_number
+from .limits import check_size
+from .mask_rle import SegmentationError, check_fit, encode_segmentation
 
 logger = logging.getLogger(__name__)
+
+_AREA_SLACK = 16  # pixels by which the areas of small polygons and of their pixels may differ
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,21 @@ class InstanceFile:
     Attributes:
         name: the path, or what to call content that came without one.
         images: records by image id; those of a truth have integer ``height`` and ``width``.
-        annotations: each with ``image_id``, ``segmentation`` and/or ``bbox``, then ``iscrowd``
-            (truth) or ``score`` (predictions); empty keys are left out.
+        annotations: each with ``image_id``, ``segmentation`` and/or ``bbox`` (x, y, width, height),
+            then ``iscrowd`` 0 or 1 and, where the file has it, ``area`` (truth), or ``score``
+            (predictions).
     """
 
     name: str
     images: dict[Any, dict[str, Any]]
     annotations: list[dict[str, Any]]
+
+    @property
+    def image_names(self) -> ImageNames:
+        """The file names of images, and ids of those that annotations alone name."""
+        names = dict.fromkeys(row["image_id"] for row in self.annotations)
+        names |= {key: image.get("file_name") for key, image in self.images.items()}
+        return ImageNames(self.name, names)
 
     def only(self, image_ids: Collection[Any]) -> InstanceFile:
         """The same file of the images ``image_ids`` alone."""
@@ -56,8 +71,9 @@ class InstanceFile:
             check_fit(row["segmentation"], image["height"], image["width"])
         except SegmentationError as error:
             raise ValueError(
-                f"{where}: a mask of image {row['image_id']} ({image.get('file_name', '')}) does "
-                f"not fit the image in {self.name}: {error}; make it again for that image"
+                f"{where}: a mask of image {shown(row['image_id'])} "
+                f"({shown(image.get('file_name') or '')}) does not fit the image in {self.name}: "
+                f"{error}; make it again for that image"
             ) from error
 
 
@@ -71,32 +87,65 @@ def read_truth(
     """COCO instances.
 
     Where width and height of the images are swapped, as in files of MaskCut, they are swapped back.
+    A bbox that is no box or far from its mask is that of the mask, and so is such an area. This and
+    other peculiarities are counted in warnings. Categories are not looked at but for that.
 
     Args:
         source: the content or its path.
         masks: demand a segmentation of each annotation; None: if any has one.
-        leave_out: leave out what is faulty of the annotations, with a warning that counts it.
+        leave_out: leave out what is faulty of the annotations, and masks without a pixel, with a
+            warning that counts them.
         remedy: for the message that the file is not there.
     """
     name, content = _load(source, "the truth", remedy)
-    images, annotations = _sized_images(content, name)
-    truth = InstanceFile(name, images, [])
+    if not isinstance(content, Mapping) or not all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    ):
+        raise ValueError(
+            f"{name} is no COCO instances file: it needs lists of images and annotations"
+        )
+    images, annotations = _sized_images(content["images"], name), content["annotations"]
     if masks is None:
         masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in annotations)
-    faults = []
-    for number, row in enumerate(annotations):
+    findings = Findings("" if leave_out else name)
+    fields = ("iscrowd", "area")
+    rows = []
+    for row in _sound_rows(annotations, fields, masks, findings):
         try:
-            truth.annotations.append(_true_row(row, number, truth, masks))
-        except ValueError as error:
-            if not leave_out:
-                raise ValueError(f"{name}: {error}") from error
-            faults.append(str(error))
-    if faults:
-        share = f"{len(faults)} of {len(annotations)} annotations"
-        message = f"{name}: {share} cannot be used; first: {faults[0]}"
-        if not truth.annotations:
-            raise ValueError(f"{message}: make the file again")
-        logger.warning("%s: they are left out", message)
+            find_image(row.fields["image_id"], images)
+        except SegmentationError as fault:
+            findings.leave_out(row.number, row.given, fault)
+        else:
+            rows.append(row)
+    if sizes_are_swapped(images, (row.fields for row in rows)):
+        logger.warning("%s: width and height of its images are swapped; read the right way", name)
+        for image in images.values():
+            image["height"], image["width"] = image["width"], image["height"]
+    truth = InstanceFile(name, images, [])
+    categories = content.get("categories")
+    listed = {  # as text, as they may be anything
+        str(one.get("id"))
+        for one in (categories if isinstance(categories, list) else ())
+        if isinstance(one, Mapping)
+    }
+    for row in rows:
+        image = images[row.fields["image_id"]]
+        try:
+            _settle(row, image["height"], image["width"], leave_out)
+        except SegmentationError as fault:
+            findings.leave_out(row.number, row.given, fault)
+            continue
+        category = row.given.get("category_id")
+        if listed and category is not None and str(category) not in listed:
+            row.notes.append("unlisted")
+        row.fields.setdefault("iscrowd", 0)
+        findings.accept(row)
+        truth.annotations.append(row.fields)
+    findings.check_normalised(name)
+    if annotations and not truth.annotations:
+        lines = "\n  ".join(findings.lines())
+        raise ValueError(f"{name} has no annotation that can be used: make it again\n  {lines}")
+    _tell(findings, name)
     return truth
 
 
@@ -113,45 +162,51 @@ def read_predictions(
         need_scores: refuse predictions without scores.
     """
     name, content = _load(source, "the predictions")
-    listed: Iterable[Any] = []
+    listed: Any = []
     if isinstance(content, Mapping):
         if "annotations" not in content:
-            raise ValueError(f"{name} holds no annotations: is it a COCO file?")
-        listed, content = content.get("images", []), content["annotations"]
-    if not isinstance(content, Sequence) or isinstance(content, str):
-        raise ValueError(f"{name} is neither a list of results nor a COCO dictionary")
-    rows = [
-        _checked_row(row, f"{name}: annotation {number}", masks)
-        for number, row in enumerate(content)
-    ]
-    scored = sum("score" in row for row in rows)
-    if scored < len(rows) and (scored or need_scores):
+            raise ValueError(f"{name} holds no annotations: give COCO results")
+        listed, content = content.get("images") or [], content["annotations"]
+    if not all(isinstance(part, (list, tuple)) for part in (content, listed)):
         raise ValueError(
-            f"{name}: {len(rows) - scored} of {len(rows)} predictions have no score; "
+            f"{name} is neither a list of results nor a COCO dictionary with lists of images and "
+            "annotations: give COCO results"
+        )
+    findings = Findings(name)
+    rows = list(_sound_rows(content, ("iscrowd", "score"), masks, findings))
+    _keep_predicted_boxes(rows)
+    for row in rows:
+        row.fields.pop("iscrowd", None)
+        findings.accept(row)
+    findings.check_normalised(name)
+    _tell(findings, name)
+    found = InstanceFile(name, _images(listed, name), [row.fields for row in rows])
+    scored = sum("score" in row for row in found.annotations)
+    total = len(found.annotations)
+    if scored < total and (scored or need_scores):
+        raise ValueError(
+            f"{name}: {total - scored} of {total} predictions have no score; "
             f"give all of them one{'' if need_scores else ', or none'}"
         )
-    rows = [{"score": 1.0} | row for row in rows]
-    for number, row in enumerate(rows):
-        if not _is_number(row["score"]):
-            raise ValueError(f"{name}: annotation {number} has score {row['score']!r}")
-    return InstanceFile(name, _images(listed, name), rows)
+    for row in found.annotations:
+        row.setdefault("score", 1.0)
+    return found
 
 
-def sizes_are_swapped(images: Mapping[Any, Mapping[str, Any]], annotations: Iterable[Any]) -> bool:
+def sizes_are_swapped(
+    images: Mapping[Any, Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]
+) -> bool:
     """Whether width and height of ``images`` are swapped, as the RLE masks of the file show.
 
     RLE carries its own (height, width). Files of MaskCut have them swapped in all images or in
-    none, so the majority of the masks tells; those of square images say nothing. Annotations may
-    be faulty.
+    none, so the majority of the masks tells; those of square images say nothing.
     """
     swapped = 0
     for row in annotations:
-        mask = row.get("segmentation") if isinstance(row, Mapping) else None
-        size = mask.get("size") if isinstance(mask, Mapping) else None
-        image = images.get(row["image_id"]) if size and "image_id" in row else None
-        if image is not None and image["height"] != image["width"]:
-            swapped += size == [image["width"], image["height"]]
-            swapped -= size == [image["height"], image["width"]]
+        mask, image = row.get("segmentation"), images[row["image_id"]]
+        if isinstance(mask, dict) and image["height"] != image["width"]:
+            swapped += mask["size"] == [image["width"], image["height"]]
+            swapped -= mask["size"] == [image["height"], image["width"]]
     return swapped > 0
 
 
@@ -161,70 +216,107 @@ def _load(source: Any, name: str, remedy: str = "correct the path") -> tuple[str
     return str(source), read_json(source, remedy=remedy)
 
 
-def _sized_images(content: Any, name: str) -> tuple[dict[Any, dict[str, Any]], list[Any]]:
-    """Images by id, their sizes the right way round, and annotations, which are not checked."""
-    if not isinstance(content, Mapping) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations")
-    ):
-        raise ValueError(f"{name} is no COCO instances file: it needs images and annotations")
-    images, annotations = _images(content["images"], name), content["annotations"]
-    for key, image in images.items():
-        sides = (image.get("height"), image.get("width"))
-        if not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ValueError(f"{name}: image {key} has no height and width in pixels")
-    if sizes_are_swapped(images, annotations):
-        logger.warning("%s: width and height of its images are swapped; read the right way", name)
-        for image in images.values():
-            image["height"], image["width"] = image["width"], image["height"]
-    return images, annotations
-
-
 def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
     images: dict[Any, dict[str, Any]] = {}
-    for image in listed:
-        if not isinstance(image, Mapping) or "id" not in image:
-            raise ValueError(f"{name}: an image without id: {str(image)[:80]}")
-        if image["id"] in images:
-            raise ValueError(f"{name} lists image {image['id']} twice")
-        images[image["id"]] = dict(image)
+    for place, image in enumerate(listed):
+        if not isinstance(image, Mapping):
+            raise ValueError(f"{name}: image no. {place} is {quoted(image)}: make it an object")
+        try:
+            key = record_id(image.get("id"))
+        except FieldError as error:
+            raise ValueError(f"{name}: the id of image no. {place} {error}: give it one") from error
+        if key in images:
+            raise ValueError(f"{name} lists image {shown(key)} twice: remove one")
+        file_name = image.get("file_name")
+        if file_name is not None and not isinstance(file_name, str):
+            raise ValueError(
+                f"{name}: the file_name of image {shown(key)} is {quoted(file_name)}: make it text"
+            )
+        images[key] = {**image, "id": key}
+    names = Counter(image["file_name"] for image in images.values() if image.get("file_name"))
+    twice = [file_name for file_name, count in names.items() if count > 1]
+    if twice:
+        logger.warning(
+            "%s: %d file names are those of several images, and their annotations apart; first: %s",
+            name, len(twice), shown(twice[0]),
+        )  # fmt: skip
     return images
 
 
-def _true_row(row: Any, number: int, truth: InstanceFile, masks: bool) -> dict[str, Any]:
-    """An annotation of one of the truth's images."""
-    row = _checked_row(row, f"annotation {number}", masks)
-    where = f"annotation {number} (image {row['image_id']})"
-    if row["image_id"] not in truth.images:
-        raise ValueError(f"{where} is of an image that the file does not list")
-    truth.check_fit(row, where)
-    row.pop("score", None)
-    row["iscrowd"] = int(row.get("iscrowd", 0))
-    return row
+def _sized_images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
+    """Images by id, each with integer height and width in pixels."""
+    images = _images(listed, name)
+    for key, image in images.items():
+        for side in ("height", "width"):
+            try:
+                image[side] = whole_number(image.get(side))
+            except FieldError as error:
+                raise ValueError(
+                    f"{name}: image {shown(key)} has no height and width in pixels, as its {side} "
+                    f"{error}: give it its size"
+                ) from error
+        check_size(image["width"], image["height"], f"{name}: image {shown(key)}")
+    return images
 
 
-def _checked_row(row: Any, where: str, masks: bool) -> dict[str, Any]:
-    """A copy without the empty keys of an annotation that has what is needed, sound."""
-    if not isinstance(row, Mapping) or "image_id" not in row:
-        raise ValueError(f"{where} has no image_id")
-    where += f" (image {row['image_id']})"
-    row = {key: value for key, value in row.items() if value is not None and value != []}
-    if not {"segmentation", "bbox"} & set(row):
-        raise ValueError(f"{where} has neither segmentation nor bbox")
-    if masks and "segmentation" not in row:
-        raise ValueError(
-            f"{where} has no mask (segmentation): give all annotations one, or score boxes alone "
-            "(--iou bbox)"
-        )
-    if "segmentation" in row:
+def _sound_rows(
+    annotations: Iterable[Any], fields: Sequence[str], masks: bool, findings: Findings
+) -> Iterable[Row]:
+    for number, given in enumerate(annotations):
         try:
-            check_segmentation(row["segmentation"])
-        except SegmentationError as error:
-            raise ValueError(f"{where}: {error}") from error
-    box = row.get("bbox", [0, 0, 0, 0])
-    if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(f"{where} has bbox {box!r}; it must be x, y, width and height")
-    return row
+            row = check_row(number, given, fields)
+            findings.see(row)
+            if masks and row.mask is None:
+                raise SegmentationError(
+                    "missing",
+                    "it has no mask (segmentation)",
+                    "give all annotations one, or score boxes alone (--iou bbox)",
+                )
+        except SegmentationError as fault:
+            findings.leave_out(number, given, fault)
+        else:
+            yield row
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _keep_predicted_boxes(rows: Sequence[Row]) -> None:
+    """Give predictions whose boxes are elsewhere than their masks these back, if they are few.
+
+    Detectors predict both, and may be wrong in one. Where most boxes are elsewhere, they are
+    something else than x, y, width and height.
+    """
+    far = [row for row in rows if "far box" in row.notes]
+    if 2 * len(far) <= sum("bbox" in row.fields and row.mask is not None for row in rows):
+        for row in far:
+            row.fields["bbox"] = row.given["bbox"]
+            row.notes.remove("far box")
+
+
+def _settle(row: Row, height: int, width: int, leave_out: bool) -> None:
+    """Raise for a mask or box that its image has no place for; correct an area that is not its."""
+    if row.mask is None:
+        x, y, wide, high = row.fields["bbox"]
+        if leave_out and (x >= width or y >= height or x + wide <= 0 or y + high <= 0):
+            raise SegmentationError("bbox", "its bbox lies outside its image")
+        return
+    row.mask.check_fit(height, width)
+    if not row.mask.has_pixels(height, width):
+        if leave_out:
+            raise SegmentationError("empty", "its mask has no pixel")
+        row.notes.append("no pixels")
+    area = row.fields.get("area")
+    if area is None or _about(area, row.mask.area):
+        return
+    encoded = encode_segmentation(row.mask.segmentation, height, width)
+    own = float(coco_mask.area(encoded))  # of polygons that cross themselves it is another
+    if not _about(area, own):
+        row.fields["area"] = own
+        row.notes.append("far area")
+
+
+def _about(area: float, own: float) -> bool:
+    return own / 2 - _AREA_SLACK <= area <= own * 2 + _AREA_SLACK
+
+
+def _tell(findings: Findings, name: str) -> None:
+    for line in findings.lines():
+        logger.warning("%s: %s", name, line)

@@ -6,79 +6,19 @@ with an example, names every annotation that had to be left out, and says why.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .json_files import read_json
-from .mask_rle import SegmentationError, check_segmentation
-
-# Annotations that cannot be used, by reason.
-_LEFT_OUT = {
-    "entry": "annotations are no JSON objects",
-    "dangling": "annotations point to an image_id that images[] lacks",
-    "ambiguous": "annotations point to an image_id that two images have",
-    "missing": "annotations have no mask",
-    "broken RLE": "annotations have a broken RLE",
-    "broken polygon": "annotations have a broken polygon",
-    "size": "annotations have a mask of another size than their image",
-    "empty": "annotations have an empty mask",
-    "crowd": "annotations are crowd regions",
-    "score": "annotations have a score that is no finite number",
-    "category": "annotations have a category_id that categories lack",
-}
-# What is used, but worth knowing.
-_NOTED = {
-    "swapped": "images have width and height swapped in images[]: swapped back",
-    "resized": "images have another size in images[] than their masks: the masks' is taken",
-    "unsized": "images have no size in images[]: their masks' is taken",
-    "bad image": "entries of images[] have no id or file_name: left out",
-    "same image": "images are listed twice: joined",
-    "image ids": "image ids are not integers: numbered anew",
-    "folders": "file names have folders",
-    "basenames": "file names differ from another one in their folder only",
-    "no masks": "images have no mask",
-    "annotation ids": "annotation ids are missing or occur twice: numbered anew",
-    "uncompressed": "masks are uncompressed RLE",
-    "polygons": "masks are polygons",
-    "one pixel": "masks are one pixel",
-    "full": "masks cover the whole image",
-    "unscored": "annotations have no score where others have one: 1 is taken",
-    "no category": "annotations have no category_id: the only category is taken",
-}
-
-
-class Findings:
-    """What is peculiar about a file of masks.
-
-    Attributes:
-        counts: how often each kind occurs.
-        left_out: every annotation that cannot be used: its number in the file from 0,
-            annotation_id and image_id as the file has them, and the reason.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.left_out: list[dict[str, Any]] = []
-        self._examples: dict[str, str] = {}
-
-    def note(self, kind: str, example: str) -> None:
-        """Count one occurrence of ``kind``."""
-        self.counts[kind] += 1
-        self._examples.setdefault(kind, example)
-
-    def lines(self) -> list[str]:
-        """One line for every kind that occurs, with its first example; what is left out first."""
-        return [
-            f"{self.counts[kind]} {text}{' (left out)' if table is _LEFT_OUT else ''}; "
-            f"first: {self._examples[kind]}"
-            for table in (_LEFT_OUT, _NOTED)
-            for kind, text in table.items()
-            if self.counts[kind]
-        ]
+from .coco_rows import Findings, Row, annotation_name, check_row, find_image
+from .joining import ImageNames, join_images
+from .json_files import FieldError, quoted, read_json, record_id, shown, whole_number
+from .limits import max_pixels
+from .mask_rle import SegmentationError
 
 
 @dataclass(frozen=True)
@@ -87,7 +27,7 @@ class GivenMask:
 
     Attributes:
         number: its place in the file, from 0.
-        segmentation: as the file has it.
+        segmentation: as the file has it, without polygons of fewer than three points.
         score: its confidence; None if the file has no scores.
     """
 
@@ -147,117 +87,163 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
         raise ValueError(f'{path} has no list "annotations": give COCO JSON with masks')
     if not annotations:
         raise ValueError(f"{path} has no annotations at all: make the masks first")
-    listing = content if images_json is None else read_json(images_json)
-    if isinstance(listing, list):
-        listing = {"images": listing}
-    if images_json is not None and (not isinstance(listing, dict) or "images" not in listing):
-        raise ValueError(f'{images_json} has no list of images: give a COCO file with "images"')
-    categories = _categories(content.get("categories") or listing.get("categories"), annotations)
-    reader = _Reader(annotations, categories)
-    reader.list_images(_image_entries(listing, annotations, path))
+    findings = Findings()
+    if images_json is None:
+        listing = content
+        entries = _own_entries(content, annotations, path)
+    else:
+        listing = read_json(images_json)
+        entries = listing.get("images") if isinstance(listing, dict) else listing
+        if not isinstance(entries, list):
+            raise ValueError(f'{images_json} has no list of images: give a COCO file with "images"')
+        listing = listing if isinstance(listing, dict) else {}
+    given = content.get("categories") or listing.get("categories")
+    categories = _categories(given, annotations, findings)
+    reader = _Reader(annotations, categories, findings)
+    reader.list_images(entries)
+    if images_json is not None:
+        reader.join(_own_names(content, annotations, path), str(images_json))
     for number, annotation in enumerate(annotations):
         reader.sort_in(number, annotation)
-    images = tuple({id(image): image for image in reader.images.values()}.values())
-    for image in images:
+    findings.check_normalised(path)
+    for image in reader.listed:
         reader.settle_size(image)
         if not image.masks:
-            reader.findings.note("no masks", image.file_name)
-    if not any(image.masks for image in images):
-        lines = "\n  ".join(reader.findings.lines())
-        raise ValueError(f"{path} has no mask that can be used:\n  {lines}")
-    return MaskFile(path, images, categories, reader.findings)
+            findings.note("no masks", shown(image.file_name))
+    if not any(image.masks for image in reader.listed):
+        lines = "\n  ".join(findings.lines())
+        raise ValueError(f"{path} has no mask that can be used: make them again\n  {lines}")
+    return MaskFile(path, tuple(reader.listed), categories, findings)
 
 
-def _image_entries(listing: Mapping[str, Any], annotations: list[Any], path: Path) -> list[Any]:
+def _own_entries(content: Mapping[str, Any], annotations: list[Any], path: Path) -> list[Any]:
     """The entries of images[]; of a list of results, whose ids are the names, one for each."""
-    entries = listing.get("images")
+    entries = content.get("images")
     if entries is None:
-        ids = (a.get("image_id") for a in annotations if isinstance(a, dict))
-        named = dict.fromkeys(i for i in ids if isinstance(i, (int, str)))
+        named = _ids_of(annotations, "image_id", record_id)
         return [{"id": image_id, "file_name": str(image_id)} for image_id in named]
     if not isinstance(entries, list):
         raise ValueError(f'{path}: "images" is no list: give a COCO file')
     return entries
 
 
-def _categories(categories: Any, annotations: list[Any]) -> tuple[dict[str, Any], ...]:
+def _own_names(content: Mapping[str, Any], annotations: list[Any], path: Path) -> ImageNames:
+    """What a file that is read with a list of images says of the names of its own."""
+    names: dict[Any, str | None] = dict.fromkeys(_ids_of(annotations, "image_id", record_id))
+    entries = content.get("images")
+    for entry in entries if isinstance(entries, list) else ():
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if isinstance(name, str):
+            names |= dict.fromkeys(_ids_of([entry], "id", record_id), name)
+    return ImageNames(str(path), names)
+
+
+def _ids_of(entries: list[Any], key: str, parse: Callable[[Any], Any]) -> dict[Any, None]:
+    """The ids under ``key`` of those entries that have one, each once, in their order."""
+    found: dict[Any, None] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            with contextlib.suppress(FieldError):
+                found[parse(entry.get(key))] = None
+    return found
+
+
+def _categories(
+    given: Any, annotations: list[Any], findings: Findings
+) -> tuple[dict[str, Any], ...]:
     """The given categories, or one for every id in use."""
-    if isinstance(categories, list):
-        sound = [c for c in categories if isinstance(c, dict) and type(c.get("id")) is int]
-        if sound:
-            return tuple(sound)
-    used = (a.get("category_id") for a in annotations if isinstance(a, dict))
-    ids = sorted({i for i in used if type(i) is int}) or [1]
-    if len(ids) == 1:
-        return ({"id": ids[0], "name": "object"},)
-    return tuple({"id": i, "name": f"category {i}"} for i in ids)
+    sound: dict[int, dict[str, Any]] = {}
+    for entry in given if isinstance(given, list) else ():
+        ids = _ids_of([entry], "id", whole_number)
+        if not ids or ids.keys() & sound.keys():
+            findings.note("bad category", quoted(entry))
+            continue
+        sound |= {key: {**entry, "id": key} for key in ids}
+    if sound:
+        return tuple(sound.values())
+    used = sorted(_ids_of(annotations, "category_id", whole_number)) or [1]
+    if len(used) == 1:
+        return ({"id": used[0], "name": "object"},)
+    return tuple({"id": key, "name": f"category {key}"} for key in used)
 
 
 class _Reader:
-    """Sorts annotations into images."""
+    """Sorts annotations into images.
 
-    def __init__(self, annotations: list[Any], categories: tuple[dict[str, Any], ...]) -> None:
+    Attributes:
+        listed: the images, in the order of the file.
+        images: by the ids that annotations have.
+    """
+
+    def __init__(
+        self,
+        annotations: list[Any],
+        categories: tuple[dict[str, Any], ...],
+        findings: Findings,
+    ) -> None:
         self.annotations = annotations
         self.categories = [category["id"] for category in categories]
-        self.findings = Findings()
+        self.findings = findings
+        self.listed: list[MaskImage] = []
         self.images: dict[Any, MaskImage] = {}
         self.ambiguous: set[Any] = set()
-        self.ids: set[Any] = set()  # of annotations, so far
         self.scored = any(isinstance(a, dict) and a.get("score") is not None for a in annotations)
 
     def list_images(self, entries: list[Any]) -> None:
         """Take up the entries of images[]."""
-        integers = all(isinstance(e, dict) and type(e.get("id")) is int for e in entries)
+        keys = [next(iter(_ids_of([entry], "id", record_id)), None) for entry in entries]
+        integers = all(isinstance(key, int) for key in keys)
         by_name: dict[str, MaskImage] = {}
         basenames: set[str] = set()
-        for rank, entry in enumerate(entries, start=1):
-            name = entry.get("file_name") if isinstance(entry, dict) else None
-            if not isinstance(name, str) or not isinstance(entry.get("id"), (int, str)):
-                self.findings.note("bad image", str(entry)[:80])
+        for rank, (key, entry) in enumerate(zip(keys, entries, strict=True), start=1):
+            name = None if key is None else entry.get("file_name")
+            if not isinstance(name, str) or not name:
+                self.findings.note("bad image", quoted(entry))
                 continue
-            key = entry["id"]
             if not integers:
-                self.findings.note("image ids", f"{key!r} is {rank}")
+                self.findings.note("image ids", f"{quoted(key)} is {rank}")
             if name in by_name:
-                self.findings.note("same image", f"{name} (ids {by_name[name].image_id}, {key})")
+                ids = f"(ids {shown(by_name[name].image_id)}, {shown(key)})"
+                self.findings.note("same image", f"{shown(name)} {ids}")
                 self.images.setdefault(key, by_name[name])
                 continue
             if key in self.images:
                 self.ambiguous.add(key)
             image = MaskImage(key if integers else rank, name, _declared_size(entry))
             by_name[name] = self.images[key] = image
+            self.listed.append(image)
             basename = name.rsplit("/", 1)[-1]
             if basename != name:
-                self.findings.note("folders", name)
+                self.findings.note("folders", shown(name))
             if basename in basenames:
-                self.findings.note("basenames", name)
+                self.findings.note("basenames", shown(name))
             basenames.add(basename)
         for key in self.ambiguous:  # neither of the two is known to own the annotations
             self.images.pop(key)
+        owned = set(map(id, self.images.values()))
+        self.listed = [image for image in self.listed if id(image) in owned]
+
+    def join(self, own: ImageNames, origin: str) -> None:
+        """Take the images of the list at ``origin`` as those that annotations name by ``own``."""
+        names = {key: image.file_name for key, image in self.images.items()}
+        joined = join_images(ImageNames(origin, names), own)
+        self.images = {key: self.images[listed] for key, listed in joined.items()}
 
     def sort_in(self, number: int, annotation: Any) -> None:
         """Give one annotation to its image, or leave it out with the reason."""
-        image = None
         try:
-            if not isinstance(annotation, dict):
-                raise SegmentationError("entry", f"it is {str(annotation)[:40]!r}")
-            image = self._image_of(annotation.get("image_id"))
-            area = check_segmentation(annotation.get("segmentation"))
-            self._check(annotation, area)
+            row = check_row(number, annotation, ("iscrowd", "score", "category_id"))
+            self.findings.see(row)
+            image = find_image(row.fields["image_id"], self.images, self.ambiguous)
+            self._check(row)
         except SegmentationError as fault:
-            self._leave_out(number, fault, image)
+            self._leave_out(number, fault)
             return
-        name = _name(number, annotation)
-        self._tell(name, annotation, area)
-        category, score = annotation.get("category_id"), annotation.get("score")
-        if category is None:
-            self.findings.note("no category", name)
-            category = self.categories[0]
-        if score is None and self.scored:
-            self.findings.note("unscored", name)
-            score = 1.0
-        score = None if score is None else float(score)
-        image.masks.append(GivenMask(number, int(category), annotation["segmentation"], score))
+        self._note(row)
+        category = row.fields.get("category_id", self.categories[0])
+        score = row.fields.get("score", 1.0 if self.scored else None)
+        self.findings.accept(row)
+        image.masks.append(GivenMask(number, category, row.fields["segmentation"], score))
 
     def settle_size(self, image: MaskImage) -> None:
         """Decide on the size of an image by what images[] and its RLEs say of it."""
@@ -272,11 +258,11 @@ class _Reader:
         if declared not in counts:
             height, width = counts.most_common(1)[0][0]
             if declared is None:
-                self.findings.note("unsized", image.file_name)
+                self.findings.note("unsized", shown(image.file_name))
             else:
                 kind = "swapped" if declared == (width, height) else "resized"
                 said, real = f"{declared[1]}x{declared[0]}", f"{width}x{height}"
-                example = f"{image.file_name} is said to be {said}, its masks are {real}"
+                example = f"{shown(image.file_name)} is said to be {said}, its masks are {real}"
                 self.findings.note(kind, example)
             image.size = (height, width)
         given, image.masks = image.masks, []
@@ -286,63 +272,51 @@ class _Reader:
                 image.masks.append(mask)
                 continue
             fault = SegmentationError("size", f"its mask is {size[1]}x{size[0]}")
-            self._leave_out(mask.number, fault, image)
+            self._leave_out(mask.number, fault)
 
-    def _image_of(self, key: Any) -> MaskImage:
-        if isinstance(key, (int, str)) and key in self.images:
-            return self.images[key]
-        ambiguous = isinstance(key, (int, str)) and key in self.ambiguous
-        raise SegmentationError("ambiguous" if ambiguous else "dangling", f"image_id {key!r}")
-
-    def _check(self, annotation: dict[str, Any], area: int | None) -> None:
-        """Raise for what forbids the use of a sound mask."""
-        score, category = annotation.get("score"), annotation.get("category_id")
-        if area == 0:
+    def _check(self, row: Row) -> None:
+        """Raise for what forbids the use of a sound annotation."""
+        if row.mask is None:
+            raise SegmentationError("missing", "it has no mask (segmentation)")
+        if not row.mask.has_pixels():
             raise SegmentationError("empty", "its mask is empty")
-        if annotation.get("iscrowd"):
+        if row.fields.get("iscrowd"):
             raise SegmentationError("crowd", "it is a crowd region")
-        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
-            raise SegmentationError("score", f"its score is {score!r}")
-        alone = category is None and len(set(self.categories)) == 1
-        if not alone and (not isinstance(category, int) or category not in self.categories):
-            raise SegmentationError("category", f"its category_id is {category!r}")
+        category = row.fields.get("category_id")
+        if len(self.categories) > 1 if category is None else category not in self.categories:
+            raise SegmentationError("category", f"its category_id is {category}")
 
-    def _tell(self, name: str, annotation: dict[str, Any], area: int | None) -> None:
+    def _note(self, row: Row) -> None:
         """Note what is peculiar about an annotation that is used."""
-        segmentation = annotation["segmentation"]
-        if area is None:
-            self.findings.note("polygons", name)
-        elif isinstance(segmentation["counts"], list):
-            self.findings.note("uncompressed", name)
-        if area == 1:
-            self.findings.note("one pixel", name)
-        if area is not None and area == math.prod(segmentation["size"]):
-            self.findings.note("full", name)
-        own = annotation.get("id")
-        if isinstance(own, (int, str)) and own not in self.ids:
-            self.ids.add(own)
-        elif "id" in annotation or self.ids:  # a list of results has no ids at all
-            self.findings.note("annotation ids", name)
+        assert row.mask is not None
+        segmentation = row.mask.segmentation
+        if isinstance(segmentation, list):
+            row.notes.append("polygons")
+        else:
+            if isinstance(segmentation["counts"], list):
+                row.notes.append("uncompressed")
+            if row.mask.area == 1:
+                row.notes.append("one pixel")
+            if row.mask.area == math.prod(segmentation["size"]):
+                row.notes.append("full")
+        if "category_id" not in row.fields:
+            row.notes.append("no category")
+        if self.scored and "score" not in row.fields:
+            row.notes.append("unscored")
 
-    def _leave_out(self, number: int, fault: SegmentationError, image: MaskImage | None) -> None:
+    def _leave_out(self, number: int, fault: SegmentationError) -> None:
         annotation = self.annotations[number]
-        if not isinstance(annotation, dict):
-            annotation = {}
-        name = _name(number, annotation)
-        self.findings.note(fault.kind, f"{name}: {fault}")
-        ids = {"annotation_id": annotation.get("id"), "image_id": annotation.get("image_id")}
-        self.findings.left_out.append({"number": number, **ids, "reason": str(fault)})
-        if image is not None:
-            image.left_out.append(f"{name} is left out: {fault}")
+        self.findings.leave_out(number, annotation, fault)
+        for key in _ids_of([annotation], "image_id", record_id):
+            if key in self.images:
+                name = annotation_name(number, annotation)
+                self.images[key].left_out.append(f"{name} is left out: {fault}")
 
 
 def _declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = entry.get("height"), entry.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
-    return None
-
-
-def _name(number: int, annotation: Mapping[str, Any]) -> str:
-    """How messages call an annotation."""
-    return f"annotation {annotation['id']}" if annotation.get("id") else f"annotation no. {number}"
+    """(H, W) as images[] has it; None where that is no size."""
+    try:
+        height, width = whole_number(entry.get("height")), whole_number(entry.get("width"))
+    except FieldError:
+        return None
+    return (height, width) if height > 0 < width and height * width <= max_pixels() else None

@@ -78,3 +78,26 @@ def name_keys(name: str) -> tuple[str, str, str]:
     if not dot or f".{ending.lower()}" not in IMAGE_SUFFIXES:
         stem = path
     return stem.rpartition("/")[2], stem, path
+
+
+def check_output(output: str | Path | None, **inputs: str | Path | None) -> None:
+    """Refuse an output that is one of the inputs, whatever links and spellings lead to it.
+
+    Args:
+        inputs: by the names of their options, ``_`` for ``-``; None: not given.
+
+    Raises:
+        ValueError: it is one of them, and would be lost.
+    """
+    for name, given in inputs.items():
+        if output is not None and given is not None and _same_file(output, given):
+            raise ValueError(
+                f"the output {shown(str(output))} is the file of --{name.replace('_', '-')}, which "
+                "would be lost: give another --output"
+            )
+
+
+def _same_file(first: str | Path, second: str | Path) -> bool:
+    if os.path.exists(first) and os.path.exists(second):
+        return os.path.samefile(first, second)
+    return os.path.realpath(first) == os.path.realpath(second)

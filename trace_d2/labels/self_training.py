@@ -15,6 +15,8 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from trace_d2.io.coco_instances import InstanceFile, read_predictions, read_truth
+from trace_d2.io.joining import join_images
+from trace_d2.io.json_files import shown
 from trace_d2.io.mask_rle import text_rle
 
 
@@ -29,7 +31,7 @@ class SelfTrainingSummary:
         kept: earlier labels that stay.
         replaced: earlier labels that gave way to a prediction.
         below_threshold: predictions of too low a score.
-        empty: predictions of a sufficient score without a pixel.
+        empty: predictions of a sufficient score, and earlier labels, without a pixel.
     """
 
     images: int
@@ -46,7 +48,7 @@ class SelfTrainingSummary:
             f"{self.new + self.kept} labels: {self.new} new predictions, {self.kept} earlier "
             f"labels kept\n"
             f"dropped: {self.replaced} earlier labels that a prediction replaces, "
-            f"{self.below_threshold} predictions below the threshold, {self.empty} empty ones"
+            f"{self.below_threshold} predictions below the threshold, {self.empty} empty masks"
         )
 
 
@@ -80,22 +82,24 @@ def merge_predictions(
             raise ValueError(f"{name} is {value}; it must lie in 0..1")
     earlier = read_truth(labels, masks=True)
     found = read_predictions(predictions, masks=True, need_scores=True)
-    _check_images(earlier, found)
+    found = _of_listed_images(found, earlier)
     for row in found.annotations:
         earlier.check_fit(row, found.name)
     confident = [row for row in found.annotations if row["score"] >= threshold]
     confident.sort(key=lambda row: -row["score"])
     new, old = _by_image(confident, earlier), _by_image(earlier.annotations, earlier)
     annotations: list[dict[str, Any]] = []
-    counts = {"new": 0, "kept": 0, "unlabelled": 0}
+    counts = {"new": 0, "kept": 0, "replaced": 0, "unlabelled": 0}
     for image_id in earlier.images:
-        masks = [mask for mask, _ in new[image_id] if mask_api.area(mask)]
+        masks = [mask for mask, _ in new[image_id]]
         stay = _uncovered(masks, old[image_id], overlap)
         counts["new"] += len(masks)
         counts["kept"] += len(stay)
+        counts["replaced"] += len(old[image_id]) - len(stay)
         counts["unlabelled"] += not masks and not stay
         for mask, crowd in [(mask, 0) for mask in masks] + stay:
             annotations.append(_annotation(len(annotations) + 1, image_id, mask, crowd))
+    given = len(confident) + len(earlier.annotations)
     content = {
         "images": list(earlier.images.values()),
         "annotations": annotations,
@@ -103,30 +107,35 @@ def merge_predictions(
     }
     return content, SelfTrainingSummary(
         images=len(earlier.images),
-        replaced=len(earlier.annotations) - counts["kept"],
         below_threshold=len(found.annotations) - len(confident),
-        empty=len(confident) - counts["new"],
+        empty=given - counts["new"] - counts["kept"] - counts["replaced"],
         **counts,
     )
 
 
-def _check_images(labels: InstanceFile, found: InstanceFile) -> None:
-    absent = {row["image_id"] for row in found.annotations} - set(labels.images)
+def _of_listed_images(found: InstanceFile, labels: InstanceFile) -> InstanceFile:
+    """``found`` with the image ids of the labels, which list all of its images."""
+    ids = join_images(labels.image_names, found.image_names)
+    absent = {row["image_id"] for row in found.annotations} - set(ids)
     if absent:
         raise ValueError(
             f"{found.name} has predictions of {len(absent)} images that {labels.name} lacks (such "
-            f"as {min(map(str, absent))}); predict on the images that the labels list"
+            f"as {shown(min(map(str, absent)))}); predict on the images that the labels list"
         )
+    rows = [row | {"image_id": ids[row["image_id"]]} for row in found.annotations]
+    return InstanceFile(found.name, found.images, rows)
 
 
 _Mask = tuple[dict[str, Any], int]  # compressed, and its ``iscrowd``
 
 
 def _by_image(rows: Sequence[dict[str, Any]], labels: InstanceFile) -> dict[Any, list[_Mask]]:
-    """The masks of each image, by its id."""
+    """The masks of each image that have a pixel, by its id."""
     grouped: dict[Any, list[_Mask]] = {key: [] for key in labels.images}
     for row in rows:
-        grouped[row["image_id"]].append((labels.rle(row), row.get("iscrowd", 0)))
+        mask = labels.rle(row)
+        if mask_api.area(mask):
+            grouped[row["image_id"]].append((mask, row.get("iscrowd", 0)))
     return grouped
 
 

@@ -30,6 +30,7 @@ from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import locate_images, spread
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
+from trace_d2.io.paths import check_output
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import load_edge_cfg
 from trace_d2.jobs.job import files_print
@@ -44,6 +45,7 @@ from trace_d2.propagation.calibration import EdgeStatistics
 from trace_d2.terminal import say
 
 _LEFT_OUT = "left_out.jsonl"
+_MOST_GIB = 4  # of the masks of one image, decoded
 _MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
 _PANES = (
     ("image", "Image"),
@@ -135,6 +137,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> RefineJob:
         """The job of ``tools/refine_masks.py``; says what is peculiar about the masks."""
+        check_output(args.output, masks=args.masks, images_json=args.images_json)
         cfg = load_edge_cfg(args)
         file = load_mask_json(args.masks, args.images_json)
         entries = mask_entries(file, args.images)
@@ -263,9 +266,20 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         height, width = photograph.pixels.shape[:2]
         name = f"{self.masks}: a mask of {entry.file_name}"
         kept, masks, notes = [], [], []
+        if entry.size is not None and not all(_is_polygons(mask) for mask in entry.masks):
+            # Before masks of another size are decoded.
+            fit_to_photograph(np.broadcast_to(np.False_, entry.size), photograph, name)
+        needed = len(entry.masks) * height * width / 2**30
+        if needed > _MOST_GIB:
+            raise ValueError(
+                f"{len(entry.masks)} masks of {entry.file_name} at {width}x{height} pixels need "
+                f"{needed:.1f} GiB at once, more than {_MOST_GIB}: give fewer masks of it, or a "
+                "smaller image"
+            )
         for given in entry.masks:
-            polygon = isinstance(given.segmentation, list)
-            size = (height, width) if polygon or entry.size is None else entry.size
+            size = entry.size
+            if size is None or _is_polygons(given):
+                size = (height, width)
             try:
                 mask = decode_segmentation(given.segmentation, *size)
             except SegmentationError as error:
@@ -291,6 +305,10 @@ def _categories(outcome: Outcome) -> list[dict[str, Any]]:
         f"{outcome.store.settings_path} is damaged (its categories are no list): restore it, or "
         "choose another --output"
     )
+
+
+def _is_polygons(mask: GivenMask) -> bool:
+    return isinstance(mask.segmentation, list)
 
 
 def _left_out(store: JobStore) -> Table:
