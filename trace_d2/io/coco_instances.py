@@ -188,8 +188,8 @@ def read_predictions(
             f"{name}: {total - scored} of {total} predictions have no score; "
             f"give all of them one{'' if need_scores else ', or none'}"
         )
-    for row in found.annotations:
-        row.setdefault("score", 1.0)
+    for fields in found.annotations:
+        fields.setdefault("score", 1.0)
     return found
 
 

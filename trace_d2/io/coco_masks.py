@@ -88,6 +88,7 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
     if not annotations:
         raise ValueError(f"{path} has no annotations at all: make the masks first")
     findings = Findings()
+    entries: Any
     if images_json is None:
         listing = content
         entries = _own_entries(content, annotations, path)
@@ -191,7 +192,7 @@ class _Reader:
 
     def list_images(self, entries: list[Any]) -> None:
         """Take up the entries of images[]."""
-        keys = [next(iter(_ids_of([entry], "id", record_id)), None) for entry in entries]
+        keys: list[Any] = [next(iter(_ids_of([entry], "id", record_id)), None) for entry in entries]
         integers = all(isinstance(key, int) for key in keys)
         by_name: dict[str, MaskImage] = {}
         basenames: set[str] = set()

@@ -189,7 +189,7 @@ def check_row(number: int, given: Any, fields: Sequence[str]) -> Row:
     """
     if type(given) is not dict and not isinstance(given, Mapping):  # the former is quick
         raise SegmentationError("entry", f"it is {quoted(given)}, no JSON object")
-    name, sound = "image_id", {}
+    name, sound = "image_id", dict[str, Any]()
     try:
         sound[name] = record_id(given.get(name))
         for name in fields:
@@ -254,7 +254,7 @@ def find_image(
         return image
     if image_id in ambiguous:
         raise SegmentationError("ambiguous", f"image_id {quoted(image_id)}")
-    other = str(image_id)
+    other: Any = str(image_id)
     if isinstance(image_id, str):
         other = int(image_id) if image_id.isascii() and image_id.isdecimal() else image_id
     hint = ""

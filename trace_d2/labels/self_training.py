@@ -48,7 +48,7 @@ class SelfTrainingSummary:
             f"{self.new + self.kept} labels: {self.new} new predictions, {self.kept} earlier "
             f"labels kept\n"
             f"dropped: {self.replaced} earlier labels that a prediction replaces, "
-            f"{self.below_threshold} predictions below the threshold, {self.empty} empty masks"
+            f"{self.below_threshold} predictions below the threshold, {self.empty} empty ones"
         )
 
 
