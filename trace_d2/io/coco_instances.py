@@ -18,7 +18,16 @@ from pycocotools import mask as coco_mask
 from .coco_panoptic import wanted_ids
 from .coco_rows import Findings, Row, check_row, find_image
 from .joining import ImageNames
-from .json_files import FieldError, quoted, read_json, record_id, shown, whole_number
+from .json_files import (
+    FieldError,
+    checked,
+    paused_collector,
+    quoted,
+    read_json,
+    record_id,
+    shown,
+    side,
+)  # fmt: skip
 from .limits import check_size
 from .mask_rle import SegmentationError, check_fit, encode_segmentation
 
@@ -77,6 +86,7 @@ class InstanceFile:
             ) from error
 
 
+@paused_collector()
 def read_truth(
     source: str | Path | Mapping[str, Any],
     masks: bool | None,
@@ -149,6 +159,7 @@ def read_truth(
     return truth
 
 
+@paused_collector()
 def read_predictions(
     source: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     masks: bool,
@@ -247,15 +258,12 @@ def _sized_images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]
     """Images by id, each with integer height and width in pixels."""
     images = _images(listed, name)
     for key, image in images.items():
-        for side in ("height", "width"):
-            try:
-                image[side] = whole_number(image.get(side))
-            except FieldError as error:
-                raise ValueError(
-                    f"{name}: image {shown(key)} has no height and width in pixels, as its {side} "
-                    f"{error}: give it its size"
-                ) from error
-        check_size(image["width"], image["height"], f"{name}: image {shown(key)}")
+        where = f"{name}: image {shown(key)}"
+        if image.get("height") is None or image.get("width") is None:
+            raise ValueError(f"{where} has no height and width in pixels: give it its size")
+        for name_of_side in ("height", "width"):
+            image[name_of_side] = checked(image, name_of_side, side, where)
+        check_size(image["width"], image["height"], where)
     return images
 
 

@@ -16,7 +16,16 @@ from typing import Any
 
 from .coco_rows import Findings, Row, annotation_name, check_row, find_image
 from .joining import ImageNames, join_images
-from .json_files import FieldError, quoted, read_json, record_id, shown, whole_number
+from .json_files import (
+    FieldError,
+    paused_collector,
+    quoted,
+    read_json,
+    record_id,
+    shown,
+    side,
+    whole_number,
+)  # fmt: skip
 from .limits import max_pixels
 from .mask_rle import SegmentationError
 
@@ -71,6 +80,7 @@ class MaskFile:
     findings: Findings
 
 
+@paused_collector()
 def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> MaskFile:
     """Read and check masks of images: a COCO file, or a bare list of results.
 
@@ -317,7 +327,7 @@ class _Reader:
 def _declared_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     """(H, W) as images[] has it; None where that is no size."""
     try:
-        height, width = whole_number(entry.get("height")), whole_number(entry.get("width"))
+        height, width = side(entry.get("height")), side(entry.get("width"))
     except FieldError:
         return None
-    return (height, width) if height > 0 < width and height * width <= max_pixels() else None
+    return (height, width) if height * width <= max_pixels() else None

@@ -265,7 +265,8 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         """The annotations that have pixels, their masks (K, H, W) bool, and remarks."""
         height, width = photograph.pixels.shape[:2]
         name = f"{self.masks}: a mask of {entry.file_name}"
-        kept, masks, notes = [], [], []
+        kept: list[GivenMask] = []
+        notes: list[str] = []
         if entry.size is not None and not all(_is_polygons(mask) for mask in entry.masks):
             # Before masks of another size are decoded.
             fit_to_photograph(np.broadcast_to(np.False_, entry.size), photograph, name)
@@ -276,6 +277,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
                 f"{needed:.1f} GiB at once, more than {_MOST_GIB}: give fewer masks of it, or a "
                 "smaller image"
             )
+        masks = np.empty((len(entry.masks), height, width), bool)
         for given in entry.masks:
             size = entry.size
             if size is None or _is_polygons(given):
@@ -290,11 +292,11 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
                 notes.append(f"annotation no. {given.number} is left out: its mask is empty")
                 continue
             notes += [remark for remark in remarks if remark not in notes]
+            masks[len(kept)] = mask
             kept.append(given)
-            masks.append(mask)
         if not kept:
             raise ValueError(f"no mask of {entry.file_name} has a pixel in it: {notes[0]}")
-        return kept, np.stack(masks), tuple(notes)
+        return kept, masks[: len(kept)], tuple(notes)
 
 
 def _categories(outcome: Outcome) -> list[dict[str, Any]]:
