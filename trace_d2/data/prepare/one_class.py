@@ -78,7 +78,11 @@ def read_names(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no list of images at {path}: {_SEE}")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text ({error}): put the list there again") from error
+    names = [line.strip() for line in lines]
     names = [name for name in names if name]
     if not names:
         raise ValueError(f"{path} is empty: put the list there again")

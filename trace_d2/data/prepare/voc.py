@@ -26,6 +26,7 @@ from trace_d2.io.coco_panoptic import (
     write_panoptic_png,
 )
 from trace_d2.io.images import read_semantic
+from trace_d2.io.mat_files import read_structure
 from trace_d2.parallel import ordered_map
 
 SPLITS = ("train_aug", "val")
@@ -143,12 +144,18 @@ def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     try:
         if path.suffix == ".png":
             return voc_segments(*map(read_semantic, files))
-        from scipy.io import loadmat  # takes a second to import
-
-        truth = loadmat(path, squeeze_me=True, struct_as_record=False)["GTinst"]
-        return sbd_segments(truth.Segmentation.astype(np.int64), np.atleast_1d(truth.Categories))
+        return sbd_segments(*_read_sbd(path))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}; unpack the data set again") from error
+
+
+def _read_sbd(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The objects (H, W) int64 of an SBD file, and their classes (N,)."""
+    truth = read_structure(path, "GTinst")
+    objects, classes = truth.get("Segmentation"), truth.get("Categories")
+    if objects is None or classes is None or objects.ndim != 2:
+        raise ValueError("its GTinst holds no map of objects and their classes")
+    return objects.astype(np.int64), classes.ravel()
 
 
 def _segments(
