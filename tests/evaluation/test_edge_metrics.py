@@ -63,7 +63,7 @@ def test_strengths_are_cut_at_the_threshold_itself() -> None:
     assert counts.predictions[[at[0.3], at[0.31], at[0.5], at[0.51]]].tolist() == [60, 30, 30, 0]
     assert counts.matched[[at[0.3], at[0.31], at[0.5], at[0.51]]].tolist() == [30, 30, 30, 0]
     scores = edge_scores([counts])
-    assert (scores.ods, scores.ods_threshold) == (1, 0.5)
+    assert (scores.ods, scores.ods_threshold) == (1, pytest.approx(0.31))  # of 0.31 ... 0.5
     assert counts.to_dict()["best_threshold"] == 0.5
 
 
@@ -96,25 +96,65 @@ def test_scores_by_hand() -> None:
     assert a.f_measure.tolist() == pytest.approx([8 / 18, 8 / 10])
     assert (a.best, b.best) == (1, 0)
     assert scores.f.tolist() == pytest.approx([20 / 32, 12 / 19])
-    assert (scores.ods, scores.ods_threshold) == (pytest.approx(12 / 19), 0.75)
+    # Between the two points, as in BSDS.
+    shares = np.linspace(0, 1, 100)
+    p, r = 10 / 20 + (6 / 7 - 10 / 20) * shares, 10 / 12 + (6 / 12 - 10 / 12) * shares
+    best = int(np.argmax(2 * p * r / (p + r)))
+    assert scores.ods == pytest.approx(float(np.max(2 * p * r / (p + r))))
+    assert scores.ods > scores.f.max()
+    assert scores.ods_threshold == pytest.approx(0.25 + 0.5 * shares[best])
     assert scores.ois == pytest.approx(2 * (4 + 6) / (5 + 7 + 12))
     assert scores.precision.tolist() == pytest.approx([10 / 20, 6 / 7])
     assert scores.recall.tolist() == pytest.approx([10 / 12, 6 / 12])
     # Read off at 0.50, 0.51, ..., 0.83, on the line between the two points.
     line_between = [6 / 7 + (r / 100 - 0.5) / (1 / 3) * (1 / 2 - 6 / 7) for r in range(50, 84)]
-    assert scores.ap == pytest.approx(sum(line_between) / 101)
+    assert scores.ap == pytest.approx(sum(line_between) / 100)
     assert scores.images == 2
 
 
 def test_average_precision_of_known_curves() -> None:
     recall = np.linspace(0, 1, 5)
-    assert average_precision(np.ones(5), recall) == pytest.approx(1)
-    assert average_precision(1 - recall, recall) == pytest.approx(0.5)
-    assert average_precision(np.ones(2), np.array([0, 0.5])) == pytest.approx(51 / 101)
+    assert average_precision(np.ones(5), recall) == pytest.approx(1.01)
+    assert average_precision(1 - recall, recall) == pytest.approx(0.505)
+    assert average_precision(np.ones(2), np.array([0, 0.5])) == pytest.approx(0.51)
     # Of two points of one recall the more precise one counts, in whichever order they come.
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
         precision, ends = np.array([1, 0, 1.0])[order], np.array([0, 1, 1.0])[order]
-        assert average_precision(precision, ends) == pytest.approx(1)
+        assert average_precision(precision, ends) == pytest.approx(1.01)
+
+
+def test_of_equal_thresholds_the_lowest_counts_for_ods_and_the_highest_for_ois() -> None:
+    one = made(matched=[6, 6], predictions=[8, 8], truth=10)
+    scores = edge_scores([one])
+    assert (scores.ods, scores.ods_threshold) == (pytest.approx(12 / 18), 0.25)
+    assert one.best == 1
+
+
+def max_f_as_in_bsds(thresholds, recall, precision):
+    """maxF of the benchmark's code, line by line."""
+
+    def f_measure(r, p):
+        return 2 * p * r / (p + r + ((p + r) == 0))
+
+    best_t, best_f = thresholds[0], f_measure(recall[0], precision[0])
+    for i in range(1, len(thresholds)):
+        for d in np.linspace(0, 1, 100):
+            r = recall[i] * d + recall[i - 1] * (1 - d)
+            p = precision[i] * d + precision[i - 1] * (1 - d)
+            if f_measure(r, p) > best_f + 1e-12:
+                best_t, best_f = thresholds[i] * d + thresholds[i - 1] * (1 - d), f_measure(r, p)
+    return best_f, best_t
+
+
+def test_ods_is_that_of_bsds_on_any_curve() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        predictions = np.sort(rng.integers(0, 60, 9))[::-1]
+        matched = (predictions * rng.random(9)).astype(int)
+        one = EdgeCounts(matched, predictions, 60, matched, matched, even_thresholds(9))
+        scores = edge_scores([one])
+        expected = max_f_as_in_bsds(one.thresholds, scores.recall, scores.precision)
+        assert (scores.ods, scores.ods_threshold) == pytest.approx(expected)
 
 
 def test_pooled_ois_may_fall_below_ods() -> None:
@@ -200,13 +240,13 @@ def test_scores_lie_in_their_range(rows) -> None:
     scores = edge_scores(counts)
     assert 0 <= scores.ods <= 1
     assert 0 <= scores.ois <= 1
-    assert math.isnan(scores.ap) or 0 <= scores.ap <= 1
-    assert scores.ods == scores.f.max()
+    assert math.isnan(scores.ap) or 0 <= scores.ap <= 1.01 + 1e-9
+    assert scores.ods >= scores.f.max() - 1e-12
     # What does hold for own thresholds: the mean F of the images is the largest there.
     own = np.mean([one.f_measure.max() for one in counts])
     assert own >= np.mean([one.f_measure for one in counts], axis=0).max() - 1e-12
     if len(counts) == 1:
-        assert scores.ois == scores.ods
+        assert scores.ois == scores.f.max()
 
 
 def test_ois_is_no_less_than_ods_where_images_differ_in_strength_only() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
+from trace_d2.io.listing import ImageFinder, ids_of_stems, list_images, read_image_ids, spread
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -91,3 +91,47 @@ def test_spread_takes_even_steps(items: int, count: int) -> None:
     assert len(chosen) == len(set(chosen)) == min(items, count)
     steps = {int(b) - int(a) for a, b in itertools.pairwise(chosen)}
     assert len(steps) <= 2
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    real = tmp_path / "real"
+    (real / "sub").mkdir(parents=True)
+    touch(real, "a.jpg")
+    touch(real / "sub", "b.jpg")
+    (real / "sub/loop").symlink_to(real, target_is_directory=True)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "linked").symlink_to(real, target_is_directory=True)
+    (images / "c.jpg").symlink_to(real / "a.jpg")
+    finder = ImageFinder(images)
+    assert finder.find("b.jpg") == "linked/sub/b.jpg"
+    assert finder.find("a") == "linked/a.jpg"
+    assert list_images(images) == {"c": "c.jpg"}
+    (tmp_path / "link").symlink_to(images, target_is_directory=True)
+    assert ImageFinder(tmp_path / "link").find("b") == "linked/sub/b.jpg"
+
+
+def test_folders_named_like_images_are_none(tmp_path):
+    (tmp_path / "b.jpg").mkdir()
+    touch(tmp_path, "a.jpg")
+    assert list_images(tmp_path) == {"a": "a.jpg"}
+
+
+def test_names_are_one_however_accents_are_written(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    (tmp_path / apart).mkdir()
+    touch(tmp_path / apart, f"{apart}.jpg")
+    assert list_images(tmp_path / apart) == {composed: f"{apart}.jpg"}
+    for name in (f"{composed}/{composed}.jpg", f"x\\{composed}.jpg", composed):
+        assert ImageFinder(tmp_path).find(name) == f"{apart}/{apart}.jpg"
+    touch(tmp_path / apart, f"{composed}.png")
+    with pytest.raises(ValueError, match="share the stem"):
+        list_images(tmp_path / apart)
+
+
+def test_lists_of_images_of_windows_macos_and_pandas(tmp_path):
+    content = [{"id": 7.0, "file_name": "train\\cafe\u0301.jpg"}]
+    (tmp_path / "i.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    ids = read_image_ids(tmp_path / "i.json")
+    assert ids == {"caf\u00e9": 7}
+    assert type(ids["caf\u00e9"]) is int

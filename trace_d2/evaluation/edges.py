@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from trace_d2.edges.sources import EdgeSource
+from trace_d2.io.agreement import Disagreement, check_segments, warn_of_disagreements
 from trace_d2.io.coco_panoptic import VOID, PanopticSet, load_panoptic_json, read_panoptic_png
 from trace_d2.io.edge_maps import find_edges, has_edges, read_edges
 from trace_d2.io.images import read_image
 from trace_d2.io.listing import list_images
+from trace_d2.io.paths import file_below
 from trace_d2.io.regions import check_map
 from trace_d2.parallel import ordered_map
 
@@ -143,14 +145,20 @@ def evaluate_edges(
     truth = load_panoptic_json(truth_json)
     if not Path(truth_dir).is_dir():
         raise FileNotFoundError(f"no folder of panoptic PNGs at {truth_dir}; correct the path")
-    files = _files_by_stem(truth)
-    paths = _paths_by_stem(Path(folder), files, images=source is not None)
-    absent = [stem for stem in files if stem not in paths]
-    _check_missing(absent, len(files), truth, allow_missing)
+    ids = truth.by_stem()
+    paths = _paths_by_stem(Path(folder), ids, images=source is not None)
+    absent = [stem for stem in ids if stem not in paths]
+    _check_missing(absent, len(ids), truth, allow_missing)
     settings = settings or EdgeSettings()
-    things = _things_by_file(truth) if settings.truth_kind == "things" else {}
+    things = _things_by_image(truth) if settings.truth_kind == "things" else {}
     tasks = [
-        (path, Path(truth_dir) / files[stem], things.get(files[stem]))
+        (
+            path,
+            file_below(truth_dir, truth.annotations[ids[stem]]["file_name"]),
+            truth.sizes.get(ids[stem]),
+            truth.annotations[ids[stem]]["segments_info"],
+            things.get(ids[stem]),
+        )
         for stem, path in paths.items()
     ]
     results = ordered_map(
@@ -161,7 +169,11 @@ def evaluate_edges(
         description="edges",
         progress=progress,
     )
-    counts = dict(zip(paths, results, strict=True))
+    counts, disagreements = {}, {}
+    for stem, (count, disagreement) in zip(paths, results, strict=True):
+        counts[stem] = count
+        disagreements[ids[stem]] = disagreement
+    warn_of_disagreements(str(truth.path), disagreements)
     return EdgeEvaluation(edge_scores(list(counts.values())), counts, settings, tuple(absent))
 
 
@@ -232,20 +244,6 @@ def _paths_by_stem(folder: Path, stems: Iterable[str], images: bool) -> dict[str
     return {stem: find_edges(folder, stem) for stem in stems if has_edges(folder, stem)}
 
 
-def _files_by_stem(truth: PanopticSet) -> dict[str, str]:
-    names = {image["id"]: image["file_name"] for image in truth.images if "file_name" in image}
-    files: dict[str, str] = {}
-    for image_id, annotation in truth.annotations.items():
-        stem = Path(names.get(image_id, annotation["file_name"])).stem
-        if stem in files:
-            raise ValueError(
-                f"{truth.path}: {files[stem]} and {annotation['file_name']} share a stem, so their "
-                "edges cannot be told apart: rename one"
-            )
-        files[stem] = annotation["file_name"]
-    return files
-
-
 def things_of_records(
     records: Iterable[Mapping[str, Any]], dataset_name: str
 ) -> dict[str, frozenset[int]]:
@@ -265,11 +263,11 @@ def things_of_records(
     return found
 
 
-def _things_by_file(truth: PanopticSet) -> dict[str, frozenset[int]]:
-    """Ids of the thing instances in each PNG."""
+def _things_by_image(truth: PanopticSet) -> dict[Any, frozenset[int]]:
+    """Ids of the thing instances of each image."""
     isthing = {category.id: category.isthing for category in truth.categories}
     found = {}
-    for annotation in truth.annotations.values():
+    for image_id, annotation in truth.annotations.items():
         segments = annotation["segments_info"]
         unknown = {segment["category_id"] for segment in segments} - set(isthing)
         if unknown:
@@ -277,7 +275,7 @@ def _things_by_file(truth: PanopticSet) -> dict[str, frozenset[int]]:
                 f'{truth.path}: "categories" lacks {sorted(unknown)[:5]}, so things cannot be told '
                 "from stuff: add them there"
             )
-        found[annotation["file_name"]] = thing_instances(
+        found[image_id] = thing_instances(
             {**segment, "isthing": isthing[segment["category_id"]]} for segment in segments
         )
     return found
@@ -302,8 +300,13 @@ def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: b
 def _count_image(
     source: EdgeSource | None,
     settings: EdgeSettings,
-    task: tuple[Path, Path, Collection[int] | None],
-) -> EdgeCounts:
-    path, truth_file, things = task
+    task: tuple[Path, Path, tuple[int, int] | None, list[dict[str, Any]], Collection[int] | None],
+) -> tuple[EdgeCounts, Disagreement]:
+    path, truth_file, size, segments, things = task
+    truth = read_panoptic_png(truth_file, size, "the JSON of the truth")
+    try:
+        disagreement = check_segments(truth, segments)
+    except ValueError as error:
+        raise ValueError(f"{truth_file}: {error}") from error
     edges = read_edges(path) if source is None else source(read_image(path).pixels, path.stem).edges
-    return settings.count(edges, read_panoptic_png(truth_file), str(path), things)
+    return settings.count(edges, truth, str(path), things), disagreement

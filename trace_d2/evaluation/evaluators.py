@@ -367,6 +367,11 @@ class EdgeEvaluator(_Evaluator):
             edges = check_edges(output["edges"].detach().float().cpu().numpy(), origin)
             truth = read_panoptic_png(PathManager.get_local_path(record["pan_seg_file_name"]))
             things = self._things.get(name)
+            if things and not np.isin(truth, list(things)).any():
+                raise ValueError(
+                    f"{record['pan_seg_file_name']} holds none of the things that the record of "
+                    f"{name} lists: give the PNGs that belong to the JSON, or make both again"
+                )
             self._results[name] = self._settings.count(edges, truth, origin, things)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:

@@ -92,8 +92,12 @@ def write_curve(path: str | Path, name: str, scores: EdgeScores) -> None:
     shown = scores.precision > 0
     label = f"{name}: ODS {_percent(scores.ods)}, AP {_percent(scores.ap)}"
     axes.plot(scores.recall[shown], scores.precision[shown], color="firebrick", label=label)
-    best = shown & (scores.thresholds == scores.ods_threshold)
-    axes.plot(scores.recall[best], scores.precision[best], "o", color="firebrick", clip_on=False)
+    dot = [
+        np.interp(scores.ods_threshold, scores.thresholds, values)
+        for values in (scores.recall, scores.precision)
+    ]
+    if dot[1] > 0:
+        axes.plot(*dot, "o", color="firebrick", clip_on=False)
     axes.legend(loc="lower left")
     with atomic_file(path) as file:
         figure.savefig(file, format="png")

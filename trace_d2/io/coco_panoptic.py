@@ -25,6 +25,7 @@ from .mask_rle import text_rle
 from .panoptic_fields import MAX_SEGMENT_ID as MAX_SEGMENT_ID
 from .panoptic_fields import VOID as VOID
 from .panoptic_fields import check_annotation, images_by_id
+from .paths import name_keys
 from .png import RGB, read_png
 from .regions import check_map, region_statistics
 
@@ -61,6 +62,20 @@ class PanopticSet:
             for image in self.images
             if "height" in image and "width" in image
         }
+
+    def by_stem(self) -> dict[str, Any]:
+        """Annotated image ids by the stems of their files, after which other files are named."""
+        ids: dict[str, Any] = {}
+        names = self.names.names
+        for image_id, name in names.items():
+            stem = name_keys(str(name))[0]
+            if stem in ids:
+                raise ValueError(
+                    f"{self.path}: {shown(names[ids[stem]])} and {shown(name)} share a stem, so "
+                    "files named after them cannot be told apart: rename one"
+                )
+            ids[stem] = image_id
+        return ids
 
     @cached_property
     def names(self) -> ImageNames:

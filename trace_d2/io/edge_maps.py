@@ -20,6 +20,7 @@ import numpy as np
 from .atomic import write_bytes, write_png
 from .json_files import shown
 from .limits import check_size
+from .paths import file_below
 from .png import GREY, read_png, read_png_header
 
 EDGE, NONE, IGNORED = 1, 0, -1
@@ -46,7 +47,7 @@ _HEADERS = {
 
 def edge_paths(folder: str | Path, stem: str) -> list[Path]:
     """The files that may hold the edges of the image ``stem`` in ``folder``."""
-    return [Path(folder) / f"{stem}{ending}" for ending in (".png", ".npy")]
+    return [file_below(folder, f"{stem}{ending}") for ending in (".png", ".npy")]
 
 
 def has_edges(folder: str | Path, stem: str) -> bool:

@@ -7,27 +7,38 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from .json_files import read_json
-from .paths import IMAGE_SUFFIXES
+from .json_files import FieldError, file_name, quoted, read_json, shown, whole_number
+from .paths import composed, file_below, name_keys
 
 KeyT = TypeVar("KeyT", bound=Hashable)
+
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+    ".webp",
+)  # fmt: skip
+"""Files of a folder with these endings, in either case, are its images."""
 
 _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
 
 def list_images(folder: str | Path) -> dict[str, str]:
-    """Stem to file name of every image in ``folder`` (not below it), in sorted order of stems."""
+    """Stem to file name of every image in ``folder`` (not below it), in sorted order of stems.
+
+    Links count as what they lead to. Stems are composed (NFC), however the folder has them.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder of images at {folder}: correct the path")
     names = defaultdict(list)
-    for path in folder.iterdir():
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            names[path.stem].append(path.name)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in IMAGE_SUFFIXES and stem[0] != "." and not entry.is_dir():
+                names[composed(stem)].append(entry.name)
     if not names:
         raise ValueError(
             f"no images in {folder} (sub-folders are not searched); endings known: "
@@ -35,7 +46,7 @@ def list_images(folder: str | Path) -> dict[str, str]:
         )
     for stem, twins in sorted(names.items()):
         if len(twins) > 1:
-            listed = " and ".join(str(folder / name) for name in sorted(twins))
+            listed = " and ".join(shown(str(folder / name)) for name in sorted(twins))
             raise ValueError(
                 f"{listed} share the stem {stem!r}, so their labels would have one name: "
                 "rename or remove all but one"
@@ -72,13 +83,15 @@ def read_image_ids(path: str | Path) -> dict[str, int]:
         raise ValueError(f'{path} has no list of images: give a COCO file with "images"')
     ids: dict[str, int] = {}
     owners: dict[int, str] = {}
-    for entry in entries:
-        name = entry.get("file_name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or type(entry.get("id")) is not int:
+    for rank, entry in enumerate(entries):
+        try:
+            stem = name_keys(file_name(entry["file_name"]))[0]
+            image_id = whole_number(entry["id"])
+        except (TypeError, LookupError, FieldError) as error:
             raise ValueError(
-                f"{path}: an image is {{id: integer, file_name: text}}, not {str(entry)[:80]}"
-            )
-        stem, image_id = Path(name).stem, entry["id"]
+                f"{path}: image {rank} of the list is {quoted(entry)}, but an image is {{id: "
+                "integer, file_name: text}: correct it"
+            ) from error
         if stem in ids:
             raise ValueError(f"{path} names the stem {stem!r} twice: every image needs its own")
         if image_id in owners:
@@ -119,13 +132,13 @@ def locate_images(
 
 
 class ImageFinder:
-    """Finds images below a folder, which must exist."""
+    """Finds images below a folder, which must exist; links to folders are followed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise NotADirectoryError(f"no folder of images at {folder}: correct --images")
-        self._listings: dict[str, frozenset[str]] = {}
+        self._listings: dict[str, dict[str, str]] = {}
         self._below: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
@@ -137,26 +150,30 @@ class ImageFinder:
         while ".." in parts or parts[:1] == ("/",):
             parts = parts[1:]
         for start in range(len(parts)):
-            if self._exists(parts[start:]):
-                return "/".join(parts[start:])
-        found = self._search(parts[-1]) if parts else []
-        if len(found) > 1:
+            found = self._present(parts[start:])
+            if found is not None:
+                return found
+        several = self._search(composed(parts[-1])) if parts else []
+        if len(several) > 1:
             raise ValueError(
-                f"{name} could be {found[0]} or {found[1]} in {self.folder}: give the folder in "
-                "file_name"
+                f"{shown(name)} could be {several[0]} or {several[1]} in {self.folder}: give the "
+                "folder in file_name"
             )
-        if not found:
-            raise FileNotFoundError(f"no image {name} in {self.folder}")
-        return found[0]
+        if not several:
+            raise FileNotFoundError(f"no image {shown(name)} in {self.folder}")
+        return several[0]
 
-    def _exists(self, parts: Sequence[str]) -> bool:
+    def _present(self, parts: Sequence[str]) -> str | None:
+        """The path of the image of exactly these ``parts``, as the folder spells it, if any."""
+        if PurePosixPath(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
+            return None
         folder = "/".join(parts[:-1])
         if folder not in self._listings:
-            path = self.folder / folder
+            path = file_below(self.folder, folder) if folder else self.folder
             names = os.listdir(path) if path.is_dir() else []
-            self._listings[folder] = frozenset(names)
-        suffix = PurePosixPath(parts[-1]).suffix.lower()
-        return suffix in IMAGE_SUFFIXES and parts[-1] in self._listings[folder]
+            start = path.relative_to(self.folder)
+            self._listings[folder] = {composed(name): (start / name).as_posix() for name in names}
+        return self._listings[folder].get(composed(parts[-1]))
 
     def _search(self, basename: str) -> list[str]:
         """Images of that name, else of that stem, else of that number, in any folder."""
@@ -170,19 +187,30 @@ class ImageFinder:
     def _index(self) -> dict[str, list[str]]:
         """Paths by name, by ``/stem`` and, of numeric stems, by ``#number``."""
         below: dict[str, list[str]] = defaultdict(list)
-        for folder, folders, names in os.walk(self.folder):
-            folders.sort()
-            for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() not in IMAGE_SUFFIXES:
-                    continue
-                path = (Path(folder) / name).relative_to(self.folder).as_posix()
-                keys = [name, f"/{stem}"]
-                if stem.isascii() and stem.isdecimal():
-                    keys.append(f"#{int(stem)}")
-                for key in keys:
-                    below[key].append(path)
+        for path in _walk(self.folder):
+            stem, suffix = os.path.splitext(composed(path.name))
+            if suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            keys = [f"{stem}{suffix}", f"/{stem}"]
+            if stem.isascii() and stem.isdecimal():
+                keys.append(f"#{int(stem)}")
+            for key in keys:
+                below[key].append(path.relative_to(self.folder).as_posix())
         return dict(below)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below ``root``, in sorted order; no folder twice, so that loops of links end."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            yield Path(folder) / name
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:

@@ -10,13 +10,8 @@ from typing import Any
 
 from .json_files import quoted, shown
 
-IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
-)  # fmt: skip
-"""Files of a folder with these endings, in either case, are its images."""
-
 _SPECIAL = re.compile(r"[/\\:]|^\.*$")
+_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
 
 
 def relative_name(name: Any) -> str:
@@ -70,13 +65,11 @@ def composed(name: str) -> str:
 def name_keys(name: str) -> tuple[str, str, str]:
     """By what ``name`` of an image is compared: its stem, its path without ending, its path.
 
-    Endings are those of images alone, as ``frame.0001`` has none. Any folder is taken as a name,
-    an absolute one too: nothing is opened.
+    Endings are short and begin with a letter, so ``frame.0001`` has none. Any folder is taken as a
+    name, an absolute one too: nothing is opened.
     """
     path = composed(name).replace("\\", "/")
-    stem, dot, ending = path.rpartition(".")
-    if not dot or f".{ending.lower()}" not in IMAGE_SUFFIXES:
-        stem = path
+    stem = _ENDING.sub("", path)
     return stem.rpartition("/")[2], stem, path
 
 

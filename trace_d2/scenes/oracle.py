@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from trace_d2.io.agreement import check_segments, warn_of_disagreements
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.categories import UNKNOWN, Category, category_entries
 from trace_d2.io.coco_panoptic import (
@@ -25,6 +26,8 @@ from trace_d2.io.coco_panoptic import (
     read_panoptic_png,
     segments_info,
 )
+from trace_d2.io.json_files import shown
+from trace_d2.io.paths import file_below
 
 _HOLE = 5  # side of a hole in pixels
 _OBJECT = Category(1, "object", True, (255, 255, 255))
@@ -72,10 +75,17 @@ def write_oracle(
     Crowd regions and void are unknown (255) in the masks. Files are named after the images.
     """
     truth = load_panoptic_json(truth_json)
+    wide = [category.id for category in truth.categories if category.id >= UNKNOWN]
+    if wide:
+        raise ValueError(
+            f"{truth.path}: a mask of 8 bits cannot hold category {wide[0]}, as {UNKNOWN} means "
+            f"unknown: number the categories 0..{UNKNOWN - 1}"
+        )
+    stems = {image_id: stem for stem, image_id in truth.by_stem().items()}
     for folder in ("semantic", "edges"):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    for _, ids, annotation in _images(truth, truth_dir, "oracle", progress):
-        stem = Path(annotation["file_name"]).stem
+    for image_id, ids, annotation in _images(truth, truth_dir, "oracle", progress):
+        stem = stems[image_id]
         edges = punch_gaps(boundaries(ids), gaps, [0, zlib.crc32(stem.encode())])
         write_png(output / "semantic" / f"{stem}.png", _semantic(ids, annotation["segments_info"]))
         write_png(output / "edges" / f"{stem}.png", edges)
@@ -144,8 +154,22 @@ def _images(
 ) -> Iterator[tuple[Any, np.ndarray, dict[str, Any]]]:
     """Image id, segment ids (H, W) and annotation of each image."""
     bar = tqdm(truth.annotations.items(), desc=what, unit="image", disable=not progress)
+    known = {category.id for category in truth.categories}
+    disagreements = {}
     for image_id, annotation in bar:
-        yield image_id, read_panoptic_png(truth_dir / annotation["file_name"]), annotation
+        segments, where = annotation["segments_info"], f"{truth.path}: image {shown(image_id)}"
+        strange = {segment["category_id"] for segment in segments} - known
+        if strange:
+            raise ValueError(f'{where}: "categories" lacks {sorted(strange)[:5]}: add them there')
+        path = file_below(truth_dir, annotation["file_name"])
+        ids = read_panoptic_png(path, truth.sizes.get(image_id), f"{truth.path}")
+        try:
+            disagreements[image_id] = check_segments(ids, segments)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield image_id, ids, annotation
+    consequence = "; what is not listed is unknown"
+    warn_of_disagreements(str(truth.path), disagreements, consequence)
 
 
 def _semantic(ids: np.ndarray, segments: list[dict[str, int]]) -> np.ndarray:

@@ -38,6 +38,7 @@ from trace_d2.io.coco_panoptic import (
 from trace_d2.io.edge_maps import edge_paths
 from trace_d2.io.images import Sample, load_sample
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
+from trace_d2.io.paths import composed, file_below
 from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.command_line import existing_folder, load_edge_cfg
 from trace_d2.jobs.job import UsageError, files_print
@@ -118,7 +119,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
                 f"the list of images names none of the {len(names)} images (the first is "
                 f"{next(iter(names.values()))}): give the list that belongs to them"
             )
-        masked = [stem for stem in names if (semantic / f"{stem}.png").is_file()]
+        masked = [stem for stem in names if file_below(semantic, f"{stem}.png").is_file()]
         if not masked:
             raise UsageError(
                 f"no mask in {semantic} is named like one of the {len(names)} images: "
@@ -131,7 +132,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             args.save_edges,
         )  # fmt: skip
         # Before hours of work.
-        orphans = sorted(p.name for p in semantic.glob("*.png") if p.stem not in names)
+        orphans = sorted(p.name for p in semantic.glob("*.png") if composed(p.stem) not in names)
         if orphans:
             say(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}, ...")
         unnamed = [entry.file_name for entry in entries if entry.image_id is None]
@@ -140,7 +141,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         return job
 
     def fingerprint(self, entry: ImageEntry) -> str:
-        paths = [self.images / entry.file_name, self.semantic / f"{entry.stem}.png"]
+        paths = [self.images / entry.file_name, file_below(self.semantic, f"{entry.stem}.png")]
         if self.edges_folder is not None:
             paths += edge_paths(self.edges_folder, entry.stem)
         return files_print(paths)
@@ -148,13 +149,13 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     def skip(self, entry: ImageEntry) -> str:
         if entry.image_id is None:
             return "the list given by --images-json does not name it"
-        path = self.semantic / f"{entry.stem}.png"
+        path = file_below(self.semantic, f"{entry.stem}.png")
         return "" if path.is_file() else f"no semantic mask at {path} (an image without tags?)"
 
     def load(self, entry: ImageEntry) -> Sample:
         return load_sample(
             self.images / entry.file_name,
-            self.semantic / f"{entry.stem}.png",
+            file_below(self.semantic, f"{entry.stem}.png"),
             self.edges_folder,
             self.categories,
             self.origin,
