@@ -2,7 +2,7 @@
 """Train or evaluate a model on labels that TRACE made, or a student on pseudo edges.
 
     python tools/train_net.py --config-file configs/panoptic/voc_mask2former_R50.yaml \\
-        [--num-gpus N] [--num-machines M] [--resume] [--eval-only] [KEY VALUE ...]
+        [--num-gpus N] [--num-machines M] [--resume | --fresh] [--eval-only] [KEY VALUE ...]
 
 Data sets lie under the folder that DETECTRON2_DATASETS names (default: datasets); a config can
 register more by DATASETS.TRACE. Everything goes to OUTPUT_DIR: the config, logs, TensorBoard
@@ -24,43 +24,66 @@ from fvcore.common.config import CfgNode
 logger = logging.getLogger("trace_d2.train_net")
 
 
-class ConfigError(ValueError):
-    """A config that cannot be used; the message says how to mend it."""
-
-
 EPILOG = """examples:
   one GPU, or the CPU:  tools/train_net.py --config-file FILE [MODEL.DEVICE cpu]
   8 GPUs:               tools/train_net.py --config-file FILE --num-gpus 8
   2 machines:           tools/train_net.py ... --num-machines 2 --machine-rank 0 (or 1) \\
                             --dist-url tcp://HOST:PORT
-  go on:                tools/train_net.py ... --resume
   evaluate:             tools/train_net.py ... --eval-only MODEL.WEIGHTS FILE
+
+The same command goes on where it was interrupted. With other settings it is refused: --resume goes
+on with them, --fresh moves the former training to OUTPUT_DIR/before-N and starts over.
 """
+
+_USAGE, _DONE = 2, 0  # exit statuses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; returns the exit status: 2 for what the user can mend."""
     args = build_parser().parse_args(argv)
     from detectron2.engine import launch  # --help loads nothing
+    from torch.multiprocessing import ProcessExitedException
 
-    from trace_d2.data.bad_records import NoUsableRecordError
-    from trace_d2.engine.checkpointer import UnfitCheckpointError
+    from trace_d2.engine.run_folder import FINISHED, GO_ON
 
     try:
         # Here as well as in each process, so that a mistake costs no start of many processes.
-        prepare(args)
+        cfg = prepare(args)
+        start = _start(args, cfg)
+        if start == FINISHED:
+            print(
+                f"this training is finished: {cfg.OUTPUT_DIR}/model_final.pth. Evaluate it by "
+                "--eval-only MODEL.WEIGHTS, train on by --resume and a larger SOLVER.MAX_ITER, or "
+                "start over by --fresh"
+            )
+            return _DONE
+        args.resume = args.resume if args.eval_only else start == GO_ON
+        many = args.num_gpus * args.num_machines > 1
         launch(
-            run,
+            run_apart if many else run,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
             args=(args,),
         )
-    except (ConfigError, UnfitCheckpointError, NoUsableRecordError) as error:
+    except _mendable() as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return _USAGE
+    except ProcessExitedException as error:
+        if error.exit_code == _USAGE:  # it said why
+            return _USAGE
+        raise
+    return _DONE
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """What the user can mend; the message says how."""
+    from trace_d2.config import ConfigError
+    from trace_d2.data.bad_records import NoUsableRecordError
+    from trace_d2.engine.checkpointer import UnfitCheckpointError
+
+    return ConfigError, UnfitCheckpointError, NoUsableRecordError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,7 +93,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="path to config file")
-    add("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true", help="go on in OUTPUT_DIR although settings differ"
+    )
     add("--eval-only", action="store_true", help="perform evaluation only")
     add("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
     add("--num-machines", type=int, default=1, help="total number of machines")
@@ -80,31 +106,75 @@ def build_parser() -> argparse.ArgumentParser:
     port = 2**15 + 2**14 + user % 2**14
     add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the machines meet")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
+    start.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start over; a former training in OUTPUT_DIR is moved to OUTPUT_DIR/before-N",
+    )
     return parser
 
 
 def prepare(args: argparse.Namespace) -> CfgNode:
     """The frozen config of ``args``, with its data sets registered, checked."""
+    from trace_d2.config import ConfigError
     from trace_d2.data.registration import register_from_config
-    from trace_d2.engine.checks import check_config
+    from trace_d2.engine.checks import check_all, check_data, check_machine, check_processes
 
+    if not args.config_file:
+        raise ConfigError(
+            "--config-file is missing: name a file, as configs/panoptic/voc_mask2former_R50.yaml"
+        )
+    if args.fresh and args.eval_only:
+        raise ConfigError("--fresh starts a training over, and --eval-only trains nothing")
     with blamed_on_user(KeyError, AssertionError, ImportError):
         cfg = load_cfg(args.config_file, args.opts)
-        register_from_config(cfg, cfg.DATASETS.TEST if args.eval_only else None)
-        check_config(cfg, train=not args.eval_only, resume=args.resume)
+        train = not args.eval_only
+        go_on = not args.fresh and (train or args.resume)
+
+        def data() -> None:
+            register_from_config(cfg, None if train else cfg.DATASETS.TEST)
+            check_data(cfg, train=train)
+
+        check_all(
+            lambda: check_processes(cfg, args.num_gpus, args.num_machines, args.machine_rank),
+            lambda: check_machine(cfg, train=train, resume=go_on),
+            data,
+        )
     return cfg
+
+
+def _start(args: argparse.Namespace, cfg: CfgNode) -> str | None:
+    """How a training starts in ``OUTPUT_DIR``; None: it is none."""
+    from trace_d2.engine.run_folder import NEW, how_to_start, move_aside
+
+    if args.eval_only:
+        return None
+    if args.fresh:
+        aside = move_aside(cfg) if args.machine_rank == 0 else None
+        if aside:
+            print(f"the former training is in {aside}")
+        return NEW
+    with blamed_on_user():
+        return how_to_start(cfg, lambda: load_cfg("", ()), resume=args.resume)
 
 
 @contextmanager
 def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn what bad configs and data raise into a ConfigError; the log keeps the traceback."""
+    """Turn what bad configs and data raise into a ConfigError.
+
+    The log file keeps the traceback where it may tell more than the message.
+    """
+    from trace_d2.config import ConfigError
     from trace_d2.data.label_folder import UnfinishedLabelsError
 
     foreseen: tuple[type[Exception], ...] = (ValueError, OSError, UnfinishedLabelsError, *kinds)
     try:
         yield
+    except _mendable():
+        raise
     except foreseen as error:
-        logger.debug("where it came from", exc_info=True)
+        if not isinstance(error, (OSError, UnfinishedLabelsError)):
+            logger.debug("where it came from", exc_info=True)
         message = error.args[0] if isinstance(error, KeyError) else error
         raise ConfigError(str(message)) from error
 
@@ -136,6 +206,15 @@ def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
     return cfg
 
 
+def run_apart(args: argparse.Namespace) -> None:
+    """``run`` as one of several processes: what the user can mend ends it by status 2."""
+    try:
+        run(args)
+    except _mendable() as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(_USAGE)
+
+
 def run(args: argparse.Namespace) -> Any:
     """Train or evaluate in this process; returns what the trainer does."""
     from detectron2.engine import default_setup
@@ -144,11 +223,13 @@ def run(args: argparse.Namespace) -> Any:
 
     from trace_d2.engine.checkpointer import TraceCheckpointer
     from trace_d2.engine.checks import check_test_data
+    from trace_d2.engine.run_folder import note
     from trace_d2.engine.trainer import TraceTrainer
 
     cfg = prepare(args)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="trace_d2")
+    _quieten()
     with blamed_on_user():  # all data sets are read here
         check_test_data(cfg)
         if args.eval_only:
@@ -157,10 +238,28 @@ def run(args: argparse.Namespace) -> Any:
             trainer = TraceTrainer(cfg)
     if not args.eval_only:
         trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        if comm.is_main_process():
+            note(cfg, finished=False)
+        results = trainer.train()
+        if comm.is_main_process():
+            note(cfg, finished=True)
+        return results
     checkpointer = TraceCheckpointer(model, save_dir=cfg.OUTPUT_DIR, whole=True)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     return TraceTrainer.test(cfg, model)
+
+
+def _quieten() -> None:
+    """Keep tracebacks of what ends with a message of its own off the terminal."""
+    for handler in logging.getLogger("trace_d2").handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.setLevel(logging.INFO)
+    mendable = _mendable()
+
+    def foreign(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], mendable))
+
+    logging.getLogger("detectron2.engine.train_loop").addFilter(foreign)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
         raise ConfigError(
             f"config keys come as KEY VALUE pairs, but these are {len(pairs)}: "
             + shown(" ".join(map(str, pairs)))
+            + ("; options come before them" if any(str(p).startswith("--") for p in pairs) else "")
         )
     with explained(cfg, dict(zip(pairs[::2], pairs[1::2], strict=True)), "the command line"):
         cfg.merge_from_list(list(pairs))

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from trace_d2.config import ConfigError
 from trace_d2.data.registration import (
     register_class_agnostic,
     register_trace_edges,
     register_trace_panoptic,
     register_trace_semantic,
 )
-from trace_d2.engine.checks import check_categories, check_config
+from trace_d2.engine.checks import check_categories, check_config, check_processes
 from trace_d2.io.categories import Category
 
 
@@ -192,3 +193,71 @@ def test_check_categories():
         check_categories(["c_truth"], 21)
     with pytest.raises(ValueError, match="no data set 'c_missing' is registered"):
         check_categories(["c_missing"])
+
+
+def test_all_complaints_come_at_once(cfg, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cuda", "absent.pth"
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.IMS_PER_BATCH = 0
+    cfg.DATASETS.TRAIN = ("nobody",)
+    with pytest.raises(ConfigError) as caught:
+        check_config(cfg, train=True)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "several things are wrong:"
+    for line, text in zip(
+        lines[1:],
+        (
+            "MODEL.DEVICE is cuda, but no CUDA device",
+            "SOLVER.AMP.ENABLED needs CUDA",
+            "MODEL.WEIGHTS: no file at",
+            "SOLVER.IMS_PER_BATCH is 0",
+            "no data set 'nobody' is registered",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(f"- {text}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.DEVICE", "nowhere"], r"MODEL\.DEVICE 'nowhere' cannot be used"),
+        (["MODEL.TRACE.DEVICE", "nowhere"], r"MODEL\.TRACE\.DEVICE 'nowhere' cannot be used"),
+        (["MODEL.TRACE.SOLVER.EMA_DECAY", 1.0], r"EMA_DECAY is 1\.0; it lies in"),
+        (["MODEL.TRACE.SOLVER.SAMPLES_PERIOD", -1], r"SAMPLES_PERIOD is -1"),
+        (["MODEL.TRACE.SOLVER.OPTIMIZER", "lion"], r"SOLVER\.OPTIMIZER is lion: it must be sgd"),
+        (["MODEL.TRACE.SOLVER.CLIP_NORM", -1.0], r"CLIP_NORM is -1\.0"),
+        (["SOLVER.MAX_ITER", 0], r"SOLVER\.MAX_ITER is 0"),
+    ],
+)
+def test_the_solver_is_checked_before_anything_is_built(cfg, options, message):
+    cfg.merge_from_list(options)
+    with pytest.raises(ValueError, match=message):
+        check_config(cfg, train=True)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "visible", "device", "message"),
+    [
+        ((2,), 0, "cpu", r"--num-gpus is 2, but 0 CUDA devices are visible: .*MODEL\.DEVICE cpu"),
+        ((2,), 1, "cuda", r"--num-gpus is 2, but 1 CUDA devices"),
+        ((0,), 0, "cpu", r"--num-gpus 0, .* 1 or more"),
+        ((1, 2, 2), 1, "cuda", r"--machine-rank 2: .*counts from 0"),
+        ((1, 2, 0), 0, "cuda", r"--num-gpus is 1, but 0 CUDA devices"),
+        ((2,), 2, "cpu", r"are for CUDA, but MODEL\.DEVICE is cpu"),
+        ((3,), 3, "cuda", r"SOLVER\.IMS_PER_BATCH is 16, no multiple of 3"),
+    ],
+)
+def test_numbers_of_processes(cfg, monkeypatch, numbers, visible, device, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    cfg.MODEL.DEVICE = device
+    with pytest.raises(ValueError, match=message):
+        check_processes(cfg, *numbers)
+
+
+def test_processes_that_can_be(cfg, monkeypatch):
+    check_processes(cfg, 1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    cfg.MODEL.DEVICE = "cuda"
+    check_processes(cfg, 8, 2, 1)

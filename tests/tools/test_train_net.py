@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,9 @@ def test_options_are_those_of_detectron2(train_net):
         traits = ("option_strings", "dest", "default", "type", "nargs", "const", "required")
         return [[getattr(action, trait) for trait in traits] for action in parser._actions]
 
-    assert options(train_net.build_parser()) == options(default_argument_parser())
+    *theirs, fresh = options(train_net.build_parser())
+    assert theirs == options(default_argument_parser())
+    assert fresh[0] == ["--fresh"]
 
 
 def test_resumed_training_keeps_the_average(train_net, small_options, tmp_path):
@@ -106,3 +110,141 @@ def test_a_checkpoint_of_another_model_is_refused(train_net, small_options, tmp_
     assert train_net.main(command) == 2
 
     assert "it belongs to another model" in capsys.readouterr().err
+
+
+def test_the_same_command_goes_on_and_another_is_refused(
+    train_net, small_options, tmp_path, capsys, monkeypatch
+):
+    from trace_d2.engine.trainer import TraceTrainer
+
+    command = ["--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
+    command += ["SOLVER.CHECKPOINT_PERIOD", "1"]
+
+    class KilledError(Exception):
+        pass
+
+    def die(self):
+        if self.iter == 1:
+            raise KilledError
+        run_step(self)
+
+    run_step = TraceTrainer.run_step
+    with monkeypatch.context() as patch:
+        patch.setattr(TraceTrainer, "run_step", die)
+        with pytest.raises(KilledError):
+            train_net.main(command)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
+    first = torch.load(tmp_path / "model_0000000.pth")["model"]
+
+    assert train_net.main([*command, "SOLVER.BASE_LR", "0.5"]) == 2
+    assert re.search(r"SOLVER\.BASE_LR: \S+ there, 0\.5 now", capsys.readouterr().err)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000000.pth"
+
+    iterations = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            TraceTrainer, "run_step", lambda self: (iterations.append(self.iter), run_step(self))
+        )
+        assert train_net.main(command) == 0
+        assert iterations == [1]
+        capsys.readouterr()
+        final = (tmp_path / "model_final.pth").read_bytes()
+        assert train_net.main(command) == 0  # nothing is left to do
+    assert iterations == [1]
+    assert "this training is finished" in capsys.readouterr().out
+    assert (tmp_path / "model_final.pth").read_bytes() == final
+
+    assert train_net.main(["--fresh", *command, "SOLVER.BASE_LR", "0.5"]) == 0
+    assert (tmp_path / "before-1" / "model_final.pth").read_bytes() == final
+    kept = torch.load(tmp_path / "before-1" / "model_0000000.pth")["model"]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in first.items())
+    assert (tmp_path / "model_final.pth").is_file()
+
+
+def test_an_interrupted_evaluation_at_the_end_is_made_up_for(
+    train_net, small_options, tmp_path, monkeypatch
+):
+    from trace_d2.engine.trainer import TraceTrainer
+
+    command = ["--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
+    command += ["SOLVER.MAX_ITER", "1"]
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TraceTrainer, "evaluate", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_net.main(command)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert not (tmp_path / "results.json").exists()
+    assert train_net.main(command) == 0
+    assert (tmp_path / "results.json").is_file()
+    assert json.loads((tmp_path / "training.json").read_text())["finished"] is True
+
+
+def test_evaluation_alone_leaves_the_training_as_it_is(train_net, small_options, tmp_path):
+    command = ["--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
+    command += ["SOLVER.MAX_ITER", "1"]
+    assert train_net.main(command) == 0
+    note = (tmp_path / "training.json").read_bytes()
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+    assert train_net.main(["--eval-only", *command, *weights, "TEST.AUG.ENABLED", "False"]) == 0
+    assert (tmp_path / "training.json").read_bytes() == note
+    assert train_net.main(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (["--num-gpus", "2"], [], "--num-gpus is 2, but 0 CUDA devices are visible"),
+        (["--fresh", "--eval-only"], [], "--fresh starts a training over"),
+        ([], ["MODEL.TRACE.SED", "1"], "did you mean MODEL.TRACE.SEED?"),
+        ([], ["SOLVER.MAX_ITR", "1"], "did you mean SOLVER.MAX_ITER?"),
+        ([], ["--resume"], "options come before them"),
+        ([], ["MODEL.TRACE.BGP.BETA", "[1]"], "MODEL.TRACE.BGP.BETA must be a number"),
+    ],
+)
+def test_mistakes_of_the_command_line(
+    before, after, message, train_net, small_options, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    options = small_options(MASK_RCNN, tmp_path)
+    assert train_net.main([*before, "--config-file", str(MASK_RCNN), *options, *after]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_config_file_that_is_what_is_said(train_net, capsys):
+    assert train_net.main([]) == 2
+    assert capsys.readouterr().err.startswith("error: --config-file is missing: name a file")
+
+
+def test_python_in_a_config_is_not_run(train_net, tmp_path, capsys):
+    trace = tmp_path / "trace"
+    config = tmp_path / "evil.yaml"
+    config.write_text(f"OUTPUT_DIR: !!python/object/apply:os.system ['touch {trace}']")
+    assert train_net.main(["--config-file", str(config)]) == 2
+    assert "is no config" in capsys.readouterr().err
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("what", ["truth", "images", "weights"])
+def test_what_is_missing_is_said_without_a_traceback(
+    what, train_net, small_options, tmp_path, capsys, monkeypatch
+):
+    # Handlers of the tests before hold streams that are closed by now.
+    monkeypatch.setattr("logging.raiseExceptions", False)
+    command = ["--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path / "out")]
+    images = command[command.index("DATASETS.TRACE.INSTANCES") + 1]
+    _, truth, folder = ast.literal_eval(images)[0]
+    name = f"missing_{what}"
+    gone = str(tmp_path / "nowhere")
+    entry = [name, gone if what == "truth" else truth, gone if what == "images" else folder]
+    command += ["DATASETS.TRACE.INSTANCES", str([entry])]
+    command += ["DATASETS.TRAIN", str((name,)), "DATASETS.TEST", str((name,))]
+    if what == "weights":
+        command += ["MODEL.WEIGHTS", gone + ".pth"]
+    assert train_net.main(command) == 2
+    out, err = capsys.readouterr()
+    assert "nowhere" in err
+    assert "Traceback" not in out + err

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from trace_d2.config import ConfigError
 from trace_d2.data.augmentation import build_edge_augmentations
+from trace_d2.data.label_folder import UnfinishedLabelsError
 from trace_d2.engine.builders import (
     EDGE_EVALUATORS,
     EDGE_PREDICTOR,
@@ -19,8 +22,11 @@ from trace_d2.engine.builders import (
     MAPPERS,
     build_evaluator,
 )
+from trace_d2.engine.optimizer import check_optimizer
 
 RCNN, MASK2FORMER = "GeneralizedRCNN", "TraceMask2Former"
+
+_SEVERAL = "several things are wrong:\n- "
 
 # What evaluators need that a config may switch off: evaluator_type -> (its key, the output).
 _MASK2FORMER_SWITCHES = {
@@ -43,9 +49,76 @@ def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
         ValueError: keys that contradict each other, the data sets or the machine.
         FileNotFoundError: the weights are missing.
     """
-    _check_device(cfg, train)
-    if not (resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()):
-        _check_weights(cfg.MODEL.WEIGHTS)
+    # The machine and the data have nothing to do with each other: both are said at once.
+    check_all(
+        lambda: check_machine(cfg, train=train, resume=resume),
+        lambda: check_data(cfg, train=train),
+    )
+
+
+def check_machine(cfg: CfgNode, *, train: bool, resume: bool) -> None:
+    """The part of ``check_config`` that looks at no data: device, weights, solver."""
+    goes_on = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    check_all(
+        lambda: _check_device(cfg),
+        lambda: _check_precision(cfg, train),
+        lambda: None if goes_on else _check_weights(cfg.MODEL.WEIGHTS),
+        lambda: _check_solver(cfg) if train else None,
+    )
+
+
+def check_all(*checks: Callable[[], Any]) -> None:
+    """Run all ``checks``; what one of them raises is raised, of several all that they say.
+
+    Raises:
+        ValueError, OSError: as the checks do. A ConfigError lists the messages of several.
+    """
+    wrong: list[Exception] = []
+    for check in checks:
+        try:
+            check()
+        except (ValueError, OSError, UnfinishedLabelsError) as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        texts = [
+            line for error in wrong for line in str(error).removeprefix(_SEVERAL).split("\n- ")
+        ]
+        raise ConfigError(_SEVERAL + "\n- ".join(texts))
+
+
+def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int = 1, rank: int = 0) -> None:
+    """Raise a ValueError for numbers of processes that this machine or the config cannot have."""
+    if num_gpus < 1 or num_machines < 1 or not 0 <= rank < num_machines:
+        raise ValueError(
+            f"--num-gpus {num_gpus}, --num-machines {num_machines} and --machine-rank {rank}: the "
+            "first two are 1 or more, the last counts from 0. On a CPU leave them out, and put "
+            "`MODEL.DEVICE cpu` at the end of the command"
+        )
+    processes = num_gpus * num_machines
+    if processes == 1:
+        return
+    visible = torch.cuda.device_count()
+    if visible < num_gpus:
+        raise ValueError(
+            f"--num-gpus is {num_gpus}, but {visible} CUDA devices are visible: lower it, or leave "
+            "it out and put `MODEL.DEVICE cpu` at the end of the command"
+        )
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ValueError(
+            f"--num-gpus {num_gpus} and --num-machines {num_machines} are for CUDA, but "
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}: leave out one or the other"
+        )
+    if cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, no multiple of {processes} "
+            "processes: make it one"
+        )
+
+
+def check_data(cfg: CfgNode, *, train: bool) -> None:
+    """The part of ``check_config`` about data sets and what is made of them."""
     if train and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set")
     if not train and not cfg.DATASETS.TEST:
@@ -58,11 +131,6 @@ def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
     if train:
         _check_mapper(cfg)
         _check_edge_training(cfg)
-        steps = cfg.MODEL.TRACE.SOLVER.ACCUMULATION_STEPS
-        if steps < 1:
-            raise ValueError(
-                f"MODEL.TRACE.SOLVER.ACCUMULATION_STEPS is {steps}; it must be at least 1"
-            )
         _check_rcnn_classes(cfg, cfg.DATASETS.TRAIN[0])
     for name in cfg.DATASETS.TEST:
         _check_outputs(cfg, name)
@@ -125,17 +193,54 @@ def _classes(name: str) -> list[tuple[str, bool]] | None:
     return [(text, rank in things) for rank, text in enumerate(metadata.stuff_classes)]
 
 
-def _check_device(cfg: CfgNode, train: bool) -> None:
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but no CUDA device is visible: put "
-            "`MODEL.DEVICE cpu` at the end of the command, or mend the driver"
-        )
+def _check_device(cfg: CfgNode) -> None:
+    keys = {"MODEL.DEVICE": cfg.MODEL.DEVICE, "MODEL.TRACE.DEVICE": cfg.MODEL.TRACE.DEVICE}
+    for key, name in keys.items():
+        if key == "MODEL.TRACE.DEVICE" and name == "auto":
+            continue
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"{key} is {name}, but no CUDA device is visible: put `{key} cpu` at the end of "
+                "the command, or mend the driver"
+            )
+        try:
+            torch.empty(1, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"{key} {name!r} cannot be used: {error}; put `{key} cpu` at the end of the "
+                "command, or name a device that this machine has"
+            ) from error
+
+
+def _check_precision(cfg: CfgNode, train: bool) -> None:
     if train and cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError(
             f"SOLVER.AMP.ENABLED needs CUDA, but MODEL.DEVICE is {cfg.MODEL.DEVICE}: put "
             "`SOLVER.AMP.ENABLED False` at the end of the command"
         )
+    if train and cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
+        raise ValueError(
+            "SOLVER.AMP.ENABLED needs CUDA, and no CUDA device is visible: put "
+            "`SOLVER.AMP.ENABLED False` at the end of the command"
+        )
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    node, key = cfg.MODEL.TRACE.SOLVER, "MODEL.TRACE.SOLVER"
+    if node.ACCUMULATION_STEPS < 1:
+        raise ValueError(
+            f"{key}.ACCUMULATION_STEPS is {node.ACCUMULATION_STEPS}; it must be at least 1"
+        )
+    for name in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[name] < 1:
+            raise ValueError(f"SOLVER.{name} is {cfg.SOLVER[name]}; it must be at least 1")
+    if not 0 <= node.EMA_DECAY < 1:
+        raise ValueError(
+            f"{key}.EMA_DECAY is {node.EMA_DECAY}; it lies in 0 (no average) to 1, without 1"
+        )
+    if node.SAMPLES_PERIOD < 0:
+        raise ValueError(f"{key}.SAMPLES_PERIOD is {node.SAMPLES_PERIOD}; it must be 0 or more")
+    check_optimizer(cfg)
 
 
 def _check_weights(weights: str) -> None:

@@ -85,6 +85,14 @@ class StudentFiles(HookBase):
         done = self.trainer.iter + 1
         if done % self._period and done < self.trainer.max_iter:
             return
+        self._write(done)
+
+    def after_train(self) -> None:
+        """Write the files of a training that was interrupted after its last checkpoint."""
+        if self.trainer.iter >= self.trainer.max_iter and not self._folder.exists():
+            self._write(self.trainer.max_iter)
+
+    def _write(self, done: int) -> None:
         if comm.is_main_process():
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             self._model.save_student(self._folder)

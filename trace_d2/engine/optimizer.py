@@ -27,16 +27,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model: parameters that need no gradient are left out; those whose name starts with
             ``backbone`` are the backbone's.
     """
-    prefix, node = KEY, cfg.MODEL.TRACE.SOLVER
-    if "OPTIMIZER" in cfg.SOLVER:
-        prefix, node = "SOLVER", cfg.SOLVER
-    name = node.OPTIMIZER.lower()
-    if name not in ("sgd", "adamw"):
-        raise ValueError(f"{prefix}.OPTIMIZER is {node.OPTIMIZER}: it must be sgd or adamw")
-    for key in ("BACKBONE_MULTIPLIER", "WEIGHT_DECAY_EMBED"):
-        if node[key] < 0:
-            raise ValueError(f"{prefix}.{key} is {node[key]}: it must be 0 or more")
-    clip_norm = _clip_norm(cfg)
+    name, node, clip_norm = check_optimizer(cfg)
     solver = cfg.clone()
     solver.defrost()
     if solver.SOLVER.CLIP_GRADIENTS.CLIP_TYPE == "full_model":
@@ -50,6 +41,25 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if clip_norm > 0:
         optimizer.register_step_pre_hook(partial(_clip_full_model, clip_norm))
     return optimizer
+
+
+def check_optimizer(cfg: CfgNode) -> tuple[str, CfgNode, float]:
+    """The optimizer's name, the node of its keys and the clipping norm that a config asks for.
+
+    Raises:
+        ValueError: a key has a value that it cannot have.
+    """
+    prefix, node = KEY, cfg.MODEL.TRACE.SOLVER
+    if "OPTIMIZER" in cfg.SOLVER:
+        prefix, node = "SOLVER", cfg.SOLVER
+    name = node.OPTIMIZER.lower()
+    if name not in ("sgd", "adamw"):
+        raise ValueError(f"{prefix}.OPTIMIZER is {node.OPTIMIZER}: it must be sgd or adamw")
+    for key in ("BACKBONE_MULTIPLIER", "WEIGHT_DECAY_EMBED"):
+        if node[key] < 0:
+            raise ValueError(f"{prefix}.{key} is {node[key]}: it must be 0 or more")
+    clip_norm = _clip_norm(cfg)
+    return name, node, clip_norm
 
 
 def _adamw_groups(solver: CfgNode, own: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
