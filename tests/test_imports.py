@@ -12,7 +12,10 @@ PACKAGE = Path(trace_d2.__file__).parent
 
 # Each floor may import from itself and from those before it (docs/architecture.md).
 FLOORS = (
-    ("_version", "io", "attention", "propagation", "config", "settings", "parallel", "terminal"),
+    (
+        *("_version", "io", "attention", "propagation", "config", "settings", "parallel"),
+        *("remarks", "terminal"),
+    ),
     ("backbones", "labels", "masks"),
     ("edges",),
     ("jobs", "modeling", "evaluation", "scenes"),

@@ -17,6 +17,7 @@ from detectron2.utils.file_io import PathManager
 from trace_d2.data.augmentation import build_augmentations
 from trace_d2.data.bad_records import BadRecordError, Record, blame
 from trace_d2.data.image_mapper import ImageMapper
+from trace_d2.data.stem_dicts import SEMANTIC_KEY
 from trace_d2.data.target_generator import build_target_generator
 from trace_d2.data.targets import PanopticTarget, TargetGenerator
 from trace_d2.io.categories import UNKNOWN
@@ -27,6 +28,8 @@ from trace_d2.settings import NodeSettings, one_of
 
 # What records hold for each segment, which models do not read and workers need not send.
 _ANNOTATIONS = ("segments_info", "annotations")
+# Keys of files that targets are made from.
+_LABELS = ("pan_seg_file_name", SEMANTIC_KEY)
 _MOST_FILE_CLASSES = 254
 
 
@@ -107,7 +110,7 @@ class TraceDatasetMapper(ImageMapper):
     def _map(self, record: Record) -> dict[str, Any]:
         mapped = {key: value for key, value in record.items() if key not in _ANNOTATIONS}
         with blame(record):
-            image = self._read(record).pixels
+            image = self._read(record, *(_LABELS if self.is_train else ())).pixels
             if not self.is_train:  # predictions are resized to what the record says
                 detection_utils.check_image_size(mapped, image)
         if self.target_generator is None:

@@ -55,8 +55,9 @@ class TraceEdgeDatasetMapper(ImageMapper):
 
     def _map(self, record: Record) -> dict[str, Any]:
         with blame(record):
-            photograph = self._read(record)
-            ternary = _read_edges(record, photograph)
+            photograph = self._read(record, PSEUDO_EDGES_KEY)
+            ternary, remarks = _read_edges(record, photograph)
+            self._remark(record["file_name"], remarks)
             detection_utils.check_image_size(dict(record), ternary)
         height, width = ternary.shape
         # Detectron2's transforms take uint8: -1 travels as 255.
@@ -83,13 +84,12 @@ class TraceEdgeDatasetMapper(ImageMapper):
             )
 
 
-def _read_edges(record: Record, photograph: Photograph) -> np.ndarray:
-    """int8 (H, W) in the frame of the photograph."""
+def _read_edges(record: Record, photograph: Photograph) -> tuple[np.ndarray, list[str]]:
+    """int8 (H, W) in the frame of the photograph, and remarks on how it got there."""
     if PSEUDO_EDGES_KEY not in record:
         raise ValueError(
             f"its record has no {PSEUDO_EDGES_KEY}: INPUT.TRACE.MAPPER trace_edges is for data "
             "sets of DATASETS.TRACE.EDGES"
         )
     path = PathManager.get_local_path(record[PSEUDO_EDGES_KEY])
-    fitted, _ = fit_to_photograph(read_ternary(path), photograph, path)
-    return np.ascontiguousarray(fitted)
+    return fit_to_photograph(read_ternary(path), photograph, path)

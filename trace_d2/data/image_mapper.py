@@ -15,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.bad_records import Record, TolerantMapper
 from trace_d2.io.images import Photograph, read_image
+from trace_d2.remarks import RemarkLog
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,18 @@ class ImageMapper(TolerantMapper):
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self._remark = RemarkLog(logger)
         mode = "training" if is_train else "evaluation"
         logger.info("Augmentations in %s: %s", mode, self.augmentations)
 
-    def _read(self, record: Record) -> Photograph:
-        """The photograph of ``record``, its pixels in ``image_format``."""
-        photograph = read_image(PathManager.get_local_path(record["file_name"]))
+    def _read(self, record: Record, *labels: str) -> Photograph:
+        """The photograph of ``record``, its pixels in ``image_format``.
+
+        The files at the keys ``labels``, if the record has them, must be of its size.
+        """
+        beside = [PathManager.get_local_path(record[key]) for key in labels if key in record]
+        photograph = read_image(PathManager.get_local_path(record["file_name"]), beside)
+        self._remark(record["file_name"], photograph.notes)
         if self.image_format == "RGB":
             return photograph
         return replace(photograph, pixels=cv2.cvtColor(photograph.pixels, cv2.COLOR_RGB2BGR))

@@ -36,6 +36,7 @@ from trace_d2.propagation.calibration import (
     EdgeStatistics,
     draw,
 )
+from trace_d2.remarks import RemarkLog
 from trace_d2.settings import NodeSettings, flatten, one_of
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class OnlineTargetGenerator:
         self.edges = edges
         self.edge_source = edge_source
         self.cache = cache
+        self._remark = RemarkLog(logger)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> OnlineTargetGenerator:
@@ -155,6 +157,7 @@ class OnlineTargetGenerator:
         image, semantic, edges = self._files(record)
         with blame(record):
             sample = load_sample(image, semantic, edges, self.categories, self.categories_name)
+            self._remark(image, sample.notes)
         if edges is None and self.edge_source is not None:
             found = self.edge_source(sample.photograph.pixels, image.stem).edges
             sample = sample.with_edges(check_edges(found, f"the edges found in {image}"))

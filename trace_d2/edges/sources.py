@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from trace_d2.io.edge_maps import find_edges, read_edges
+from trace_d2.io.edge_maps import edge_remarks, edge_size, find_edges, read_edges
 from trace_d2.propagation.calibration import EdgeCalibration
+from trace_d2.remarks import RemarkLog
 
 from .student_files import CALIBRATION_NAME, student_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class FileEdges:
                 "<stem>.png or <stem>.npy"
             )
         self.folder = Path(folder)
+        self._remark = RemarkLog(logger)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> FileEdges:
@@ -64,12 +69,14 @@ class FileEdges:
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
         """Edges of the image file with the stem ``key``; of ``image`` only the size counts."""
         path = find_edges(self.folder, key)
-        edges = read_edges(path)
-        if edges.shape != image.shape[:2]:
+        width, height = edge_size(path)
+        if (height, width) != image.shape[:2]:
             raise ValueError(
-                f"{path} is {edges.shape[0]} x {edges.shape[1]} (height x width), but the image "
+                f"{path} is {height} x {width} (height x width), but the image "
                 f"is {image.shape[0]} x {image.shape[1]}: write the edges at the image's size"
             )
+        edges = read_edges(path)
+        self._remark(path, edge_remarks(edges))
         return EdgeOutput(edges)
 
 

@@ -5,6 +5,7 @@ True edges are the boundaries between segments, one pixel wide.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,11 @@ import numpy as np
 from trace_d2.edges.sources import EdgeSource
 from trace_d2.io.agreement import Disagreement, check_segments, warn_of_disagreements
 from trace_d2.io.coco_panoptic import VOID, PanopticSet, load_panoptic_json, read_panoptic_png
-from trace_d2.io.edge_maps import find_edges, has_edges, read_edges
+from trace_d2.io.edge_maps import SCALE, edge_size, find_edges, has_edges, read_edges
 from trace_d2.io.images import read_image
 from trace_d2.io.listing import list_images
 from trace_d2.io.paths import file_below
+from trace_d2.io.png import read_png_header
 from trace_d2.io.regions import check_map
 from trace_d2.parallel import ordered_map
 
@@ -31,6 +33,8 @@ from .edge_metrics import (
     edge_counts,
     edge_scores,
 )
+
+logger = logging.getLogger(__name__)
 
 # To start a process takes as long as to count some ten photographs.
 _IMAGES_A_WORKER = 10
@@ -71,12 +75,7 @@ class EdgeSettings:
         things: Collection[int] | None = None,
     ) -> EdgeCounts:
         """``edge_counts`` of ``edges``, from ``origin``, and ``truth_boundaries`` of a map."""
-        if edges.shape != segment_ids.shape:
-            height, width = segment_ids.shape
-            raise ValueError(
-                f"{origin} gives edges of {edges.shape[1]} x {edges.shape[0]} pixels, the truth "
-                f"has {width} x {height}: make them at the size of the image, or resize them"
-            )
+        _check_sizes(edges.shape[::-1], segment_ids.shape[::-1], origin)
         return edge_counts(
             edges,
             truth_boundaries(segment_ids, self.void, self.truth_kind, things),
@@ -174,6 +173,7 @@ def evaluate_edges(
         counts[stem] = count
         disagreements[ids[stem]] = disagreement
     warn_of_disagreements(str(truth.path), disagreements)
+    _warn_of_blunt(counts)
     return EdgeEvaluation(edge_scores(list(counts.values())), counts, settings, tuple(absent))
 
 
@@ -281,6 +281,28 @@ def _things_by_image(truth: PanopticSet) -> dict[Any, frozenset[int]]:
     return found
 
 
+def _check_sizes(edges: tuple[int, ...], truth: tuple[int, ...], origin: str) -> None:
+    """Raise a ValueError unless the sizes, width and height in pixels, are one."""
+    if edges != truth:
+        raise ValueError(
+            f"{origin} gives edges of {edges[0]} x {edges[1]} pixels, the truth has {truth[0]} x "
+            f"{truth[1]}: make them at the size of the image, or resize them"
+        )
+
+
+def _warn_of_blunt(counts: Mapping[str, EdgeCounts]) -> None:
+    """Say how many images have no edge at any threshold, of those that should have some."""
+    blunt = [stem for stem, one in counts.items() if one.truth and not one.predictions.any()]
+    if blunt:
+        logger.warning(
+            "%d of %d images have no edge at any threshold, such as %s: %s",
+            len(blunt),
+            len(counts),
+            blunt[0],
+            SCALE,
+        )
+
+
 def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: bool) -> None:
     if not total:
         raise ValueError(f"{truth.path} has no annotations: give the truth of one image at least")
@@ -303,10 +325,16 @@ def _count_image(
     task: tuple[Path, Path, tuple[int, int] | None, list[dict[str, Any]], Collection[int] | None],
 ) -> tuple[EdgeCounts, Disagreement]:
     path, truth_file, size, segments, things = task
+    if source is None:
+        header = read_png_header(truth_file, "panoptic PNG", "make it again or correct the folder")
+        _check_sizes(edge_size(path), header.size, str(path))
     truth = read_panoptic_png(truth_file, size, "the JSON of the truth")
     try:
         disagreement = check_segments(truth, segments)
     except ValueError as error:
         raise ValueError(f"{truth_file}: {error}") from error
-    edges = read_edges(path) if source is None else source(read_image(path).pixels, path.stem).edges
+    if source is None:
+        edges = read_edges(path)
+    else:
+        edges = source(read_image(path, [truth_file]).pixels, path.stem).edges
     return settings.count(edges, truth, str(path), things), disagreement

@@ -29,7 +29,7 @@ EDGE, NONE, IGNORED = 1, 0, -1
 FAINT = 1 / 60
 """Edges that are weaker everywhere cut nothing: to the calibration they are all alike."""
 
-SCALE = "0/1 masks, and 8-bit values in 16 bits, must be scaled to the whole range"
+SCALE = "0/1 masks and 8-bit values in 16-bit files must be scaled to the whole range"
 """What to do about those that are so by mistake."""
 
 _EDGE_ABOVE = 0.5

@@ -30,7 +30,7 @@ from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-_MASK, _WRITE_AGAIN = "semantic mask", "write the mask again"
+_WRITE_AGAIN = "write the mask again"
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Inputs:
         return replace(self, notes=(*self.notes, *remarks)).with_edges(edges)
 
     @property
-    def uncut(self) -> bool:
-        """Whether there are edges, and none is strong enough to cut anything of its own."""
+    def blunt(self) -> bool:
+        """Whether there are edges, and all are too weak to cut anything of their own."""
         return self.edges is not None and float(self.edges.max()) < FAINT
 
 
@@ -127,7 +127,7 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
     path = Path(path)
     with opened_image(path) as opened:
         for other in map(Path, beside):
-            size = edge_size(other) if other.suffix == ".npy" else _mask_size(other)
+            size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
             check_fit(size, opened.size, other, path)
         return opened.read()
 
@@ -135,7 +135,7 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
 def read_semantic(path: str | Path) -> np.ndarray:
     """Category ids uint8 (H, W), 255 = unknown, of a grey or palette PNG of up to 8 bits."""
     path = Path(path)
-    file = read_png(path, _MASK, _WRITE_AGAIN)
+    file = read_png(path, "semantic mask", _WRITE_AGAIN)
     if file.header.colour not in (GREY, PALETTE) or file.header.bits > 8:
         raise ValueError(
             f"{path} is a mask of mode {file.header.mode}: save it as an 8-bit palette or grey PNG "
@@ -174,8 +174,8 @@ def fit_to_photograph(
     raise _misfit(array.shape[::-1], (width, height), path, photograph.path)
 
 
-def _mask_size(path: Path) -> tuple[int, int]:
-    return read_png_header(path, _MASK, _WRITE_AGAIN).size
+def _png_size(path: Path) -> tuple[int, int]:
+    return read_png_header(path, "mask", _WRITE_AGAIN).size
 
 
 def _misfit(

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.atomic import write_bytes, write_json
-from trace_d2.io.edge_maps import check_edges, write_edges
+from trace_d2.io.edge_maps import SCALE, check_edges, write_edges
 from trace_d2.io.json_files import read_json, whole_number
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER, detector_errors
 from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT, UsageError
@@ -229,7 +229,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
             facts.insert(-1, ("things an image", f"{sum(counted) / len(counted):.1f}"))
         if facts:
             say("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
-        for warning in trust_warnings(store):
+        for warning in trust_warnings(store, records):
             say(f"warning: {warning}", error=True)
 
     @classmethod
@@ -238,7 +238,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
     ) -> Report:
         """A report page that tells how far the edges were trusted as well."""
         cards = [*cards, *trust_facts(outcome.store, outcome.finished)]
-        warnings = trust_warnings(outcome.store)
+        warnings = trust_warnings(outcome.store, outcome.finished)
         return cls.page(outcome, *args, cards=cards, warnings=warnings, **more)
 
     def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
@@ -343,26 +343,33 @@ def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, s
     return facts
 
 
-def trust_warnings(store: JobStore) -> list[str]:
-    """A sentence where the edges of a folder of results say little."""
+def trust_warnings(store: JobStore, records: Sequence[Record]) -> list[str]:
+    """Sentences where the edges of a folder of results say little, or nothing."""
+    warnings = []
+    edged = [record for record in records if "blunt" in record.facts]
+    blunt = sum(record.facts["blunt"] for record in edged)
+    if blunt:
+        warnings.append(
+            f"the edges of {blunt} of {len(edged)} images are empty, or fainter than 1/60 "
+            f"everywhere, and cut nothing of their own: {SCALE}"
+        )
     content = _written(store)
     if content is None or (content["trust"] >= _USELESS and content["images"]):
-        return []
+        return warnings
     if not content["images"]:
-        return [
+        warnings.append(
             "the sample has too few outlines, or nothing inside them, to measure edges on: an edge "
             "is taken to be one above 0.5. Name a calibration.json by MODEL.TRACE.EDGES.CALIBRATION"
-        ]
-    if len(content["strengths"]) == 1:
-        return [
-            "the edges are empty, or fainter than 1/60 everywhere, and cut nothing of their own: "
-            "0/1 masks and 8-bit values in 16-bit files must be scaled to the whole range"
-        ]
-    return [
-        f"these edges say little here (trust {content['trust']:.2f} of 1): most of those inside "
-        "the masks are no borders between objects, so masks are cut by their shape almost alone. "
-        "Look at the pictures, and try another detector"
-    ]
+        )
+    elif len(content["strengths"]) > 1:
+        warnings.append(
+            f"these edges say little here (trust {content['trust']:.2f} of 1): most of those "
+            "inside the masks are no borders between objects, so masks are cut by their shape "
+            "almost alone. Look at the pictures, and try another detector"
+        )
+    elif not blunt:
+        warnings.append(f"the edges are of one strength and cut nothing of their own: {SCALE}")
+    return warnings
 
 
 def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:

@@ -208,7 +208,12 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         things = sum(segment.isthing for segment in result.segments)
         cut = inputs.edges is not None and not of_one_strength(inputs.edges)
         uncut = self.cutter.count_uncut(inputs.semantic) if cut else 0
-        return {"segments": len(result.segments), "things": things, "uncut": uncut}
+        return {
+            "segments": len(result.segments),
+            "things": things,
+            "uncut": uncut,
+            "blunt": inputs.blunt,
+        }
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:

@@ -175,13 +175,14 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return entry.skipped
 
     def load(self, entry: MaskEntry) -> Inputs:
-        photograph = read_image(self.images / entry.file_name)
-        inputs = Inputs(photograph, None, entry.remarks)
-        folder = self.edges_folder
-        if folder is None:
-            return inputs
-        stems = [stem for stem in entry.edge_stems if has_edges(folder, stem)]
-        return inputs.with_edge_file(find_edges(folder, (stems or entry.edge_stems[-1:])[0]))
+        edges, folder = None, self.edges_folder
+        if folder is not None:
+            stems = [stem for stem in entry.edge_stems if has_edges(folder, stem)]
+            edges = find_edges(folder, (stems or entry.edge_stems[-1:])[0])
+        image = self.images / entry.file_name
+        photograph = read_image(image, [] if edges is None else [edges])
+        inputs = Inputs(photograph, None, (*photograph.notes, *entry.remarks))
+        return inputs if edges is None else inputs.with_edge_file(edges)
 
     def count_edges(self, statistics: EdgeStatistics, entry: MaskEntry, inputs: Inputs) -> None:
         assert inputs.edges is not None
@@ -233,7 +234,8 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
 
     def facts(self, inputs: Inputs, result: RefinedMasks) -> Mapping[str, Any]:
         count = len(result.masks)
-        return {"segments": count, "things": count, "given": len(result.given)}
+        given = len(result.given)
+        return {"segments": count, "things": count, "given": given, "blunt": inputs.blunt}
 
     def notes(self, inputs: Inputs, result: RefinedMasks) -> tuple[str, ...]:
         return (*inputs.notes, *result.notes)
