@@ -127,8 +127,9 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
     path = Path(path)
     with opened_image(path) as opened:
         for other in map(Path, beside):
-            size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
-            check_fit(size, opened.size, other, path)
+            if other.is_file():  # else its own reader says what is missing
+                size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
+                check_fit(size, opened.size, other, path)
         return opened.read()
 
 
@@ -175,7 +176,7 @@ def fit_to_photograph(
 
 
 def _png_size(path: Path) -> tuple[int, int]:
-    return read_png_header(path, "mask", _WRITE_AGAIN).size
+    return read_png_header(path, "mask", "make it again").size
 
 
 def _misfit(

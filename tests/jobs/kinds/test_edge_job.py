@@ -20,10 +20,10 @@ from trace_d2.io.edge_maps import read_edges
 from trace_d2.io.listing import list_images
 from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
 from trace_d2.jobs.journal import FAILED, ImageEntry
-from trace_d2.jobs.kinds.edge_job import trust_facts, trust_warnings
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.locks import Shard
 from trace_d2.jobs.output import SettingsChangedError
+from trace_d2.jobs.trust import trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration
 
 CATEGORIES = (

@@ -28,8 +28,7 @@ from tqdm import tqdm
 from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.atomic import write_bytes, write_json
-from trace_d2.io.edge_maps import SCALE, check_edges, write_edges
-from trace_d2.io.json_files import read_json, whole_number
+from trace_d2.io.edge_maps import check_edges, write_edges
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER, detector_errors
 from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT, UsageError
 from trace_d2.jobs.journal import Record
@@ -37,6 +36,7 @@ from trace_d2.jobs.locks import LOCKS, hold_lock
 from trace_d2.jobs.output import writing_to
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore
+from trace_d2.jobs.trust import CALIBRATION, read_measured, trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
 from trace_d2.settings import flatten
 from trace_d2.terminal import say
@@ -46,14 +46,10 @@ if TYPE_CHECKING:
 
 KEPT_EDGES = "edges/{}.png"
 
-CALIBRATION = "calibration.json"
-
 SCRATCH = "calibration"
 """The folder of edges that were detected for the calibration, until their image's turn comes."""
 
 _STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
-_USELESS = 0.1  # of trust
-_COUNTED = ("stuff_masks", "false_pieces")  # in calibration.json besides the calibration
 _LEVELS = np.float32(65535)  # of 16 bits
 logger = logging.getLogger(__name__)
 
@@ -209,7 +205,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         path = self.store.root / CALIBRATION
         lock = path.parent / LOCKS / "calibration.lock"
         with writing_to(self.store.root), hold_lock(lock, timeout=-1):
-            if _written(self.store, tell=True):
+            if read_measured(self.store, tell=True):
                 self.cutter.calibration = EdgeCalibration.load(path)
             else:
                 content = self._measure(1 if self.looks else workers, progress)
@@ -328,50 +324,6 @@ def upgrade(settings: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **kept, "edges": edges}
 
 
-def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """How far the edges of a folder of results were trusted, as names and values."""
-    facts = []
-    content = _written(store)
-    if content is not None and content["images"]:
-        facts.append(("trust in the edges, of 1", f"{content['trust']:.2f}"))
-        if content.get("stuff_masks"):
-            false = content["false_pieces"] / content["stuff_masks"]
-            facts.append(("pieces that edges would cut off a stuff mask", f"{false:.2f}"))
-    uncut = [record.facts["uncut"] for record in records if record.facts.get("uncut")]
-    if uncut:
-        facts.append(("things an image if edges cut nothing", f"{sum(uncut) / len(uncut):.1f}"))
-    return facts
-
-
-def trust_warnings(store: JobStore, records: Sequence[Record]) -> list[str]:
-    """Sentences where the edges of a folder of results say little, or nothing."""
-    warnings = []
-    edged = [record for record in records if "blunt" in record.facts]
-    blunt = sum(record.facts["blunt"] for record in edged)
-    if blunt:
-        warnings.append(
-            f"the edges of {blunt} of {len(edged)} images are empty, or fainter than 1/60 "
-            f"everywhere, and cut nothing of their own: {SCALE}"
-        )
-    content = _written(store)
-    if content is None or (content["trust"] >= _USELESS and content["images"]):
-        return warnings
-    if not content["images"]:
-        warnings.append(
-            "the sample has too few outlines, or nothing inside them, to measure edges on: an edge "
-            "is taken to be one above 0.5. Name a calibration.json by MODEL.TRACE.EDGES.CALIBRATION"
-        )
-    elif len(content["strengths"]) > 1:
-        warnings.append(
-            f"these edges say little here (trust {content['trust']:.2f} of 1): most of those "
-            "inside the masks are no borders between objects, so masks are cut by their shape "
-            "almost alone. Look at the pictures, and try another detector"
-        )
-    elif not blunt:
-        warnings.append(f"the edges are of one strength and cut nothing of their own: {SCALE}")
-    return warnings
-
-
 def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
     buffer = io.BytesIO()
     levels = np.rint(edges * _LEVELS).astype(np.uint16)
@@ -389,19 +341,4 @@ def _read_sampled(path: Path) -> EdgeOutput | None:
             return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
     except Exception as error:  # numpy does not tell what broken archives raise
         logger.warning("%s is damaged (%s): its edges are detected again", path, error)
-        return None
-
-
-def _written(store: JobStore, tell: bool = False) -> dict[str, Any] | None:
-    """What a job measured; None where there is nothing, or nothing whole: ``tell`` prints that."""
-    path = store.root / CALIBRATION
-    if not path.is_file():
-        return None
-    try:
-        calibration = EdgeCalibration.load(path)
-        counted = {name: whole_number(read_json(path).get(name, 0)) for name in _COUNTED}
-        return {**calibration.to_json(), **counted}
-    except ValueError as error:
-        if tell:
-            say(f"note: {error}; measured again", error=True)
         return None

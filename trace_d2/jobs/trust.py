@@ -1,0 +1,80 @@
+"""How far the edges of a folder of results were trusted, for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trace_d2.io.edge_maps import SCALE
+from trace_d2.io.json_files import read_json, whole_number
+from trace_d2.jobs.journal import Record
+from trace_d2.jobs.store import JobStore
+from trace_d2.propagation.calibration import EdgeCalibration
+from trace_d2.terminal import say
+
+CALIBRATION = "calibration.json"
+
+_USELESS = 0.1  # of trust
+_COUNTED = ("stuff_masks", "false_pieces")  # in calibration.json besides the calibration
+
+
+def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """How far the edges of a folder of results were trusted, as names and values."""
+    facts = []
+    content = read_measured(store)
+    if content is not None and content["images"]:
+        facts.append(("trust in the edges, of 1", f"{content['trust']:.2f}"))
+        if content.get("stuff_masks"):
+            false = content["false_pieces"] / content["stuff_masks"]
+            facts.append(("pieces that edges would cut off a stuff mask", f"{false:.2f}"))
+    uncut = [record.facts["uncut"] for record in records if record.facts.get("uncut")]
+    if uncut:
+        facts.append(("things an image if edges cut nothing", f"{sum(uncut) / len(uncut):.1f}"))
+    return facts
+
+
+def trust_warnings(store: JobStore, records: Sequence[Record] = ()) -> list[str]:
+    """Sentences where the edges of a folder of results say little, or nothing."""
+    warnings = []
+    edged = [record for record in records if "blunt" in record.facts]
+    blunt = sum(record.facts["blunt"] for record in edged)
+    if blunt:
+        warnings.append(
+            f"the edges of {blunt} of {len(edged)} images are empty, or fainter than 1/60 "
+            f"everywhere, and cut nothing of their own: {SCALE}"
+        )
+    content = read_measured(store)
+    if content is None or (content["trust"] >= _USELESS and content["images"]):
+        return warnings
+    if not content["images"]:
+        warnings.append(
+            "the sample has too few outlines, or nothing inside them, to measure edges on: an edge "
+            "is taken to be one above 0.5. Name a calibration.json by MODEL.TRACE.EDGES.CALIBRATION"
+        )
+    elif len(content["strengths"]) > 1:
+        warnings.append(
+            f"these edges say little here (trust {content['trust']:.2f} of 1): most of those "
+            "inside the masks are no borders between objects, so masks are cut by their shape "
+            "almost alone. Look at the pictures, and try another detector"
+        )
+    elif not blunt:
+        warnings.append(
+            "the edges are empty, or fainter than 1/60 everywhere, and cut nothing of their own: "
+            f"{SCALE}"
+        )
+    return warnings
+
+
+def read_measured(store: JobStore, tell: bool = False) -> dict[str, Any] | None:
+    """What a job measured; None where there is nothing, or nothing whole: ``tell`` prints that."""
+    path = store.root / CALIBRATION
+    if not path.is_file():
+        return None
+    try:
+        calibration = EdgeCalibration.load(path)
+        counted = {name: whole_number(read_json(path).get(name, 0)) for name in _COUNTED}
+        return {**calibration.to_json(), **counted}
+    except ValueError as error:
+        if tell:
+            say(f"note: {error}; measured again", error=True)
+        return None
