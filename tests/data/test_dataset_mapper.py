@@ -251,7 +251,11 @@ def damaged_records(folder: Path, record: dict[str, Any]) -> dict[str, dict[str,
         "no panoptic PNG": {**record, "pan_seg_file_name": str(folder / "absent.png")},
         "make it again": {**record, "pan_seg_file_name": str(folder / "text.png")},
         "disagree": {**record, "segments_info": one},
-        "its label 4x4": {**record, "pan_seg_file_name": str(small), "segments_info": one},
+        "is 4x4 pixels, but the image": {
+            **record,
+            "pan_seg_file_name": str(small),
+            "segments_info": one,
+        },
     }
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from trace_d2.io.edge_maps import (
     check_edges,
+    edge_size,
     find_edges,
     quantise_edges,
     read_edges,
@@ -108,6 +109,82 @@ def test_integers_and_damage_in_npy_are_refused(tmp_path: Path) -> None:
         (tmp_path / "b.npy").write_bytes(content)
         with pytest.raises(ValueError, match=r"b\.npy is not a readable \.npy"):
             read_edges(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_floats_of_every_width_and_order(tmp_path: Path, dtype: str, order: str) -> None:
+    edges = np.random.default_rng(0).random((3, 5)).astype(dtype)
+    np.save(tmp_path / "a.npy", np.asarray(edges, order=order))
+    back = read_edges(tmp_path / "a.npy")
+    assert edge_size(tmp_path / "a.npy") == (5, 3)
+    assert (back.dtype, back.flags.c_contiguous) == (np.float32, True)
+    assert np.array_equal(back, edges.astype(np.float32))
+
+
+OTHER_ARRAYS = {
+    "object": np.array([[None, "x"]], object),
+    "complex128": np.zeros((2, 2), complex),
+    "bool": np.zeros((2, 2), bool),
+    r"\[\('x', '<f4'\)\]": np.zeros((2, 2), [("x", "<f4")]),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_ARRAYS)
+def test_arrays_of_other_kinds_are_named(tmp_path: Path, name: str) -> None:
+    np.save(tmp_path / "a.npy", OTHER_ARRAYS[name], allow_pickle=True)
+    for reader in (read_edges, edge_size):
+        with pytest.raises(ValueError, match=rf"a\.npy holds {name}: save edge strengths"):
+            reader(tmp_path / "a.npy")
+
+
+def test_an_archive_named_npy_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", edges=np.zeros((2, 2)))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"a\.npy is not a readable .*np\.savez.*: write it again"):
+        read_edges(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", ["(12000, 12000)", "(2**40, 9)", "(10**6, 10**6)", "(-2, 2)",
+                                   "(2, 2, 2)", "()", "(True, 4)", "(((((1,", "'x'"])  # fmt: skip
+def test_no_memory_is_taken_for_what_a_header_says(tmp_path: Path, shape: str) -> None:
+    shape = str(eval(shape)) if "**" in shape else shape
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    content = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(64)
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy"):
+        read_edges(tmp_path / "a.npy")
+
+
+def test_edges_in_the_transparency_are_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[1, :, 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png holds nothing but transparency: save"):
+        read_edges(tmp_path / "a.png")
+    pixels[2, :, :3] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_edges(tmp_path / "a.png")[2].tolist() == [1] * 4
+
+
+def test_palettes_of_grey_are_strengths(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([0, 0, 0, 255, 255, 255, 51, 51, 51])
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(read_edges(tmp_path / "a.png"), np.float32([[0, 1, 0.2]]))
+
+
+@pytest.mark.parametrize("reader", [read_edges, read_ternary])
+def test_damaged_and_lossy_maps_are_refused(tmp_path: Path, reader: object) -> None:
+    write_ternary(tmp_path / "a.png", np.tile(LABELS, (9, 9)))
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[content.index(b"IDAT") + 10] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read \(it is damaged: the checksum"):
+        reader(tmp_path / "a.png")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png", "JPEG")
+    with pytest.raises(ValueError, match=r"a\.png cannot be read \(it is a JPEG, not a PNG\)"):
+        reader(tmp_path / "a.png")
 
 
 def test_rounding_errors_outside_the_range_are_clipped() -> None:

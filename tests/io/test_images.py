@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +120,6 @@ def test_grey_of_four_bits_is_not_stretched(tmp_path: Path) -> None:
 
 def palette_to_grey(png: bytes) -> tuple[bytes, bytes]:
     """The same samples as a grey PNG: another colour type, no palette."""
-    import struct
-    import zlib
-
     header = png[16:25] + b"\0" + png[26:29]
     checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
     return png[:16] + header + checksum, png[png.index(b"IDAT") - 4 :]
@@ -194,3 +193,77 @@ def test_constant_edges_cut_nothing_and_are_noted(tmp_path: Path, strength: floa
 def test_an_all_unknown_mask_is_noted(tmp_path: Path) -> None:
     sample = sample_of(tmp_path, np.full((4, 6), 255, np.uint8))
     assert sample.notes == ("the mask is all unknown: a label without segments",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP"])
+def test_masks_of_other_formats_are_refused_whatever_their_name(tmp_path: Path, kind: str) -> None:
+    ids = np.repeat(np.array([[18, 20, 22]], np.uint8), 8, axis=1).repeat(8, axis=0)
+    Image.fromarray(ids).save(tmp_path / "a.png", kind)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read \(it is a \w+, not a PNG\)"):
+        read_semantic(tmp_path / "a.png")
+
+
+def test_a_flipped_bit_of_a_mask_is_seen(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 3, (40, 50)).astype(np.uint8)
+    content = save(tmp_path / "a.png", ids).read_bytes()
+    start = content.index(b"IDAT") + 4
+    for place in range(start, content.index(b"IEND") - 4, 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 16
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.png cannot be read .*: write the mask again"):
+            read_semantic(tmp_path / "a.png")
+
+
+def claims(path: Path, side: int) -> Path:
+    """A PNG of 4 x 6 pixels that says it has ``side`` x ``side``."""
+    content = save(path, RGB[..., 0]).read_bytes()
+    head = b"IHDR" + struct.pack(">2I", side, side) + content[24:29]
+    checksum = struct.pack(">I", zlib.crc32(head))
+    path.write_bytes(content[:12] + head + checksum + content[33:])
+    return path
+
+
+@pytest.mark.parametrize("claimed", ["a.png", "masks/a.png", "edges/a.png"])
+def test_sizes_are_compared_before_anything_is_decoded(tmp_path: Path, claimed: str) -> None:
+    sample_of(tmp_path, np.ones((4, 6), np.uint8))
+    (tmp_path / "edges").mkdir()
+    save(tmp_path / "edges/a.png", RGB[..., 0])
+    files = [tmp_path / name for name in ("a.png", "masks/a.png", "edges")]
+    claims(tmp_path / claimed, 14000)  # not decoded: it would be found to be cut short
+    with pytest.raises(ValueError, match=r"is (6x4|14000x14000) pixels, but the image .* is "):
+        load_sample(*files, CATEGORIES, "f.json")
+    claims(tmp_path / claimed, 30000)
+    with pytest.raises(
+        ValueError, match=r"a\.png is 30000x30000 pixels, and more than 268,435,456"
+    ):
+        load_sample(*files, CATEGORIES, "f.json")
+
+
+@pytest.mark.parametrize("strongest", [1 / 255, 255 / 65535, 2 / 255, 0.0166])
+def test_edges_too_faint_to_cut_are_noted(tmp_path: Path, strongest: float) -> None:
+    edges = np.zeros((4, 6), np.float32)
+    edges[1] = strongest
+    sample = sample_of(tmp_path, np.ones((4, 6), np.uint8), edges=edges)
+    assert sample.blunt
+    assert len(sample.notes) == 1
+    assert "and cut nothing: 0/1 masks and 8-bit values in 16-bit files must be" in sample.notes[0]
+    edges[1] = 0.02
+    sample = sample_of(tmp_path, np.ones((4, 6), np.uint8), edges=edges)
+    assert not sample.blunt
+    assert sample.notes == ()
+
+
+def test_edges_that_seem_inverted_are_noted(tmp_path: Path) -> None:
+    edges = np.ones((4, 6), np.float32)
+    edges[1] = 0
+    sample = sample_of(tmp_path, np.ones((4, 6), np.uint8), edges=edges)
+    assert sample.notes == ("75% of the pixels are edges: is the map inverted? Edges are bright",)
+    assert sample_of(tmp_path, np.ones((4, 6), np.uint8), edges=1 - edges).notes == ()
+
+
+def test_a_photograph_read_with_a_remark_is_noted(tmp_path: Path) -> None:
+    sample_of(tmp_path, np.ones((4, 6), np.uint8))
+    save(tmp_path / "a.png", RGB[..., 0].astype(np.uint16))
+    sample = load_sample(tmp_path / "a.png", tmp_path / "masks/a.png", None, CATEGORIES, "f.json")
+    assert "read as 8 bits, not 16" in sample.notes[0]

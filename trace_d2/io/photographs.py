@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from .json_files import shown
 from .limits import check_size
-from .png import SIGNATURE, PngFile, read_png, read_png_header
+from .png import SIGNATURE, read_png, read_png_header
 
 # In the order in which they are tried, and the module of Pillow that reads them. Others that it
 # knows run programs (EPS) or are no photographs.
@@ -39,6 +39,7 @@ _FORMATS = {
 }
 _NOT_IT = (SyntaxError, IndexError, TypeError, struct.error)  # what plugins raise of other formats
 _ORIENTATION, _BITS, _PHOTOMETRIC, _PLANES = 0x0112, 258, 262, 284  # tags
+_EMPTY_EXIF = 14  # bytes of data that have no tag
 _REMEDY = "repair or replace it, or take it off the list"
 _CONVERT = "convert it to 8 bits a channel"
 _STEPS = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # on the way to RGB
@@ -139,12 +140,16 @@ def _identified(file: BinaryIO, path: Path) -> Any:
 def _read_png(path: Path) -> Photograph:
     file = read_png(path, "image", _REMEDY, animated=True)
     pixels, notes = _of_opencv(file.decode())
-    orientation, remarks = _orientation(lambda: _png_exif(file))
-    return _photograph(path, pixels, orientation, orientation, [*notes, *remarks])
+    orientation, metadata = 1, file.metadata()
+    if metadata is not None:
+        with _naming(path):
+            orientation, remarks = _orientation(PngImagePlugin.PngImageFile(BytesIO(metadata)))
+        notes += remarks
+    return _photograph(path, pixels, orientation, orientation, notes)
 
 
 def _read_other(image: Any, path: Path) -> Photograph:
-    orientation, notes = _orientation(image.getexif)
+    orientation, notes = _orientation(image)
     if image.mode == "F":
         raise ValueError(f"{path} holds floating-point pixels: {_CONVERT}")
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
@@ -162,7 +167,7 @@ def _read_other(image: Any, path: Path) -> Photograph:
             bits = image.tag_v2.get(_BITS, (0,))[0] if image.format == "TIFF" else 0
             full = 2**bits - 1 if bits in range(9, 16) else 0
             pixels = np.asarray(_loaded(image))
-            left, _ = _orientation(image.getexif)  # Pillow has turned TIFF by now
+            left, _ = _orientation(image)  # Pillow has turned TIFF by now
             remarks = []
     if image.mode.startswith("I"):
         if pixels.min() < 0 or pixels.max() > 65535:
@@ -239,18 +244,16 @@ def _scaled(levels: np.ndarray, full: int = 0) -> tuple[np.ndarray, list[str]]:
     return np.take(table.astype(np.uint8), levels), notes
 
 
-def _orientation(exif: Callable[[], Any]) -> tuple[int, list[str]]:
-    """The orientation 1..8, and remarks."""
+def _orientation(image: Any) -> tuple[int, list[str]]:
+    """The orientation 1..8 of an opened image, and remarks."""
     try:
-        found = exif().get(_ORIENTATION, 1)
+        # Of all kinds alike: PNG has a way of its own, which wants pixels to decode.
+        tags = Image.Image.getexif(image)
+        written = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+        damaged = not tags and len(written) > _EMPTY_EXIF
     except Exception:  # of any kind, as damage is; the pixels are another matter
+        tags, damaged = {}, True
+    if damaged:
         return 1, ["its EXIF data are damaged: the image is read as it is stored"]
+    found = tags.get(_ORIENTATION, 1)
     return (found if found in range(1, 9) else 1), []
-
-
-def _png_exif(file: PngFile) -> Any:
-    metadata = file.metadata()
-    if metadata is None:
-        return {}
-    # Not its own way, which wants pixels to decode.
-    return Image.Image.getexif(PngImagePlugin.PngImageFile(BytesIO(metadata)))

@@ -213,7 +213,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             "segments": len(result.segments),
             "things": things,
             "uncut": uncut,
-            "blunt": inputs.blunt,
+            "blunt": int(inputs.blunt),
         }
 
     @classmethod

@@ -236,7 +236,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     def facts(self, inputs: Inputs, result: RefinedMasks) -> Mapping[str, Any]:
         count = len(result.masks)
         given = len(result.given)
-        return {"segments": count, "things": count, "given": given, "blunt": inputs.blunt}
+        return {"segments": count, "things": count, "given": given, "blunt": int(inputs.blunt)}
 
     def notes(self, inputs: Inputs, result: RefinedMasks) -> tuple[str, ...]:
         return (*inputs.notes, *result.notes)
