@@ -252,7 +252,7 @@ def _orientation(image: Any) -> tuple[int, list[str]]:
         written = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
         damaged = not tags and len(written) > _EMPTY_EXIF
     except Exception:  # of any kind, as damage is; the pixels are another matter
-        tags, damaged = {}, True
+        tags, damaged = Image.Exif(), True
     if damaged:
         return 1, ["its EXIF data are damaged: the image is read as it is stored"]
     found = tags.get(_ORIENTATION, 1)
