@@ -164,7 +164,7 @@ def test_coco_2014_without_an_annotation_is_an_error(run, tmp_path, capsys):
         write(folder / f"panoptic_{part}2017.json", panoptic([1]))
     write(folder / "instances_val2014.json", {"images": [image(8, "a.jpg"), image(1, "b.jpg")]})
     assert run("prepare_coco_2014_panoptic", "--splits", "val") == 2
-    assert "1 of 2 images of val2014 have no annotation" in capsys.readouterr().err
+    assert "1 of 2 images have no annotation" in capsys.readouterr().err
     assert not (folder / "panoptic_val2014.json").exists()
 
 

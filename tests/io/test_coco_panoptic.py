@@ -158,7 +158,7 @@ def test_bad_panoptic_json_is_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ([{"id": 1}], "image 3: a segment lacks id or category_id"),
+        ([{"id": 1}], "image 3: a segment is {'id': 1}: give it id and category_id"),
         ([{"id": 1, "category_id": 1}, {"id": 1, "category_id": 2}], "id 1 appears twice"),
         ([{"id": 0, "category_id": 1}], "segment id 0; ids are 1..16777215, 0 is void"),
         ([{"id": 2**24, "category_id": 1}], "segment id 16777216"),

@@ -93,6 +93,7 @@ def read_truth(
     *,
     leave_out: bool = False,
     remedy: str = "correct the path",
+    name: str = "the truth",
 ) -> InstanceFile:
     """COCO instances.
 
@@ -106,13 +107,14 @@ def read_truth(
         leave_out: leave out what is faulty of the annotations, and masks without a pixel, with a
             warning that counts them.
         remedy: for the message that the file is not there.
+        name: what messages call content that comes without a path.
     """
-    name, content = _load(source, "the truth", remedy)
+    name, content = _load(source, name, remedy)
     if not isinstance(content, Mapping) or not all(
         isinstance(content.get(key), list) for key in ("images", "annotations")
     ):
         raise ValueError(
-            f"{name} is no COCO instances file: it needs lists of images and annotations"
+            f"{name} is no COCO instances file: give one with lists of images and annotations"
         )
     images, annotations = _sized_images(content["images"], name), content["annotations"]
     if masks is None:

@@ -280,7 +280,7 @@ def load_panoptic_json(path: str | Path) -> PanopticSet:
             )
         annotations[image_id] = annotation
     categories: tuple[Category, ...] = ()
-    if content.get("categories"):
+    if content.get("categories") not in (None, []):
         categories = parse_categories(content["categories"], str(path), max_id=None)
     loaded = PanopticSet(path, tuple(images.values()), annotations, categories)
     _check_names(loaded, images)

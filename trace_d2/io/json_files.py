@@ -112,7 +112,7 @@ def record_id(value: Any) -> int | str:
     Raises:
         FieldError: it is neither.
     """
-    if type(value) in (int, str):
+    if type(value) in (int, str) and value != "":
         return value  # type: ignore[no-any-return]
     try:
         return whole_number(value)

@@ -74,7 +74,7 @@ def check_annotation(annotation: Any, rank: int, path: Path) -> None:
         hint = ""
         if isinstance(annotation, dict) and "segmentation" in annotation:
             hint = "; this looks like COCO instances, give the panoptic JSON"
-        raise ValueError(f"{where} lacks one of {', '.join(keys)}{hint}")
+        raise ValueError(f"{where} lacks one of {', '.join(keys)}{hint or ': add it'}")
     image_id = annotation["image_id"] = checked(annotation, "image_id", record_id, where)
     where = f"{path}: image {shown(image_id)}"
     try:
@@ -112,7 +112,7 @@ def _are_plain(segments: list[Any]) -> bool:
 def _check_segment(segment: Any, where: str) -> None:
     """Raise ValueError unless ``segment`` is one; its fields are put into their types."""
     if not isinstance(segment, dict) or "id" not in segment or "category_id" not in segment:
-        raise ValueError(f"{where}: a segment lacks id or category_id: {quoted(segment)}")
+        raise ValueError(f"{where}: a segment is {quoted(segment)}: give it id and category_id")
     segment["id"] = checked(segment, "id", whole_number, f"{where}: a segment")
     where = f"{where}: segment id {segment['id']}"
     if not VOID < segment["id"] <= MAX_SEGMENT_ID:

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.json_files import FieldError, flag, number, quoted, whole_number
-from trace_d2.io.mask_rle import text_rle
+from trace_d2.io.mask_rle import SegmentationError, check_segmentation, text_rle
 from trace_d2.jobs.output import DamagedFileError
 from trace_d2.jobs.report import Outcome
 from trace_d2.jobs.store import NOTES, JobStore
@@ -67,7 +67,8 @@ def write_instances(
     images = []
     stream = CocoStream(file, categories, description)
     for entry in outcome.done:
-        note = read_result(outcome.store, entry.stem, "instances")
+        count = outcome.records[entry.stem].facts["segments"]
+        note = read_result(outcome.store, entry.stem, instances=count)
         image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
         images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
         for annotation in note["instances"]:
@@ -75,8 +76,11 @@ def write_instances(
     stream.close(images)
 
 
-def read_result(store: JobStore, stem: str, *lists: str) -> dict[str, Any]:
-    """The note of a finished image with its size and ``lists`` of annotations.
+def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
+    """The note of a finished image with its size and lists of annotations.
+
+    Args:
+        counts: the names of the lists, ``segments`` or ``instances``, and how many each holds.
 
     Raises:
         DamagedFileError: a field is none that we write there.
@@ -87,10 +91,14 @@ def read_result(store: JobStore, stem: str, *lists: str) -> dict[str, Any]:
         sides = [whole_number(note[side]) for side in ("height", "width")]
         if min(sides) < 1:
             raise FieldError(f"has a size of {sides}")
-        for name in lists:
+        for name, count in counts.items():
+            if not isinstance(note[name], list) or len(note[name]) != count:
+                raise FieldError(f"has not the {count} {name} of the journal")
             for rank, annotation in enumerate(note[name]):
                 place = f"{name}[{rank}]"
-                _check_annotation(annotation, sides)
+                _check_annotation(annotation)
+                if name == "instances":
+                    _check_mask(annotation["segmentation"], sides)
     except (KeyError, TypeError, AttributeError, FieldError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(
@@ -100,17 +108,21 @@ def read_result(store: JobStore, stem: str, *lists: str) -> dict[str, Any]:
     return dict(note)
 
 
-def _check_annotation(annotation: dict[str, Any], sides: list[int]) -> None:
+def _check_annotation(annotation: dict[str, Any]) -> None:
     """Raise a KeyError, TypeError or FieldError unless it has the fields that ours have."""
     for key, read in _FIELDS.items():
-        if key in annotation or key in ("category_id", "area"):
+        if key in annotation or key in ("category_id", "area", "iscrowd"):
             read(annotation[key])
     if len([number(value) for value in annotation["bbox"]]) != 4:
         raise FieldError(f"has the box {quoted(annotation['bbox'])}")
-    if "id" in annotation:  # a segment, whose pixels are in the PNG
-        return
-    rle = annotation["segmentation"]
-    if rle["size"] != sides or not isinstance(rle["counts"], str):
+
+
+def _check_mask(rle: dict[str, Any], sides: list[int]) -> None:
+    try:
+        sound = rle["size"] == sides and isinstance(rle["counts"], str) and check_segmentation(rle)
+    except SegmentationError:
+        sound = None
+    if not sound:
         raise FieldError(f"has the mask {quoted(rle)}")
 
 

@@ -211,8 +211,7 @@ def _run_list(folder: Path) -> int:
 def _mask_results(folder: Path) -> Any:
     content = load_json(folder / "refined.json")
     # What else is said of categories is passed on as it is.
-    named = [{key: one.get(key) for key in ("id", "name")} for one in content["categories"]]
-    return {**content, "categories": named}
+    return {**content, "categories": [one["id"] for one in content["categories"]]}
 
 
 def _make_refined(folder: Path) -> None:

@@ -166,7 +166,8 @@ def _fault(reading: Reading, undisturbed: Reading, spoiled: Spoiled) -> tuple[st
     text = "\n".join(new)
     name = Path(spoiled.file).name
     stem = name.partition(".")[0]
-    named = name in text or (len(stem) > 1 and stem in text)
+    folder = spoiled.file.partition("/")[0]  # of a job, whose files are named as a whole
+    named = name in text or (len(stem) > 1 and stem in text) or f"/{folder} " in text
     if not named or not _REMEDY.search(text):
         return COMPLAINT, text
     return None

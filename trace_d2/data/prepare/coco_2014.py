@@ -5,6 +5,7 @@ Train and val of 2014 hold the images of train and val of 2017 in another divisi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from tqdm import tqdm
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry, load_panoptic_json
-from trace_d2.io.json_files import read_json
+from trace_d2.io.json_files import box, checked, read_json, shown
+from trace_d2.io.panoptic_fields import images_by_id
 
 SPLITS = ("train", "val")
 _SEE = "datasets/README.md says what to put where"
@@ -26,25 +28,33 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
     ``panoptic_val2017/000000000139.png``, so ``coco`` itself is the folder to read them from.
     """
     folder = Path(coco) / "annotations"
-    listed = read_json(folder / f"instances_{split}2014.json", remedy=_SEE)
-    if not isinstance(listed, dict) or "images" not in listed:
-        raise ValueError(f'{folder}/instances_{split}2014.json has no "images": download it again')
-    images = {image["id"]: image for image in listed["images"]}
+    path = folder / f"instances_{split}2014.json"
+    listed = read_json(path, remedy=_SEE)
+    if not isinstance(listed, dict) or not listed.get("images"):
+        raise ValueError(f'{path} has no "images": download it again')
+    images = images_by_id(listed["images"], path)
+    for key, image in images.items():
+        lacking = [name for name in ("file_name", "height", "width") if name not in image]
+        if lacking:
+            raise ValueError(f"{path}: image {shown(key)} has no {lacking[0]}: download it again")
     annotations: dict[int, dict[str, Any]] = {}
     categories: tuple[Category, ...] = ()
     for part in tqdm(SPLITS, desc=f"{split}2014", unit="file", disable=not progress):
-        path = folder / f"panoptic_{part}2017.json"
-        found = load_panoptic_json(path)
+        found = load_panoptic_json(folder / f"panoptic_{part}2017.json")
         categories = found.categories
+        if not categories:
+            raise ValueError(f'{found.path} has no "categories": download it again')
         for image_id, annotation in found.annotations.items():
             if image_id in images:
+                _check_boxes(annotation, f"{found.path}: image {shown(image_id)}")
                 name = f"panoptic_{part}2017/{annotation['file_name']}"
                 annotations[image_id] = {**annotation, "file_name": name}
     absent = images.keys() - annotations.keys()
     if absent:
         raise ValueError(
-            f"{len(absent)} of {len(images)} images of {split}2014 have no annotation in "
-            f"panoptic_{{train,val}}2017.json, such as {min(absent)}: download all three files"
+            f"{path}: {len(absent)} of {len(images)} images have no annotation in "
+            f"panoptic_{{train,val}}2017.json, such as {shown(min(absent, key=str))}: download all "
+            "three files"
         )
     entries = [
         image_entry(i["id"], i["file_name"], i["height"], i["width"]) for i in images.values()
@@ -53,3 +63,9 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
     content = coco_dataset(entries, [annotations[key] for key in images], categories, description)
     write_json(folder / f"panoptic_{split}2014.json", content)
     return len(images)
+
+
+def _check_boxes(annotation: Mapping[str, Any], where: str) -> None:
+    for segment in annotation["segments_info"]:
+        if "bbox" in segment:
+            checked(segment, "bbox", box, f"{where}: segment id {segment['id']}")

@@ -7,13 +7,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from trace_d2.data.dataset_files import folder_names
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
+from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
-from trace_d2.io.json_files import read_json
+from trace_d2.io.json_files import read_json, shown
+from trace_d2.io.paths import relative_name
 
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""
@@ -34,13 +37,13 @@ def prepare_class_agnostic(
     their ``coco_url``. Of ``file_names`` (None: all) folders do not count. Returns how many images
     and annotations were written.
     """
-    content = _read(instances, "images", "annotations", "give COCO instances", _SEE)
-    images = [_image(image, str(instances)) for image in content["images"]]
+    truth = read_truth(instances, None, remedy=_SEE)
+    images = [_image(image, truth.name) for image in truth.images.values()]
     if file_names is not None:
         images = _select(images, file_names, str(instances))
     kept = {image["id"] for image in images}
-    bar = tqdm(content["annotations"], unit="instance", disable=not progress)
-    rows = [_annotation(row, row["image_id"]) for row in bar if row["image_id"] in kept]
+    bar = tqdm(truth.annotations, unit="instance", disable=not progress)
+    rows = [_annotation(truth, row) for row in bar if row["image_id"] in kept]
     description = f"instances of {Path(instances).name} as one class, converted by trace_d2"
     return _write(output, images, rows, description)
 
@@ -65,11 +68,19 @@ def prepare_sa1b(
     for stem in tqdm(stems, unit="image", disable=not progress):
         path = Path(folder) / f"{stem}.json"
         again = "unpack the archive again"
-        content = _read(path, "image", "annotations", "it is not of SA-1B", again)
-        image = content["image"]
-        entry = image_entry(image["image_id"], f"{stem}.jpg", image["height"], image["width"])
-        images.append(entry)
-        rows += [_annotation(row, entry["id"]) for row in content["annotations"]]
+        content = read_json(path, remedy=again)
+        image = content.get("image") if isinstance(content, dict) else None
+        annotations = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(image, dict) or not isinstance(annotations, list):
+            raise ValueError(f'{path} has no "image" and "annotations" of SA-1B: {again}')
+        owner = image.get("image_id")
+        photograph = {**image, "id": owner, "file_name": f"{stem}.jpg"}
+        marked = [
+            {**row, "image_id": owner} if isinstance(row, dict) else row for row in annotations
+        ]
+        truth = read_truth({"images": [photograph], "annotations": marked}, None, name=str(path))
+        images += [_image(entry, str(path)) for entry in truth.images.values()]
+        rows += [_annotation(truth, row) for row in truth.annotations]
     return _write(output, images, rows, "SA-1B as one class, joined by trace_d2")
 
 
@@ -95,29 +106,29 @@ def number(annotations: Collection[dict[str, Any]]) -> None:
         annotation["id"] = position
 
 
-def _read(path: str | Path, first: str, second: str, hint: str, remedy: str) -> Mapping[str, Any]:
-    content = read_json(path, remedy=remedy)
-    if not isinstance(content, dict) or not {first, second} <= content.keys():
-        raise ValueError(f'{path} has no "{first}" and "{second}": {hint}')
-    return content
-
-
 def _image(entry: Mapping[str, Any], origin: str) -> dict[str, Any]:
     name = entry.get("file_name")
-    if name is None and "coco_url" in entry:
+    if name is None and isinstance(entry.get("coco_url"), str):
         name = "/".join(PurePosixPath(urlsplit(entry["coco_url"]).path).parts[-2:])
-    if name is None or any(key not in entry for key in ("id", "height", "width")):
-        raise ValueError(f"{origin}: an image lacks id, file_name or size: {str(entry)[:80]}")
+    try:
+        name = relative_name(name)
+    except ValueError as error:
+        raise ValueError(f"{origin}: image {shown(entry['id'])}: {error}") from error
     return image_entry(entry["id"], name, entry["height"], entry["width"])
 
 
-def _annotation(entry: Mapping[str, Any], image_id: Any) -> dict[str, Any]:
+def _annotation(truth: InstanceFile, entry: dict[str, Any]) -> dict[str, Any]:
+    """The annotation of one class; area and box are the mask's where the file has none."""
+    if "segmentation" in entry and not {"area", "bbox"} <= entry.keys():
+        rle = truth.rle(entry)
+        own = {"area": float(coco_mask.area(rle)), "bbox": coco_mask.toBbox(rle).tolist()}
+        entry = {**own, **entry}
     keys = ("segmentation", "area", "bbox")
     return {
         "id": 0,  # until they are numbered
-        "image_id": image_id,
+        "image_id": entry["image_id"],
         "category_id": ONE_CLASS[0].id,
-        "iscrowd": entry.get("iscrowd", 0),
+        "iscrowd": entry["iscrowd"],
         **{key: entry[key] for key in keys if key in entry},
     }
 

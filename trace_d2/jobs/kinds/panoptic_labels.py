@@ -229,7 +229,9 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             panoptic = CocoStream(panoptic_file, listed, "pseudo panoptic labels")
             instances = CocoStream(instances_file, things, "pseudo instance labels")
             for entry in outcome.done:
-                note = read_result(store, entry.stem, "segments", "instances")
+                facts = outcome.records[entry.stem].facts
+                counts = {"segments": facts["segments"], "instances": facts["things"]}
+                note = read_result(store, entry.stem, **counts)
                 image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
                 images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
                 panoptic.add(panoptic_annotation(image_id, f"{entry.stem}.png", note["segments"]))
@@ -249,7 +251,8 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             return [f"{facts['things']} things, {facts['segments'] - facts['things']} stuff"]
 
         def legend(entry: ImageEntry) -> list[tuple[tuple[int, int, int], str]]:
-            segments = read_result(store, entry.stem, "segments")["segments"]
+            count = outcome.records[entry.stem].facts["segments"]
+            segments = read_result(store, entry.stem, segments=count)["segments"]
             counts = Counter(segment["category_id"] for segment in segments)
             return [
                 (c.color, f"{c.name} ×{counts[c.id]}" if c.isthing else c.name)
