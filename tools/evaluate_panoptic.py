@@ -17,6 +17,7 @@ from trace_d2.evaluation import category_table, panoptic_quality, quality_table
 from trace_d2.evaluation.panoptic import MISSING_POLICIES
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
+from trace_d2.io.paths import check_output
 from trace_d2.parallel import worker_count
 
 
@@ -24,10 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_args(arguments)
     try:
+        labels = args.predictions / "panoptic.json"
+        check_output(args.json, truth_json=args.truth_json, predictions=labels)
         quality = panoptic_quality(
             args.truth_json,
             args.truth_dir,
-            args.predictions / "panoptic.json",
+            labels,
             args.predictions / "panoptic",
             workers=args.workers,
             missing=args.missing,

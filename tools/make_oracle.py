@@ -22,9 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--output", type=Path, required=True)
     add("--gaps", type=float, default=0.0, metavar="SHARE", help="share of edge pixels to remove")
     args = parser.parse_args(arguments)
+    from trace_d2.io.paths import check_output
     from trace_d2.scenes.oracle import write_oracle  # --help loads nothing
 
     try:
+        check_output(args.output / "categories.json", truth_json=args.truth_json)
+        for folder in ("semantic", "edges"):
+            check_output(args.output / folder, truth_dir=args.truth_dir)
         count = write_oracle(args.truth_json, args.truth_dir, args.output, args.gaps)
     except (ValueError, OSError) as error:
         print(f"make_oracle: {error}", file=sys.stderr)

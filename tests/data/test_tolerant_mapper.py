@@ -76,7 +76,8 @@ def bad_records(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "not compressed": {"size": [12, 16], "counts": [192]},
         "has no mask": None,
         "far outside": [[0, 0, 1e9, 0, 1e9, 1e9]],
-        "a polygon is": [[1, 2, 3]],
+        "all its polygons have fewer": [[1, 2, 3]],
+        "one flat list of numbers": POLYGON,
     }
     found = {
         "No such file": {**record, "file_name": str(folder / "absent.png")},
@@ -84,12 +85,59 @@ def bad_records(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "repair or replace": {**record, "file_name": str(folder / "cut.png")},
         "Mismatched image shape": {**record, "width": 17, "annotations": []},
         "bbox None": {**record, "annotations": [annotation(bbox=None)]},
-        "is no box": {**record, "annotations": [annotation(bbox=[1, 2, float("nan"), 4])]},
     }
     for reason, mask in masks.items():
         rows = [annotation(), annotation(segmentation=mask)]
         found[reason] = {**record, "annotations": rows}
     return found
+
+
+SHORT = [[3.0, 3.0, 4.0, 4.0], POLYGON]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bbox": [0, 0, 0, 0]}, "object 0 is not in its bbox [0, 0, 0, 0]"),
+        ({"bbox": [3, 2, -6, 6]}, "object 0 is not in its bbox"),
+        ({"bbox": [3, 2, float("nan"), 6]}, "object 0 is not in its bbox"),
+        ({"bbox": [3, 2, 6]}, "object 0 is not in its bbox"),
+        ({"bbox": [0, 0, 1, 1], "bbox_mode": BoxMode.XYXY_ABS}, "object 0 is not in its bbox"),
+        ({"bbox": [3, 2, 9, 8], "bbox_mode": BoxMode.XYXY_ABS}, ""),
+        ({"segmentation": SHORT}, "polygons of fewer than three points: left out"),
+    ],
+)
+def test_masks_decide_over_boxes_and_short_polygons(cfg, record, changes, told, caplog):
+    """Detectron2 leaves an object out whose box is empty, and trains on nothing."""
+    cfg.INPUT.RANDOM_FLIP = "none"
+    mapper = TolerantDatasetMapper(cfg, True)
+    rows = [annotation(**changes)]
+    for _ in range(2):
+        mapped = mapper({**record, "annotations": rows})
+        assert mapped is not None
+        assert mapped["instances"].gt_boxes.tensor.tolist() == [[3, 2, 9, 8]]
+        assert mapped["instances"].gt_masks.tensor.sum() == 36
+    assert rows == [annotation(**changes)]
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert [told in line and record["file_name"] in line for line in lines] == [True] * bool(told)
+
+
+def test_objects_without_a_pixel_are_left_out_aloud(cfg, record, caplog):
+    empty = annotation(segmentation=encode_mask(np.zeros((12, 16), bool)))
+    mapped = TolerantDatasetMapper(cfg, True)({**record, "annotations": [empty, annotation()]})
+    assert mapped is not None
+    assert len(mapped["instances"]) == 1
+    assert "object 0 has no pixel: it is left out" in caplog.text
+
+
+def test_boxes_alone_must_be_boxes(cfg, record):
+    cfg.MODEL.MASK_ON = False
+    cfg.INPUT.TRACE.STRICT = True
+    strict = TolerantDatasetMapper(cfg, True)
+    for box in ([0, 0, 0, 0], [3, 2, -1, 6], [3, 2, float("inf"), 6], [1, 2]):
+        bad = {**record, "annotations": [annotation(bbox=box)]}
+        with pytest.raises(BadRecordError, match=r"its bbox is .*: correct or remove object 0"):
+            strict(bad)
 
 
 def test_bad_records_are_logged_once_and_left_out(cfg, record, caplog):

@@ -178,6 +178,32 @@ def test_images_without_prediction_and_unknown_images(two_objects):
     assert (result.missing, result.ignored, result.predictions) == ((2,), 1, 1)
 
 
+def test_ids_of_text_and_numbers_together_lose_no_image():
+    """COCOeval sorts ids by numpy, which makes text of all of them."""
+    truth = dataset([], images=2)
+    truth["images"][1]["id"] = "b"
+    keys = [1, "b"]
+    truth["annotations"] = [
+        {"id": n, "image_id": key, "segmentation": rectangle(0, 0, 20, 20)}
+        for n, key in enumerate(keys, 1)
+    ]
+    predictions = [found(0.9, 0, 0, 20, 20, image_id=key) for key in keys]
+    assert class_agnostic_ap(truth, predictions).scores["segm"]["AP"] == pytest.approx(1)
+
+
+def test_predictions_without_a_pixel_are_counted(two_objects, caplog):
+    predictions = [found(0.9, 0, 0, 20, 20), found(0.8, 30, 30, 20, 20), found(0.7, 0, 0, 0, 0)]
+    assert class_agnostic_ap(two_objects, predictions, ["segm"]).scores["segm"]["AP"] == 1
+    assert "1 predictions are masks without a pixel: they count as false ones" in caplog.text
+
+
+def test_values_of_numpy_are_numbers(two_objects):
+    row = found(np.float32(0.9), 0, 0, 20, 20, image_id=np.int64(1))
+    row["bbox"] = [np.float64(side) for side in (0, 0, 20, 20)]
+    result = class_agnostic_ap(two_objects, [row])
+    assert result.scores["bbox"]["AR_100"] == pytest.approx(0.5)
+
+
 def test_no_prediction_at_all(two_objects):
     scores = class_agnostic_ap(two_objects, []).scores["segm"]
     assert scores["AP"] == scores["AR_100"] == 0

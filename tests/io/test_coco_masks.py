@@ -132,6 +132,12 @@ NOTED = {
     "full": (with_first(segmentation=box(0, 0, 6, 9)), "1 masks cover the whole image"),
     "list": (with_first(segmentation={"size": [6, 9], "counts": [50, 4]}), "uncompressed RLE"),
     "polygons": (with_first(segmentation=[[0, 0, 3, 0, 3, 3]]), "1 masks are polygons"),
+    "short polygon": (
+        with_first(segmentation=[[9, 9, 9, 15], [0, 0, 3, 0, 3, 3]]),
+        "1 masks have polygons of fewer than three points",
+    ),
+    "no box": (with_first(bbox=[0, 0, 0, 0]), "1 masks have a bbox that is no box"),
+    "far box": (with_first(bbox=[5, 4, 3, 2]), "1 masks are not where their bbox is"),
     "duplicate id": (with_first(id=2), "1 annotation ids are missing or occur twice"),
     "no category": (with_first(category_id=None), "1 annotations have no category_id"),
     "no masks": (
@@ -146,10 +152,20 @@ NOTED = {
 def test_what_is_unusual_is_used_and_told(tmp_path: Path, how: str) -> None:
     value, line = NOTED[how]
     file = load(tmp_path, value)
-    assert len(file.findings.lines()) == 1
-    assert line in file.findings.lines()[0]
+    lines = [
+        found for found in file.findings.lines() if how == "polygons" or "polygons;" not in found
+    ]
+    assert len(lines) == 1
+    assert line in lines[0]
     assert [len(image.masks) for image in file.images][:2] == [2, 1]
     assert not file.findings.left_out
+
+
+def test_polygons_beside_their_image_are_told(tmp_path: Path) -> None:
+    file = load(tmp_path, with_first(segmentation=[[20, 1, 30, 1, 30, 5]]))
+    assert file.findings.lines()[0] == (
+        "1 masks lie outside their image as images[] has it; first: annotation 1"
+    )
 
 
 def test_swapped_sizes_are_swapped_back(tmp_path: Path) -> None:
@@ -218,6 +234,49 @@ def test_a_list_of_results(tmp_path: Path) -> None:
     assert [(i.file_name, len(i.masks)) for i in file.images] == [("a.jpg", 1), ("b.jpg", 0)]
     assert list(file.categories) == given
     assert file.findings.counts == {"no masks": 1}
+
+
+def test_a_list_of_images_counts_by_the_names_of_the_file(tmp_path: Path) -> None:
+    """Where ids of the masks' own images are those of other images in the list."""
+    listed = [{"id": 7, "file_name": "a.png"}, {"id": 4, "file_name": "b.png"}]
+    file = load(tmp_path, content(), {"images": listed})
+    assert [(i.image_id, i.file_name, len(i.masks)) for i in file.images] == [
+        (7, "a.png", 2), (4, "b.png", 1),
+    ]  # fmt: skip
+    results = [annotation(n, key, box(0, 0, 2, 3)) for n, key in enumerate(("4", "4", "7"), 1)]
+    file = load(tmp_path, results, content())
+    assert [len(image.masks) for image in file.images] == [2, 1]
+    with pytest.raises(ValueError, match=r"images\.json has no list of images"):
+        load(tmp_path, results, {"images": None})
+
+
+def test_ids_and_sizes_of_whole_floats(tmp_path: Path) -> None:
+    value = content()
+    for entry in value["images"]:
+        entry.update(id=float(entry["id"]), height=6.0, width=9.0)
+    for row in value["annotations"]:
+        row.update(image_id=float(row["image_id"]), category_id=1.0)
+        row["segmentation"]["size"] = [6.0, 9.0]
+    file = load(tmp_path, value)
+    assert not file.findings.lines()
+    assert repr([image.image_id for image in file.images]) == "[4, 7]"
+    assert repr(file.images[0].masks[0].segmentation["size"]) == "[6, 9]"
+    assert repr(file.images[0].masks[0].category_id) == "1"
+
+
+def test_text_that_should_be_a_number_is_named(tmp_path: Path) -> None:
+    (left,) = load(tmp_path, with_first(image_id="4")).findings.left_out
+    assert left["reason"] == (
+        "image_id '4' is not in images[], which has 4; write both as numbers, or both as text"
+    )
+
+
+@pytest.mark.parametrize("bad", [None, "fg", {"name": "x"}, {"id": "1"}, {"id": [1]}, {"id": 1}])
+def test_categories_without_an_id_of_their_own_are_told(tmp_path: Path, bad: Any) -> None:
+    good = {"id": 1, "name": "fg"}
+    file = load(tmp_path, content(categories=[good, bad]))
+    assert file.categories == (good,)
+    assert file.findings.lines()[0].startswith("1 entries of categories have no id of their own")
 
 
 def test_ids_that_are_stems_are_numbered(tmp_path: Path) -> None:

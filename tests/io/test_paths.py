@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from trace_d2.io.paths import file_below, relative_name
+from trace_d2.io.paths import check_output, file_below, relative_name
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,23 @@ def test_the_same_text_in_another_unicode_form(tmp_path, there, asked):
 
 def test_a_file_that_is_not_there(tmp_path):
     assert file_below(tmp_path, "é.png") == tmp_path / "é.png"
+
+
+def test_outputs_that_are_inputs_are_refused(tmp_path):
+    given = tmp_path / "labels.json"
+    given.write_text("{}")
+    (tmp_path / "link.json").symlink_to(given)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for output in (
+        given,
+        str(given),
+        tmp_path / "link.json",
+        tmp_path / "folder" / "labels.json",
+        tmp_path / "folder" / ".." / tmp_path.name / "labels.json",
+    ):
+        with pytest.raises(ValueError, match=r"is --the-labels as well, .* lost: give the output"):
+            check_output(output, other=None, the_labels=given)
+    check_output(tmp_path / "new.json", the_labels=given, other=tmp_path / "absent.json")
+    check_output(None, the_labels=given)
+    with pytest.raises(ValueError, match="is --absent as well"):
+        check_output(tmp_path / "folder" / "absent.json", absent=tmp_path / "absent.json")

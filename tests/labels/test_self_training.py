@@ -93,6 +93,27 @@ def test_bad_input():
         merge_predictions(earlier, [other])
 
 
+def test_labels_and_predictions_without_a_pixel_are_dropped_and_counted(caplog):
+    earlier = labels((4, rle(0, 0, 10, 10)), (4, rle(0, 0, 0, 0)), (2, [[1, 1, 3, 3, 5, 5]]))
+    content, summary = merge_predictions(earlier, [found(2, 0.9, 0, 0, 0, 0)])
+    assert [row["area"] for row in content["annotations"]] == [100]
+    assert (summary.kept, summary.new, summary.replaced, summary.empty) == (1, 0, 0, 3)
+    assert "2 masks have no pixel" in caplog.text
+
+
+def test_predictions_are_of_the_images_that_their_file_names(caplog):
+    """Ids of another numbering are told by the names; text and numbers are one id."""
+    earlier = labels((4, rle(0, 0, 10, 10)))
+    images = [{"id": 9, "file_name": "4.png"}, {"id": 4, "file_name": "9.png"}]
+    rows = [found(9, 0.9, 0, 0, 10, 10)]
+    content, summary = merge_predictions(earlier, {"images": images, "annotations": rows})
+    assert [row["image_id"] for row in content["annotations"]] == [4]
+    assert summary.replaced == 1
+    assert "do not mean the same images by their ids" in caplog.text
+    content, _ = merge_predictions(earlier, [found("4", 0.9, 0, 0, 10, 10)])
+    assert [row["image_id"] for row in content["annotations"]] == [4]
+
+
 def test_swapped_sizes_of_the_labels_are_repaired(caplog):
     earlier = labels((4, rle(0, 0, 10, 10)))
     for image in earlier["images"]:

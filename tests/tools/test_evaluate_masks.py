@@ -51,6 +51,60 @@ def test_one_kind_and_unknown_images(job, tmp_path, capsys):
     assert "1 predictions of other images left out" in capsys.readouterr().out
 
 
+def test_an_output_that_is_an_input_is_refused(job, tmp_path, capsys):
+    before = (tmp_path / "truth.json").read_text()
+    assert job("--output", str(tmp_path / "truth.json")) == 2
+    assert "is --truth as well, which would be lost" in capsys.readouterr().err
+    assert (tmp_path / "truth.json").read_text() == before
+    assert job("--output", f"{tmp_path}/../{tmp_path.name}/masks.json") == 2
+
+
+def test_images_are_found_by_file_name_where_ids_are_of_others(job, tmp_path, capsys, caplog):
+    """Labels that number images by rank, where the truth does not."""
+    images = [{"id": 3 - key, "file_name": f"{key}.png"} for key in (1, 2)]
+    rows = [{"image_id": key, "segmentation": SQUARE} for key in (1, 2)]
+    write_json(tmp_path / "masks.json", {"images": images, "annotations": rows})
+    assert job("--output", str(tmp_path / "out.json")) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["segm"]["AP"] == pytest.approx(1)
+    assert "do not mean the same images by their ids" in caplog.text
+
+
+def test_no_common_image_is_an_error_and_no_score(job, tmp_path, capsys):
+    for image_id in ("a", 77, "77"):
+        rows = [{"image_id": image_id, "segmentation": SQUARE}]
+        write_json(tmp_path / "masks.json", rows)
+        assert job("--ignore-unknown") == 2
+        assert "no prediction is of an image of the truth" in capsys.readouterr().err
+    rows = [{"image_id": str(key), "segmentation": SQUARE} for key in (1, 2)]
+    write_json(tmp_path / "masks.json", rows)
+    assert job("--output", str(tmp_path / "out.json")) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["segm"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [1, 1, -4, 4], [1, 1, 5, 50], [1, 1], "1 1 4 4"])
+@pytest.mark.parametrize("side", ["truth", "masks"])
+def test_boxes_are_those_of_the_masks(job, tmp_path, box, side, caplog):
+    path = tmp_path / f"{side}.json"
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        row["bbox"] = box
+    write_json(path, content)
+    assert job("--output", str(tmp_path / "out.json")) == 0
+    scores = json.loads((tmp_path / "out.json").read_text())
+    assert scores["bbox"]["AP"] == scores["segm"]["AP"] == pytest.approx(51 / 101)
+    assert "the mask's own counts" in caplog.text
+
+
+def test_a_short_polygon_costs_no_file(job, tmp_path, caplog):
+    for side in ("truth", "masks"):
+        content = json.loads((tmp_path / f"{side}.json").read_text())
+        content["annotations"][0]["segmentation"] = [[10, 10, 10, 15], *SQUARE]
+        write_json(tmp_path / f"{side}.json", content)
+    assert job("--output", str(tmp_path / "out.json")) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["segm"]["AP"] == pytest.approx(51 / 101)
+    assert caplog.text.count("1 masks have polygons of fewer than three points") == 2
+
+
 def test_match_by_file_name(job, tmp_path, capsys):
     images = [{"id": 5, "file_name": "folder/2.png"}]
     rows = [{"image_id": 5, "segmentation": SQUARE}]

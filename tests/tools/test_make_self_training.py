@@ -31,6 +31,18 @@ def test_labels_and_summary(job, tmp_path, capsys):
     assert content["annotations"][0]["bbox"] == [1, 1, 4, 4]
 
 
+@pytest.mark.parametrize("name", ["labels", "results", "link"])
+def test_an_output_that_is_an_input_is_refused_before_anything_is_read(job, tmp_path, name, capsys):
+    (tmp_path / "link.json").symlink_to(tmp_path / "labels.json")
+    before = (tmp_path / "results.json").read_text()
+    (tmp_path / "labels.json").write_text("{")  # not even read
+    assert job("--output", str(tmp_path / f"{name}.json")) == 2
+    option = {"results": "predictions"}.get(name, "labels")
+    assert f"is --{option} as well, which would be lost" in capsys.readouterr().err
+    assert (tmp_path / "labels.json").read_text() == "{"
+    assert (tmp_path / "results.json").read_text() == before
+
+
 def test_bad_input_writes_nothing(job, tmp_path, capsys):
     assert job("--threshold", "7") == 2
     (tmp_path / "labels.json").unlink()

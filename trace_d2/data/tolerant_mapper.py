@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,17 +11,22 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, transforms
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 
 from trace_d2.data.bad_records import Record, TolerantMapper, blame
-from trace_d2.io.mask_rle import check_fit, check_segmentation
+from trace_d2.io.coco_rows import settled_box
+from trace_d2.io.json_files import shown
+from trace_d2.io.mask_rle import SoundMask, check_segmentation
+
+logger = logging.getLogger(__name__)
 
 
 class TolerantDatasetMapper(TolerantMapper, DatasetMapper):
     """``DatasetMapper`` that leaves out what it cannot use, see ``TolerantMapper``.
 
     That is a record whose image or masks cannot be read, or do not fit together. In evaluation it
-    raises. Images without objects have empty masks, where Detectron2's have none.
+    raises. Images without objects have empty masks, where Detectron2's have none. Masks decide over
+    boxes that are none or elsewhere; objects without a pixel are left out, which is told.
     """
 
     @configurable
@@ -28,6 +34,7 @@ class TolerantDatasetMapper(TolerantMapper, DatasetMapper):
         """``options`` are ``DatasetMapper``'s; ``strict`` raises on bad records in training too."""
         TolerantMapper.__init__(self, strict or not is_train)
         DatasetMapper.__init__(self, is_train, **options)
+        self._told: set[str] = set()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -36,16 +43,41 @@ class TolerantDatasetMapper(TolerantMapper, DatasetMapper):
         return options | {"strict": cfg.INPUT.TRACE.STRICT}
 
     def _map(self, record: Record) -> dict[str, Any]:
-        if self.is_train:
-            for number, annotation in enumerate(_objects(record)):
-                remedy = f"correct or remove object {number} of this image in the labels"
-                with blame(record, remedy):
-                    _check_box(annotation)
-                    if self.use_instance_mask:
-                        _check_mask(annotation, record)
+        if self.is_train and "annotations" in record:
+            rows = [
+                row if row.get("iscrowd", 0) else self._sound(number, row, record)
+                for number, row in enumerate(record["annotations"])
+            ]
+            record = {**record, "annotations": [row for row in rows if row is not None]}
         with blame(record, "repair or replace the image, or correct its labels"):
             mapped: dict[str, Any] = DatasetMapper.__call__(self, record)
         return mapped
+
+    def _sound(
+        self, number: int, row: Mapping[str, Any], record: Record
+    ) -> Mapping[str, Any] | None:
+        """An object with a mask and a box that can be trained on; None without a pixel."""
+        remedy = f"correct or remove object {number} of this image in the labels"
+        with blame(record, remedy):
+            mask = _check_mask(row, record) if self.use_instance_mask else None
+            box, fault = _settled_box(row, mask)
+            if mask is not None and not mask.has_pixels():
+                self._tell(record, f"object {number} has no pixel: it is left out")
+                return None
+        if mask is not None and mask.short:
+            self._tell(record, f"object {number} has polygons of fewer than three points: left out")
+            row = {**row, "segmentation": mask.segmentation}
+        if fault:
+            self._tell(record, f"object {number} is not in its bbox {row['bbox']}: its mask counts")
+            row = {**row, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
+        return row
+
+    def _tell(self, record: Record, remark: str) -> None:
+        """Warn of an object of an image, the first time that it is met."""
+        line = f"image {shown(str(record.get('file_name')))}: {remark}"
+        if line not in self._told:
+            self._told.add(line)
+            logger.warning("%s", line)
 
     def _transform_annotations(
         self,
@@ -72,22 +104,38 @@ def _objects(record: Record) -> list[Mapping[str, Any]]:
     return [row for row in record.get("annotations", ()) if not row.get("iscrowd", 0)]
 
 
-def _check_box(annotation: Mapping[str, Any]) -> None:
-    """Raise a ValueError for a box that is missing, or would make the loss infinite."""
-    box = annotation.get("bbox")
-    if box is None or not all(map(math.isfinite, box)):
-        raise ValueError(f"bbox {box} is no box")
+def _settled_box(row: Mapping[str, Any], mask: SoundMask | None) -> tuple[Any, str]:
+    """The box of an object, x, y, width, height or as it was; and what was wrong with it.
+
+    Raises:
+        ValueError: it would make the loss infinite, or nothing of the object is in it.
+    """
+    box, mode = row.get("bbox"), row.get("bbox_mode", BoxMode.XYWH_ABS)
+    if box is None or mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+        if box is None or not all(map(math.isfinite, box)):
+            raise ValueError(f"bbox {box} is no box")
+        return box, ""
+    sides = list(box)
+    if mode == BoxMode.XYXY_ABS and len(sides) == 4:
+        sides = [*sides[:2], sides[2] - sides[0], sides[3] - sides[1]]
+    settled, fault = settled_box(sides, mask)
+    return (settled if fault else box), fault
 
 
-def _check_mask(annotation: Mapping[str, Any], record: Record) -> None:
-    """Raise a ValueError for a mask that pycocotools would not decode, or wrongly."""
+def _check_mask(annotation: Mapping[str, Any], record: Record) -> SoundMask | None:
+    """The mask, which pycocotools can decode; None where it is an array, as Detectron2 takes too.
+
+    Raises:
+        ValueError: pycocotools would not decode it, or wrongly.
+    """
     mask = annotation.get("segmentation")
     if isinstance(mask, np.ndarray) or (
         isinstance(mask, list) and any(isinstance(part, np.ndarray) for part in mask)
     ):
-        return  # Detectron2 takes these too
-    check_segmentation(mask)
+        return None
+    sound = check_segmentation(mask)
     if "height" in record and "width" in record:
-        check_fit(mask, record["height"], record["width"])
+        sound.check_fit(record["height"], record["width"])
     if isinstance(mask, dict) and isinstance(mask["counts"], list):
         raise ValueError("its RLE is not compressed")
+    return sound

@@ -27,7 +27,7 @@ from .json_files import (
     whole_number,
 )  # fmt: skip
 from .limits import max_pixels
-from .mask_rle import SegmentationError
+from .mask_rle import SegmentationError, SoundMask
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class _Reader:
         self.listed: list[MaskImage] = []
         self.images: dict[Any, MaskImage] = {}
         self.ambiguous: set[Any] = set()
+        self.polygons: dict[int, SoundMask] = {}  # by the numbers of annotations
         self.scored = any(isinstance(a, dict) and a.get("score") is not None for a in annotations)
 
     def list_images(self, entries: list[Any]) -> None:
@@ -254,6 +255,8 @@ class _Reader:
         category = row.fields.get("category_id", self.categories[0])
         score = row.fields.get("score", 1.0 if self.scored else None)
         self.findings.accept(row)
+        if row.mask and row.mask.extent:
+            self.polygons[number] = row.mask
         image.masks.append(GivenMask(number, category, row.fields["segmentation"], score))
 
     def settle_size(self, image: MaskImage) -> None:
@@ -264,6 +267,7 @@ class _Reader:
             if isinstance(mask.segmentation, dict)
         }
         if not sizes:
+            self._note_outside(image)
             return
         counts, declared = Counter(sizes.values()), image.size
         if declared not in counts:
@@ -284,6 +288,15 @@ class _Reader:
                 continue
             fault = SegmentationError("size", f"its mask is {size[1]}x{size[0]}")
             self._leave_out(mask.number, fault)
+        self._note_outside(image)
+
+    def _note_outside(self, image: MaskImage) -> None:
+        """Note polygons beside their image, which are left out once its real size is known."""
+        for mask in image.masks:
+            sound = self.polygons.pop(mask.number, None)
+            if sound and image.size and not sound.has_pixels(*image.size):
+                name = annotation_name(mask.number, self.annotations[mask.number])
+                self.findings.note("outside", name)
 
     def _check(self, row: Row) -> None:
         """Raise for what forbids the use of a sound annotation."""

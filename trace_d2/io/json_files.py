@@ -13,6 +13,7 @@ import math
 import reprlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +104,8 @@ def whole_number(value: Any) -> int:
         return value
     if type(value) is float and value.is_integer():
         return int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):  # of numpy
+        return int(value)
     raise FieldError(f"is {quoted(value)}, not a whole number")
 
 
@@ -142,6 +145,8 @@ def number(value: Any) -> float:
         return value
     if type(value) is int and abs(value) < 2**1000:  # larger ones are beyond any float
         return float(value)
+    if type(value) not in (int, float, bool) and isinstance(value, Real):  # of numpy
+        return number(float(value))
     raise FieldError(f"is {quoted(value)}, not a finite number")
 
 

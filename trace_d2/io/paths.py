@@ -85,8 +85,8 @@ def check_output(output: str | Path | None, **inputs: str | Path | None) -> None
     for name, given in inputs.items():
         if output is not None and given is not None and _same_file(output, given):
             raise ValueError(
-                f"the output {shown(str(output))} is the file of --{name.replace('_', '-')}, which "
-                "would be lost: give another --output"
+                f"the output {shown(str(output))} is --{name.replace('_', '-')} as well, which "
+                "would be lost: give the output another name"
             )
 
 

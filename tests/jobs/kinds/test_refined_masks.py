@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,29 @@ def test_polygons_without_a_pixel_are_left_out(tmp_path: Path) -> None:
     alone = MaskEntry("x", "x.png", 1, masks=(outside,))
     with pytest.raises(ValueError, match=r"no mask of x\.png has a pixel in it: annotation no\. 7"):
         job.make(alone, job.load(alone))
+
+
+def test_masks_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch) -> None:
+    job = job_of(tmp_path)
+    entry = entry_of(tmp_path, LEFT, RIGHT)
+    monkeypatch.setattr("trace_d2.jobs.kinds.refined_masks._MOST_GIB", 2**-22)  # 256 bytes
+    with pytest.raises(
+        ValueError, match=r"2 masks of x\.png at 20x12 pixels need .* GiB .*: give few"
+    ):
+        job.make(entry, job.load(entry))
+
+
+def test_masks_of_another_size_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    side = 2**14
+    job = job_of(tmp_path)
+    entry = entry_of(tmp_path, LEFT)
+    rle = {"size": [side, side], "counts": [0, side * side]}
+    large = MaskEntry("x", "x.png", 1, masks=(GivenMask(0, 1, rle, None),), size=(side, side))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"x\.png is 16384x16384 pixels, but the image"):
+        job.make(large, job.load(entry))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_annotations_hold_what_coco_readers_expect() -> None:
