@@ -262,3 +262,15 @@ def test_workers_repeat_by_their_seed(cfg, record):
     assert len(first) == 4
     assert all(map(torch.equal, first, again))
     assert not all(torch.equal(first[0], other) for other in first[1:])
+
+
+def test_how_photograph_and_pseudo_edges_were_read_is_told(cfg, record, caplog):
+    samples = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uint16)
+    samples[0, 0] = 4095
+    Image.fromarray(samples).save(record["file_name"])
+    mapper = TraceEdgeDatasetMapper(cfg, True)
+    with caplog.at_level(logging.WARNING):
+        mapped = mapper(record)
+        mapper(record)
+    assert caplog.text.count("no sample of the image is above 4095: read as 12 bits") == 1
+    assert mapped["image"].float().mean() > 100

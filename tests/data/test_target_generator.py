@@ -316,3 +316,9 @@ def test_a_bug_is_not_taken_for_a_bad_record(tmp_path, record):
     with pytest.raises(ValueError, match="a bug") as caught:
         generator(record)
     assert not isinstance(caught.value, BadRecordError)
+
+
+def test_edges_that_cut_nothing_are_told(tmp_path, record, caplog):
+    save(Path(record["trace_edges_file_name"]), EDGES // 255)
+    OnlineTargetGenerator(PanopticLabeler(CATEGORIES), CATEGORIES, edges="record")(record)
+    assert "images/a.png: the edges are nowhere stronger than 0.0039 of 1" in caplog.text

@@ -116,3 +116,17 @@ def test_the_calibration_is_the_named_one_or_the_students(tmp_path):
     assert carried is not None
     assert carried.images == 48
     assert 0.5 < carried.trust < 1
+
+
+def test_files_of_edges_that_cut_nothing_are_told(tmp_path, caplog):
+    for stem, strength in (("dog", 1 / 255), ("cat", 0.9)):
+        edges = np.zeros((6, 9))
+        edges[3] = strength
+        write_edges(tmp_path / f"{stem}.png", edges)
+    source = build_edge_source(config(SOURCE="files", DIR=str(tmp_path)))
+    source(IMAGE, "cat")
+    assert not caplog.records
+    source(IMAGE, "dog")
+    source(IMAGE, "dog")
+    (message,) = caplog.messages
+    assert "dog.png: the edges are nowhere stronger than 0.0039 of 1" in message

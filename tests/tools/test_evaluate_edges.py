@@ -252,3 +252,21 @@ def test_two_truths_of_one_stem(tool, scenes, edges, tmp_path, capsys) -> None:
     extra = ["--truth-json", str(tmp_path / "two.json"), "--truth-dir", str(scenes / "panoptic")]
     assert tool.main(["--edges", str(edges), *extra]) == 2
     assert "share a stem" in capsys.readouterr().err
+
+
+def test_edges_that_no_threshold_finds_are_told(tool, scenes, edges, capsys, caplog) -> None:
+    path = edges / f"{STEMS[0]}.png"
+    Image.fromarray((read_edges(path) > 0).astype(np.uint8)).save(path)
+    assert tool.main([*truth(scenes), "--edges", str(edges), "--workers", "1", "--quiet"]) == 0
+    assert f"1 of 4 images have no edge at any threshold, such as {STEMS[0]}" in caplog.text
+
+
+def test_sizes_of_edges_and_truth_are_compared_first(scenes, tmp_path) -> None:
+    """The edges are damaged as well, which is not looked at."""
+    (tmp_path / "edges").mkdir()
+    for stem in STEMS:
+        write_edges(tmp_path / "edges" / f"{stem}.png", np.zeros((5, 5)))
+        content = (tmp_path / "edges" / f"{stem}.png").read_bytes()
+        (tmp_path / "edges" / f"{stem}.png").write_bytes(content[:-20])
+    with pytest.raises(ValueError, match="gives edges of 5 x 5 pixels, the truth has 80 x 64"):
+        evaluate_edges(tmp_path / "edges", scenes / "panoptic.json", scenes / "panoptic")
