@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from safetensors.torch import load_file, save_file
 
@@ -309,9 +310,11 @@ class FakeHub:
     """A hub whose one model is a local folder; downloads land in a snapshot folder."""
 
     def __init__(self, repository: Path, snapshot: Path):
-        self.repository, self.snapshot, self.downloaded = repository, snapshot, []
+        self.repository, self.snapshot = repository, snapshot
+        self.downloaded, self.asked = [], []
 
-    def hf_hub_download(self, repo_id, name):
+    def hf_hub_download(self, repo_id, name, revision=None):
+        self.asked.append(revision)
         return str(self._copy(name))
 
     def list_repo_files(self, repo_id, revision):
@@ -399,3 +402,27 @@ def test_an_offline_machine_without_the_model(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"hf download black-forest-labs/FLUX.1-dev"):
         _build(NAME="flux1-dev")
+
+
+def test_a_revision_is_asked_for_and_the_commit_is_told(hub):
+    options = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux", "NULL_PROMPT": "zeros"}
+    assert _build(**options).commit == "abc123"
+    assert _build(**options, REVISION="v1").commit == "abc123"
+    assert set(hub.asked) == {None, "v1"}
+
+
+def test_a_revision_goes_with_a_hub_id(tiny_folder):
+    with pytest.raises(ValueError, match=r"BACKBONE\.REVISION 'v1' goes with a hub id, and .*flux"):
+        _build(NAME=str(tiny_folder("flux")), REVISION="v1")
+    assert _build(NAME=str(tiny_folder("flux"))).commit is None
+
+
+def test_an_unknown_revision_is_named(monkeypatch):
+    def fail(*_, **__):
+        raise _response_error(RevisionNotFoundError)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(
+        FileNotFoundError, match=r"no such revision .*correct MODEL\.TRACE\.BACKBONE"
+    ):
+        _build(NAME="sd35-large", REVISION="v9")

@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from transformers import SwinConfig, SwinForImageClassification
 
-from trace_d2.config import add_trace_config
+from trace_d2 import add_trace_config
 
 KEY = "MODEL.TRACE.SWIN"
 

@@ -27,6 +27,7 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
 
     name: str = "sd35-large"
     weights: str = ""
+    revision: str = ""
     dtype: str = one_of("auto", "float32", "float16", "bfloat16", default="auto")
     cpu_offload: bool = False
     null_prompt: str = one_of("encoded", "zeros", default="encoded")
@@ -41,6 +42,7 @@ class AttentionBackbone(nn.Module, ABC):
         name: the registered name or the folder, for messages.
         resolution: side in pixels of the square that images are resized to.
         aspect: "square", or "keep" for the image's own aspect ratio at equal area.
+        commit: of the hub's repository that the weights are of; None: they are of a folder.
         timesteps: where the network can be read, ascending. Empty: it knows no noise, so there is
             no trajectory to search, and ABDiv of one forward pass is all.
     """
@@ -51,6 +53,7 @@ class AttentionBackbone(nn.Module, ABC):
     name: str
     resolution: int
     aspect: str
+    commit: str | None = None
     timesteps: Sequence[int] = ()
 
     @classmethod

@@ -19,10 +19,10 @@ from typing_extensions import Self
 
 from . import loading
 from .backbone import AttentionBackbone, BackboneSettings
-from .model_files import ModelSource, open_model
+from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
-from .registry import REGISTERED_MODELS, family_of, weights_of
+from .registry import REGISTERED_MODELS, family_of, source_of
 
 
 class Noising(NamedTuple):
@@ -99,7 +99,7 @@ class DiffusionBackbone(AttentionBackbone):
         settings = BackboneSettings.from_config(cfg)
         device = loading.pick_device(cfg)
         dtype = loading.pick_dtype(settings.dtype, device)
-        source = open_model(weights_of(settings))
+        source = source_of(settings)
         registered = REGISTERED_MODELS.get(settings.name)
         if family_of(source) is not cls:
             raise ValueError(
@@ -115,7 +115,7 @@ class DiffusionBackbone(AttentionBackbone):
             dtype=dtype,
             device=torch.device("cpu") if settings.cpu_offload else device,
         )
-        return cls(
+        backbone = cls(
             settings,
             denoiser=loading.load_model(source, cls.denoiser_class, cls.denoiser_subfolder, dtype),
             vae=loading.load_vae(source, dtype),
@@ -124,6 +124,8 @@ class DiffusionBackbone(AttentionBackbone):
             native_resolution=registered.native_resolution if registered else None,
             device=device,
         )
+        backbone.commit = source.revision
+        return backbone
 
     @classmethod
     def _configured_shapes(cls, source: ModelSource) -> dict[str, tuple[int, ...]]:

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 INDEX = "model_index.json"
@@ -103,8 +104,13 @@ class ModelSource:
         return digest.hexdigest()
 
 
-def open_model(weights: str) -> ModelSource:
-    """The model in a diffusers folder, or of a hub id ``owner/name``."""
+def open_model(weights: str, revision: str = "") -> ModelSource:
+    """The model in a diffusers folder, or of a hub id ``owner/name``.
+
+    Args:
+        weights: the folder or the id.
+        revision: of the id, a commit, tag or branch; empty: the newest.
+    """
     folder = Path(weights).expanduser()
     if folder.is_file():
         package = "; GGUF needs the package gguf as well" if folder.suffix == ".gguf" else ""
@@ -118,11 +124,16 @@ def open_model(weights: str) -> ModelSource:
                 f"{folder} has no {INDEX}; pass the top folder of a diffusers model, the one that"
                 " holds its transformer or unet, vae and scheduler folders"
             )
+        if revision:
+            raise ValueError(
+                f"MODEL.TRACE.BACKBONE.REVISION {revision!r} goes with a hub id, and {folder} is a"
+                " folder: leave it empty"
+            )
         return ModelSource(folder, _read_index(folder / INDEX))
     if weights.count("/") != 1 or weights.startswith((".", "~", "/")):
         raise FileNotFoundError(f"no model folder at {weights}; pass a diffusers folder or hub id")
     try:
-        index = Path(huggingface_hub.hf_hub_download(weights, INDEX))
+        index = Path(huggingface_hub.hf_hub_download(weights, INDEX, revision=revision or None))
     except (OSError, HTTPError, HFValidationError, EntryNotFoundError) as error:
         raise FileNotFoundError(_hub_remedy(weights, error)) from error
     return ModelSource(index.parent, _read_index(index), weights, index.parent.name)
@@ -217,6 +228,11 @@ def _hub_remedy(model: str, error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"the hub has no {model}, or it is private: check the id, run `hf auth login`, {folder}"
+            f" ({error})"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"the hub has no such revision of {model}: correct MODEL.TRACE.BACKBONE.REVISION"
             f" ({error})"
         )
     no_answer = isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)

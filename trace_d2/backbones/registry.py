@@ -81,7 +81,7 @@ def build_backbone(cfg: CfgNode) -> AttentionBackbone:
     if registered:
         family: type[AttentionBackbone] = BACKBONE_REGISTRY.get(registered.family)
     else:
-        family = family_of(open_model(weights_of(settings)))
+        family = family_of(source_of(settings))
     return family.from_config(cfg)
 
 
@@ -97,7 +97,12 @@ def family_of(source: ModelSource) -> type[AttentionBackbone]:
     )
 
 
-def weights_of(settings: BackboneSettings) -> str:
+def source_of(settings: BackboneSettings) -> ModelSource:
+    """The model that ``BACKBONE.NAME``, ``WEIGHTS`` and ``REVISION`` mean."""
+    return open_model(_weights_of(settings), settings.revision)
+
+
+def _weights_of(settings: BackboneSettings) -> str:
     """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean."""
     name, weights = settings.name, settings.weights
     if name in REGISTERED_MODELS:

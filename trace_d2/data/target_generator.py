@@ -211,7 +211,10 @@ def _cache_key(
     }
     if edges_by_network:
         nodes = {k: v for k, v in cfg.MODEL.TRACE.items() if k not in _NOT_OF_EDGES}
-        settings["TRACE"] = flatten(nodes)
+        # An empty revision is none: labels from before there was the key are those of today.
+        settings["TRACE"] = {
+            k: v for k, v in flatten(nodes).items() if not (k.endswith(".REVISION") and not v)
+        }
         if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
             settings["student"] = student_print(cfg)
     return settings

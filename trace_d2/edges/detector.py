@@ -164,6 +164,11 @@ class StudentDetector:
         self.student = student.eval()
         self.seed = seed
 
+    @property
+    def backbone(self) -> AttentionBackbone:
+        """The student's."""
+        return self.student.backbone
+
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> StudentDetector:
         """The student of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
@@ -180,7 +185,7 @@ class StudentDetector:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
         """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
-        pixels = self.student.backbone.to_pixels(image)
+        pixels = self.backbone.to_pixels(image)
         output = self.student(pixels, (self.seed, key), reconstruct=False)
         edges = upsample_edges(output.logits[0].sigmoid(), (image.shape[0], image.shape[1]))
         return EdgeOutput(edges.cpu().numpy(), timestep=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from trace_d2.attention import (
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.io.atomic import write_bytes, write_json
+from trace_d2.io.json_files import shown
 
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
 from .lora import (
@@ -43,6 +45,8 @@ from .student_files import (
     read_description,
     student_folder,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,7 @@ def _description(student: EdgeStudent) -> dict[str, Any]:
             "name": canonical_name(backbone.name),
             "denoiser": type(backbone.network).__name__,
             "dtype": str(backbone.dtype).removeprefix("torch."),
+            **({"commit": backbone.commit} if backbone.commit else {}),
         },
         "resolution": backbone.resolution,
         "grid": list(student.grid),
@@ -307,6 +312,13 @@ def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, fold
             f"the student in {folder} was trained on {trained['name']} ({trained['denoiser']}), "
             f"and the config asks for {name} ({kind}): change MODEL.TRACE.BACKBONE.NAME or "
             "MODEL.TRACE.STUDENT.WEIGHTS"
+        )
+    commit = trained.get("commit")
+    if commit and backbone.commit and commit != backbone.commit:
+        logger.warning(
+            "the student in %s was trained on commit %s of %s, and this is commit %s: set "
+            "MODEL.TRACE.BACKBONE.REVISION to the former",
+            *(folder, shown(commit), name, backbone.commit),
         )
 
 

@@ -48,10 +48,11 @@ from trace_d2.jobs.output import (
 )
 
 FORMAT = 2  # of settings.json and journal; 1 is read as well
+COMMIT = "commit"  # of the backbone: in the settings once it is known, and none of them
 NOTES, PREVIEWS = "annotations/{}.json", "previews/{}.json"
 _SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+\.jsonl")
 _SCRATCH = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npz")
-_TEXTS = ("images", "edges", "semantic", "masks")  # of the settings
+_TEXTS = ("images", "edges", "semantic", "masks", COMMIT)  # of the settings
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class JobStore:
         """Raise a SettingsChangedError if there are results of other ``settings``."""
         if not self.settings_path.exists():
             return
-        changed = differences(self.read_settings(), self._complete(settings))
+        stored = {k: v for k, v in self.read_settings().items() if k != COMMIT}
+        changed = differences(stored, self._complete(settings))
         if changed:
             raise SettingsChangedError(
                 f"{self.root} holds {self.layout.kind} made with other settings:\n  "

@@ -29,6 +29,7 @@ class SwinSettings(NodeSettings, node=KEY):
     window_size: int = within(1, default=12)
     drop_path: float = within(0.0, 1.0, default=0.3)
     weights: str = ""
+    revision: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +65,7 @@ class SwinTransformer(Backbone):
             patch_size=_PATCH_SIZE,
             out_features=_STAGES,
         )
-        self.net = _load(settings.weights, config) if settings.weights else SwinBackbone(config)
+        self.net = _load(settings, config) if settings.weights else SwinBackbone(config)
         for name, parameter in self.net.named_parameters():
             # The norm after the last stage belongs to a classifier: no feature passes through it,
             # and DistributedDataParallel wants a gradient for what can be trained.
@@ -92,13 +93,14 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer
     return SwinTransformer(SwinSettings.from_config(cfg), input_shape.channels)
 
 
-def _load(weights: str, config: SwinConfig) -> SwinBackbone:
+def _load(settings: SwinSettings, config: SwinConfig) -> SwinBackbone:
     """The network of ``config`` with the weights of a folder or hub id, float32."""
+    weights, revision = settings.weights, settings.revision or "main"
     try:
         # A folder that lacks the file gives a default config, not an error.
-        if "embed_dim" not in SwinConfig.get_config_dict(weights)[0]:
+        if "embed_dim" not in SwinConfig.get_config_dict(weights, revision=revision)[0]:
             raise OSError("its config.json is not that of a Swin Transformer")
-        stored = SwinConfig.from_pretrained(weights)
+        stored = SwinConfig.from_pretrained(weights, revision=revision)
     except Exception as error:  # whatever the file holds
         raise OSError(f"{KEY}.WEIGHTS {weights!r} cannot be loaded: {error}") from error
     for key in ("embed_dim", "depths", "num_heads", "window_size"):
@@ -108,7 +110,9 @@ def _load(weights: str, config: SwinConfig) -> SwinBackbone:
                 f"{KEY}.WEIGHTS ({weights}) have {getattr(stored, key)}"
             )
     try:
-        net, report = SwinBackbone.from_pretrained(weights, config=config, output_loading_info=True)
+        net, report = SwinBackbone.from_pretrained(
+            weights, config=config, revision=revision, output_loading_info=True
+        )
     except Exception as error:  # damaged files end in any kind of error
         raise OSError(
             f"{KEY}.WEIGHTS {weights!r} cannot be loaded: {error}; copy or download it again"

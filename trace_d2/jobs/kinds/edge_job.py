@@ -29,11 +29,12 @@ from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.io.edge_maps import check_edges, write_edges
-from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER, detector_errors
+from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER
 from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT, UsageError
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.locks import LOCKS, hold_lock
 from trace_d2.jobs.output import writing_to
+from trace_d2.jobs.pinned_model import build_pinned
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import CALIBRATION, read_measured, trust_facts, trust_warnings
@@ -118,8 +119,7 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
     @cached_property
     def detector(self) -> EdgeSource:
         """The teacher or the student. Raises UsageError where it cannot be loaded."""
-        with detector_errors(self.cfg):
-            return build_edge_source(self.cfg)
+        return build_pinned(build_edge_source, self.cfg, self.store)
 
     def look(self, entry: EntryT, inputs: InputsT) -> tuple[InputsT, Mapping[str, Any]]:
         """``inputs`` with detected edges; of the teacher's the emergence point is a fact."""
@@ -301,14 +301,12 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
 
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
-    """The config keys that decide results, of the nodes and keys ``names`` of ``MODEL.TRACE``.
-
-    Keys of training and inference come and go without a change of what exists.
-    """
+    """The config keys that decide results, of the nodes and keys ``names`` of ``MODEL.TRACE``."""
     return {
         f"MODEL.TRACE.{key}": value
         for key, value in flatten(cfg.MODEL.TRACE).items()
         if key not in _RESOURCE_KEYS
+        and not (key == "BACKBONE.REVISION" and not value)  # as before there was the key
         and any(key == name or key.startswith(f"{name}.") for name in names)
     }
 
