@@ -86,6 +86,7 @@ def labels(tmp_path, images):
     store = JobStore(tmp_path / "labels", LabelJob.layout)
     store.open({"categories": category_entries(CATEGORIES)})
     write_folder(store.root)
+    (store.root / "semantic").mkdir(exist_ok=True)
     for number in range(COUNT):
         (store.root / f"semantic/photo_{number}.png").touch()
     entries = [ImageEntry(f"photo_{n}", f"photo_{n}.jpg", n) for n in range(COUNT)]
@@ -257,6 +258,7 @@ def test_pending_images(labels, images):
 
 def test_shards_that_are_not_joined(labels, images):
     register_trace_panoptic("t_labels", labels.root, images)
+    (labels.root / "shards").mkdir(exist_ok=True)
     labels.journal_path.rename(labels.root / "shards/journal-1-of-2.jsonl")
     with pytest.raises(UnfinishedLabelsError, match=r"not joined yet: .* --merge"):
         DatasetCatalog.get("t_labels")
@@ -322,3 +324,49 @@ def test_config_entries_that_are_none(key, entry):
     cfg.DATASETS.TRACE[key] = [entry]
     with pytest.raises(ValueError, match=rf"DATASETS\.TRACE\.{key} holds .*each entry is a list"):
         register_from_config(cfg)
+
+
+def edited(folder: Path, change: Any) -> Path:
+    """The panoptic JSON of ``folder``, changed."""
+    content = json.loads((folder / "panoptic.json").read_text())
+    change(content)
+    write_json(folder / "panoptic.json", content)
+    return folder
+
+
+def test_pngs_of_other_images_are_refused(truth, images):
+    """With ids by rank on one side, each image would be trained on with another's label."""
+
+    def swap(content):
+        names = [one["file_name"] for one in content["annotations"]]
+        for one, name in zip(content["annotations"], names[::-1], strict=True):
+            one["file_name"] = name
+
+    edited(truth, swap)
+    with pytest.raises(ValueError, match="which is the PNG of another image"):
+        register_trace_panoptic("swapped", truth, images)
+
+
+@pytest.mark.parametrize("name", ["../photo_0.jpg", "/etc/photo_0.jpg", "..\\photo_0.jpg"])
+def test_names_lead_nowhere_else(truth, images, name):
+    def change(content):
+        content["images"][0]["file_name"] = name
+
+    register_trace_panoptic("elsewhere", edited(truth, change), images)
+    with pytest.raises(ValueError, match=r"image 0: the file name .* leads out of its folder"):
+        DatasetCatalog.get("elsewhere")
+
+
+def test_names_of_macos_and_windows_are_found(truth, images):
+    (images / "sub").mkdir()
+    (images / "photo_0.jpg").rename(images / "sub/cafe\u0301.jpg")
+    (truth / "panoptic/photo_0.png").rename(truth / "panoptic/cafe\u0301.png")
+
+    def change(content):
+        content["images"][0]["file_name"] = "sub\\caf\u00e9.jpg"
+        content["annotations"][0]["file_name"] = "caf\u00e9.png"
+
+    register_trace_panoptic("accents", edited(truth, change), images)
+    record = DatasetCatalog.get("accents")[0]
+    assert Path(record["file_name"]).is_file()
+    assert Path(record["pan_seg_file_name"]).is_file()

@@ -190,3 +190,16 @@ def test_entries_have_three_parts():
 
     with pytest.raises(ValueError, match=r"DATASETS\.TRACE\.EDGES holds .*NAME, IMAGES, PSEUDO"):
         register_from_config(cfg)
+
+
+def test_accents_are_one_however_they_are_written(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for folder, stem in (("images", apart), ("masks", composed), ("edges", apart)):
+        (tmp_path / folder).mkdir()
+        write_png(tmp_path / folder / f"{stem}.png", np.zeros((6, 8), np.uint8))
+    folders = [tmp_path / name for name in ("images", "masks", "edges")]
+    (record,) = load_semantic_dicts(*folders, REMEDY)
+    for key in ("file_name", "trace_semantic_file_name", "trace_edges_file_name"):
+        assert Path(record[key]).is_file()
+    (record,) = load_edge_dicts(folders[0], folders[1], REMEDY)
+    assert Path(record["trace_pseudo_edges_file_name"]).is_file()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from trace_d2.data.prepare.one_class import prepare_class_agnostic, prepare_sa1b
+
 SQUARE = [[1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]]
 
 
@@ -184,3 +186,45 @@ def test_sa1b_is_joined_in_order_of_numbers(run, tmp_path):
     ]  # fmt: skip
     assert run("prepare_sa1b_class_agnostic", "--limit", "1") == 0
     assert len(read(tmp_path / "sa1b/annotations/sa1b_cls_agnostic.json")["images"]) == 1
+
+
+def one_class(folder: Path, content: Any, names: Any = None) -> Any:
+    write(folder / "in.json", content)
+    prepare_class_agnostic(folder / "in.json", folder / "out.json", names, progress=False)
+    return read(folder / "out.json")
+
+
+def test_lists_take_folders_where_names_alone_do_not_tell(tmp_path):
+    images = [image(1, "a/1.jpg"), image(2, "b/1.jpg"), image(3, "b/2.jpg")]
+    content = {"images": images, "annotations": []}
+    chosen = one_class(tmp_path, content, ["b\\1.jpg", "x/2.jpg"])["images"]
+    assert [entry["id"] for entry in chosen] == [2, 3]
+    with pytest.raises(ValueError, match=r"1\.jpg of the list could be a/1\.jpg or b/1\.jpg"):
+        one_class(tmp_path, content, ["1.jpg"])
+
+
+def test_sa1b_files_must_be_of_their_photographs(tmp_path):
+    for stem in ("sa_1", "sa_2"):
+        (tmp_path / f"{stem}.jpg").touch()
+        entry = {"image_id": 5, "file_name": f"{stem}.jpg", "height": 6, "width": 8}
+        write(tmp_path / f"{stem}.json", {"image": entry, "annotations": []})
+    with pytest.raises(ValueError, match=r"sa_2\.json has the image_id of sa_1\.json"):
+        prepare_sa1b(tmp_path, tmp_path / "out.json", progress=False)
+    (tmp_path / "sa_2.json").write_text((tmp_path / "sa_1.json").read_text())
+    with pytest.raises(ValueError, match=r"sa_2\.json is of the photograph sa_1\.jpg"):
+        prepare_sa1b(tmp_path, tmp_path / "out.json", progress=False)
+
+
+def test_ids_of_2014_must_be_those_of_2017(annotations, capsys, run):
+    for split in ("train", "val"):
+        segments = {"segments_info": [], "image_id": 1, "file_name": "x.png"}
+        content = {
+            "images": [image(1, f"{2:012d}.jpg")],
+            "annotations": [segments] if split == "val" else [],
+            "categories": [{"id": 1, "name": "cat", "isthing": 1}],
+        }
+        write(annotations / f"panoptic_{split}2017.json", content)
+    content = {"images": [image(1, f"COCO_val2014_{1:012d}.jpg")], "annotations": []}
+    write(annotations / "instances_val2014.json", content)
+    assert run("prepare_coco_2014_panoptic", "--splits", "val") == 2
+    assert "image 1 is 000000000002.jpg, but COCO_val2014_" in capsys.readouterr().err

@@ -142,3 +142,20 @@ def test_faults_are_named(dataset):
     evaluator.process([{"image_id": 8}], [output(0.9)])
     with pytest.raises(ValueError, match="1 predictions of 1 images"):
         evaluator.evaluate()
+
+
+def test_ids_of_other_images_are_put_right_by_file_name(dataset, tmp_path, caplog):
+    path = tmp_path / "truth.json"
+    content = json.loads(path.read_text())
+    for image, name in zip(content["images"], ("bear.jpg", "apple.jpg"), strict=True):
+        image["file_name"] = name
+    content["annotations"] = content["annotations"][:1]  # of the bear
+    write_json(path, content)
+    evaluator = ClassAgnosticEvaluator(dataset)
+    records = [
+        {"image_id": 1, "file_name": "x/apple.jpg"},
+        {"image_id": 2, "file_name": "bear.jpg"},
+    ]
+    evaluator.process(records, [output(), output(0.9)])
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
+    assert "file name" in caplog.text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 
@@ -13,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from trace_d2.evaluation import evaluators as module
 from trace_d2.evaluation import panoptic_quality
 from trace_d2.evaluation.evaluators import PanopticQualityEvaluator
+from trace_d2.io.atomic import write_json
 
 # Contiguous ids that are neither the data set's ids nor the rank in its list.
 THINGS = {7: 0, 1: 1}
@@ -156,3 +158,40 @@ def test_bad_predictions_are_named(dataset, images):
 def test_incomplete_metadata():
     with pytest.raises(ValueError, match="lacks panoptic_json, panoptic_root"):
         PanopticQualityEvaluator(f"unknown_{uuid.uuid4()}")
+
+
+def test_records_of_other_images_are_refused(dataset, images):
+    """The truth names no images, so its PNGs' names serve: 0003.png is image 3."""
+    evaluator = PanopticQualityEvaluator(dataset)
+    output = model_output(*images[3][2:])
+    evaluator.process([{"image_id": 3, "file_name": "/data/0003.jpg"}], [output])
+    evaluator.process([{"image_id": 3, "file_name": "/data/photograph.jpg"}], [output])
+    with pytest.raises(ValueError, match=r"image 3 is 0003\.png in .* and /data/0004\.jpg in the"):
+        evaluator.process([{"image_id": 3, "file_name": "/data/0004.jpg"}], [output])
+
+
+def test_truth_that_disagrees_with_its_pngs_is_counted(dataset, folders, images, caplog):
+    path = folders[0] / "panoptic.json"
+    content = json.loads(path.read_text())
+    for segment in content["annotations"][0]["segments_info"]:
+        segment["area"] = 100_000
+    write_json(path, content)
+    evaluator = PanopticQualityEvaluator(dataset)
+    feed(evaluator, images)
+    evaluator.evaluate()
+    assert "areas that are not those of the PNGs" in caplog.text
+
+
+def test_pngs_of_one_name_in_two_folders_stay_apart(dataset, folders, images, tmp_path):
+    path = folders[0] / "panoptic.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        name = f"{annotation['image_id']}/map.png"
+        (folders[0] / "panoptic" / name).parent.mkdir()
+        old = folders[0] / "panoptic" / annotation["file_name"]
+        annotation["file_name"] = old.rename(folders[0] / "panoptic" / name) and name
+    write_json(path, content)
+    evaluator = PanopticQualityEvaluator(dataset, tmp_path / "out")
+    feed(evaluator, images)
+    evaluator.evaluate()
+    assert expected(folders, tmp_path / "out") == expected(folders)

@@ -141,3 +141,45 @@ def test_a_truth_whose_files_disagree_is_named(truth, tmp_path):
     write_panoptic_png(tmp_path / "a.png", np.where(ids == 3, 9, ids))
     with pytest.raises(ValueError, match=r"panoptic\.json: image 7: .*without a pixel: \[3\]"):
         write_instances(*files, tmp_path / "instances.json", progress=False)
+
+
+def edited(truth, change):
+    """The JSON of the truth, changed."""
+    content = json.loads(truth[0].read_text())
+    change(content)
+    truth[0].write_text(json.dumps(content))
+
+
+def test_oracle_files_are_named_after_the_images(truth, tmp_path):
+    *files, _ = truth
+    edited(files, lambda c: c["images"][0].update(file_name="x/photo.jpg"))
+    write_oracle(*files, tmp_path / "o", progress=False)
+    assert (tmp_path / "o/semantic/photo.png").is_file()
+
+
+def test_oracle_refuses_what_eight_bits_cannot_hold(truth, tmp_path):
+    *files, _ = truth
+
+    def widen(content):
+        content["categories"][0]["id"] = 300
+        for segment in content["annotations"][0]["segments_info"]:
+            segment["category_id"] = 300 if segment["category_id"] == 1 else segment["category_id"]
+
+    edited(files, widen)
+    with pytest.raises(ValueError, match="8 bits cannot hold category 300"):
+        write_oracle(*files, tmp_path / "o", progress=False)
+
+
+@pytest.mark.parametrize("make", [write_oracle, write_merged_masks, write_instances])
+def test_pngs_of_other_ids_are_refused(truth, tmp_path, make):
+    *files, ids = truth
+    write_panoptic_png(tmp_path / "a.png", ids << 16)
+    with pytest.raises(ValueError, match=r"image 7: the PNG holds .*order B, G, R"):
+        make(*files, tmp_path / "o", progress=False)
+
+
+def test_single_ids_that_are_not_listed_are_counted(truth, tmp_path, caplog):
+    *files, ids = truth
+    write_panoptic_png(tmp_path / "a.png", np.where(ids == 3, 77, ids))
+    write_oracle(*files, tmp_path / "o", progress=False)
+    assert "1 listed segments without a pixel, 1 segments of PNGs that are not" in caplog.text

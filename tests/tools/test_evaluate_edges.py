@@ -270,3 +270,29 @@ def test_sizes_of_edges_and_truth_are_compared_first(scenes, tmp_path) -> None:
         (tmp_path / "edges" / f"{stem}.png").write_bytes(content[:-20])
     with pytest.raises(ValueError, match="gives edges of 5 x 5 pixels, the truth has 80 x 64"):
         evaluate_edges(tmp_path / "edges", scenes / "panoptic.json", scenes / "panoptic")
+
+
+def test_a_truth_whose_pngs_have_other_ids_is_refused(tool, scenes, edges, tmp_path, capsys):
+    (tmp_path / "panoptic").mkdir()
+    for stem in STEMS:
+        ids = read_panoptic_png(scenes / "panoptic" / f"{stem}.png")
+        write_panoptic_png(tmp_path / "panoptic" / f"{stem}.png", ids << 16)
+    files = [
+        "--truth-json",
+        str(scenes / "panoptic.json"),
+        "--truth-dir",
+        str(tmp_path / "panoptic"),
+    ]
+    assert tool.main(["--edges", str(edges), *files, "--quiet"]) == 2
+    assert "its bytes are in the order B, G, R" in capsys.readouterr().err
+
+
+def test_truth_of_linked_folders_and_accents(tool, scenes, edges, tmp_path, capsys):
+    content = json.loads((scenes / "panoptic.json").read_text())
+    content["images"][0]["file_name"] = "caf\u00e9.png"
+    (edges / f"{STEMS[0]}.png").rename(edges / "cafe\u0301.png")
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "linked").symlink_to(scenes / "panoptic", target_is_directory=True)
+    files = ["--truth-json", str(tmp_path / "truth.json"), "--truth-dir", str(tmp_path / "linked")]
+    assert tool.main(["--edges", str(edges), *files, "--quiet"]) == 0
+    assert row(capsys.readouterr().out)[1] == "100.0"

@@ -22,7 +22,7 @@ from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
 from trace_d2.io.json_files import paused_collector, shown
-from trace_d2.io.paths import relative_name
+from trace_d2.io.paths import file_below, relative_name
 from trace_d2.jobs.folder import open_job_folder
 
 logger = logging.getLogger(__name__)
@@ -85,11 +85,15 @@ def _image_record(image_root: str | Path, image: Mapping[str, Any], where: str) 
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return {
-        "file_name": f"{image_root}/{name}",
+        "file_name": _path(image_root, name),
         "image_id": image["id"],
         "height": image["height"],
         "width": image["width"],
     }
+
+
+def _path(folder: str | Path, name: str) -> str:
+    return f"{folder}/{name}" if name.isascii() else str(file_below(folder, name))
 
 
 def check_same_categories(
@@ -129,7 +133,7 @@ def _to_dicts(
         records.append(
             {
                 **_image_record(image_root, image, where),
-                "pan_seg_file_name": f"{panoptic_root}/{annotation['file_name']}",
+                "pan_seg_file_name": _path(panoptic_root, annotation["file_name"]),
                 "segments_info": [_segment(s, ranks, where) for s in annotation["segments_info"]],
             }
         )

@@ -12,6 +12,7 @@ from trace_d2.data.dataset_files import folder_names, tolerate_absent
 from trace_d2.data.label_folder import check_done
 from trace_d2.io.json_files import paused_collector
 from trace_d2.io.listing import ids_of_stems, list_images
+from trace_d2.io.paths import composed, file_below
 from trace_d2.io.png import read_png_header
 from trace_d2.jobs.folder import open_job_folder
 
@@ -123,7 +124,7 @@ def png_size(path: str | Path) -> tuple[int, int]:
 
 def _png_stems(folder: str | Path, what: str, remedy: str) -> set[str]:
     names = folder_names(folder, what, remedy)
-    return {name.removesuffix(".png") for name in names if name.endswith(".png")}
+    return {composed(name.removesuffix(".png")) for name in names if name.endswith(".png")}
 
 
 def _list_images(image_root: str | Path, remedy: str) -> dict[str, str]:
@@ -151,7 +152,8 @@ def _records(
     ids = ids_of_stems(list(images))
     records = []
     for stem in stems:
-        path = f"{folder}/{stem}.png"
+        name = f"{stem}.png"
+        path = f"{folder}/{name}" if name.isascii() else str(file_below(folder, name))
         height, width = png_size(path)
         record = {"image_id": ids[stem], "height": height, "width": width, key: path}
         records.append({"file_name": f"{image_root}/{images[stem]}", **record})
@@ -165,6 +167,7 @@ def _edge_files(folder: str | Path, remedy: str) -> dict[str, str]:
         stem, dot, suffix = name.rpartition(".")
         if not dot or suffix not in ("png", "npy"):
             continue
+        stem = composed(stem)
         if stem in files:
             raise ValueError(f"both {files[stem]} and {name} are in {folder}: remove one of them")
         files[stem] = name
@@ -177,4 +180,4 @@ def _done_stems(root: Path) -> set[str] | None:
     if job is None or not job.entries:
         return None
     check_done(job, "pseudo edges")
-    return job.done
+    return set(map(composed, job.done))

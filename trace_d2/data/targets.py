@@ -16,6 +16,7 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 
 from trace_d2.data.bad_records import Record, blame
+from trace_d2.io.agreement import probable_cause
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import MAX_SEGMENT_ID, VOID, read_panoptic_png
 from trace_d2.labels import PanopticLabel
@@ -90,9 +91,10 @@ def number_segments(
     empty = listed[np.bincount(segment_map.ravel(), minlength=listed.size + 1)[1:] == 0]
     unlisted = segment_ids[(segment_map == 0) & (segment_ids != VOID)]
     if empty.size or unlisted.size:
+        cause = probable_cause(np.unique(segment_ids).tolist(), segments)
         raise ValueError(
             f"{path} and its segments_info disagree: ids without a pixel {empty.tolist()[:5]}, "
-            f"ids without an entry {np.unique(unlisted).tolist()[:5]}: make the label again"
+            f"ids without an entry {np.unique(unlisted).tolist()[:5]}{cause}: make the label again"
         )
     return PanopticTarget(
         segment_map,

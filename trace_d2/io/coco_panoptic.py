@@ -184,7 +184,7 @@ def segments_info(
     ]
 
 
-def image_entry(image_id: int, file_name: str, height: int, width: int) -> dict[str, Any]:
+def image_entry(image_id: int | str, file_name: str, height: int, width: int) -> dict[str, Any]:
     """One entry of COCO ``images``; sizes in pixels."""
     return {"id": image_id, "file_name": file_name, "height": height, "width": width}
 

@@ -5,6 +5,7 @@ Train and val of 2014 hold the images of train and val of 2017 in another divisi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from tqdm import tqdm
 
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
-from trace_d2.io.coco_panoptic import coco_dataset, image_entry, load_panoptic_json
+from trace_d2.io.coco_panoptic import PanopticSet, coco_dataset, image_entry, load_panoptic_json
 from trace_d2.io.json_files import box, checked, read_json, shown
 from trace_d2.io.panoptic_fields import images_by_id
+from trace_d2.io.paths import name_keys
 
 SPLITS = ("train", "val")
+_DIGITS = re.compile(r"[0-9]+$")
 _SEE = "datasets/README.md says what to put where"
 
 
@@ -46,6 +49,7 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
             raise ValueError(f'{found.path} has no "categories": download it again')
         for image_id, annotation in found.annotations.items():
             if image_id in images:
+                _check_same(images[image_id], found, image_id)
                 _check_boxes(annotation, f"{found.path}: image {shown(image_id)}")
                 name = f"panoptic_{part}2017/{annotation['file_name']}"
                 annotations[image_id] = {**annotation, "file_name": name}
@@ -63,6 +67,17 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
     content = coco_dataset(entries, [annotations[key] for key in images], categories, description)
     write_json(folder / f"panoptic_{split}2014.json", content)
     return len(images)
+
+
+def _check_same(image: Mapping[str, Any], found: PanopticSet, image_id: Any) -> None:
+    """Raise where ``COCO_<split>2014_<digits>.jpg`` of 2014 has other digits than 2017's file."""
+    old, new = image["file_name"], str(found.names.names[image_id])
+    digits = [_DIGITS.search(name_keys(name)[0]) for name in (old, new)]
+    if all(digits) and len({int(match[0]) for match in digits if match}) == 2:
+        raise ValueError(
+            f"{found.path}: image {shown(image_id)} is {shown(new)}, but {shown(old)} in 2014: "
+            "download both files again"
+        )
 
 
 def _check_boxes(annotation: Mapping[str, Any], where: str) -> None:

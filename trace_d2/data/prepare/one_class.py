@@ -16,7 +16,7 @@ from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
 from trace_d2.io.json_files import read_json, shown
-from trace_d2.io.paths import relative_name
+from trace_d2.io.paths import composed, name_keys, relative_name
 
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""
@@ -65,6 +65,7 @@ def prepare_sa1b(
         )
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    owners: dict[Any, str] = {}
     for stem in tqdm(stems, unit="image", disable=not progress):
         path = Path(folder) / f"{stem}.json"
         again = "unpack the archive again"
@@ -73,13 +74,18 @@ def prepare_sa1b(
         annotations = content.get("annotations") if isinstance(content, dict) else None
         if not isinstance(image, dict) or not isinstance(annotations, list):
             raise ValueError(f'{path} has no "image" and "annotations" of SA-1B: {again}')
-        owner = image.get("image_id")
+        owner, named = image.get("image_id"), image.get("file_name")
+        if isinstance(named, str) and name_keys(named)[0] != composed(stem):
+            raise ValueError(f"{path} is of the photograph {shown(named)}: {again}")
         photograph = {**image, "id": owner, "file_name": f"{stem}.jpg"}
         marked = [
             {**row, "image_id": owner} if isinstance(row, dict) else row for row in annotations
         ]
         truth = read_truth({"images": [photograph], "annotations": marked}, None, name=str(path))
         images += [_image(entry, str(path)) for entry in truth.images.values()]
+        other = owners.setdefault(images[-1]["id"], stem)
+        if other != stem:
+            raise ValueError(f"{path} has the image_id of {other}.json: {again}")
         rows += [_annotation(truth, row) for row in truth.annotations]
     return _write(output, images, rows, "SA-1B as one class, joined by trace_d2")
 
@@ -136,16 +142,31 @@ def _annotation(truth: InstanceFile, entry: dict[str, Any]) -> dict[str, Any]:
 def _select(
     images: list[dict[str, Any]], file_names: Collection[str], origin: str
 ) -> list[dict[str, Any]]:
-    """The images that ``file_names`` names."""
-    wanted = {PurePosixPath(name).name for name in file_names}
-    chosen = [image for image in images if PurePosixPath(image["file_name"]).name in wanted]
-    absent = wanted - {PurePosixPath(image["file_name"]).name for image in chosen}
+    """The images that ``file_names`` names, by their folders where names alone do not tell."""
+    wanted = {name_keys(name)[2] for name in file_names}
+    by_name: dict[str, list[str]] = {}
+    for image in images:
+        path = name_keys(image["file_name"])[2]
+        by_name.setdefault(path.rpartition("/")[2], []).append(path)
+    chosen: set[str] = set()
+    absent: list[str] = []
+    for name in sorted(wanted):
+        paths = by_name.get(name.rpartition("/")[2], [])
+        if len(paths) > 1:
+            paths = [path for path in paths if f"/{path}".endswith(f"/{name}")]
+        if len(paths) > 1:
+            raise ValueError(
+                f"{shown(name)} of the list could be {shown(paths[0])} or {shown(paths[1])} in "
+                f"{origin}: give its folder in the list"
+            )
+        chosen.update(paths)
+        absent += [] if paths else [name.rpartition("/")[2]]
     if absent:
         raise ValueError(
             f"{origin} lacks {len(absent)} of the {len(wanted)} images of the list, such as "
-            f"{min(absent)}: give the annotations that the list belongs to"
+            f"{shown(absent[0])}: give the annotations that the list belongs to"
         )
-    return chosen
+    return [image for image in images if name_keys(image["file_name"])[2] in chosen]
 
 
 def _write(

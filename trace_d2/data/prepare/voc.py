@@ -26,6 +26,7 @@ from trace_d2.io.coco_panoptic import (
     write_panoptic_png,
 )
 from trace_d2.io.images import read_semantic
+from trace_d2.io.json_files import shown
 from trace_d2.io.mat_files import read_structure
 from trace_d2.parallel import ordered_map
 
@@ -59,6 +60,8 @@ def prepare_voc(
     """
     voc, output = Path(voc), Path(output)
     sources = list_sources(voc, sbd, split)
+    if len({image_number(stem) for stem in sources}) < len(sources):
+        raise ValueError(f"two images of {split} have one number: put VOC's lists there again")
     jpegs = folder_names(voc / "JPEGImages", "images", f"put VOC2012 at {voc}")
     absent = [stem for stem in sources if f"{stem}.jpg" not in jpegs]
     if absent:
@@ -94,6 +97,17 @@ def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Pat
     return dict(sorted(sources.items()))
 
 
+def image_number(stem: str) -> int:
+    """The digits of the stem of an image, as 2007000027 of 2007_000027."""
+    digits = stem.replace("_", "")
+    if not (digits.isascii() and digits.isdecimal()):
+        raise ValueError(
+            f"the list names the image {shown(stem)}, but VOC's are called as 2007_000027: put "
+            "the list there again"
+        )
+    return int(digits)
+
+
 def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
     """Segments of VOC's masks, uint8 (H, W): 0 = background, class or object, 255 = border.
 
@@ -104,6 +118,9 @@ def voc_segments(classes: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, 
     """
     if classes.shape != objects.shape:
         raise ValueError(f"class and object masks differ in shape: {classes.shape, objects.shape}")
+    strange = np.setdiff1d(classes, [*range(_THINGS.stop), _VOID])
+    if strange.size:
+        raise ValueError(f"the class mask holds {strange.tolist()[:5]}, not 0..20 and 255")
     labels = [label for label in np.unique(objects).tolist() if label not in (0, _VOID)]
     categories = []
     for label in labels:
@@ -188,7 +205,7 @@ def _write_image(
     stem, path = source
     segment_ids, category_of = read_segments(path)
     write_panoptic_png(output / "panoptic" / f"{stem}.png", segment_ids)
-    image_id = int(stem.replace("_", ""))
+    image_id = image_number(stem)
     segments = segments_info(segment_ids, category_of)
     return (
         image_entry(image_id, f"{stem}.jpg", *segment_ids.shape),
