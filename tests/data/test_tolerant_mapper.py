@@ -80,8 +80,8 @@ def bad_records(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "one flat list of numbers": POLYGON,
     }
     found = {
-        "No such file": {**record, "file_name": str(folder / "absent.png")},
-        "cannot identify": {**record, "file_name": str(folder / "text.png")},
+        "no image at": {**record, "file_name": str(folder / "absent.png")},
+        "cannot be read": {**record, "file_name": str(folder / "text.png")},
         "repair or replace": {**record, "file_name": str(folder / "cut.png")},
         "Mismatched image shape": {**record, "width": 17, "annotations": []},
         "bbox None": {**record, "annotations": [annotation(bbox=None)]},
@@ -158,7 +158,7 @@ def test_bad_records_are_logged_once_and_left_out(cfg, record, caplog):
 
 
 def test_evaluation_raises(cfg, record):
-    with pytest.raises(BadRecordError, match="No such file"):
+    with pytest.raises(BadRecordError, match="no image at"):
         TolerantDatasetMapper(cfg, False)({**record, "file_name": "/absent.png"})
 
 
@@ -194,3 +194,25 @@ def test_models_without_masks_do_not_look_at_them(cfg, record):
     assert mapped is not None
     assert mapped["instances"].gt_boxes.tensor.shape == (1, 4)
     assert not mapped["instances"].has("gt_masks")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_photographs_are_read_as_everywhere_else(cfg, record, caplog, dtype):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    levels = np.random.default_rng(0).integers(0, 4096, (12, 16)).astype(np.uint16)
+    levels[0, 0] = 4095
+    pixels = levels if dtype == np.uint16 else np.rint(levels / 4095 * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(record["file_name"])
+    image = TolerantDatasetMapper(cfg)(record)["image"]
+    assert image[0].numpy().tolist() == np.rint(levels / 4095 * 255).tolist()
+    assert ("read as 12 bits, not 16" in caplog.text) == (dtype == np.uint16)
+
+
+def test_ids_of_a_palette_are_no_colours(cfg, record):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    palette = Image.fromarray(MASK.astype(np.uint8))
+    palette.putpalette([9, 9, 9, 200, 0, 0])
+    path = Path(record["file_name"]).with_name("classes.png")
+    palette.save(path)
+    mapped = TolerantDatasetMapper(cfg)({**record, "sem_seg_file_name": str(path)})
+    assert np.array_equal(mapped["sem_seg"].numpy(), MASK)

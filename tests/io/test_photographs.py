@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import resource
 import struct
@@ -220,6 +221,18 @@ def test_whatever_pillow_raises_names_the_file(
     (tmp_path / "a.jpg").write_bytes(_encoded("JPEG"))
     monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load)
     with pytest.raises(ValueError, match=rf"a\.jpg cannot be read \({error.__name__}\): repair"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_errors_of_the_disk_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(self: Image.Image) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a.jpg").write_bytes(_encoded("JPEG"))
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load)
+    with pytest.raises(OSError, match="Input/output error"):
         read_image(tmp_path / "a.jpg")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -10,13 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, transforms
+from detectron2.data import DatasetMapper, detection_utils, transforms
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from trace_d2.data.bad_records import Record, TolerantMapper, blame
+from trace_d2.data.image_mapper import to_tensor
 from trace_d2.io.coco_rows import settled_box
+from trace_d2.io.images import read_image, read_semantic
 from trace_d2.io.json_files import shown
 from trace_d2.io.mask_rle import SoundMask, check_segmentation
+from trace_d2.remarks import RemarkLog
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +41,7 @@ class TolerantDatasetMapper(TolerantMapper, DatasetMapper):
         TolerantMapper.__init__(self, strict or not is_train)
         DatasetMapper.__init__(self, is_train, **options)
         self._told: set[str] = set()
+        self._remark = RemarkLog(logger)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -49,8 +56,46 @@ class TolerantDatasetMapper(TolerantMapper, DatasetMapper):
                 for number, row in enumerate(record["annotations"])
             ]
             record = {**record, "annotations": [row for row in rows if row is not None]}
+        with blame(record):
+            image, semantic = self._read(record)
         with blame(record, "repair or replace the image, or correct its labels"):
-            mapped: dict[str, Any] = DatasetMapper.__call__(self, record)
+            return self._as_detectron2(record, image, semantic)
+
+    def _read(self, record: Record) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image and semantic mask, if there is one, by the readers of everything else.
+
+        Detectron2's own cuts 16 bits down to black or white, and takes colours of a palette for
+        ids.
+        """
+        photograph = read_image(PathManager.get_local_path(record["file_name"]))
+        self._remark(record["file_name"], photograph.notes)
+        rgb = Image.fromarray(photograph.pixels)
+        image = detection_utils.convert_PIL_to_numpy(rgb, self.image_format)
+        if "sem_seg_file_name" not in record:
+            return image, None
+        return image, read_semantic(PathManager.get_local_path(record["sem_seg_file_name"]))
+
+    def _as_detectron2(
+        self, record: Record, image: np.ndarray, semantic: np.ndarray | None
+    ) -> dict[str, Any]:
+        """What ``DatasetMapper`` makes of them."""
+        mapped = copy.deepcopy(dict(record))
+        mapped.pop("sem_seg_file_name", None)
+        detection_utils.check_image_size(mapped, image)
+        augmented = transforms.AugInput(image, sem_seg=semantic)
+        applied = self.augmentations(augmented)
+        size = augmented.image.shape[:2]
+        mapped["image"] = to_tensor(augmented.image.transpose(2, 0, 1))
+        if semantic is not None:
+            mapped["sem_seg"] = torch.from_numpy(augmented.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(
+                mapped, size, applied, proposal_topk=self.proposal_topk
+            )
+        if not self.is_train:
+            mapped.pop("annotations", None)
+        elif "annotations" in mapped:
+            self._transform_annotations(mapped, applied, size)
         return mapped
 
     def _sound(

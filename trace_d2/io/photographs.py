@@ -8,6 +8,7 @@ sizes are checked by ``check_size``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,10 +114,15 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in whatever Pillow raises of a damaged one: it has no error of its own."""
+    """Name the file in whatever Pillow raises of a damaged one: it has no error of its own.
+
+    Those of the machine, as a disk that fails, are let through.
+    """
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         reason = shown(str(error)) or type(error).__name__
         raise ValueError(f"{path} cannot be read ({reason}): {_REMEDY}") from error
 
