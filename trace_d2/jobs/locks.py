@@ -9,12 +9,11 @@ import contextlib
 import errno
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.output import writing_to
@@ -69,6 +68,7 @@ def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         with writing_to(folder), _removed_without_locks(locks):
             locks.mkdir(parents=True, exist_ok=True)
+            _check_support(locks / "gate.lock")
             with hold_lock(locks / "gate.lock", _GATE_SECONDS):
                 for path in _job_locks(locks):
                     if path.name.partition("-of-")[2] != own.name.partition("-of-")[2]:
@@ -89,6 +89,7 @@ def is_locked(folder: Path) -> bool:
     if not jobs or not os.access(locks, os.W_OK):
         return False
     try:
+        _check_support(locks / "gate.lock")
         with hold_lock(locks / "gate.lock", _GATE_SECONDS):
             for path in jobs:
                 with hold_lock(path):
@@ -106,39 +107,40 @@ def hold_lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
 
     Raises:
         FolderInUseError: it isn't free within ``timeout`` seconds.
-        NoLocksError: the file system has no locks.
     """
-    lock = FileLock(path)
     try:
-        with warnings.catch_warnings():  # of the soft lock below
-            warnings.simplefilter("ignore")
-            lock.acquire(timeout=timeout)
+        lock = FileLock(path).acquire(timeout=timeout)
     except Timeout:
         raise FolderInUseError(
             f"{path.parents[1]} is in use by another job ({_holder(path)}): wait until it ends, or "
             "choose another --output"
         ) from None
-    except NotImplementedError as error:
-        raise _no_locks(path) from error
+    with lock:
+        yield
+
+
+def _check_support(path: Path) -> None:
+    """Raise a NoLocksError if ``path`` cannot be locked.
+
+    Else filelock may take the mere existence of a file for a lock, which stays when its process is
+    killed and blocks the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows locks in its own way
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
-            raise _no_locks(path) from error
-        raise
-    try:
-        # A file that stands for a lock stays when its process is killed, and blocks the folder.
-        if isinstance(lock, SoftFileLock):
-            raise _no_locks(path)
-        yield
+            raise NoLocksError(
+                f"the file system of {path.parents[1]} has no locks, without which two jobs could "
+                "write there at once: choose an --output on a local disk, or have the file system "
+                "mounted with locks (NFS: version 4, or a lock service)"
+            ) from error
     finally:
-        lock.release()
-
-
-def _no_locks(path: Path) -> NoLocksError:
-    return NoLocksError(
-        f"the file system of {path.parents[1]} has no locks, without which two jobs could write "
-        "there at once: choose an --output on a local disk, or have the file system mounted with "
-        "locks (NFS: version 4, or a lock service)"
-    )
+        os.close(descriptor)  # which unlocks
 
 
 @contextlib.contextmanager

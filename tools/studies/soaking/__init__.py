@@ -1,0 +1,1 @@
+"""What ``tools/studies/soak.py`` puts jobs through."""
