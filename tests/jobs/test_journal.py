@@ -58,6 +58,56 @@ def test_any_cut_loses_at_most_the_last_line(tmp_path: Path) -> None:
         assert set(rewritten) == {"c"} | ({"a"} if length >= first_line else set())
 
 
+def test_within_a_file_later_lines_count_whatever_the_clock_said(tmp_path: Path) -> None:
+    ahead = replace(FIRST, status=FAILED, finished=90_000.0)
+    path = write(tmp_path / "1", ahead, FIRST)
+    assert read_journals([path]) == {"a": FIRST}
+    other = write(tmp_path / "2", replace(FIRST, status=FAILED, finished=0.5))
+    assert read_journals([path, other]) == {"a": FIRST}
+
+
+def test_a_record_is_later_than_the_one_it_follows(tmp_path: Path) -> None:
+    ahead = replace(FIRST, status=FAILED, finished=90_000.0)
+    done = FIRST.after(ahead)
+    assert done.finished > ahead.finished
+    assert (done.after(None), FIRST.after(replace(ahead, finished=0.5))) == (done, FIRST)
+    one, two = write(tmp_path / "1", done), write(tmp_path / "2", ahead)
+    assert read_journals([one, two]) == read_journals([two, one]) == {"a": done}
+
+
+WRONG = {
+    "stem": ["../a", "/a", "a\\b", "", None, 1, "./a", "a//b"],
+    "file_name": ["../../etc/passwd", "/etc/passwd", "C:\\a.jpg", {}, None],
+    "status": ["finished", None, 1, []],
+    "reason": [None, 1, ["x"]],
+    "notes": ["text", None, [1], {}],
+    "seconds": ["1", None, True, -1.0, [1]],
+    "inputs": [None, 1],
+    "finished": ["1", None, True, -1.0, 1e300],
+    "facts": [
+        [], "x", {"timestep": "<b>"}, {"segments": None}, {"segments": [1]}, {"things": True},
+        {"uncut": -1}, {"shares": 1}, {"shares": [1, 2]}, {"shares": ["1", 0, 0]},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in WRONG.items() for value in values]
+)
+def test_damaged_fields_are_no_record_and_told(tmp_path, caplog, field, value) -> None:
+    path = write(tmp_path / "j", FIRST)
+    line = json.dumps({**json.loads(path.read_text()), "stem": "b", field: value})
+    path.write_text(f"{path.read_text()}{line}\n")
+    assert read_journals([path]) == {"a": FIRST}
+    assert "1 damaged lines are passed over" in caplog.text
+
+
+def test_a_line_as_deep_as_can_be_is_no_record(tmp_path: Path) -> None:
+    path = write(tmp_path / "j", FIRST)
+    path.write_bytes(b"[" * 100_000 + b"\n" + path.read_bytes())
+    assert read_journals([path]) == {"a": FIRST}
+
+
 @pytest.mark.parametrize("line", [b"[]", b"1", b"{}", b'{"stem": "a"}', b"\xff\xfe", b"null"])
 def test_strange_lines_are_passed_over(tmp_path: Path, line: bytes) -> None:
     path = write(tmp_path / "j", FIRST)

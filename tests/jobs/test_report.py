@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from trace_d2.config import get_trace_cfg
@@ -123,6 +124,41 @@ def test_the_page_is_whole_and_safe(tmp_path: Path) -> None:
     assert len(pictures) == 4
     for picture in pictures:
         assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (4, 2)
+
+
+FORGED = "a\u202e\x1b[2Jgpj"  # would turn what follows, and clear a terminal
+
+
+def test_a_forged_folder_puts_nothing_into_the_page(tmp_path: Path) -> None:
+    page_of(tmp_path)
+    store = JobStore(tmp_path, LabelJob.layout)
+    evil = '"><script>alert(1)</script>'
+    entry = ImageEntry("a", FORGED, 1, True)
+    facts = {"timestep": 400, "segments": 3, "things": 2, "uncut": 0}
+    records = {"a": Record("a", FORGED, DONE, evil, (evil, FORGED), 0.5, facts=facts)}
+    picture = "data:image/jpeg;base64,"
+    addresses = ("javascript:alert(1)", "http://x/y.jpg", "data:text/html;base64,AAAA", 7, None)
+    for address in (*addresses, f"{picture}{evil}", f"x{picture}AAAA"):
+        write_json(store.place("previews/{}.json", "a"), {"image": address})
+        page = write_page(store, [entry], records, [entry])
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "\u202e" not in page
+        assert "\x1b" not in page
+        assert "a\\u202e\\x1b[2Jgpj" in page
+        assert "its pictures are damaged: remove previews/a.json" in page
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
+def test_a_page_goes_without_damaged_pictures(tmp_path: Path, content: bytes) -> None:
+    page_of(tmp_path)
+    store = JobStore(tmp_path, LabelJob.layout)
+    (tmp_path / "previews/a.json").write_bytes(content)
+    entry = ImageEntry("a", "a.png", 1, True)
+    records = {"a": Record("a", "a.png", DONE, facts={"segments": 3, "things": 2})}
+    page = write_page(store, [entry], records, [entry])
+    assert "its pictures are damaged: remove previews/a.json" in page
+    assert "<b>3</b><span>segments</span>" in page
 
 
 def test_a_page_of_nothing(tmp_path: Path) -> None:

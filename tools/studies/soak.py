@@ -29,6 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(Path(__file__).parent)]
 from trace_d2.jobs.command_line import count  # noqa: E402
 from trace_d2.terminal import say  # noqa: E402
 
+KINDS = ("labels", "masks")
+
 if TYPE_CHECKING:
     from soaking.jobs import Command, SmallJob
     from soaking.processes import Ended, Process
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the soak; returns the exit status: 0, or 1 where a result was lost or different."""
     args = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="trace_d2-soak-", dir=args.scratch) as scratch:
-        soak = Soak(Path(scratch), args.images, args.seed)
+        soak = Soak(Path(scratch), args.images, args.seed, args.kinds)
         soak.kill(args.kills)
         soak.play(args.scenes)
     summary = soak.summary()
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=count, default=40, metavar="N", help="of each job; default: 40")
     add("--seed", type=int, default=0, help="of images and moments")
     add("--scenes", nargs="*", metavar="NAME", help="play these alone; without any: none")
+    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of jobs; default: both")
     add("--json", type=Path, metavar="FILE", help="write the figures there")
     add("--scratch", type=Path, metavar="DIR", help="where to work; default: the system's")
     return parser
@@ -72,9 +75,10 @@ class Soak:
         root: an empty folder.
         images: how many each job has.
         seed: of images and moments.
+        kinds: of jobs.
     """
 
-    def __init__(self, root: Path, images: int, seed: int) -> None:
+    def __init__(self, root: Path, images: int, seed: int, kinds: Sequence[str]) -> None:
         import numpy as np
         from soaking.jobs import results, small_jobs, write_inputs
         from soaking.processes import warm_up
@@ -86,7 +90,8 @@ class Soak:
         self.jobs_killed: Counter[str] = Counter()
         self.scenes: dict[str, str] = {}
         write_inputs(root / "in", images, seed)
-        self.jobs = small_jobs(root / "in")
+        self.kinds = kinds
+        self.jobs = small_jobs(root / "in", kinds)
         warm_up()
         # Of each job by name: the files, and when each phase of each step began.
         self.expected: dict[str, dict[str, bytes]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,11 @@ class SmallJob:
         return self.steps[0].tool
 
 
-def small_jobs(root: Path) -> dict[str, SmallJob]:
-    """Labels and refined masks of the inputs below ``root``; whole, by two workers, by shards."""
+def small_jobs(root: Path, wanted: Sequence[str]) -> dict[str, SmallJob]:
+    """Jobs of the kinds ``wanted`` on the inputs below ``root``.
+
+    Each is whole, by two workers, and by shards.
+    """
     images = ("--images", str(root / "images"), "--edges", str(root / "edges"), "--quiet")
     semantic = ("--semantic", str(root / "semantic"))
     categories = ("--categories", str(root / "categories.json"))
@@ -77,7 +80,8 @@ def small_jobs(root: Path) -> dict[str, SmallJob]:
         "masks": ("refine_masks", "out.json", (*images, "--masks", str(root / "masks.json"))),
     }
     jobs = []
-    for kind, (tool, output, words) in kinds.items():
+    for kind in wanted:
+        tool, output, words = kinds[kind]
 
         def command(*more: str, tool: str = tool, words: tuple[str, ...] = words) -> Command:
             return Command(tool, (*words, "--report-images", "5", *more))

@@ -24,7 +24,7 @@ _CHANGED = ("MODEL.TRACE.BGP.BETA", "9.0", "MODEL.TRACE.LABELS.NECK_DEPTH", "0.5
 
 def clocks(soak: Soak) -> str:
     """Clocks a day ahead, then right; clocks that jump at every look; shards that differ."""
-    for name in ("labels", "masks"):
+    for name in soak.kinds:
         job, shards = soak.jobs[name], soak.jobs[f"{name} by shards"]
         (whole,) = job.steps
         output = soak.new_output(job)
@@ -70,7 +70,7 @@ def _repaired(
 def two_writers(soak: Soak) -> str:
     """Commands on an output that another one writes to, or that start at one moment."""
     refusals = 0
-    for name in ("labels", "masks"):
+    for name in soak.kinds:
         job, shards = soak.jobs[name], soak.jobs[f"{name} by shards"]
         (whole,) = job.steps
         for other in (whole, *shards.steps):
@@ -97,7 +97,7 @@ def two_writers(soak: Soak) -> str:
 def full_disk(soak: Soak) -> str:
     """A disk that is full at some point, and then has room."""
     how = "a small tmpfs" if may_mount(soak.root) else "no mount allowed: a patched fsync"
-    for name in ("labels", "masks"):
+    for name in soak.kinds:
         job = soak.jobs[name]
         (whole,) = job.steps
         output = soak.new_output(job)
@@ -122,7 +122,7 @@ def read_only(soak: Soak) -> str:
     """An output that cannot be written to: new, half done, and done."""
     if not may_mount(soak.root) and os.geteuid() == 0:
         return "not tried: no mount allowed, and root may write everywhere"
-    for name in ("labels", "masks"):
+    for name in soak.kinds:
         job = soak.jobs[name]
         (whole,) = job.steps
         merge = Command(job.tool, ())
@@ -139,7 +139,7 @@ def read_only(soak: Soak) -> str:
 
 def links(soak: Soak) -> str:
     """An output that is a link is as good as a folder; links in it are refused."""
-    for name in ("labels", "masks"):
+    for name in soak.kinds:
         job = soak.jobs[name]
         (whole,) = job.steps
         output = soak.new_output(job)
@@ -171,7 +171,7 @@ def links(soak: Soak) -> str:
 def no_locks(soak: Soak) -> str:
     """File systems without locks."""
     for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-        for name in ("labels", "masks"):
+        for name in soak.kinds:
             job = soak.jobs[name]
             (whole,) = job.steps
             output = soak.new_output(job)
