@@ -24,6 +24,7 @@ from trace_d2.evaluation.tables import edge_table, write_curve
 from trace_d2.io.atomic import write_json
 from trace_d2.io.paths import check_output
 from trace_d2.parallel import worker_count
+from trace_d2.terminal import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.curve:
             write_curve(args.curve, name, result.scores)
     except (ValueError, OSError) as error:
-        print(f"evaluate_edges: {error}", file=sys.stderr)
+        say(f"evaluate_edges: {error}", error=True)
         return 2
-    print(edge_table({name: result.scores}))
-    print(f"\nTruth: {TRUTH_KINDS[args.truth_kind]}")
+    say(edge_table({name: result.scores}))
+    say(f"\nTruth: {TRUTH_KINDS[args.truth_kind]}")
     missing = len(result.missing)
     note = f"; {missing} more without edges left out" if missing else ""
-    print(f"{result.scores.images} images{note}")
+    say(f"{result.scores.images} images{note}")
     return 0
 
 

@@ -19,6 +19,7 @@ from trace_d2.evaluation.instances import IOU_TYPES, ClassAgnosticResult
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
 from trace_d2.io.paths import check_output
+from trace_d2.terminal import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.output:
             write_json(args.output, result.to_dict(), indent=1)
     except (ValueError, OSError) as error:
-        print(f"evaluate_masks: {error}", file=sys.stderr)
+        say(f"evaluate_masks: {error}", error=True)
         return 2
-    print(class_agnostic_table(result))
-    print(f"\n{_counts(result)}")
+    say(class_agnostic_table(result))
+    say(f"\n{_counts(result)}")
     return 0
 
 

@@ -19,6 +19,7 @@ from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
 from trace_d2.io.paths import check_output
 from trace_d2.parallel import worker_count
+from trace_d2.terminal import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.json:
             write_json(args.json, quality.to_dict(), indent=1)
     except (ValueError, OSError) as error:
-        print(f"evaluate_panoptic: {error}", file=sys.stderr)
+        say(f"evaluate_panoptic: {error}", error=True)
         return 2
     if args.per_category:
-        print(category_table(quality), end="\n\n")
-    print(quality_table(quality))
-    print(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
+        say(f"{category_table(quality)}\n")
+    say(quality_table(quality))
+    say(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
     return 0
 
 

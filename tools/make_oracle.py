@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from trace_d2.terminal import say
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the files; 0 on success, 2 on bad input."""
@@ -31,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
             check_output(args.output / folder, truth_dir=args.truth_dir)
         count = write_oracle(args.truth_json, args.truth_dir, args.output, args.gaps)
     except (ValueError, OSError) as error:
-        print(f"make_oracle: {error}", file=sys.stderr)
+        say(f"make_oracle: {error}", error=True)
         return 2
-    print(f"oracle masks and edges of {count} images in {args.output}")
+    say(f"oracle masks and edges of {count} images in {args.output}")
     return 0
 
 

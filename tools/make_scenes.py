@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from trace_d2.terminal import say
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -39,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         write_scenes(args.output, args.count, settings, args.workers)
     except (ValueError, OSError) as error:
-        print(f"make_scenes: {error}", file=sys.stderr)
+        say(f"make_scenes: {error}", error=True)
         return 2
-    print(f"{args.count} scenes in {args.output}")
+    say(f"{args.count} scenes in {args.output}")
     return 0
 
 

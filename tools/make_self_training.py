@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trace_d2.terminal import say
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the labels and print a summary; returns the exit status: 0 done, 2 bad input."""
@@ -30,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         write_json(args.output, content)
     except (ValueError, OSError) as error:
-        print(f"make_self_training: {error}", file=sys.stderr)
+        say(f"make_self_training: {error}", error=True)
         return 2
-    print(f"{summary}\nwritten to {args.output}")
+    say(f"{summary}\nwritten to {args.output}")
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trace_d2.jobs.command_line import UsageError, exit_status, load_cfg
+from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -105,14 +106,14 @@ def show(args: argparse.Namespace) -> int:
     note = f"{args.image.name}, {trace.BACKBONE.NAME}"
     if isinstance(student, str):
         note += "; no student is configured"
-        print(student)
+        say(student)
     else:
         panels.append(student)
     output = args.output or Path(f"{key}_trajectory.png")
     buffer = io.BytesIO()
     draw_sheet(image, panels, trajectory, trace.EMERGENCE.METRIC, note).savefig(buffer)
     write_bytes(output, buffer.getvalue())
-    print(f"t* = {trajectory.emergence}; look at {output}")
+    say(f"t* = {trajectory.emergence}; look at {output}")
     return 0
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from trace_d2.terminal import say
+
 logger = logging.getLogger("trace_d2.train_net")
 
 
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = prepare(args)
         start = _start(args, cfg)
         if start == FINISHED:
-            print(
+            say(
                 f"this training is finished: {cfg.OUTPUT_DIR}/model_final.pth. Evaluate it by "
                 "--eval-only MODEL.WEIGHTS, train on by --resume and a larger SOLVER.MAX_ITER, or "
                 "start over by --fresh"
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=(args,),
         )
     except _mendable() as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return _USAGE
     except ProcessExitedException as error:
         if error.exit_code == _USAGE:  # it said why
@@ -152,7 +154,7 @@ def _start(args: argparse.Namespace, cfg: CfgNode) -> str | None:
     if args.fresh:
         aside = move_aside(cfg) if args.machine_rank == 0 else None
         if aside:
-            print(f"the former training is in {aside}")
+            say(f"the former training is in {aside}")
         return NEW
     with blamed_on_user():
         return how_to_start(cfg, lambda: load_cfg("", ()), resume=args.resume)
@@ -211,7 +213,7 @@ def run_apart(args: argparse.Namespace) -> None:
     try:
         run(args)
     except _mendable() as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}", error=True)
         sys.exit(_USAGE)
 
 

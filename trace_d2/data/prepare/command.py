@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from trace_d2.data.dataset_files import datasets_root
+from trace_d2.terminal import say
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -28,8 +28,8 @@ def run(script: str, written: Iterator[str]) -> int:
     """
     try:
         for line in written:
-            print(line)
+            say(line)
     except (ValueError, OSError) as error:
-        print(f"{Path(script).stem}: {error}", file=sys.stderr)
+        say(f"{Path(script).stem}: {error}", error=True)
         return 2
     return 0
