@@ -150,11 +150,11 @@ class TestLinks:
         ):
             member.rename(theirs)
             member.symlink_to(theirs)
-            before = state(mask_job.root)
+            before = state(mask_job.output.parent), state(theirs), read(theirs)
             for extra in ((), ("--overwrite", "MODEL.TRACE.BGP.BETA", "9.0")):
                 assert mask_job.run(*extra) == 2
                 assert "is a link" in capsys.readouterr().err
-            assert state(mask_job.root) == before
+            assert before == (state(mask_job.output.parent), state(theirs), read(theirs))
             member.unlink()
             theirs.rename(member)
 
