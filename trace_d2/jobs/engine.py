@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from trace_d2.io.json_files import shown
 from trace_d2.jobs.executors import Task, build_executor
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
@@ -143,7 +144,7 @@ def _make_room(job: AnyJob, overwrite: bool) -> None:
                 "%d files in the folders of %s are not of this tool and stay: %s, ...",
                 len(others),
                 store.root,
-                others[0],
+                shown(str(others[0])),
             )
 
 

@@ -175,27 +175,30 @@ def _decode(line: bytes) -> Record | None:
             others = _FIELDS | {"settings"}
             beside = {key: value for key, value in content.items() if key not in others}
             content["facts"] = {key: value for key, value in beside.items() if value is not None}
-        record = Record(**{name: content[name] for name in _FIELDS})
-        return replace(record, notes=tuple(record.notes)) if _is_sound(record) else None
+        values = {name: content[name] for name in _FIELDS}
+        if not _is_sound(values):
+            return None
+        values["notes"] = tuple(values["notes"])
+        return Record(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _is_sound(record: Record) -> bool:
+def _is_sound(values: dict[str, Any]) -> bool:
     """Whether all fields are of their types; some raise a ValueError or TypeError if not."""
-    check_name(record.stem)
-    check_name(record.file_name)
-    texts = [record.reason, record.inputs, *record.notes]
-    numbers = [
-        number(record.seconds) >= 0,
-        0 <= number(record.finished) < _LATEST,
-        *(_is_fact(name, value) for name, value in record.facts.items()),
-    ]
+    check_name(values["stem"])
+    check_name(values["file_name"])
+    for text in (values["reason"], values["inputs"], *values["notes"]):
+        if not isinstance(text, str):
+            return False
+    for name, value in values["facts"].items():
+        if not _is_fact(name, value):
+            return False
     return (
-        record.status in (DONE, SKIPPED, FAILED)
-        and isinstance(record.notes, list)
-        and all(isinstance(text, str) for text in texts)
-        and all(numbers)
+        values["status"] in (DONE, SKIPPED, FAILED)
+        and isinstance(values["notes"], list)
+        and number(values["seconds"]) >= 0
+        and 0 <= number(values["finished"]) < _LATEST
     )
 
 

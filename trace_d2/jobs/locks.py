@@ -96,7 +96,7 @@ def is_locked(folder: Path) -> bool:
                     pass
     except FolderInUseError:
         return True
-    except NoLocksError:
+    except (NoLocksError, PermissionError):
         return False
     return False
 
