@@ -161,8 +161,9 @@ def test_what_is_unusual_is_used_and_told(tmp_path: Path, how: str) -> None:
     assert not file.findings.left_out
 
 
-def test_polygons_beside_their_image_are_told(tmp_path: Path) -> None:
-    file = load(tmp_path, with_first(segmentation=[[20, 1, 30, 1, 30, 5]]))
+@pytest.mark.parametrize("far", [30, 10_000])
+def test_polygons_beside_their_image_are_told(tmp_path: Path, far: int) -> None:
+    file = load(tmp_path, with_first(segmentation=[[20, 1, far, 1, far, 5]]))
     assert file.findings.lines()[0] == (
         "1 masks lie outside their image as images[] has it; first: annotation 1"
     )

@@ -294,9 +294,13 @@ class _Reader:
         """Note polygons beside their image, which are left out once its real size is known."""
         for mask in image.masks:
             sound = self.polygons.pop(mask.number, None)
-            if sound and image.size and not sound.has_pixels(*image.size):
-                name = annotation_name(mask.number, self.annotations[mask.number])
-                self.findings.note("outside", name)
+            if sound is None or image.size is None:
+                continue
+            with contextlib.suppress(SegmentationError):  # far outside
+                if sound.has_pixels(*image.size):
+                    continue
+            name = annotation_name(mask.number, self.annotations[mask.number])
+            self.findings.note("outside", name)
 
     def _check(self, row: Row) -> None:
         """Raise for what forbids the use of a sound annotation."""

@@ -200,14 +200,14 @@ def check_row(number: int, given: Any, fields: Sequence[str]) -> Row:
         raise SegmentationError(name, f"its {name} {error}") from error
     segmentation, box = given.get("segmentation"), given.get("bbox")
     row = Row(number, given, sound, None)
-    if not _absent(segmentation):
+    if segmentation or not _absent(segmentation):
         mask = row.mask = check_segmentation(segmentation)
         sound["segmentation"] = mask.segmentation
         if mask.short:
             row.notes.append("short")
         if mask.normalised():
             row.notes.append("normalised")
-    if not _absent(box):
+    if box or not _absent(box):
         sound["bbox"], fault = settled_box(box, row.mask)
         if fault:
             row.notes.append(fault)
@@ -227,13 +227,15 @@ def settled_box(box: Any, mask: SoundMask | None) -> tuple[Sequence[float], str]
     Raises:
         SegmentationError: it is none, and there is no mask.
     """
+    own = [] if mask is None else mask.box()
+    if box == own and own[2] > 0 < own[3]:
+        return own, ""  # the quick way
     sound = isinstance(box, (list, tuple)) and len(box) == 4 and _is_box(*box)
     if mask is None:
         if sound:
             return box, ""
         form = "[x, y, width, height] with sides above 0"
         raise SegmentationError("bbox", f"its bbox is {quoted(box)}, not {form}")
-    own = mask.box()
     if not sound:
         return own, "box"
     if _agree(box, own) or not mask.has_pixels():

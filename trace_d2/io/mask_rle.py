@@ -98,6 +98,8 @@ class SoundMask(NamedTuple):
         within = height is None or (left >= 0 <= top and right <= width and bottom <= height)  # type: ignore[operator]
         if within and self.area > right - left + bottom - top:
             return True
+        if height is not None and (right <= 0 or bottom <= 0 or left >= width or top >= height):  # type: ignore[operator]
+            return False
         polygons = self.segmentation
         if height is None or width is None:
             origin = math.floor(left), math.floor(top)
