@@ -74,7 +74,9 @@ def test_no_common_image_is_an_error_and_no_score(job, tmp_path, capsys):
         rows = [{"image_id": image_id, "segmentation": SQUARE}]
         write_json(tmp_path / "masks.json", rows)
         assert job("--ignore-unknown") == 2
-        assert "no prediction is of an image of the truth" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "no prediction is of an image of the truth: give the truth of these" in message
+        assert ("or its image ids, as the predictions have text" in message) == (image_id != 77)
     rows = [{"image_id": str(key), "segmentation": SQUARE} for key in (1, 2)]
     write_json(tmp_path / "masks.json", rows)
     assert job("--output", str(tmp_path / "out.json")) == 0

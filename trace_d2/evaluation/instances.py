@@ -111,6 +111,8 @@ def class_agnostic_ap(
         remedy = "leave them out with ignore_unknown (--ignore-unknown)"
         if not known:
             remedy = "no prediction is of an image of the truth: give the truth of these images"
+            if all(isinstance(key, str) for key in absent):
+                remedy += ", or its image ids, as the predictions have text"
         raise ValueError(
             f"{found.name}: {ignored} predictions of {len(absent)} images that {true.name} lacks "
             f"(such as {shown(min(map(str, absent)))}); {remedy}"

@@ -48,7 +48,7 @@ _NOTED = {
     "folders": "file names have folders",
     "basenames": "file names differ from another one in their folder only",
     "no masks": "images have no mask",
-    "no pixels": "masks have no pixel: they count nevertheless, as objects that nothing matches",
+    "no pixels": "masks have no pixel: nothing can match them",
     "outside": "masks lie outside their image as images[] has it",
     "normalised": "masks are polygons within 0..1, as if shares of the image: write pixels",
     "short": "masks have polygons of fewer than three points: those are left out",
