@@ -390,7 +390,7 @@ def test_files_of_others_are_left_alone(mask_job, capsys) -> None:
     mask_job.output = mask_job.masks
     before = mask_job.masks.read_bytes()
     assert mask_job.run() == 2
-    assert "masks.json is the file of --masks, which would be lost" in capsys.readouterr().err
+    assert "masks.json is --masks as well, which would be lost" in capsys.readouterr().err
     assert mask_job.masks.read_bytes() == before
     mask_job.output = mask_job.root / "images"
     assert mask_job.run() == 2
