@@ -140,6 +140,16 @@ def test_sizes_are_refused_before_pixels_are_decoded(tmp_path: Path) -> None:
         read(tmp_path, png(16000, 16000, 8, GREY, b"\0" * 1000))
 
 
+def test_missing_rows_of_large_pictures_are_found_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trace_d2.io.png._LARGE", 1000)
+    rows = bytes(301 * 300)
+    assert not read(tmp_path, png(300, 300, 8, GREY, rows)).decode().any()
+    with pytest.raises(ValueError, match="too few bytes for its pixels"):
+        read(tmp_path, png(300, 301, 8, GREY, rows[:-301]))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no mask at .*b\.png: write it again"):
         read_png(tmp_path / "b.png", "mask", "write it again")

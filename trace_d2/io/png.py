@@ -32,6 +32,9 @@ _HEAD = struct.Struct(">8sI4s2I5BI")  # up to the end of the first chunk, IHDR
 _SIZE_AND_KIND = struct.Struct(">I4s")
 _NUMBER = struct.Struct(">I")
 _MOST_INFLATED = 1032  # bytes that deflate makes of one
+_LARGE = 2**28  # bytes of pixels
+_AT_ONCE = 2**20
+_SUSPICIOUS = 100  # times as many bytes of pixels as in the file
 _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 _OTHERS = {
@@ -158,7 +161,7 @@ def read_png(path: str | Path, what: str, remedy: str, animated: bool = False) -
     content = path.read_bytes()
     try:
         chunks = tuple(_walk(content))
-        _check_chunks(header, chunks, animated)
+        _check_chunks(header, content, chunks, animated)
     except _DamageError as error:
         raise _unreadable(path, str(error), remedy) from None
     return PngFile(path, header, content, chunks, remedy)
@@ -218,13 +221,32 @@ def _walk(content: bytes) -> list[tuple[bytes, slice]]:
 
 
 def _check_chunks(
-    header: PngHeader, chunks: tuple[tuple[bytes, slice], ...], animated: bool
+    header: PngHeader, content: bytes, chunks: tuple[tuple[bytes, slice], ...], animated: bool
 ) -> None:
-    packed = sum(place.stop - place.start - 12 for kind, place in chunks if kind == b"IDAT")
-    row = (header.width * header.bits * _CHANNELS[header.colour] + 7) // 8
-    if row * header.height > packed * _MOST_INFLATED:
+    view = memoryview(content)
+    parts = [view[at.start + 8 : at.stop - 4] for kind, at in chunks if kind == b"IDAT"]
+    packed = sum(map(len, parts))
+    needed = header.height * ((header.width * header.bits * _CHANNELS[header.colour] + 7) // 8)
+    if needed > packed * _MOST_INFLATED or (
+        # Before memory is taken for them; others have as many bytes as they say, or about.
+        needed > max(_LARGE, packed * _SUSPICIOUS) and _inflated(parts) < needed
+    ):
         raise _DamageError("it is cut short: it has too few bytes for its pixels")
     if sum(kind == b"IHDR" for kind, _ in chunks) > 1:
         raise _DamageError("it has two headers")
     if not animated and any(kind == b"acTL" for kind, _ in chunks):
         raise _DamageError("it is an animation of several pictures")
+
+
+def _inflated(parts: list[memoryview]) -> int:
+    """How many bytes the pixel data are, of which no more than a few are held at once."""
+    stream, count = zlib.decompressobj(), 0
+    try:
+        for part in parts:
+            left: bytes | memoryview = part
+            while left:
+                count += len(stream.decompress(left, _AT_ONCE))
+                left = stream.unconsumed_tail
+    except zlib.error as error:
+        raise _DamageError(f"its pixels are damaged: {error}") from error
+    return count
