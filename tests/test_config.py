@@ -27,6 +27,8 @@ from trace_d2.config import ConfigError, load_trace_cfg
         (["MODEL.TRACE.BACKBONE.NAME", "[1]"], r"BACKBONE\.NAME must be a text"),
         (["MODEL.TRACE.BACKBONE.CPU_OFFLOAD", "1"], r"CPU_OFFLOAD must be True or False"),
         (["MODEL.TRACE.ATTENTION.BLOCKS", "1"], r"BLOCKS must be a list, as \[\], not '1'"),
+        (["MODEL.TRACE.SEED", "None"], r"SEED must be a whole number, as 0, not None"),
+        (["MODEL.TRACE.EDGES.DIR", "None"], r"EDGES\.DIR must be a text, not None"),
         (["MODEL.TRACE.BGP", "1"], r"MODEL\.TRACE\.BGP must be a group of keys \(CUT, "),
     ],
 )
@@ -40,6 +42,8 @@ def test_wrong_pairs_name_the_key_and_what_is_meant(pairs, message):
     [
         ("MODEL: {TRACE: {SED: 1}}", r"MODEL\.TRACE\.SED \(did you mean MODEL\.TRACE\.SEED\?\)"),
         ("MODEL: {TRACE: {SEED: [1]}}", r"SEED must be a whole number, as 0, not \[1\]"),
+        ("MODEL: {TRACE: {SEED: }}", r"SEED must be a whole number, as 0, not None"),
+        ("MODEL: {TRACE: }", r"MODEL\.TRACE must be a group of keys .*, not None"),
         ("MODEL: {TRACE: 3}", r"MODEL\.TRACE must be a group of keys"),
         ("MODEL: {TRACE: [1, 2]}", r"MODEL\.TRACE must be a group of keys"),
         ("MODEL: {META_ARCHITECTURE: x, TRACE: 3}", r"MODEL\.TRACE must be a group of keys"),

@@ -79,6 +79,7 @@ def read_truth(path: Path | None, image: np.ndarray) -> np.ndarray | None:
 
 def show(args: argparse.Namespace) -> int:
     """Read, draw, write; returns the exit status."""
+    cfg = load_cfg(args.config_file, args.opts)  # before what takes long to import
     from tqdm import tqdm
 
     from trace_d2.edges.detector import EdgeDetector
@@ -87,7 +88,6 @@ def show(args: argparse.Namespace) -> int:
     from trace_d2.io.images import read_image
     from trace_d2.jobs.trajectory_sheet import draw_sheet, overview
 
-    cfg = load_cfg(args.config_file, args.opts)
     trace = cfg.MODEL.TRACE
     if trace.EMERGENCE.STRIDE * MOST_STEPS < 1000:
         raise UsageError(

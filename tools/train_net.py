@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -43,6 +44,11 @@ _USAGE, _DONE = 2, 0  # exit statuses
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; returns the exit status: 2 for what the user can mend."""
     args = build_parser().parse_args(argv)
+    if not Path(args.config_file).is_file() and "://" not in args.config_file:
+        wrong = f"no config file at {args.config_file}" if args.config_file else "it is missing"
+        example = "configs/panoptic/voc_mask2former_R50.yaml"
+        print(f"error: --config-file: {wrong}: name a file, as {example}", file=sys.stderr)
+        return _USAGE
     from detectron2.engine import launch  # --help loads nothing
     from torch.multiprocessing import ProcessExitedException
 
@@ -122,10 +128,6 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     from trace_d2.data.registration import register_from_config
     from trace_d2.engine.checks import check_all, check_data, check_machine, check_processes
 
-    if not args.config_file:
-        raise ConfigError(
-            "--config-file is missing: name a file, as configs/panoptic/voc_mask2former_R50.yaml"
-        )
     if args.fresh and args.eval_only:
         raise ConfigError("--fresh starts a training over, and --eval-only trains nothing")
     with blamed_on_user(KeyError, AssertionError, ImportError):

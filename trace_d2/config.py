@@ -155,10 +155,16 @@ def explained(cfg: CfgNode, given: Mapping[str, Any], where: str) -> Iterator[No
     It names every key that does not exist, with the one that may be meant, or else the key whose
     value is of another kind. ``where`` the keys stand begins the message.
     """
+    before = {key: _value(cfg, key) for key in given if _is_key(cfg, key) and "TRACE" in key}
     try:
         yield
+        for key, value in before.items():
+            if _value(cfg, key) is None:  # which yacs takes for anything
+                raise ConfigError(f"{where}: {key} must be {_kind_of(value)}, not None")
+    except ConfigError:
+        raise
     except (KeyError, AssertionError, ValueError, TypeError, AttributeError) as error:
-        unknown = [key for key in given if not _is_key(cfg, key)]
+        unknown = [k for k in given if not _is_key(cfg, k) and not cfg.key_is_deprecated(k)]
         if unknown:
             known = list(flatten(cfg))
             texts = "; ".join(f"{shown(key)}{_meant(key, known)}" for key in unknown)
@@ -201,7 +207,7 @@ def _is_key(cfg: CfgNode, key: str) -> bool:
     try:
         _value(cfg, key)
     except KeyError:
-        return bool(cfg.key_is_deprecated(key))
+        return False
     return True
 
 

@@ -254,6 +254,29 @@ def test_fp16_variant_and_shards_and_pickles(tiny_pipeline, tmp_path):
         assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items()), kind
 
 
+class _Code:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder", "text_encoder_2"])
+def test_code_in_pickled_weights_is_not_run(component, flux_copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
+    (path,) = (flux_copy / component).glob("*model.safetensors")
+    weights = load_file(path)
+    path.unlink()
+    name = "pytorch_model.bin" if component.startswith("text") else "diffusion_pytorch_model.bin"
+    torch.save({**weights, "more": _Code(tmp_path / "trace")}, flux_copy / component / name)
+    with pytest.raises(ValueError, match=component):
+        _build(NAME=str(flux_copy))
+    assert not (tmp_path / "trace").exists()
+
+
 def test_a_missing_shard(tiny_pipeline, tmp_path):
     tiny_pipeline("flux")[0].save_pretrained(tmp_path, max_shard_size="8KB")
     next((tmp_path / "transformer").glob("*00002-of-*.safetensors")).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -231,3 +232,16 @@ def test_an_interrupted_save_leaves_the_former_checkpoint(tmp_path, monkeypatch)
         "last_checkpoint",
         "model_final.pth",
     ]
+
+
+def test_a_compressed_archive_is_not_read(tmp_path):
+    torch.save({"model": {"w": torch.zeros(10**6)}}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    with pytest.raises(UnfitCheckpointError, match=r"bomb\.pth has compressed parts"):
+        TraceCheckpointer(small()).load(str(tmp_path / "bomb.pth"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import pickle
 import shutil
@@ -159,3 +160,24 @@ def test_a_shape_that_its_data_does_not_fill_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="no whole pickle"):
         read_pickle(write(tmp_path / "a.pkl", {"w": Huge()}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # the object's number is 2 ** 31
+        b"\x80\x05\x96" + (10**12).to_bytes(8, "little") + b"abc.",  # a bytearray of a terabyte
+        b"\x80\x04\x8e" + (10**12).to_bytes(8, "little") + b"abc.",  # bytes
+        b"\x80\x04\x8d" + (10**12).to_bytes(8, "little") + b"abc.",  # text
+        b"\x80\x04\x95" + (10**12).to_bytes(8, "little") + b"N.",  # a frame
+        pickle.dumps(_Call(bytes, 10**12)),
+        pickle.dumps(_Call(list, range(10**12))),
+    ],
+)
+def test_a_few_bytes_fill_no_memory(tmp_path, data):
+    resource = pytest.importorskip("resource")
+    (tmp_path / "bomb.pkl").write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(ValueError):
+        assert read_pickle(tmp_path / "bomb.pkl") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB

@@ -216,7 +216,22 @@ def test_mistakes_of_the_command_line(
 
 def test_without_a_config_file_that_is_what_is_said(train_net, capsys):
     assert train_net.main([]) == 2
-    assert capsys.readouterr().err.startswith("error: --config-file is missing: name a file")
+    assert capsys.readouterr().err.startswith("error: --config-file: it is missing: name a file")
+    assert train_net.main(["--config-file", "nowhere.yaml"]) == 2
+    assert "--config-file: no config file at nowhere.yaml" in capsys.readouterr().err
+
+
+def test_one_of_several_processes_ends_with_status_2(train_net, monkeypatch, capsys):
+    from trace_d2.engine.checkpointer import UnfitCheckpointError
+
+    def fail(args):
+        raise UnfitCheckpointError("weights of another model")
+
+    monkeypatch.setattr(train_net, "run", fail)
+    with pytest.raises(SystemExit) as caught:
+        train_net.run_apart(None)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: weights of another model\n"
 
 
 def test_python_in_a_config_is_not_run(train_net, tmp_path, capsys):

@@ -89,6 +89,7 @@ def _model(edges: Path | None, options: Sequence[str]) -> Any:
     from torch import nn
 
     from trace_d2 import add_trace_config, with_postprocessor
+    from trace_d2.config import merge_pairs
 
     class GivenMasks(nn.Module):
         def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -96,11 +97,8 @@ def _model(edges: Path | None, options: Sequence[str]) -> Any:
 
     cfg = get_cfg()
     add_trace_config(cfg)
-    files = ["MODEL.TRACE.EDGES.SOURCE", "files", "MODEL.TRACE.EDGES.DIR", str(edges)]
-    try:
-        cfg.merge_from_list([*options, *files])
-    except AssertionError as error:  # yacs, of a pair without value or an unknown key
-        raise ValueError(str(error)) from error
+    files = ["MODEL.TRACE.EDGES.SOURCE", "files", "MODEL.TRACE.EDGES.DIR", str(edges or "")]
+    merge_pairs(cfg, [*options, *files])
     model = GivenMasks().eval()
     return with_postprocessor(model, cfg) if edges else model
 

@@ -86,8 +86,10 @@ class EdgeStudent(nn.Module):
         scratch_mb: float = 16,
     ) -> None:
         super().__init__()
-        if any(block < 0 for block in blocks):
-            raise ValueError(f"MODEL.TRACE.STUDENT.BLOCKS are counted from 0, not {tuple(blocks)}")
+        if any(type(block) is not int or block < 0 for block in blocks):
+            raise ValueError(
+                f"MODEL.TRACE.STUDENT.BLOCKS are whole numbers from 0, not {list(blocks)}"
+            )
         self.backbone = backbone
         self.decoder = decoder.to(backbone.device)
         self.grid = square_layout(backbone).largest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
             return _with_model(_of_model_zoo(read_pickle(path)), where)
         if kind == ".safetensors":
             return _with_model(load_file(path), where)
+        _check_stored(path, where)
         return _with_model(torch.load(path, map_location="cpu", weights_only=True), where)
     except UnfitPickleError as error:
         raise UnfitCheckpointError(str(error)) from error
@@ -156,6 +158,18 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise UnfitCheckpointError(
             f"{where} is no whole checkpoint ({shown(str(error))}): copy or download it again"
         ) from error
+
+
+def _check_stored(path: str, where: str) -> None:
+    """Raise if the parts of an archive are compressed, as PyTorch never writes them."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise UnfitCheckpointError(
+                f"{where} has compressed parts, which may be of any size: it was not read. Save it "
+                "again by torch.save"
+            )
 
 
 def _of_model_zoo(content: Any) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,7 +58,21 @@ class _ForbiddenError(pickle.UnpicklingError):
     """The pickle names what is no weight."""
 
 
-class _WeightsUnpickler(pickle.Unpickler):
+# The one in Python: that in C keeps a list as long as the largest number a pickle gives an object,
+# so that eight bytes fill the memory.
+_PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _WeightsUnpickler(_PythonUnpickler):
+    def _load_bytearray(self) -> None:
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))  # Python's own makes it before it reads
+
+    dispatch: ClassVar = {
+        **_PythonUnpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _load_bytearray,
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         found = _KNOWN.get((module.replace("numpy.core.", "numpy._core."), name))
         if found is None:
