@@ -239,9 +239,9 @@ def test_pngs_of_other_ids_are_refused(tmp_path, ids, cause):
     sound = write_ab(tmp_path / "s", {1: "a.jpg"})
     listed = segments_info(AB, AB_CATEGORIES)
     wrong = write_ab(tmp_path / "w", {1: "a.jpg"}, ids, listed)
-    with pytest.raises(ValueError, match=f"image 1: truth: .*{cause}"):
+    with pytest.raises(ValueError, match=f"image 1: .*: truth: .*{cause}"):
         evaluate((wrong, sound))
-    with pytest.raises(ValueError, match="image 1: prediction: segments in the PNG but not"):
+    with pytest.raises(ValueError, match=r"image 1: .*: prediction: segments in the PNG but not"):
         evaluate((sound, wrong))
 
 

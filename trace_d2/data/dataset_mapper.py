@@ -142,8 +142,8 @@ class TraceDatasetMapper(ImageMapper):
             )
         with blame(record):
             path = PathManager.get_local_path(record["sem_seg_file_name"])
-            semantic = read_semantic(path)
-        _check_size(record, semantic, image)
+            height, width = image.shape[:2]
+            semantic = read_semantic(path, (height, width))
         if (semantic == _MOST_FILE_CLASSES).any():
             raise ValueError(
                 f"{path} has class {_MOST_FILE_CLASSES}: with more than {_MOST_FILE_CLASSES} "

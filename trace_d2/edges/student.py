@@ -331,7 +331,7 @@ def _described_decoder(described: dict[str, Any], tokens: int, folder: Path) -> 
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{folder / JSON_NAME} describes a decoder that cannot be built ({error}): it was "
-            "changed, or made by another version of trace_d2"
+            "changed, or made by another version of trace_d2; train it again, or install that one"
         ) from error
 
 

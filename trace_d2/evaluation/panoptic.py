@@ -297,15 +297,14 @@ def _count_pair(
     try:
         if predicted is None:
             return missed_counts(truth["segments_info"], rows), Disagreement()
-        path = file_below(truth_dir, truth["file_name"])
-        truth_ids = read_panoptic_png(path, size, "the JSON of the truth")
-        path = file_below(predicted_dir, predicted["file_name"])
-        return match_segments(
-            truth_ids,
-            truth["segments_info"],
-            read_panoptic_png(path, truth_ids.shape, "the truth"),
-            predicted["segments_info"],
-            rows,
-        )
+        truth_png = file_below(truth_dir, truth["file_name"])
+        truth_ids = read_panoptic_png(truth_png, size, "the JSON of the truth")
+        predicted_png = file_below(predicted_dir, predicted["file_name"])
+        predicted_ids = read_panoptic_png(predicted_png, truth_ids.shape, "the truth")
+        pairs = truth["segments_info"], predicted_ids, predicted["segments_info"]
+        try:
+            return match_segments(truth_ids, *pairs, rows)
+        except ValueError as error:
+            raise ValueError(f"{truth_png} and {predicted_png}: {error}") from error
     except ValueError as error:
         raise ValueError(f"image {shown(truth['image_id'])}: {error}") from error

@@ -247,6 +247,12 @@ def _images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]:
             )
         images[key] = {**image, "id": key}
     names = Counter(image["file_name"] for image in images.values() if image.get("file_name"))
+    nameless = [key for key, image in images.items() if not image.get("file_name")]
+    if names and nameless:
+        logger.warning(
+            "%s: %d of %d images have no file_name; first: image %s",
+            name, len(nameless), len(images), shown(nameless[0]),
+        )  # fmt: skip
     twice = [file_name for file_name, count in names.items() if count > 1]
     if twice:
         logger.warning(

@@ -133,10 +133,19 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
         return opened.read()
 
 
-def read_semantic(path: str | Path) -> np.ndarray:
-    """Category ids uint8 (H, W), 255 = unknown, of a grey or palette PNG of up to 8 bits."""
+def read_semantic(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Category ids uint8 (H, W), 255 = unknown, of a grey or palette PNG of up to 8 bits.
+
+    Args:
+        size: (H, W) that it must have; compared before anything is decoded.
+    """
     path = Path(path)
     file = read_png(path, "semantic mask", _WRITE_AGAIN)
+    if size is not None and file.header.size != size[::-1]:
+        width, height = file.header.size
+        raise ValueError(
+            f"{path} is {width}x{height} pixels, and should be {size[1]}x{size[0]}: {_WRITE_AGAIN}"
+        )
     if file.header.colour not in (GREY, PALETTE) or file.header.bits > 8:
         raise ValueError(
             f"{path} is a mask of mode {file.header.mode}: save it as an 8-bit palette or grey PNG "

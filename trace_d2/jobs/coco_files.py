@@ -99,6 +99,8 @@ def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
                 _check_annotation(annotation)
                 if name == "instances":
                     _check_mask(annotation["segmentation"], sides)
+                else:
+                    whole_number(annotation["id"])
     except (KeyError, TypeError, AttributeError, FieldError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(

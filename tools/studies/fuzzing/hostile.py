@@ -283,7 +283,7 @@ _PNGS = (
 )  # fmt: skip
 _JSON = {
     "labels": "categories.json", "labels-merge": "out/settings.json",
-    "labels-again": "out/images.json", "masks-merge": "refined.json.work/annotations/1.json",
+    "labels-again": "out/journal.jsonl", "masks-merge": "refined.json.work/annotations/1.json",
     "train-panoptic": "out/panoptic.json", "panoptic": "truth.json", "edges": "truth.json",
     "oracle": "truth.json", "student": "student.json", "masks-list": "images.json",
     "prepare-sa1b": "sa1b/images/sa_1.json",

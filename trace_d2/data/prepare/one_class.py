@@ -15,7 +15,7 @@ from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
-from trace_d2.io.json_files import read_json, shown
+from trace_d2.io.json_files import FieldError, read_json, shown, whole_number
 from trace_d2.io.paths import composed, name_keys, relative_name
 
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
@@ -74,7 +74,11 @@ def prepare_sa1b(
         annotations = content.get("annotations") if isinstance(content, dict) else None
         if not isinstance(image, dict) or not isinstance(annotations, list):
             raise ValueError(f'{path} has no "image" and "annotations" of SA-1B: {again}')
-        owner, named = image.get("image_id"), image.get("file_name")
+        named = image.get("file_name")
+        try:
+            owner = whole_number(image.get("image_id"))
+        except FieldError as error:
+            raise ValueError(f"{path}: its image_id {error}: {again}") from error
         if isinstance(named, str) and name_keys(named)[0] != composed(stem):
             raise ValueError(f"{path} is of the photograph {shown(named)}: {again}")
         photograph = {**image, "id": owner, "file_name": f"{stem}.jpg"}

@@ -28,6 +28,7 @@ from trace_d2.io.coco_panoptic import (
 from trace_d2.io.images import read_semantic
 from trace_d2.io.json_files import shown
 from trace_d2.io.mat_files import read_structure
+from trace_d2.io.png import read_png
 from trace_d2.parallel import ordered_map
 
 SPLITS = ("train_aug", "val")
@@ -82,19 +83,30 @@ def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Pat
 
     Arguments as of ``prepare_voc``; in order of stems.
     """
-    own = read_names(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
+    own = _listed(voc / "ImageSets/Segmentation" / f"{split.removesuffix('_aug')}.txt")
     sources = {stem: voc / "SegmentationObject" / f"{stem}.png" for stem in own}
     if split == "val":
         return dict(sorted(sources.items()))
     if sbd is None:
         raise ValueError("train_aug takes in SBD: give its folder")
     folder = _sbd_folder(Path(sbd))
-    held_out = set(read_names(voc / "ImageSets/Segmentation/val.txt"))
+    held_out = set(_listed(voc / "ImageSets/Segmentation/val.txt"))
     for name in ("train.txt", "val.txt"):
-        for stem in read_names(folder / name):
+        for stem in _listed(folder / name):
             if stem not in held_out:
                 sources.setdefault(stem, folder / "inst" / f"{stem}.mat")
     return dict(sorted(sources.items()))
+
+
+def _listed(path: Path) -> list[str]:
+    """The stems of a list."""
+    stems = read_names(path)
+    try:
+        for stem in stems:
+            image_number(stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return stems
 
 
 def image_number(stem: str) -> int:
@@ -160,7 +172,8 @@ def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
             raise FileNotFoundError(f"no annotation at {file}: unpack the data set again")
     try:
         if path.suffix == ".png":
-            return voc_segments(*map(read_semantic, files))
+            width, height = read_png(path, "object mask", "unpack it again").header.size
+            return voc_segments(read_semantic(files[0], (height, width)), read_semantic(path))
         return sbd_segments(*_read_sbd(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; unpack the data set again") from error
