@@ -69,8 +69,10 @@ class StudyInputs:
     @cached_property
     def stems(self) -> dict[Any, str]:
         """Stem of each image by its id, in the sorted order of file names."""
+        from trace_d2.io.paths import name_keys
+
         names = {key: one["file_name"] for key, one in self.truth.annotations.items()}
-        return {key: Path(names[key]).stem for key in sorted(names, key=lambda key: names[key])}
+        return {key: name_keys(names[key])[0] for key in sorted(names, key=lambda key: names[key])}
 
     @property
     def truth_files(self) -> tuple[Path, Path]:
@@ -98,9 +100,12 @@ class StudyInputs:
         from trace_d2.io.categories import category_entries, parse_categories
         from trace_d2.io.edge_maps import has_edges
         from trace_d2.io.listing import list_images
+        from trace_d2.io.paths import name_keys
 
         parse_categories(category_entries(self.truth.categories), str(self.truth_json))
-        listed = {image["id"]: Path(image["file_name"]).stem for image in self.truth.images}
+        listed = {
+            image["id"]: name_keys(image.get("file_name", ""))[0] for image in self.truth.images
+        }
         present = list_images(self.images)
         for key, stem in self.stems.items():
             if listed.get(key) != stem:

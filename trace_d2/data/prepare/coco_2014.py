@@ -5,6 +5,7 @@ Train and val of 2014 hold the images of train and val of 2017 in another divisi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from trace_d2.io.coco_panoptic import PanopticSet, coco_dataset, image_entry, lo
 from trace_d2.io.json_files import box, checked, read_json, shown
 from trace_d2.io.panoptic_fields import images_by_id
 from trace_d2.io.paths import name_keys
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 _DIGITS = re.compile(r"[0-9]+$")
@@ -42,6 +45,7 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
             raise ValueError(f"{path}: image {shown(key)} has no {lacking[0]}: download it again")
     annotations: dict[int, dict[str, Any]] = {}
     categories: tuple[Category, ...] = ()
+    incomplete = 0
     for part in tqdm(SPLITS, desc=f"{split}2014", unit="file", disable=not progress):
         found = load_panoptic_json(folder / f"panoptic_{part}2017.json")
         categories = found.categories
@@ -50,16 +54,18 @@ def prepare_coco_2014(coco: str | Path, split: str, progress: bool = True) -> in
         for image_id, annotation in found.annotations.items():
             if image_id in images:
                 _check_same(images[image_id], found, image_id)
-                _check_boxes(annotation, f"{found.path}: image {shown(image_id)}")
+                incomplete += _incomplete(annotation, f"{found.path}: image {shown(image_id)}")
                 name = f"panoptic_{part}2017/{annotation['file_name']}"
                 annotations[image_id] = {**annotation, "file_name": name}
     absent = images.keys() - annotations.keys()
     if absent:
         raise ValueError(
             f"{path}: {len(absent)} of {len(images)} images have no annotation in "
-            f"panoptic_{{train,val}}2017.json, such as {shown(min(absent, key=str))}: download all "
-            "three files"
+            f"panoptic_train2017.json or panoptic_val2017.json, such as "
+            f"{shown(min(absent, key=str))}: download all three files"
         )
+    if incomplete:
+        logger.warning("%s: %d segments have no area or bbox in 2017 either", path, incomplete)
     entries = [
         image_entry(i["id"], i["file_name"], i["height"], i["width"]) for i in images.values()
     ]
@@ -80,7 +86,10 @@ def _check_same(image: Mapping[str, Any], found: PanopticSet, image_id: Any) -> 
         )
 
 
-def _check_boxes(annotation: Mapping[str, Any], where: str) -> None:
-    for segment in annotation["segments_info"]:
+def _incomplete(annotation: Mapping[str, Any], where: str) -> int:
+    """How many segments lack area or box; raises where a box is none."""
+    segments = annotation["segments_info"]
+    for segment in segments:
         if "bbox" in segment:
             checked(segment, "bbox", box, f"{where}: segment id {segment['id']}")
+    return sum(not {"area", "bbox"} <= segment.keys() for segment in segments)
