@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from trace_d2.terminal import plain_lines, say
 
 
@@ -15,3 +17,10 @@ def test_errors_go_to_stderr(capsys) -> None:
     say("fine")
     printed = capsys.readouterr()
     assert (printed.err, printed.out) == ("a\\x1bb\n", "fine\n")
+
+
+def test_warnings_where_nobody_has_set_up_logging(capsys) -> None:
+    record = logging.makeLogRecord({"msg": "no %s", "args": ("a\x1b[2J",), "levelno": 30})
+    assert logging.lastResort is not None
+    logging.lastResort.handle(record)
+    assert capsys.readouterr().err == "no a\\x1b[2J\n"

@@ -414,8 +414,16 @@ class TestDamagedFiles:
             assert "\x1b" not in printed.out + printed.err
             if status == 2:
                 assert re.search(r"error: .*out.*: ", printed.err), (data[:200], printed.err)
+                assert not re.search("subscriptable|iterable|indices|recursion", printed.err)
             elif status == 0 and name not in ("images.json", "settings.json", "annotations/a.json"):
                 assert label_job.contents() == whole, data[:200]
+
+    def test_an_image_whose_files_are_gone_is_not_labelled_yet(self, label_job, capsys) -> None:
+        label_job.add("a", "b")
+        assert label_job.run() == 0
+        (label_job.output / "panoptic" / "a.png").unlink()
+        assert label_job.merge() == 3
+        assert "1 not labelled yet" in capsys.readouterr().out
 
     @pytest.mark.parametrize("name", ["images.json", "calibration.json"])
     def test_running_again_heals(self, label_job, name) -> None:

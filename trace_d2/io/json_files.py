@@ -32,6 +32,18 @@ class FieldError(ValueError):
     """A field holds what it cannot; the message begins with what it holds, as ``is 'x', ...``."""
 
 
+class JsonError(ValueError):
+    """A file is no JSON.
+
+    Attributes:
+        reason: why, for callers with another remedy.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is not valid JSON ({reason}): make or write it again")
+        self.reason = reason
+
+
 @contextlib.contextmanager
 def paused_collector() -> Iterator[None]:
     """Leave Python's garbage collector off within the block (or the function it decorates).
@@ -54,7 +66,7 @@ def read_json(path: str | Path, what: str = "file", remedy: str = "correct the p
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, or nested too deeply to be any file of ours.
+        JsonError: it is no JSON, or nested too deeply to be any file of ours.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,9 +75,9 @@ def read_json(path: str | Path, what: str = "file", remedy: str = "correct the p
     try:
         return json.loads(data)
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply: make or write it again") from error
+        raise JsonError(path, "it is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): make or write it again") from error
+        raise JsonError(path, str(error)) from error
 
 
 def shown(value: Any) -> str:
@@ -92,6 +104,20 @@ def _seen_character(character: str) -> str:
     if unicodedata.category(character) not in _UNSEEN:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """``value``, which is a JSON object; raises a FieldError if it is none."""
+    if isinstance(value, dict):
+        return value
+    raise FieldError(f"is {quoted(value)}, not an object, {{...}}")
+
+
+def json_list(value: Any) -> list[Any]:
+    """``value``, which is a JSON list; raises a FieldError if it is none."""
+    if isinstance(value, list):
+        return value
+    raise FieldError(f"is {quoted(value)}, not a list, [...]")
 
 
 def whole_number(value: Any) -> int:

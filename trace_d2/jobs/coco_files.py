@@ -10,7 +10,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from trace_d2.io.coco_panoptic import image_entry
-from trace_d2.io.json_files import FieldError, flag, number, quoted, whole_number
+from trace_d2.io.json_files import (
+    FieldError,
+    flag,
+    json_list,
+    json_object,
+    number,
+    quoted,
+    whole_number,
+)
 from trace_d2.io.mask_rle import SegmentationError, check_segmentation, text_rle
 from trace_d2.jobs.output import DamagedFileError
 from trace_d2.jobs.report import Outcome
@@ -85,9 +93,9 @@ def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
     Raises:
         DamagedFileError: a field is none that we write there.
     """
-    note = store.read_note(stem)
     place = "it"
     try:
+        note = json_object(store.read_note(stem))
         sides = [whole_number(note[side]) for side in ("height", "width")]
         if min(sides) < 1:
             raise FieldError(f"has a size of {sides}")
@@ -96,12 +104,12 @@ def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
                 raise FieldError(f"has not the {count} {name} of the journal")
             for rank, annotation in enumerate(note[name]):
                 place = f"{name}[{rank}]"
-                _check_annotation(annotation)
+                _check_annotation(json_object(annotation))
                 if name == "instances":
                     _check_mask(annotation["segmentation"], sides)
                 else:
                     whole_number(annotation["id"])
-    except (KeyError, TypeError, AttributeError, FieldError) as error:
+    except (KeyError, FieldError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(
             f"{store.root / NOTES.format(stem)} is damaged ({place} {what}): remove it, and run "
@@ -115,13 +123,14 @@ def _check_annotation(annotation: dict[str, Any]) -> None:
     for key, read in _FIELDS.items():
         if key in annotation or key in ("category_id", "area", "iscrowd"):
             read(annotation[key])
-    if len([number(value) for value in annotation["bbox"]]) != 4:
+    if len([number(value) for value in json_list(annotation["bbox"])]) != 4:
         raise FieldError(f"has the box {quoted(annotation['bbox'])}")
 
 
 def _check_mask(rle: dict[str, Any], sides: list[int]) -> None:
     try:
-        sound = rle["size"] == sides and isinstance(rle["counts"], str) and check_segmentation(rle)
+        sound = json_object(rle)["size"] == sides and isinstance(rle["counts"], str)
+        sound = sound and check_segmentation(rle)
     except SegmentationError:
         sound = None
     if not sound:

@@ -162,11 +162,13 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     kind.join(outcome)
     write_report(kind.report(outcome), outcome, kind.done)
     own = [records.get(entry.stem) for entry in entries[:limit]]
-    pending = own.count(None)
-    if not pending:
-        store.drop_scratch()
     failed = tuple(record for record in own if record and record.status == FAILED)
     skipped = sum(record is not None and record.status == SKIPPED for record in own)
+    # What is neither, nor has all the files that its record tells of, is to be done (again).
+    whole = {entry.stem for entry in done}
+    pending = sum(entry.stem not in whole for entry in entries[:limit]) - len(failed) - skipped
+    if not pending:
+        store.drop_scratch()
     return JobResult(len(done), skipped, failed, pending=pending)
 
 

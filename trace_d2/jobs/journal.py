@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from trace_d2.io.json_files import number, whole_number
+from trace_d2.io.json_files import flag, json_object, number, whole_number
 from trace_d2.io.paths import relative_name
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
@@ -67,6 +67,17 @@ class ImageEntry:
     def __post_init__(self) -> None:
         check_name(self.stem)
         check_name(self.file_name)
+
+    @staticmethod
+    def from_json(content: Any) -> ImageEntry:
+        """What ``images.json`` has of one; raises a KeyError or ValueError if it is none."""
+        image_id, pictured = json_object(content)["image_id"], content.get("pictured")
+        return ImageEntry(
+            content["stem"],
+            content["file_name"],
+            None if image_id is None else whole_number(image_id),
+            bool(flag(pictured)),
+        )
 
 
 @dataclass(frozen=True)

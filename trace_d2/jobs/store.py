@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from trace_d2.io.atomic import is_temporary, remove_temporaries, write_bytes, write_json
-from trace_d2.io.json_files import flag, read_json, shown, whole_number
+from trace_d2.io.json_files import (
+    FieldError,
+    JsonError,
+    json_list,
+    json_object,
+    read_json,
+    shown,
+    whole_number,
+)
 from trace_d2.jobs.journal import (
     DONE,
     ImageEntry,
@@ -272,14 +280,16 @@ class JobStore:
         remedy = "run the job again, which writes it anew"
         content = self._read_json(self.images_path, remedy)
         try:
-            entries = [_image_entry(image) for image in content["images"]]
+            entries = list(map(ImageEntry.from_json, json_list(json_object(content)["images"])))
             limit = whole_number(content["limit"])
             for own in ("stem", "image_id"):
                 known = [getattr(e, own) for e in entries if getattr(e, own) is not None]
                 if len(set(known)) < len(known):
-                    raise ValueError(f"images share a {own}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise ValueError(f"images share the {own} that should be their own")
+        except (KeyError, ValueError) as error:
             what = f"it has no {error}" if isinstance(error, KeyError) else error
+            if isinstance(error, FieldError):
+                what = f"a part of it {error}"
             raise DamagedFileError(f"{self.images_path} is damaged ({what}): {remedy}") from error
         return entries, limit
 
@@ -379,16 +389,5 @@ class JobStore:
             )
         try:
             return read_json(path)
-        except ValueError as error:
-            raise DamagedFileError(f"{path} is damaged ({error.__cause__}): {remedy}") from error
-
-
-def _image_entry(content: Any) -> ImageEntry:
-    """One image of ``images.json``; raises a KeyError, TypeError or ValueError if it is none."""
-    image_id, pictured = content["image_id"], content.get("pictured")
-    return ImageEntry(
-        content["stem"],
-        content["file_name"],
-        None if image_id is None else whole_number(image_id),
-        bool(flag(pictured)),
-    )
+        except JsonError as error:
+            raise DamagedFileError(f"{path} is damaged ({error.reason}): {remedy}") from error

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from trace_d2.io.categories import UNKNOWN
-from trace_d2.io.json_files import number, read_json, shown, whole_number
+from trace_d2.io.json_files import JsonError, number, read_json, shown, whole_number
 from trace_d2.propagation.grid import pool
 
 SAMPLE_IMAGES = 48
@@ -85,8 +85,8 @@ class EdgeCalibration:
         remedy = "name the calibration.json of a label folder"
         try:
             content = read_json(path, "calibration of edges", remedy)
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error.__cause__}): make it again") from error
+        except JsonError as error:
+            raise ValueError(f"{path} is damaged ({error.reason}): make it again") from error
         try:
             if content["format"] != _FORMAT:
                 raise ValueError(f"it has format {shown(content['format'])}")
