@@ -10,8 +10,7 @@ In this order, and saying which one it was:
 
 Both are installed as a wheel named ``detectron2`` of the Python files alone: no compiler is needed.
 The compiled operators (deformable convolution, rotated boxes, the fast COCO evaluation) say so when
-used. Whoever needs them installs Detectron2 by its own instructions first, and this script then
-finds it. Only the standard library is used.
+used; whoever needs them installs Detectron2 by its own instructions first.
 """
 
 from __future__ import annotations
@@ -271,14 +270,11 @@ def read_package(archive: Path) -> dict[str, bytes]:
         for member in tar:
             path = member.name.removeprefix("pb1-detectron2-0.6/")
             if path.startswith("/") or ".." in path.split("/") or re.search(r"[\\\r\n:]", path):
-                raise InstallError(
-                    f"{archive.name} holds a file named {path!r}, which leads out of its folder: "
-                    "it was not installed. Use another package index, or --source git"
-                )
+                reason = f"{archive.name} is not installed, as its {path!r} leads out of its folder"
+                raise InstallError(f"{reason}: use another package index, or --source git")
             for source, place in {**PLACES, "LICENSE": "LICENSE"}.items():
                 wanted = path.startswith(source) and path.endswith((".py", ".yaml", "LICENSE"))
-                stream = tar.extractfile(member) if wanted else None
-                if stream is not None:
+                if wanted and (stream := tar.extractfile(member)) is not None:
                     files[place + path.removeprefix(source)] = stream.read()
     for needed in ("detectron2/__init__.py", "detectron2/projects/point_rend/__init__.py"):
         if needed not in files:

@@ -1,22 +1,12 @@
-"""Folders and hub models: what is read, what is downloaded, and what goes wrong."""
+"""Folders of models: what is read, and what goes wrong."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors.torch import load_file, save_file
 
 from trace_d2.backbones import build_backbone
@@ -43,9 +33,6 @@ def _edit_index(folder, **changes):
     path = folder / "model_index.json"
     index = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps(index))
-
-
-# ---- folders -----------------------------------------------------------------------------------
 
 
 def test_a_registered_name_with_own_weights(tiny_folder):
@@ -324,128 +311,3 @@ def test_choosing_weights(names, expected):
         assert found is None
     else:
         assert (list(found.names), found.variant, found.safetensors) == expected
-
-
-# ---- the hub -----------------------------------------------------------------------------------
-
-
-class FakeHub:
-    """A hub whose one model is a local folder; downloads land in a snapshot folder."""
-
-    def __init__(self, repository: Path, snapshot: Path):
-        self.repository, self.snapshot = repository, snapshot
-        self.downloaded, self.asked = [], []
-
-    def hf_hub_download(self, repo_id, name, revision=None):
-        self.asked.append(revision)
-        return str(self._copy(name))
-
-    def list_repo_files(self, repo_id, revision):
-        assert revision == "abc123"
-        files = (path for path in self.repository.rglob("*") if path.is_file())
-        return [path.relative_to(self.repository).as_posix() for path in files]
-
-    def snapshot_download(self, repo_id, revision, allow_patterns):
-        for name in allow_patterns:
-            self._copy(name)
-
-    def _copy(self, name):
-        self.downloaded.append(name)
-        (self.snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copy(self.repository / name, self.snapshot / name))
-
-
-@pytest.fixture
-def hub(tiny_pipeline, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
-    repository = tmp_path / "repository"
-    tiny_pipeline("flux")[0].save_pretrained(repository)
-    tiny_pipeline("flux")[0].save_pretrained(repository, variant="fp16")
-    (repository / "text_encoder" / "flax_model.msgpack").write_bytes(b"x")
-    hub = FakeHub(repository, tmp_path / "snapshots" / "abc123")
-    for name in ("hf_hub_download", "list_repo_files", "snapshot_download"):
-        monkeypatch.setattr(f"huggingface_hub.{name}", getattr(hub, name))
-    return hub
-
-
-def test_a_hub_model_downloads_only_what_it_needs(hub):
-    zeros = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux", "NULL_PROMPT": "zeros"}
-    _build(**zeros)
-    assert sorted(hub.downloaded) == [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "transformer/config.json",
-        DENOISER_FILE,
-        "vae/config.json",
-        "vae/diffusion_pytorch_model.safetensors",
-    ]
-    hub.downloaded.clear()
-    _build(**zeros)
-    assert hub.downloaded == ["model_index.json"]
-
-
-def test_a_hub_model_encodes_its_null_prompt_once(hub, build_tiny):
-    options = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux"}
-    first = _build(**options).null_prompt_tensor("prompt_embeds", 1)
-    assert torch.equal(first, build_tiny("flux").null_prompt_tensor("prompt_embeds", 1))
-    assert not any("fp16" in name or "msgpack" in name for name in hub.downloaded)
-    # The cache knows the model by its revision, so the text encoders may be deleted.
-    for folder in hub.snapshot.glob("text_encoder*"):
-        shutil.rmtree(folder)
-    assert torch.equal(_build(**options).null_prompt_tensor("prompt_embeds", 1), first)
-
-
-def _response_error(error_class):
-    return error_class("403 Client Error", response=SimpleNamespace(headers={}, request=None))
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (_response_error(GatedRepoError), r"large is gated: accept its licence.*hf auth login"),
-        (_response_error(RepositoryNotFoundError), r"the hub has no .*check the id.*hf auth login"),
-        (LocalEntryNotFoundError("not cached"), r"cannot be reached.*hf download stabilityai/"),
-        (HTTPError("no route to host"), r"cannot be reached.*hf download stabilityai/"),
-        (OfflineModeIsEnabled("offline"), r"cannot be reached.*HF_HUB_OFFLINE unset"),
-        (OSError("No space left on device"), r"No space left on device; try again"),
-    ],
-)
-def test_hub_errors_name_the_remedy(error, message, monkeypatch):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    with pytest.raises(FileNotFoundError, match=message) as caught:
-        _build(NAME="sd35-large")
-    assert "pass its folder as MODEL.TRACE.BACKBONE.WEIGHTS" in str(caught.value)
-    assert caught.value.__cause__ is error
-
-
-def test_an_offline_machine_without_the_model(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"hf download black-forest-labs/FLUX.1-dev"):
-        _build(NAME="flux1-dev")
-
-
-def test_a_revision_is_asked_for_and_the_commit_is_told(hub):
-    options = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux", "NULL_PROMPT": "zeros"}
-    assert _build(**options).commit == "abc123"
-    assert _build(**options, REVISION="v1").commit == "abc123"
-    assert set(hub.asked) == {None, "v1"}
-
-
-def test_a_revision_goes_with_a_hub_id(tiny_folder):
-    with pytest.raises(ValueError, match=r"BACKBONE\.REVISION 'v1' goes with a hub id, and .*flux"):
-        _build(NAME=str(tiny_folder("flux")), REVISION="v1")
-    assert _build(NAME=str(tiny_folder("flux"))).commit is None
-
-
-def test_an_unknown_revision_is_named(monkeypatch):
-    def fail(*_, **__):
-        raise _response_error(RevisionNotFoundError)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    with pytest.raises(
-        FileNotFoundError, match=r"no such revision .*correct MODEL\.TRACE\.BACKBONE"
-    ):
-        _build(NAME="sd35-large", REVISION="v9")

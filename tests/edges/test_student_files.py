@@ -217,7 +217,7 @@ def test_damaged_or_foreign_json(text, message, saved, student_cfg) -> None:
         ({"decoder": {"name": "cnn", "settings": {"width": 3}}}, r"student\.json.*width"),
         ({"backbone": "sd3"}, r"student\.json is damaged"),
         ({"grid": 4}, r"student\.json is damaged"),
-        ({"blocks": [-1]}, r"counted from 0"),
+        ({"blocks": [-1]}, r"whole numbers from 0, not \[-1\]"),
     ],
 )
 def test_entries_that_cannot_be_used(entries, message, saved, student_cfg) -> None:

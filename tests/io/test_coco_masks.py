@@ -289,6 +289,12 @@ def test_ids_that_are_stems_are_numbered(tmp_path: Path) -> None:
     assert file.findings.counts["image ids"] == 2
 
 
+def test_what_json_cannot_hold_of_categories_is_not_passed_on(tmp_path: Path) -> None:
+    given = [{"id": 1, "name": "fg", "color": [float("nan"), 0, 0], "supercategory": "fg"}]
+    file = load(tmp_path, content(categories=given))
+    assert file.categories == ({"id": 1, "name": "fg", "supercategory": "fg"},)
+
+
 def test_categories_are_made_from_the_ids_in_use(tmp_path: Path) -> None:
     value = with_first(category_id=5)
     del value["categories"]

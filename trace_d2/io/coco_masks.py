@@ -7,6 +7,7 @@ with an example, names every annotation that had to be left out, and says why.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -169,13 +170,24 @@ def _categories(
         if not ids or ids.keys() & sound.keys():
             findings.note("bad category", quoted(entry))
             continue
-        sound |= {key: {**entry, "id": key} for key in ids}
+        # The rest, as "supercategory" and "color", is passed on where JSON can hold it.
+        rest = {name: value for name, value in entry.items() if _is_json(value)}
+        sound |= {key: {**rest, "id": key} for key in ids}
     if sound:
         return tuple(sound.values())
     used = sorted(_ids_of(annotations, "category_id", whole_number)) or [1]
     if len(used) == 1:
         return ({"id": used[0], "name": "object"},)
     return tuple({"id": key, "name": f"category {key}"} for key in used)
+
+
+def _is_json(value: Any) -> bool:
+    """Whether ``value``, which Python read, is JSON as others read it: no NaN and no infinity."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 class _Reader:

@@ -89,8 +89,11 @@ def _collected(out: io.StringIO, said: io.StringIO) -> Iterator[None]:
     """Collect what is printed in ``out``; errors, warnings and logged warnings in ``said``."""
     handler = logging.StreamHandler(said)
     handler.setLevel(logging.WARNING)
-    root = logging.getLogger()
-    root.addHandler(handler)
+    own = logging.getLogger("trace_d2")
+    # Where Detectron2 has set up its log, what is said to ours goes no further.
+    loggers = [logging.getLogger(), *([] if own.propagate else [own])]
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         with (
             contextlib.redirect_stdout(out),
@@ -102,7 +105,8 @@ def _collected(out: io.StringIO, said: io.StringIO) -> Iterator[None]:
             for warning in caught:
                 said.write(f"warning: {warning.message}\n")
     finally:
-        root.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def pixels_print(path: Path) -> str:
