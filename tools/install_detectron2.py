@@ -270,7 +270,7 @@ def read_package(archive: Path) -> dict[str, bytes]:
         for member in tar:
             path = member.name.removeprefix("pb1-detectron2-0.6/")
             if path.startswith("/") or ".." in path.split("/") or re.search(r"[\\\r\n:]", path):
-                reason = f"{archive.name} is not installed, as its {path!r} leads out of its folder"
+                reason = f"{archive.name} holds a file named {path!r}, out of its folder"
                 raise InstallError(f"{reason}: use another package index, or --source git")
             for source, place in {**PLACES, "LICENSE": "LICENSE"}.items():
                 wanted = path.startswith(source) and path.endswith((".py", ".yaml", "LICENSE"))
