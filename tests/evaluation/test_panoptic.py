@@ -264,6 +264,16 @@ def test_single_segments_that_disagree_are_counted_aloud(tmp_path, caplog):
     assert "in 1 images: 1 listed segments without a pixel, 1 segments of PNGs" in caplog.text
 
 
+def test_predictions_whose_areas_are_not_those_of_their_pngs_are_counted(tmp_path, caplog):
+    """PNGs of other images often have the same ids."""
+    listed = segments_info(AB, AB_CATEGORIES)
+    listed[0]["area"] //= 2
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "a.jpg"}, listed=listed)
+    assert evaluate((truth, labels)).all.pq == 1
+    assert "l/panoptic.json disagrees with its PNGs in 1 images: 1 areas" in caplog.text
+
+
 def test_categories_of_other_ids_are_refused(tmp_path):
     truth = write_ab(tmp_path / "t", {1: "a.jpg"})
     labels = write_ab(tmp_path / "l", {1: "a.jpg"})

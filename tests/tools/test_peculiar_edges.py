@@ -29,6 +29,16 @@ def test_labels_of_edges_that_cut_nothing_are_counted_and_noted(label_job, capsy
     assert f"warning: {said}" in capsys.readouterr().err
 
 
+def test_inverted_edges_are_counted(label_job, capsys) -> None:
+    label_job.add("a", "b", "c")
+    path = label_job.root / "edges/b.png"
+    edges = np.array(Image.open(path))
+    label_job.save("edges/b.png", np.iinfo(edges.dtype).max - edges)
+    assert label_job.run() == 0
+    said = "warning: in 1 of 3 images most pixels are edges: is the map inverted? Edges are bright"
+    assert said in capsys.readouterr().err
+
+
 def test_a_bomb_among_the_edges_costs_nothing(label_job) -> None:
     label_job.add("x", "y")
     path = label_job.root / "edges/x.png"

@@ -148,7 +148,7 @@ class PanopticQualityEvaluator(_Evaluator):
                 segment_ids, segments = decode_prediction(
                     panoptic.cpu().numpy(), segments, self._metadata
                 )
-                counts, disagreement = match_segments(
+                counts, disagreement, _ = match_segments(
                     read_panoptic_png(
                         file_below(self._truth_dir, truth["file_name"]),
                         self._truth.sizes.get(image_id),

@@ -191,12 +191,13 @@ def panoptic_quality(
     job = partial(
         _count_pair, truth_dir=Path(truth_dir), predicted_dir=Path(predicted_dir), rows=rows
     )
-    total, disagreements = np.zeros((len(rows), 4)), {}
+    total, disagreements, others = np.zeros((len(rows), 4)), {}, {}
     results = ordered_map(job, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress)
-    for (annotation, *_), (counts, disagreement) in zip(pairs, results, strict=True):
+    for (annotation, *_), (counts, disagreement, other) in zip(pairs, results, strict=True):
         total += counts
-        disagreements[annotation["image_id"]] = disagreement
+        disagreements[annotation["image_id"]], others[annotation["image_id"]] = disagreement, other
     warn_of_disagreements(str(truth.path), disagreements, CONSEQUENCE)
+    warn_of_disagreements(str(predicted.path), others, "; are the PNGs those of these images?")
     return summarize(total, truth.categories, len(pairs), absent)
 
 
@@ -291,12 +292,12 @@ def _count_pair(
     truth_dir: Path,
     predicted_dir: Path,
     rows: Mapping[int, int],
-) -> tuple[np.ndarray, Disagreement]:
+) -> tuple[np.ndarray, Disagreement, Disagreement]:
     """Counts of one image from its two annotations; None as prediction misses all segments."""
     truth, predicted, size = pair
     try:
         if predicted is None:
-            return missed_counts(truth["segments_info"], rows), Disagreement()
+            return missed_counts(truth["segments_info"], rows), Disagreement(), Disagreement()
         truth_png = file_below(truth_dir, truth["file_name"])
         truth_ids = read_panoptic_png(truth_png, size, "the JSON of the truth")
         predicted_png = file_below(predicted_dir, predicted["file_name"])

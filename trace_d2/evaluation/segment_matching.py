@@ -58,8 +58,8 @@ def match_segments(
     predicted_ids: np.ndarray,
     predicted_segments: Sequence[Mapping[str, Any]],
     rows: Mapping[int, int],
-) -> tuple[np.ndarray, Disagreement]:
-    """``image_counts``, and how map and segments of the truth disagree."""
+) -> tuple[np.ndarray, Disagreement, Disagreement]:
+    """``image_counts``, and how map and segments of truth and of prediction disagree."""
     if truth_ids.shape != predicted_ids.shape:
         raise ValueError(
             f"the prediction has (height, width) {predicted_ids.shape}, the truth "
@@ -68,7 +68,7 @@ def match_segments(
     truth = _Segments(truth_segments, rows, "true")
     predicted = _Segments(predicted_segments, rows, "predicted")
     pair_truth, pair_predicted, shared = overlaps(truth_ids, predicted_ids)
-    _check_prediction(pair_predicted, predicted_segments)
+    other = _check_prediction(pair_predicted, shared, predicted_segments)
     try:
         disagreement = compare_segments(*_areas(pair_truth, shared), truth_segments)
     except ValueError as error:
@@ -87,7 +87,7 @@ def match_segments(
     np.add.at(counts[:, TP], truth.rows[matched_truth], 1)
     np.add.at(counts[:, FP], predicted.rows[wrong], 1)
     np.add.at(counts[:, FN], truth.rows[missed], 1)
-    return counts, disagreement
+    return counts, disagreement, other
 
 
 def missed_counts(
@@ -156,8 +156,13 @@ def _areas(labels: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return labels[first], np.add.reduceat(shared, first)
 
 
-def _check_prediction(pair_predicted: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
-    """Raise unless the segments of a prediction are those of its map, as in panopticapi."""
+def _check_prediction(
+    pair_predicted: np.ndarray, shared: np.ndarray, segments: Sequence[Mapping[str, Any]]
+) -> Disagreement:
+    """Raise unless the segments of a prediction are those of its map, as in panopticapi.
+
+    Areas may be others: a PNG of another image often has the same ids.
+    """
     present = set(pair_predicted.tolist()) - {VOID}
     listed = {segment["id"] for segment in segments}
     if present != listed:
@@ -166,6 +171,8 @@ def _check_prediction(pair_predicted: np.ndarray, segments: Sequence[Mapping[str
             f"in the JSON but not in the PNG: {sorted(listed - present)[:5]}"
             f"{probable_cause(present, segments)}; write both from one result"
         )
+    order = np.argsort(pair_predicted, kind="stable")
+    return compare_segments(*_areas(pair_predicted[order], shared[order]), segments)
 
 
 def _matches(

@@ -33,6 +33,9 @@ SCALE = "0/1 masks and 8-bit values in 16-bit files must be scaled to the whole 
 """What to do about those that are so by mistake."""
 
 _EDGE_ABOVE = 0.5
+INVERTED = "is the map inverted? Edges are bright"
+"""What the remark on a map of which most is edge ends with."""
+
 _INVERTED = 0.5  # share of the pixels that are edges
 _EDGES, _WRITE_AGAIN = "edge file", "write it again"
 _LEVELS = 65535  # of a 16-bit PNG
@@ -104,7 +107,7 @@ def edge_remarks(edges: np.ndarray) -> list[str]:
         return [f"the edges are nowhere stronger than {high:.2g} of 1 and cut nothing: {SCALE}"]
     share = np.count_nonzero(edges > _EDGE_ABOVE) / edges.size
     if share > _INVERTED:
-        return [f"{share:.0%} of the pixels are edges: is the map inverted? Edges are bright"]
+        return [f"{share:.0%} of the pixels are edges: {INVERTED}"]
     return []
 
 

@@ -278,7 +278,10 @@ def _merge(kind: type[AnyJob], output: str) -> int:
     say(f"{result.done} {kind.done}, {result.skipped} skipped, {len(result.failed)} failed")
     kind.tell(store)
     if result.pending:
-        say(f"{result.pending} not {kind.done} yet: run the missing shards, then --merge again")
+        say(
+            f"{result.pending} not {kind.done} yet: run the missing shards, or the whole command, "
+            f"then --merge again (images.json and journal.jsonl of {store.root} tell which)"
+        )
     _show_failures(result, store)
     kind.tell_last(store)
     return 3 if result.failed or result.pending else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trace_d2.io.edge_maps import SCALE
+from trace_d2.io.edge_maps import INVERTED, SCALE
 from trace_d2.io.json_files import read_json, whole_number
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.store import JobStore
@@ -43,6 +43,9 @@ def trust_warnings(store: JobStore, records: Sequence[Record] = ()) -> list[str]
             f"the edges of {blunt} of {len(edged)} images are empty, or fainter than 1/60 "
             f"everywhere, and cut nothing of their own: {SCALE}"
         )
+    inverted = sum(any(note.endswith(INVERTED) for note in r.notes) for r in edged)
+    if inverted:
+        warnings.append(f"in {inverted} of {len(edged)} images most pixels are edges: {INVERTED}")
     content = read_measured(store)
     if content is None or (content["trust"] >= _USELESS and content["images"]):
         return warnings
