@@ -215,6 +215,7 @@ def test_damaged_or_foreign_json(text, message, saved, student_cfg) -> None:
         ({"format": 2, "version": "9.1"}, r"format 2, made by trace_d2 9\.1.*install a newer"),
         ({"decoder": {"name": "vit", "settings": {}}}, r"student\.json.*'vit'"),
         ({"decoder": {"name": "cnn", "settings": {"width": 3}}}, r"student\.json.*width"),
+        ({"decoder": {"name": "cnn", "settings": {"layers": 10**9}}}, r"student\.json.*layers is"),
         ({"backbone": "sd3"}, r"student\.json is damaged"),
         ({"grid": 4}, r"student\.json is damaged"),
         ({"blocks": [-1]}, r"whole numbers from 0, not \[-1\]"),

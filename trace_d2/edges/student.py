@@ -325,8 +325,17 @@ def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, fold
 
 
 def _described_decoder(described: dict[str, Any], tokens: int, folder: Path) -> EdgeDecoder:
-    decoder = described["decoder"]
+    decoder, weights = described["decoder"], folder / DECODER_FILE
     try:
+        for name, value in decoder["settings"].items():
+            if isinstance(value, int) and value > 4096:  # far above any decoder
+                raise ValueError(f"{name} is {shown(value)}, above 4096")
+        # Without memory first: settings may ask for any number of weights.
+        with torch.device("meta"):
+            sketch = build_decoder(decoder["name"], tokens, decoder["settings"])
+        asked = sum(parameter.numel() for parameter in sketch.parameters())
+        if weights.is_file() and asked > weights.stat().st_size:
+            raise ValueError(f"it has {asked} weights, more than {weights} can hold")
         return build_decoder(decoder["name"], tokens, decoder["settings"])
     except (ValueError, TypeError) as error:
         raise ValueError(

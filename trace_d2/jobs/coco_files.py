@@ -28,7 +28,7 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "id": whole_number,
     "category_id": whole_number,
     "area": number,
-    "iscrowd": flag,
+    "iscrowd": lambda value: flag(whole_number(value)),  # we never write null
     "score": number,
 }
 
