@@ -12,11 +12,12 @@ from pycocotools import mask as coco_mask
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.json_files import (
     FieldError,
+    box,
     flag,
-    json_list,
     json_object,
     number,
     quoted,
+    side,
     whole_number,
 )
 from trace_d2.io.mask_rle import SegmentationError, check_segmentation, text_rle
@@ -96,9 +97,7 @@ def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
     place = "it"
     try:
         note = json_object(store.read_note(stem))
-        sides = [whole_number(note[side]) for side in ("height", "width")]
-        if min(sides) < 1:
-            raise FieldError(f"has a size of {sides}")
+        sides = [side(note[name]) for name in ("height", "width")]
         for name, count in counts.items():
             if not isinstance(note[name], list) or len(note[name]) != count:
                 raise FieldError(f"has not the {count} {name} of the journal")
@@ -123,8 +122,7 @@ def _check_annotation(annotation: dict[str, Any]) -> None:
     for key, read in _FIELDS.items():
         if key in annotation or key in ("category_id", "area", "iscrowd"):
             read(annotation[key])
-    if len([number(value) for value in json_list(annotation["bbox"])]) != 4:
-        raise FieldError(f"has the box {quoted(annotation['bbox'])}")
+    box(annotation["bbox"])
 
 
 def _check_mask(rle: dict[str, Any], sides: list[int]) -> None:
