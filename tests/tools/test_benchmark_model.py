@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,9 @@ def test_random_weights_of_an_architecture(
     load_tool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tool = load_tool("benchmark_model")
-    monkeypatch.setitem(load_tool("architectures").ARCHITECTURES, "sd35-large", (TINY, TINY_VAE))
+    known = load_tool("architectures").ARCHITECTURES
+    tiny = replace(known["sd35-large"], denoiser=TINY, vae=TINY_VAE)
+    monkeypatch.setitem(known, "sd35-large", tiny)
     command = [*COMMON, "--architecture", "sd35-large", "--resolution", "64", "--cpu-time"]
     options = ["MODEL.TRACE.BACKBONE.DTYPE", "bfloat16"]
     assert tool.main([*command, "--json", str(tmp_path / "r"), *KEYS, *options]) == 0
@@ -84,7 +87,7 @@ def test_random_weights_of_an_architecture(
 def test_materialised_weights_are_finite_and_repeat(load_tool) -> None:
     from diffusers import SD3Transformer2DModel
 
-    tool = load_tool("model_figures")
+    tool = load_tool("random_backbone")
     first, second = (
         tool.materialise(SD3Transformer2DModel, TINY, torch.float32, torch.device("cpu"))
         for _ in range(2)
@@ -96,12 +99,37 @@ def test_materialised_weights_are_finite_and_repeat(load_tool) -> None:
     assert float(weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2)
 
 
-def test_sd35_large_has_the_published_number_of_weights(load_tool) -> None:
-    from diffusers import SD3Transformer2DModel
+# Millions of weights, grids of self-attention, and 1e12 operations of a pass at native resolution.
+PUBLISHED = {
+    "sd15": (859.5, [64, 32, 16, 8], 0.80),
+    "sdxl": (2567.5, [64, 32], 6.76),
+    "pixart-alpha": (611.3, [64], 6.51),
+    "sd35-medium": (2243.2, [64], 11.25),
+    "sd35-large": (8056.6, [64], 31.12),
+    "flux1-dev": (11901.4, [64], 74.38),
+}
 
-    with torch.device("meta"):
-        model = SD3Transformer2DModel(**load_tool("architectures").SD35_LARGE)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(8.06e9, rel=0.01)
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_architectures_have_the_size_of_the_published_models(load_tool, name: str) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from trace_d2.backbones.backbone import BackboneSettings
+
+    millions, sides, tera = PUBLISHED[name]
+    backbone = load_tool("random_backbone").random_backbone(
+        name, BackboneSettings(name=name), torch.bfloat16, torch.device("meta")
+    )
+    weights = sum(p.numel() for p in backbone.denoiser.parameters())
+    assert weights / 1e6 == pytest.approx(millions, abs=0.06)
+    size = (backbone.resolution, backbone.resolution)
+    assert backbone.layout(size).grids == tuple((side, side) for side in sides)
+    channels = backbone.vae.config.latent_channels
+    latent = torch.empty(1, channels, *backbone.latent_size(size), device="meta")
+    with FlopCounterMode(display=False) as counter:
+        output = backbone(latent, torch.zeros(1, device="meta"))
+    assert output.shape == latent.shape
+    assert counter.get_total_flops() / 1e12 == pytest.approx(tera, abs=0.006)
 
 
 def test_a_student_that_is_named_must_be_there(load_tool, tmp_path: Path, capsys) -> None:

@@ -8,20 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from architectures import ARCHITECTURES
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from fvcore.common.config import CfgNode
 from measuring import Clock, PeakMemory, timed
+from random_backbone import random_backbone
 from tqdm import tqdm
 
 from trace_d2.attention import native_attention
-from trace_d2.backbones import NullPrompt, StableDiffusion3Backbone, build_backbone
+from trace_d2.backbones import build_backbone
 from trace_d2.backbones.backbone import BackboneSettings
 from trace_d2.backbones.loading import pick_device, pick_dtype
 from trace_d2.edges.detector import EdgeDetector, StudentDetector
@@ -41,44 +39,12 @@ Watch = Callable[[Callable[[str], Any], list[str]], float]
 
 
 def load_backbone(cfg: CfgNode, architecture: str | None) -> Any:
-    """The backbone of the config, or one of random weights, made on its device itself.
-
-    The VAE runs in float32, as its own configuration asks for.
-    """
+    """The backbone of the config, or one of random weights, made on its device itself."""
     if architecture is None:
         return build_backbone(cfg)
     settings = replace(BackboneSettings.from_config(cfg), name=architecture, cpu_offload=False)
     device = pick_device(cfg)
-    dtype = pick_dtype(settings.dtype, device)
-    denoiser, vae = ARCHITECTURES[architecture]
-    return StableDiffusion3Backbone(
-        settings,
-        denoiser=materialise(SD3Transformer2DModel, denoiser, dtype, device),
-        vae=materialise(AutoencoderKL, vae, torch.float32, device),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        null_prompt=NullPrompt.zeros(StableDiffusion3Backbone.prompt_shapes(denoiser)),
-        device=device,
-    )
-
-
-@torch.no_grad()
-def materialise(
-    kind: Any, config: dict[str, Any], dtype: torch.dtype, device: torch.device
-) -> torch.nn.Module:
-    """A diffusers model with random weights of a size that keeps activations finite."""
-    with torch.device("meta"):
-        model = kind(**config)
-    if dtype != torch.float32:  # diffusers warns of every conversion
-        model.to(dtype)
-    model.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        if tensor.ndim > 1:
-            fan_in = tensor[0].numel()
-            tensor.normal_(std=fan_in**-0.5, generator=generator)
-        else:
-            tensor.fill_(1.0 if name.endswith("weight") else 0.0)  # norms, biases
-    return model
+    return random_backbone(architecture, settings, pick_dtype(settings.dtype, device), device)
 
 
 def make_student(cfg: CfgNode, backbone: Any, trained: bool) -> tuple[StudentDetector, str]:
