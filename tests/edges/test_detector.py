@@ -168,6 +168,27 @@ def test_fixed_timestep(backbone: StandIn, image: np.ndarray) -> None:
         EdgeDetector(backbone, *settings, AttentionSettings(blocks=(2,)))(image, "a")
 
 
+def test_nothing_runs_after_the_last_block_that_is_read(
+    backbone: StandIn, image: np.ndarray
+) -> None:
+    ran: list[str] = []
+    stages = {
+        "first": backbone.denoiser.transformer_blocks[0],
+        "second": backbone.denoiser.single_transformer_blocks[0],
+    }
+    hooks = [
+        stage.attn.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+        for name, stage in stages.items()
+    ]
+    for blocks, expected in (((0,), ["first"]), ((), ["first", "second"])):
+        ran.clear()
+        settings = EmergenceSettings(fixed_timestep=0), AbdivSettings(), AttentionSettings(blocks)
+        EdgeDetector(backbone, *settings)(image, "a")
+        assert ran == expected
+    for hook in hooks:
+        hook.remove()
+
+
 def test_one_pixel(backbone: StandIn) -> None:
     output = EdgeDetector(backbone, EmergenceSettings(stride=500))(
         np.zeros((1, 1, 3), np.uint8), "dot"

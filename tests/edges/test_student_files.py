@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from trace_d2.backbones import build_backbone
-from trace_d2.edges import student as student_module
+from trace_d2.edges import student_loading
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.sources import build_edge_source
-from trace_d2.edges.student import EdgeStudent, load_student, save_student, student_to_train
+from trace_d2.edges.student import EdgeStudent
 from trace_d2.edges.student_files import (
     DECODER_FILE,
     FILES,
@@ -24,6 +24,7 @@ from trace_d2.edges.student_files import (
     read_description,
     student_folder,
 )
+from trace_d2.edges.student_loading import load_student, save_student, student_to_train
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 
@@ -154,7 +155,7 @@ def test_an_interrupted_save_leaves_the_former_student(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(student_module, step, stopped)
+        patch.setattr(student_loading, step, stopped)
         with pytest.raises(KeyboardInterrupt):
             save_student(make_student("sd3", STUDENT__BLOCKS=[0]), folder)
     loaded = load_student(folder, build_backbone(student_cfg("sd3")))

@@ -15,7 +15,7 @@ from torch import nn
 
 import trace_d2
 from trace_d2.edges.sources import build_edge_source
-from trace_d2.edges.student import load_student
+from trace_d2.edges.student_loading import load_student
 from trace_d2.engine.hooks import ExponentialMovingAverage
 from trace_d2.engine.optimizer import build_optimizer
 from trace_d2.io.edge_maps import write_ternary

@@ -36,7 +36,8 @@ def test_trace_tiny_on_scenes(tmp_path, load_tool, small_scenes, capsys) -> None
 def test_a_student_of_trace_tiny_on_scenes(tmp_path, load_tool, small_scenes, capsys) -> None:
     """The real student, untrained: the files hold what its detector gives."""
     from trace_d2.edges.detector import StudentDetector
-    from trace_d2.edges.student import EdgeStudent, save_student
+    from trace_d2.edges.student import EdgeStudent
+    from trace_d2.edges.student_loading import save_student
 
     weights = str(tmp_path / "student")
     opts = [*ON_CPU, "MODEL.TRACE.STUDENT.LORA.RANK", "2"]

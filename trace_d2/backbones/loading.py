@@ -164,9 +164,9 @@ def _check_report(report: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_vae(source: ModelSource, dtype: torch.dtype) -> AutoencoderKL:
-    """The VAE, in float32 where it asks for that (SDXL's overflows in float16)."""
+    """The VAE, in float32 where it would overflow: SDXL's does in float16, none in bfloat16."""
     config = load_config(source, "vae")
-    upcast = config.get("force_upcast", True)
+    upcast = dtype == torch.float16 and config.get("force_upcast", True)
     return load_model(source, AutoencoderKL, "vae", torch.float32 if upcast else dtype)
 
 

@@ -24,8 +24,9 @@ from .abdiv import (
 )
 from .emergence import instance_emergence_point
 from .sources import EdgeOutput
-from .student import EdgeStudent, load_student
+from .student import EdgeStudent
 from .student_files import student_folder
+from .student_loading import load_student
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ class AttentionView:
     @torch.no_grad()
     def __call__(self, timesteps: Sequence[int]) -> Tensor:
         reader = SelfAttentionReader(
-            self.layout, blocks=self.settings.blocks, scratch_mb=self.settings.scratch_mb
+            self.layout,
+            blocks=self.settings.blocks,
+            scratch_mb=self.settings.scratch_mb,
+            stop_early=True,
         )
         with native_attention(self.backbone), reader:
             self.backbone.run(self.prepared, timesteps)

@@ -18,7 +18,8 @@ from trace_d2.backbones.registry import canonical_name
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
 from trace_d2.edges.sources import EdgeSource, FileEdges, build_edge_source
-from trace_d2.edges.student import EdgeStudent, save_student, student_to_train
+from trace_d2.edges.student import EdgeStudent
+from trace_d2.edges.student_loading import save_student, student_to_train
 
 _TAG_BYTES = 256
 
