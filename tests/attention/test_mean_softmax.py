@@ -13,10 +13,10 @@ from torch.nn import functional
 from trace_d2.attention import AttentionLayout, SelfAttentionReader
 from trace_d2.attention.layout import key_multiplicity, nearest_tokens, resample_attention
 from trace_d2.attention.mean_softmax import (
-    MeanSoftmax,
     accumulate_mean_softmax,
     chunk_sizes,
 )
+from trace_d2.attention.operators import mean_softmax
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -72,7 +72,7 @@ def test_gradients(scratch: int) -> None:
         (bias, scores + bias),
         (bias > -1, scores.masked_fill(bias <= -1, -torch.inf)),
     ):
-        mean = MeanSoftmax.apply(query, key, 0.6, mask, scratch)
+        mean = mean_softmax(query, key, scale=0.6, mask=mask, scratch_bytes=scratch)
         expected = masked.softmax(-1).mean(1)
         torch.testing.assert_close(mean, expected)
         grads = torch.autograd.grad((mean * weights).sum(), (query, key))

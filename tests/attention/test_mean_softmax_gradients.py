@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader
-from trace_d2.attention.mean_softmax import MeanSoftmax
+from trace_d2.attention.operators import mean_softmax
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -34,7 +34,8 @@ def test_gradcheck(scratch: int, mask: str) -> None:
         "shared": bias[:, :1, :1].expand(2, 3, 5, 5),
     }
     assert torch.autograd.gradcheck(
-        lambda q, k: MeanSoftmax.apply(q, k, 0.6, masks[mask], scratch), (query, key)
+        lambda q, k: mean_softmax(q, k, scale=0.6, mask=masks[mask], scratch_bytes=scratch),
+        (query, key),
     )
 
 
@@ -47,7 +48,7 @@ def test_one_input_alone_has_a_gradient() -> None:
 
         def attention(moved: Tensor, pair: list[Tensor] = pair, fixed: int = fixed) -> Tensor:
             inputs = [moved, pair[1]] if fixed else [pair[0], moved]
-            return MeanSoftmax.apply(*inputs, 0.6, None, 2**20)
+            return mean_softmax(*inputs, scale=0.6)
 
         assert torch.autograd.gradcheck(attention, (free,))
 

@@ -12,7 +12,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trace_d2.attention import AttentionLayout
+from trace_d2.attention import AttentionLayout, AttentionSettings
 from trace_d2.backbones import BACKBONE_REGISTRY, REGISTERED_MODELS, RegisteredModel
 from trace_d2.backbones.backbone import AttentionBackbone
 from trace_d2.config import get_trace_cfg
@@ -26,7 +26,6 @@ from trace_d2.edges import (
 from trace_d2.edges.abdiv import upsample_edges
 from trace_d2.edges.detector import (
     AbdivSettings,
-    AttentionSettings,
     EmergenceSettings,
     timesteps_per_pass,
 )

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from trace_d2.attention import AttentionSettings
 from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
 from trace_d2.edges.abdiv import ternary_edges
-from trace_d2.edges.detector import AbdivSettings, AttentionSettings, EmergenceSettings
+from trace_d2.edges.detector import AbdivSettings, EmergenceSettings
 from trace_d2.io.edge_maps import read_ternary
 
 CONFIG = Path(__file__).parents[2] / "configs" / "edges" / "trace_tiny.yaml"

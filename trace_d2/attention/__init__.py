@@ -1,16 +1,19 @@
 """What a denoiser's self-attention says: the reader, and divergences between maps."""
 
-from .divergences import DIVERGENCES, divergence, mean_divergence
+from .divergences import DIVERGENCES, divergence, mean_divergence, mean_divergence_tensor
 from .layout import AttentionLayout
 from .native import forbid_cudnn_attention, native_attention
 from .reader import SelfAttentionReader
+from .settings import AttentionSettings
 
 __all__ = [
     "DIVERGENCES",
     "AttentionLayout",
+    "AttentionSettings",
     "SelfAttentionReader",
     "divergence",
     "forbid_cudnn_attention",
     "mean_divergence",
+    "mean_divergence_tensor",
     "native_attention",
 ]

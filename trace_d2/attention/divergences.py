@@ -89,6 +89,17 @@ def divergence(p: Tensor, q: Tensor, metric: str = "kl") -> Tensor:
 
 def mean_divergence(p: Tensor, q: Tensor, metric: str = "kl") -> float:
     """Mean over the rows of two maps (..., N); chunked, the mean in float64 (Algorithm 1)."""
+    return float(mean_divergence_tensor(p, q, metric))
+
+
+def mean_divergence_tensor(
+    p: Tensor, q: Tensor, metric: str = "kl", *, kernels: str = "auto"
+) -> Tensor:
+    """``mean_divergence`` that stays on the device of the maps: a float64 scalar.
+
+    Args:
+        kernels: see ``operators.KERNELS``.
+    """
     if p.shape != q.shape:
         raise ValueError(f"maps of different shapes: {tuple(p.shape)} and {tuple(q.shape)}")
     p, q = p.flatten(0, -2), q.flatten(0, -2)
@@ -99,4 +110,4 @@ def mean_divergence(p: Tensor, q: Tensor, metric: str = "kl") -> float:
     for rows in range(0, p.shape[0], step):
         part = divergence(p[rows : rows + step], q[rows : rows + step], metric)
         total += part.sum(dtype=torch.float64)
-    return float(total) / p.shape[0]
+    return total / p.shape[0]

@@ -7,8 +7,6 @@ made, normalised and averaged while they are in the processor's cache.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -93,47 +91,29 @@ def softmax_block(
     torch.softmax(out, dim=-1, out=out)
 
 
-class MeanSoftmax(torch.autograd.Function):
-    """mean_heads(softmax(scale * query key^T + mask)) that keeps only query and key for backward.
+def mean_softmax_gradients(
+    query: Tensor, key: Tensor, grad: Tensor, scale: float, mask: Tensor | None, scratch_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """What ``grad`` (B, N, N), by the mean softmax, is by ``query`` and by ``key``.
 
-    ``MeanSoftmax.apply(query, key, scale, mask, scratch_bytes)`` with (B, H, N, d) inputs gives
-    (B, N, N). The backward pass makes the softmax again, block by block. First derivatives only.
+    Makes the softmax again, block by block. Arguments as in ``accumulate_mean_softmax``.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, scale: float, mask: Tensor | None, scratch_bytes: int
-    ) -> Tensor:
-        ctx.save_for_backward(query, key, mask)
-        ctx.scale, ctx.scratch_bytes = scale, scratch_bytes
-        batch, _, tokens, _ = query.shape
-        dtype = accumulation_dtype(query.dtype)
-        out = torch.zeros(batch, tokens, tokens, dtype=dtype, device=query.device)
-        accumulate_mean_softmax(
-            query, key, out, scale=scale, mask=mask, scratch_bytes=scratch_bytes
-        )
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        query, key, mask = ctx.saved_tensors
-        batch, heads, tokens, _ = query.shape
-        grad_query = torch.empty(query.shape, dtype=grad.dtype, device=grad.device)
-        grad_key = torch.zeros(key.shape, dtype=grad.dtype, device=grad.device)
-        # Two blocks live at a time: the softmax and the gradient of the scores.
-        head_step, row_step = chunk_sizes(heads, tokens, ctx.scratch_bytes // 2, grad)
-        for b in range(batch):
-            for row in range(0, tokens, row_step):
-                for head in range(0, heads, head_step):
-                    part, rows = slice(head, head + head_step), slice(row, row + row_step)
-                    q, k = query[b, part, rows].to(grad.dtype), key[b, part].to(grad.dtype)
-                    p = torch.empty(*q.shape[:2], tokens, dtype=grad.dtype, device=grad.device)
-                    block_mask = None if mask is None else mask[b, part, rows]
-                    softmax_block(q, k, ctx.scale, block_mask, p)
-                    weighted = p * grad[b, rows]
-                    inner = weighted.sum(dim=-1, keepdim=True)
-                    scores = weighted.addcmul_(p, inner, value=-1).mul_(ctx.scale / heads)
-                    grad_query[b, part, rows] = scores @ k
-                    grad_key[b, part] += scores.transpose(1, 2) @ q
-        return grad_query.to(query.dtype), grad_key.to(key.dtype), None, None, None
+    batch, heads, tokens, _ = query.shape
+    grad_query = torch.empty(query.shape, dtype=grad.dtype, device=grad.device)
+    grad_key = torch.zeros(key.shape, dtype=grad.dtype, device=grad.device)
+    # Two blocks live at a time: the softmax and the gradient of the scores.
+    head_step, row_step = chunk_sizes(heads, tokens, scratch_bytes // 2, grad)
+    for b in range(batch):
+        for row in range(0, tokens, row_step):
+            for head in range(0, heads, head_step):
+                part, rows = slice(head, head + head_step), slice(row, row + row_step)
+                q, k = query[b, part, rows].to(grad.dtype), key[b, part].to(grad.dtype)
+                p = torch.empty(*q.shape[:2], tokens, dtype=grad.dtype, device=grad.device)
+                block_mask = None if mask is None else mask[b, part, rows]
+                softmax_block(q, k, scale, block_mask, p)
+                weighted = p * grad[b, rows]
+                inner = weighted.sum(dim=-1, keepdim=True)
+                scores = weighted.addcmul_(p, inner, value=-1).mul_(scale / heads)
+                grad_query[b, part, rows] = scores @ k
+                grad_key[b, part] += scores.transpose(1, 2) @ q
+    return grad_query.to(query.dtype), grad_key.to(key.dtype)

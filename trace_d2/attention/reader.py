@@ -22,7 +22,8 @@ from .layout import (
     normalise_for_grid,
     resample_attention,
 )
-from .mean_softmax import MeanSoftmax, accumulate_mean_softmax, accumulation_dtype
+from .mean_softmax import accumulation_dtype
+from .operators import accumulate_mean_softmax, mean_softmax
 
 # Taken once: a test or a profiler may put a wrapper in its place, which still calls this one.
 _ATTENTION_FUNCTION = torch.nn.functional.scaled_dot_product_attention
@@ -51,7 +52,8 @@ class SelfAttentionReader(TorchFunctionMode):
         layout: the token grids and the prompt's place, for the size of latent that is run.
         blocks: which self-attention calls to average, counted from 0 in the order they run; empty
             for all.
-        scratch_mb: scratch memory in MiB beside the accumulated map.
+        scratch_mb: scratch memory in MiB beside the accumulated map, where no kernels are used.
+        kernels: ``MODEL.TRACE.ATTENTION.KERNELS``.
         differentiable: keep the graph from query and key to the map (first derivatives). Queries
             and keys are kept during the forward pass, and ``attention`` makes the map of them
             outside of it, so that the denoiser may recompute its blocks (gradient checkpointing).
@@ -65,6 +67,7 @@ class SelfAttentionReader(TorchFunctionMode):
         *,
         blocks: Sequence[int] = (),
         scratch_mb: float = 16,
+        kernels: str = "auto",
         differentiable: bool = False,
         stop_early: bool = False,
     ) -> None:
@@ -76,6 +79,7 @@ class SelfAttentionReader(TorchFunctionMode):
         self.layout = layout
         self.blocks = frozenset(blocks)
         self.scratch_bytes = int(scratch_mb * 2**20)
+        self.kernels = kernels
         self.differentiable = differentiable
         self.stop_early = stop_early
         self._reset()
@@ -194,13 +198,21 @@ class SelfAttentionReader(TorchFunctionMode):
                 mask=mask,
                 scratch_bytes=self.scratch_bytes,
                 column_weights=None if weights is None else weights.to(dtype),
+                kernels=self.kernels,
             )
 
     def _make_kept_maps(self) -> None:
         """The maps of the calls kept, with their graph."""
         for grid, (query, key, scale, mask) in self._kept:
             with torch.autocast(query.device.type, enabled=False):
-                attention = MeanSoftmax.apply(query, key, scale, mask, self.scratch_bytes)
+                attention = mean_softmax(
+                    query,
+                    key,
+                    scale=scale,
+                    mask=mask,
+                    scratch_bytes=self.scratch_bytes,
+                    kernels=self.kernels,
+                )
                 weights = self._column_weights(grid, query.device)
                 if weights is not None:
                     attention = normalise_for_grid(attention, weights)

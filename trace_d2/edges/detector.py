@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
+from trace_d2.attention import (
+    AttentionLayout,
+    AttentionSettings,
+    SelfAttentionReader,
+    native_attention,
+)
 from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.settings import NodeSettings, one_of, within
@@ -48,14 +53,6 @@ class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
     threshold: str = one_of(*THRESHOLDS, default="mean_std")
 
 
-@dataclass(frozen=True)
-class AttentionSettings(NodeSettings, node="MODEL.TRACE.ATTENTION"):
-    """What ``SelfAttentionReader`` averages, and in how much memory."""
-
-    blocks: tuple[int, ...] = ()
-    scratch_mb: float = 16
-
-
 class AttentionView:
     """One image before a backbone: called with timesteps, it gives the maps (b, N, N) there.
 
@@ -81,6 +78,7 @@ class AttentionView:
             self.layout,
             blocks=self.settings.blocks,
             scratch_mb=self.settings.scratch_mb,
+            kernels=self.settings.kernels,
             stop_early=True,
         )
         with native_attention(self.backbone), reader:
@@ -182,7 +180,7 @@ class StudentDetector:
             folder,
             backbone or build_backbone(cfg),
             merge_lora=trace.STUDENT.MERGE_LORA,
-            scratch_mb=trace.ATTENTION.SCRATCH_MB,
+            attention=AttentionSettings.from_config(cfg),
         )
         return cls(student, trace.SEED)
 

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
+from trace_d2.attention import (
+    AttentionLayout,
+    AttentionSettings,
+    SelfAttentionReader,
+    native_attention,
+)
 from trace_d2.backbones import AttentionBackbone, build_backbone
 
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
@@ -41,7 +46,7 @@ class EdgeStudent(nn.Module):
     Args:
         backbone: its network has the adapters, or none once they are merged.
         decoder: reads the accumulated map.
-        blocks, scratch_mb: see ``SelfAttentionReader``.
+        blocks, attention: how attention is read; ``attention.blocks`` are the teacher's.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class EdgeStudent(nn.Module):
         decoder: EdgeDecoder,
         *,
         blocks: Sequence[int] = (),
-        scratch_mb: float = 16,
+        attention: AttentionSettings = AttentionSettings(),
     ) -> None:
         super().__init__()
         if any(type(block) is not int or block < 0 for block in blocks):
@@ -61,7 +66,7 @@ class EdgeStudent(nn.Module):
         self.decoder = decoder.to(backbone.device)
         self.grid = square_layout(backbone).largest
         self.blocks = tuple(blocks)
-        self.scratch_mb = scratch_mb
+        self.attention = attention
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_expect_trainable)
 
@@ -81,9 +86,8 @@ class EdgeStudent(nn.Module):
         add_lora(backbone.network, lora)
         if trace.STUDENT.GRADIENT_CHECKPOINTING:
             backbone.network.enable_gradient_checkpointing()
-        return cls(
-            backbone, decoder, blocks=trace.STUDENT.BLOCKS, scratch_mb=trace.ATTENTION.SCRATCH_MB
-        )
+        attention = AttentionSettings.from_config(cfg)
+        return cls(backbone, decoder, blocks=trace.STUDENT.BLOCKS, attention=attention)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The adapters' and the decoder's parameters, by their names in the state dict."""
@@ -117,7 +121,8 @@ class EdgeStudent(nn.Module):
         reader = SelfAttentionReader(
             layout,
             blocks=self.blocks,
-            scratch_mb=self.scratch_mb,
+            scratch_mb=self.attention.scratch_mb,
+            kernels=self.attention.kernels,
             differentiable=torch.is_grad_enabled(),
             stop_early=not reconstruct,
         )

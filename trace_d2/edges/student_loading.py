@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from trace_d2._version import __version__
-from trace_d2.attention import forbid_cudnn_attention
+from trace_d2.attention import AttentionSettings, forbid_cudnn_attention
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.io.atomic import write_bytes, write_json
@@ -96,7 +96,7 @@ def load_student(
     *,
     merge_lora: bool = False,
     trainable: bool = False,
-    scratch_mb: float = 16,
+    attention: AttentionSettings = AttentionSettings(),
 ) -> EdgeStudent:
     """The student in ``folder``, in evaluation mode, on ``backbone`` (which gets its adapters).
 
@@ -104,7 +104,7 @@ def load_student(
         backbone: the one it was trained on, at the resolution of its grid.
         merge_lora: add the adapters to the backbone's weights, for speed.
         trainable: adapters and decoder take gradients.
-        scratch_mb: see ``SelfAttentionReader``.
+        attention: see ``EdgeStudent``.
 
     Raises:
         ValueError: a file is damaged, of a newer version, or belongs to another backbone or grid.
@@ -125,7 +125,7 @@ def load_student(
         )
     _load_decoder(decoder, folder / DECODER_FILE)
     _load_lora(backbone, folder / LORA_FILE)
-    student = EdgeStudent(backbone, decoder, blocks=described["blocks"], scratch_mb=scratch_mb)
+    student = EdgeStudent(backbone, decoder, blocks=described["blocks"], attention=attention)
     if not all(bool(weights.isfinite().all()) for weights in student.trainable().values()):
         raise ValueError(f"the student in {folder} has weights that are no numbers: train it again")
     if merge_lora:
@@ -144,8 +144,8 @@ def student_to_train(cfg: Any) -> EdgeStudent:
         return EdgeStudent.from_config(cfg)
     check_trainable(cfg)
     folder, backbone = student_folder(cfg), build_backbone(cfg)
-    scratch_mb = trace.ATTENTION.SCRATCH_MB
-    student = load_student(folder, backbone, trainable=True, scratch_mb=scratch_mb)
+    attention = AttentionSettings.from_config(cfg)
+    student = load_student(folder, backbone, trainable=True, attention=attention)
     if trace.STUDENT.GRADIENT_CHECKPOINTING:
         backbone.network.enable_gradient_checkpointing()
     return student

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from ablation.rows import TEACHERS, Teacher
 from ablation.scoring import HeldOut
 from ablation.teacher import Trajectory, boundary_divergence, edges_of
+from trace_d2.attention import AttentionSettings
 from trace_d2.edges import EdgeDetector, EdgeSource, instance_emergence_point
 from trace_d2.edges.baselines import BASELINES
 from trace_d2.edges.detector import (
-    AttentionSettings,
     AttentionView,
     EmergenceSettings,
     timesteps_per_pass,

@@ -60,6 +60,7 @@ _RESOURCE_KEYS = frozenset(
         "DEVICE",
         "BACKBONE.CPU_OFFLOAD",
         "ATTENTION.SCRATCH_MB",
+        "ATTENTION.KERNELS",
         "EMERGENCE.BATCH",
         "EMERGENCE.MEMORY_MB",
         "BGP.THREADS",

@@ -1,0 +1,18 @@
+"""Settings of the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trace_d2.settings import NodeSettings, one_of
+
+from .operators import KERNELS
+
+
+@dataclass(frozen=True)
+class AttentionSettings(NodeSettings, node="MODEL.TRACE.ATTENTION"):
+    """What ``SelfAttentionReader`` averages, in how much memory, and how."""
+
+    blocks: tuple[int, ...] = ()
+    scratch_mb: float = 16
+    kernels: str = one_of(*KERNELS, default="auto")
