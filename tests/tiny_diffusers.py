@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -23,6 +24,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     PNDMScheduler,
     SD3Transformer2DModel,
@@ -92,6 +94,20 @@ def _sd15(options: dict[str, Any]) -> StableDiffusionPipeline:
     )
 
 
+def _sd21(options: dict[str, Any]) -> StableDiffusionPipeline:
+    pipeline = _sd15({"use_linear_projection": True, "attention_head_dim": (2, 4, 4), **options})
+    pipeline.scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return pipeline
+
+
 def _sdxl(options: dict[str, Any]) -> StableDiffusionXLPipeline:
     unet = _unet(
         ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -113,7 +129,11 @@ def _sdxl(options: dict[str, Any]) -> StableDiffusionXLPipeline:
         tokenizer_2=_clip_tokenizer(),
         unet=unet,
         scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
+            timestep_spacing="leading",
         ),
         add_watermarker=False,
     )
@@ -139,6 +159,20 @@ def _pixart(options: dict[str, Any]) -> PixArtAlphaPipeline:
         transformer=PixArtTransformer2DModel(**{**arguments, **options}),
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
     )
+
+
+def _pixart_1024(options: dict[str, Any]) -> PixArtAlphaPipeline:
+    # The pipeline tells sizes to the transformer by this sample size, and to no other.
+    return _pixart({"sample_size": 128, **options})
+
+
+def _pixart_sigma(options: dict[str, Any]) -> PixArtSigmaPipeline:
+    pipeline = _pixart({"sample_size": 128, "use_additional_conditions": False, **options})
+    return PixArtSigmaPipeline(**pipeline.components)
+
+
+def _sd35_large(options: dict[str, Any]) -> StableDiffusion3Pipeline:
+    return _sd3({"dual_attention_layers": (), **options})
 
 
 def _sd3(options: dict[str, Any]) -> StableDiffusion3Pipeline:
@@ -185,7 +219,7 @@ def _flux(options: dict[str, Any]) -> FluxPipeline:
         "guidance_embeds": True,
     }
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=_vae(4, shift_factor=0.1, channels=(8, 8)),
         text_encoder=CLIPTextModel(_clip_config()),
         tokenizer=_clip_tokenizer(),
@@ -195,7 +229,17 @@ def _flux(options: dict[str, Any]) -> FluxPipeline:
     )
 
 
-TINY_PIPELINES = {"sd15": _sd15, "sdxl": _sdxl, "pixart": _pixart, "sd3": _sd3, "flux": _flux}
+TINY_PIPELINES = {
+    "sd15": _sd15,
+    "sd21": _sd21,
+    "sdxl": _sdxl,
+    "pixart": _pixart,
+    "pixart-1024": _pixart_1024,
+    "pixart-sigma": _pixart_sigma,
+    "sd3": _sd3,
+    "sd35-large": _sd35_large,
+    "flux": _flux,
+}
 
 
 def _unet(down_blocks: tuple[str, ...], text_width: int, **options: Any) -> UNet2DConditionModel:

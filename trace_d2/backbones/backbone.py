@@ -30,7 +30,8 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
     revision: str = ""
     dtype: str = one_of("auto", "float32", "float16", "bfloat16", default="auto")
     cpu_offload: bool = False
-    null_prompt: str = one_of("encoded", "zeros", default="encoded")
+    null_prompt: str = one_of("encoded", "zeros", "pipeline", default="encoded")
+    guidance: float = within(0.0, default=1.0)
     resolution: int = within(0, default=0)
     aspect: str = one_of("square", "keep", default="square")
 

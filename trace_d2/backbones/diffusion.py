@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -63,7 +63,7 @@ class DiffusionBackbone(AttentionBackbone):
     ) -> None:
         """
         Args:
-            settings: name, resolution, aspect and offloading.
+            settings: name, resolution, aspect, guidance and offloading.
             denoiser, vae, scheduler: of the family's diffusers classes.
             null_prompt: the encoded empty string, of batch size 1.
             native_resolution: side in pixels that the model was trained at; None reads it from
@@ -76,6 +76,8 @@ class DiffusionBackbone(AttentionBackbone):
         """
         super().__init__()
         self.name, self.aspect = settings.name, settings.aspect
+        self.guidance = settings.guidance
+        self._constants: dict[tuple[Any, ...], Tensor] = {}
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
         self.scheduler = scheduler
@@ -111,7 +113,8 @@ class DiffusionBackbone(AttentionBackbone):
             source,
             cls.text_encoding,
             shapes=lambda: cls._configured_shapes(source),
-            zeros=settings.null_prompt == "zeros",
+            zeros=settings.null_prompt == "zeros"
+            or (settings.null_prompt == "pipeline" and cls.guides_away_from_zeros(source)),
             dtype=dtype,
             device=torch.device("cpu") if settings.cpu_offload else device,
         )
@@ -126,6 +129,14 @@ class DiffusionBackbone(AttentionBackbone):
         )
         backbone.commit = source.revision
         return backbone
+
+    @staticmethod
+    def guides_away_from_zeros(source: ModelSource) -> bool:
+        """Whether the pipeline of ``source`` takes zeros where no negative prompt is given.
+
+        Others encode the empty string.
+        """
+        return False
 
     @classmethod
     def _configured_shapes(cls, source: ModelSource) -> dict[str, tuple[int, ...]]:
@@ -229,10 +240,25 @@ class DiffusionBackbone(AttentionBackbone):
 
     def null_prompt_tensor(self, key: str, batch: int) -> Tensor:
         """A tensor of the null prompt for a batch, floats in the denoiser's dtype."""
-        tensor = getattr(self, f"_null_{key}").to(self.device)
-        if tensor.is_floating_point():
-            tensor = tensor.to(self.dtype)
+        stored = getattr(self, f"_null_{key}")
+        dtype = self.dtype if stored.is_floating_point() else stored.dtype
+        tensor = self.constant(dtype, lambda: stored, key)
         return tensor.expand(batch, *tensor.shape[1:])
+
+    def constant(self, dtype: torch.dtype, make: Callable[[], Tensor], *key: Any) -> Tensor:
+        """What ``make`` gives, on ``device`` in ``dtype``: made once for each ``key``, and kept.
+
+        A copy from main memory in every pass would make the host wait for the device.
+        """
+        whole = (*key, self.device, dtype)
+        if whole not in self._constants:
+            with torch.inference_mode(False):  # what is trained later may need it
+                self._constants[whole] = make().to(self.device, dtype)
+        return self._constants[whole]
+
+    def numbers(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        """(1, n) on ``device``; see ``constant``."""
+        return self.constant(dtype, lambda: torch.tensor([values]), "numbers", *values)
 
     @property
     def network(self) -> Any:

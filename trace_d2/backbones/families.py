@@ -21,12 +21,10 @@ from torch import Tensor
 from trace_d2.attention import AttentionLayout
 
 from .diffusion import DiffusionBackbone
+from .model_files import ModelSource
 from .null_prompt import TextEncoding
 from .registry import BACKBONE_REGISTRY
 
-# Guidance that the distilled FLUX.1 is told. Guidance compares a prompt with the null prompt; here
-# the prompt is the null prompt, so 1 (none) is the faithful value.
-_NO_GUIDANCE = 1.0
 # Tokens that the pipelines pad a prompt to.
 _CLIP_TOKENS = 77
 # SDXL's micro-conditions: original size, crop corner and target size, two numbers each.
@@ -97,14 +95,18 @@ class StableDiffusionXLBackbone(StableDiffusionBackbone):
             "pooled_prompt_embeds": (1, pooled),
         }
 
+    @staticmethod
+    def guides_away_from_zeros(source: ModelSource) -> bool:
+        return bool(source.index.get("force_zeros_for_empty_prompt", True))
+
     def added_conditions(self, noised: Tensor) -> dict[str, Tensor]:
         """The pooled prompt, and the image's size with no crop (Section 2.2 of the SDXL paper)."""
         height, width = (side * self.vae_reduction for side in noised.shape[-2:])
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]]).to(noised)
+        sizes = [height, width, 0, 0, height, width]
         batch = noised.shape[0]
         return {
             "text_embeds": self.null_prompt_tensor("pooled_prompt_embeds", batch),
-            "time_ids": time_ids.repeat(batch, 1),
+            "time_ids": self.numbers(sizes, noised.dtype).expand(batch, -1),
         }
 
 
@@ -170,8 +172,8 @@ class PixArtBackbone(DiffusionTransformer):
         batch = noised.shape[0]
         height, width = (side * self.vae_reduction for side in noised.shape[-2:])
         return {
-            "resolution": torch.tensor([[height, width]]).to(noised).repeat(batch, 1),
-            "aspect_ratio": torch.tensor([[height / width]]).to(noised).repeat(batch, 1),
+            "resolution": self.numbers([height, width], noised.dtype).expand(batch, -1),
+            "aspect_ratio": self.numbers([height / width], noised.dtype).expand(batch, -1),
         }
 
 
@@ -234,17 +236,20 @@ class FluxBackbone(DiffusionTransformer):
             raise ValueError(f"FLUX latents need even sides; got {height} x {width}")
         grid = height // self.patch, width // self.patch
         prompt = self.null_prompt_tensor("prompt_embeds", batch)
+        tokens = prompt.shape[1]
         guidance = None
         if self.denoiser.config.guidance_embeds:
-            guidance = torch.full((batch,), _NO_GUIDANCE, device=noised.device)
+            guidance = self.numbers([self.guidance], torch.float32)[0].expand(batch)
         packed = self.denoiser(
             hidden_states=F.pixel_unshuffle(noised, self.patch).flatten(2).transpose(1, 2),
             encoder_hidden_states=prompt,
             pooled_projections=self.null_prompt_tensor("pooled_prompt_embeds", batch),
-            # The model itself multiplies by 1000.
-            timestep=timesteps.float() / 1000,
-            img_ids=image_ids(*grid).to(noised.device),
-            txt_ids=torch.zeros(prompt.shape[1], 3, device=noised.device),
+            # The model itself multiplies by 1000. Rounded as its own pipeline rounds.
+            timestep=timesteps.to(noised.dtype) / 1000,
+            img_ids=self.constant(torch.float32, lambda: image_ids(*grid), "image_ids", grid),
+            txt_ids=self.constant(
+                torch.float32, lambda: torch.zeros(tokens, 3), "text_ids", tokens
+            ),
             guidance=guidance,
             return_dict=False,
         )[0]

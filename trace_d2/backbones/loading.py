@@ -18,12 +18,15 @@ from trace_d2.io.json_files import quoted, read_json, shown
 
 from .model_files import ModelSource, weights_in
 
-# What weights may hold beside a model's: buffers of former versions, and the other halves of models
-# of which a text encoder is one.
+# What weights may hold beside a model's: buffers of former versions (PixArt-alpha has its learned
+# null prompt), and the other halves of models of which a text encoder is one.
 _HARMLESS = re.compile(
-    r"(position_ids|inv_freq|pos_embed\.pos_embed|num_batches_tracked)$"
+    r"(position_ids|inv_freq|pos_embed\.pos_embed|num_batches_tracked|y_embedding)$"
     r"|^(vision_model|visual_projection|text_projection|logit_scale|decoder|lm_head)(\.|$)"
 )
+# What a class is called today that was called Transformer2DModel, by its norm_type. The hub's
+# PixArt-alpha is published under that name.
+_TRANSFORMERS = {"ada_norm_single": "PixArtTransformer2DModel"}
 _SHOWN_KEYS = 3  # names of tensors in a message
 # The packages that diffusers and transformers read quantised weights by, by quant_method.
 _QUANTIZATION_PACKAGES = {
@@ -82,10 +85,10 @@ def load_model(
         FileNotFoundError: there are no weights.
     """
     folder = source.component(component)
-    if source.class_name(component) != model_class.__name__:
+    name = _class_name(source, component)
+    if name != model_class.__name__:
         raise ValueError(
-            f"{source}: {component} is a {source.class_name(component)}; this family needs a"
-            f" {model_class.__name__}"
+            f"{source}: {component} is a {name}; this family needs a {model_class.__name__}"
         )
     check_quantization(folder)
     weights = weights_in(folder)
@@ -105,6 +108,14 @@ def load_model(
         ) from error
     _check_report(report, folder)
     return model
+
+
+def _class_name(source: ModelSource, component: str) -> str | None:
+    """The class of a component; a former name is mapped as diffusers maps it."""
+    name = source.class_name(component)
+    if name != "Transformer2DModel":
+        return name
+    return _TRANSFORMERS.get(str(load_config(source, component).get("norm_type")), name)
 
 
 def load_text_encoder(source: ModelSource, component: str, dtype: torch.dtype) -> Any:

@@ -17,15 +17,18 @@ def signal_and_noise_levels(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, 
 
     Args:
         scheduler: any diffusers scheduler with ``alphas_cumprod``, or a flow-matching one.
-        timesteps: (B,) of 0..num_train_timesteps - 1. Integers; flow matching takes fractions too.
+        timesteps: (B,) of 0..num_train_timesteps - 1, of flow matching 0..num_train_timesteps.
+            Between two timesteps of diffusion sigma_t / alpha_t is interpolated, as by diffusers'
+            EulerDiscreteScheduler.
 
     Returns:
         alpha (B,) and sigma (B,), float32, on the timesteps' device.
     """
-    steps = scheduler.config.num_train_timesteps
-    if timesteps.numel() and not (timesteps.min() >= 0 and timesteps.max() < steps):
-        raise ValueError(f"timesteps must lie in 0..{steps - 1}; got {timesteps.tolist()}")
-    if is_flow_matching(scheduler):
+    steps, flow = scheduler.config.num_train_timesteps, is_flow_matching(scheduler)
+    last = steps if flow else steps - 1
+    if timesteps.numel() and not (timesteps.min() >= 0 and timesteps.max() <= last):
+        raise ValueError(f"timesteps must lie in 0..{last}; got {timesteps.tolist()}")
+    if flow:
         sigma = timesteps.to(torch.float32) / steps
         return 1.0 - sigma, sigma
     cumulative = getattr(scheduler, "alphas_cumprod", None)
@@ -34,7 +37,14 @@ def signal_and_noise_levels(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, 
             f"{type(scheduler).__name__} has neither alphas_cumprod nor flow-matching sigmas; put"
             " a DDPMScheduler or FlowMatchEulerDiscreteScheduler into the model's scheduler folder"
         )
-    kept = cumulative.to(timesteps.device, torch.float32)[timesteps]
+    cumulative = cumulative.to(timesteps.device, torch.float32)
+    if timesteps.is_floating_point():
+        ratios = ((1.0 - cumulative) / cumulative).sqrt()
+        below = timesteps.long()
+        above = (below + 1).clamp(max=last)
+        angle = torch.lerp(ratios[below], ratios[above], timesteps.float() - below).atan()
+        return angle.cos(), angle.sin()
+    kept = cumulative[timesteps]
     return kept.sqrt(), (1.0 - kept).sqrt()
 
 
