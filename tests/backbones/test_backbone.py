@@ -234,6 +234,61 @@ def test_add_noise_broadcasts_one_latent_over_timesteps(build_tiny):
     torch.testing.assert_close(noised[:, 0, 0, 0], torch.tensor([2.0, 1.25, -0.997]))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_read_ahead_is_what_would_be_made(family, build_tiny, image):
+    backbone = build_tiny(family)
+    read = backbone.read(image, (3, "cat"))
+    assert read.pixels.dtype == torch.uint8
+    assert read.pixels.shape == (32, 32, 3)
+    pixels, noise = backbone.place([read])
+    assert torch.equal(pixels, backbone.to_pixels(image))
+    ahead, made = backbone.prepare(pixels, noise), backbone.prepare(pixels, (3, "cat"))
+    assert torch.equal(ahead.latent, made.latent)
+    assert torch.equal(ahead.noise, made.noise)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_image_runs_at_every_timestep(family, build_tiny, image):
+    backbone = build_tiny(family)
+    read = [backbone.read(picture, (0, "a")) for picture in (image, image[::-1], image[:, ::-1])]
+    with torch.no_grad():
+        together = backbone.run(backbone.prepare(*backbone.place(read)), [0, 500])
+        apart = [
+            backbone.run(backbone.prepare(*backbone.place([one])), [t])
+            for one in read
+            for t in (0, 500)
+        ]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_pass_waits_for_the_device(family, build_tiny, image):
+    """On the meta device no number can be read; constants go there once."""
+    backbone = build_tiny(family).to("meta")
+    prepared = backbone.prepare(*backbone.place([backbone.read(image, (0, "a"))] * 2))
+    first = backbone.run(prepared, [0, 500])
+    assert first.device.type == "meta"
+    assert len(first) == 4
+    backbone.reconstruct(prepared, backbone.run(prepared, [0]))
+    kept = dict(backbone._constants)
+    for _ in range(2):
+        backbone.run(prepared, [0, 500])
+        backbone.reconstruct(prepared, backbone.run(prepared, [0]))
+    assert backbone._constants == kept
+
+
+def test_constants_of_inference_serve_training(build_tiny, image):
+    backbone = build_tiny("sd15")
+    pixels = backbone.to_pixels(image)
+    with torch.inference_mode():
+        backbone.run(backbone.prepare(pixels, (0, "a")), [0])
+    prepared = backbone.prepare(pixels, (0, "a"))
+    output = backbone.run(prepared, [0]).requires_grad_()
+    _, estimate = backbone.reconstruct(prepared, output)
+    estimate.square().mean().backward()
+    assert output.grad.any()
+
+
 def test_gradients_reach_an_adapter_but_no_frozen_weight(build_tiny, inputs):
     from peft import LoraConfig
 

@@ -117,7 +117,7 @@ def measure(
 def teacher_batches(teacher: EdgeDetector, images: Images) -> list[list[int]]:
     """The timesteps of the trajectory as the teacher takes them, for the first image's grid."""
     backbone, image = teacher.backbone, next(iter(images.values()))
-    batch = teacher.batch(backbone.layout(backbone.size_of(image.shape[:2])))
+    batch = teacher.timesteps_a_pass(backbone.layout(backbone.size_of(image.shape[:2])))
     steps = list(teacher.timesteps)
     return [steps[start : start + batch] for start in range(0, len(steps), batch)]
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,18 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
     guidance: float = within(0.0, default=1.0)
     resolution: int = within(0, default=0)
     aspect: str = one_of("square", "keep", default="square")
+
+
+class ReadImage(NamedTuple):
+    """An image as the CPU leaves it to the device; see ``AttentionBackbone.read``.
+
+    ``pixels`` are (h, w, 3) uint8 RGB of the size that the network reads. ``noise`` is what
+    ``prepare`` takes: (1, c, h', w') float32, or (seed, key). Both are in pinned memory where the
+    network runs on CUDA.
+    """
+
+    pixels: Tensor
+    noise: Tensor | tuple[int, str]
 
 
 class AttentionBackbone(nn.Module, ABC):
@@ -77,10 +89,10 @@ class AttentionBackbone(nn.Module, ABC):
 
         Args:
             prepared: what ``prepare`` gives, of B images.
-            timesteps: one for all images, or several for one image; none where none exist.
+            timesteps: n of them, at each of which every image is run; none where none exist.
 
         Returns:
-            What the network says, raw.
+            What the network says, raw: of B n passes, image by image.
         """
 
     @property
@@ -103,6 +115,40 @@ class AttentionBackbone(nn.Module, ABC):
         """The size (h, w) in pixels that an image of ``image_size`` (H, W) is resized to."""
         return target_size(image_size, self.resolution, self.size_multiple, self.aspect)
 
+    def read(self, image: np.ndarray, noise: tuple[int, str]) -> ReadImage:
+        """The CPU's share of what is done before ``run``; any thread may do it ahead.
+
+        Args:
+            image: see ``to_pixels``.
+            noise: (seed, key) that fix it.
+        """
+        pixels = self.resize(image)
+        drawn = self.draw_noise((pixels.shape[0], pixels.shape[1]), *noise)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+            drawn = drawn.pin_memory() if isinstance(drawn, Tensor) else drawn
+        return ReadImage(pixels, drawn)
+
+    def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor | tuple[int, str]:
+        """What ``prepare`` takes as noise for an image of ``size`` (h, w) in pixels, on the CPU.
+
+        Here (seed, key), by which ``prepare`` draws for one image; no two images share a pass then.
+        """
+        return seed, key
+
+    def place(self, images: Sequence[ReadImage]) -> tuple[Tensor, Tensor | tuple[int, str]]:
+        """What ``prepare`` takes for images of one size, on ``device``, without a wait for it.
+
+        Returns:
+            Pixels (B, 3, h, w) float32 in -1..1, and the noise.
+        """
+        pixels = self._scaled([image.pixels for image in images])
+        drawn = [image.noise for image in images if isinstance(image.noise, Tensor)]
+        if not drawn:
+            return pixels, images[0].noise
+        placed = [noise.to(self.device, non_blocking=True) for noise in drawn]
+        return pixels, placed[0] if len(placed) == 1 else torch.cat(placed)
+
     def to_pixels(self, image: np.ndarray) -> Tensor:
         """Resize an image to the size the network reads, and scale it.
 
@@ -112,12 +158,21 @@ class AttentionBackbone(nn.Module, ABC):
         Returns:
             (1, 3, h, w) float32 in -1..1 on ``device``; h, w are multiples of ``size_multiple``.
         """
+        return self._scaled([self.resize(image)])
+
+    def resize(self, image: np.ndarray) -> Tensor:
+        """``image``, see ``to_pixels``, as (h, w, 3) uint8 on the CPU."""
         if image.shape[2:] != (3,) or image.dtype != np.uint8 or image.size == 0:
             raise ValueError(
                 f"an image must be (H, W, 3) uint8 RGB; got {image.shape} {image.dtype}"
             )
-        resized = resize_image(image, self.size_of((image.shape[0], image.shape[1])))
-        return torch.tensor(resized, device=self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return torch.tensor(resize_image(image, self.size_of((image.shape[0], image.shape[1]))))
+
+    def _scaled(self, images: Sequence[Tensor]) -> Tensor:
+        # Bytes travel, a quarter of what floats would be.
+        placed = [x.to(self.device, non_blocking=True).permute(2, 0, 1) for x in images]
+        pixels = placed[0][None] if len(placed) == 1 else torch.stack(placed)
+        return pixels.float() / 127.5 - 1
 
     @property
     def device(self) -> torch.device:

@@ -173,18 +173,22 @@ class DiffusionBackbone(AttentionBackbone):
             return Noising(latent, torch.randn_like(latent))
         return Noising(latent, noise if isinstance(noise, Tensor) else self.noise(latent, *noise))
 
+    def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor:
+        shape = 1, self.denoiser_latent_channels, *self.latent_size(size)
+        return _gaussian(shape, seed, key)
+
     def run(self, prepared: Noising, timesteps: Sequence[int]) -> Tensor:
-        latent, noise = prepared
-        batch = max(len(latent), len(timesteps))
-        steps = torch.tensor(list(timesteps), device=latent.device).expand(batch)
-        shape = (batch, *latent.shape[1:])
-        return self(self.add_noise(latent.expand(shape), noise.expand(shape), steps), steps)
+        latent, noise = (_repeated(tensor, len(timesteps)) for tensor in prepared)
+        steps, signal, spread = self._levels(tuple(timesteps) * len(prepared.latent))
+        return self(signal * latent + spread * noise, steps)
 
     def reconstruct(self, prepared: Noising, output: Tensor) -> tuple[Tensor, Tensor]:
         latent, noise = prepared
-        zero = torch.zeros(len(latent), dtype=torch.int64, device=latent.device)
-        noised = self.add_noise(latent, noise, zero)
-        return latent, clean_estimate(self.scheduler, noised, output, zero)
+        _, signal, spread = self._levels((0,))
+        # On the CPU, where a look at it costs nothing.
+        zero = torch.zeros(len(latent), dtype=torch.int64)
+        noised, levels = signal * latent + spread * noise, (signal, spread)
+        return latent, clean_estimate(self.scheduler, noised, output, zero, levels)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -196,8 +200,10 @@ class DiffusionBackbone(AttentionBackbone):
         pixels = pixels.to(self.device, self.vae.dtype)
         latent = self.vae.encode(pixels).latent_dist.mode().float()
         if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-            mean = torch.tensor(config.latents_mean, device=latent.device).view(1, -1, 1, 1)
-            std = torch.tensor(config.latents_std, device=latent.device).view(1, -1, 1, 1)
+            mean, std = (
+                self.numbers(values, torch.float32).view(1, -1, 1, 1)
+                for values in (config.latents_mean, config.latents_std)
+            )
             return (latent - mean) * (config.scaling_factor / std)
         return (latent - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
@@ -206,9 +212,7 @@ class DiffusionBackbone(AttentionBackbone):
 
         It is drawn on the CPU in float32, so neither device, dtype nor earlier draws change it.
         """
-        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randn(latent.shape, generator=generator).to(latent.device)
+        return _gaussian(latent.shape, seed, key).to(latent.device)
 
     def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """X_t = alpha_t X_0 + sigma_t eps with the scheduler's own alpha and sigma.
@@ -218,6 +222,20 @@ class DiffusionBackbone(AttentionBackbone):
         levels = signal_and_noise_levels(self.scheduler, timesteps)
         signal, spread = (level.to(latent).view(-1, 1, 1, 1) for level in levels)
         return signal * latent + spread * noise.to(latent)
+
+    def _levels(self, timesteps: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """``timesteps`` (B,), and alpha and sigma there (B, 1, 1, 1), see ``constant``."""
+        steps = torch.tensor(timesteps)
+
+        def levels(which: int) -> Tensor:
+            return signal_and_noise_levels(self.scheduler, steps)[which].view(-1, 1, 1, 1)
+
+        key = self.scheduler, timesteps, steps.dtype
+        return (
+            self.constant(steps.dtype, lambda: steps, "timesteps", *key),
+            self.constant(torch.float32, lambda: levels(0), "signal", *key),
+            self.constant(torch.float32, lambda: levels(1), "spread", *key),
+        )
 
     def forward(self, noised: Tensor, timesteps: Tensor) -> Tensor:
         """One pass of the denoiser with the null prompt.
@@ -295,3 +313,14 @@ class DiffusionBackbone(AttentionBackbone):
         _, denoiser_hook = cpu_offload_with_hook(self.denoiser, device, vae_hook)
         # accelerate chains one way; images come one after another, so close the circle.
         vae_hook.hook.prev_module_hook = denoiser_hook
+
+
+def _repeated(tensor: Tensor, times: int) -> Tensor:
+    """Each of (B, ...) so many times, (B times, ...); of one, no copy is made."""
+    return tensor.unsqueeze(1).expand(-1, times, *tensor.shape[1:]).flatten(0, 1)
+
+
+def _gaussian(shape: Sequence[int], seed: int, key: str) -> Tensor:
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(shape, generator=generator)

@@ -48,7 +48,13 @@ def signal_and_noise_levels(scheduler: Any, timesteps: Tensor) -> tuple[Tensor, 
     return kept.sqrt(), (1.0 - kept).sqrt()
 
 
-def clean_estimate(scheduler: Any, noised: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+def clean_estimate(
+    scheduler: Any,
+    noised: Tensor,
+    prediction: Tensor,
+    timesteps: Tensor,
+    levels: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """X_0 as a denoiser's raw prediction has it.
 
     Diffusion: (X_t - sigma_t eps) / alpha_t, or alpha_t X_t - sigma_t v for v-prediction. Flow
@@ -62,6 +68,7 @@ def clean_estimate(scheduler: Any, noised: Tensor, prediction: Tensor, timesteps
         prediction: of the denoiser, (B, c, h, w); further channels (a predicted variance) are
             left out.
         timesteps: (B,); for flow matching all 0.
+        levels: ``signal_and_noise_levels`` of them (B, 1, 1, 1), where they are known already.
     """
     prediction = prediction[:, : noised.shape[1]].to(noised.dtype)
     if is_flow_matching(scheduler):
@@ -70,7 +77,7 @@ def clean_estimate(scheduler: Any, noised: Tensor, prediction: Tensor, timesteps
         return -prediction
     signal, spread = (
         level.to(noised).view(-1, 1, 1, 1)
-        for level in signal_and_noise_levels(scheduler, timesteps)
+        for level in levels or signal_and_noise_levels(scheduler, timesteps)
     )
     kind = scheduler.config.get("prediction_type", "epsilon")
     if kind == "epsilon":

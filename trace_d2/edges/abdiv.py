@@ -173,9 +173,8 @@ def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
     constant (up to rounding), of one token say, holds no edge and gives zeros.
     """
     _, deviation, threshold = _statistics(abdiv, mode)
-    if deviation == 0:
-        return torch.zeros_like(abdiv, dtype=torch.float32)
-    return (abdiv / (2 * threshold)).clamp(0, 1).float()
+    edges = (abdiv / (2 * threshold)).clamp(0, 1).float()
+    return torch.where(deviation > 0, edges, 0)
 
 
 def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
@@ -186,12 +185,14 @@ def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
     )[0, 0]
 
 
-def _statistics(abdiv: Tensor, mode: str) -> tuple[float, float, float]:
-    """Mean, population standard deviation (0 where it is rounding alone), threshold of an edge."""
+def _statistics(abdiv: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, population standard deviation (0 where it is rounding alone), threshold of an edge.
+
+    Float64 scalars where ``abdiv`` is, which nothing waits for.
+    """
     if mode not in THRESHOLDS:
         raise ValueError(f"the threshold is one of {', '.join(THRESHOLDS)}, not {mode!r}")
     values = abdiv.double()
-    mean = float(values.mean())
-    spread = float(values.std(correction=0))
-    deviation = spread if spread > _CONSTANT * abs(mean) else 0.0
+    mean, spread = values.mean(), values.std(correction=0)
+    deviation = torch.where(spread > _CONSTANT * mean.abs(), spread, 0)
     return mean, deviation, mean if mode == "mean" else mean + deviation

@@ -1,9 +1,10 @@
-"""An image in, instance edges out: by the teacher's search or by the student's one pass."""
+"""Images in, instance edges out: by the teacher's search or by the student's one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from trace_d2.attention import (
 )
 from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.backbones.backbone import ReadImage
 from trace_d2.settings import NodeSettings, one_of, within
 
 from .abdiv import (
@@ -27,9 +29,16 @@ from .abdiv import (
     normalise_edges,
     upsample_edges,
 )
-from .emergence import instance_emergence_point
+from .emergence import most_changed, search_trajectory
+from .network_source import (
+    NetworkSource,
+    PassSettings,
+    ReadyImage,
+    timesteps_per_pass,
+    to_host,
+)
 from .sources import EdgeOutput
-from .student import EdgeStudent
+from .student import EdgeStudent, square_layout
 from .student_files import student_folder
 from .student_loading import load_student
 
@@ -54,23 +63,21 @@ class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
 
 
 class AttentionView:
-    """One image before a backbone: called with timesteps, it gives the maps (b, N, N) there.
+    """Images of one size before a backbone: called with timesteps, it gives the maps there.
 
-    A call is one forward pass. ``key`` and ``seed`` fix the noise.
+    A call is one forward pass. Of B images and b timesteps it gives (B b, N, N), image by image.
     """
 
     def __init__(
         self,
         backbone: AttentionBackbone,
-        image: np.ndarray,
-        key: str,
-        seed: int = 0,
+        images: Sequence[ReadImage],
         settings: AttentionSettings = AttentionSettings(),
     ) -> None:
-        self.backbone, self.settings = backbone, settings
-        pixels = backbone.to_pixels(image)
-        self.layout: AttentionLayout = backbone.layout((pixels.shape[-2], pixels.shape[-1]))
-        self.prepared = backbone.prepare(pixels, (seed, key))
+        self.backbone, self.settings, self.images = backbone, settings, len(images)
+        height, width, _ = images[0].pixels.shape
+        self.layout: AttentionLayout = backbone.layout((height, width))
+        self.prepared = backbone.prepare(*backbone.place(images))
 
     @torch.no_grad()
     def __call__(self, timesteps: Sequence[int]) -> Tensor:
@@ -86,15 +93,15 @@ class AttentionView:
         return reader.attention()
 
 
-class EdgeDetector:
+class EdgeDetector(NetworkSource):
     """The teacher: instance edges by a backbone (Algorithms 1 and 2), an ``EdgeSource``.
 
     A backbone without timesteps is read once, and ABDiv of that is all.
 
     Args:
-        backbone: shows its attention to an image.
         emergence, abdiv, attention: see the config.
-        seed: with the image's key it fixes the noise, whatever the batch or the order.
+        backbone, seed, batch: see ``NetworkSource``. Images share a pass as long as their whole
+            trajectories fit into one.
     """
 
     def __init__(
@@ -105,76 +112,94 @@ class EdgeDetector:
         attention: AttentionSettings = AttentionSettings(),
         *,
         seed: int = 0,
+        batch: int = 0,
     ) -> None:
-        self.backbone, self.seed = backbone, seed
         self.emergence, self.abdiv, self.attention = emergence, abdiv, attention
-        self.timesteps = tuple(backbone.timesteps[:: self.emergence.stride])
+        self.timesteps = tuple(backbone.timesteps[:: emergence.stride])
+        super().__init__(backbone, seed, batch)
+        if self.batch > 1:
+            a_pass = self.timesteps_a_pass(square_layout(backbone))
+            an_image = len(self.timesteps) if self._searches else 1
+            self.batch = max(1, min(self.batch, a_pass // an_image))
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> EdgeDetector:
         """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
         # Checked before anything is loaded.
         emergence, abdiv = EmergenceSettings.from_config(cfg), AbdivSettings.from_config(cfg)
-        attention = AttentionSettings.from_config(cfg)
+        attention, batch = AttentionSettings.from_config(cfg), PassSettings.from_config(cfg).batch
         backbone = backbone or build_backbone(cfg)
-        return cls(backbone, emergence, abdiv, attention, seed=cfg.MODEL.TRACE.SEED)
+        return cls(backbone, emergence, abdiv, attention, seed=cfg.MODEL.TRACE.SEED, batch=batch)
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
-        view = self.view(image, key)
-        timestep, attention, curve = self._emergence(view)
-        abdiv = attention_boundary_divergence(
-            attention, view.layout.largest, self.abdiv.neighbourhood
-        )
-        edges = normalise_edges(abdiv, self.abdiv.threshold)
-        edges = upsample_edges(edges, (image.shape[0], image.shape[1]))
-        return EdgeOutput(edges.cpu().numpy(), abdiv.float().cpu().numpy(), timestep, curve)
+    def find(self, images: Sequence[ReadyImage]) -> list[EdgeOutput]:
+        view = AttentionView(self.backbone, [image.read for image in images], self.attention)
+        results = []
+        for (attention, changes), (_, size) in zip(self._look(view), images, strict=True):
+            abdiv = attention_boundary_divergence(
+                attention, view.layout.largest, self.abdiv.neighbourhood
+            )
+            edges = upsample_edges(normalise_edges(abdiv, self.abdiv.threshold), size)
+            results += [edges, abdiv.float(), changes]
+        arrays = iter(to_host(results))
+        return [
+            EdgeOutput(edges, abdiv, *self._emergence(changes.tolist()))
+            for edges, abdiv, changes in zip(arrays, arrays, arrays, strict=True)
+        ]
 
     def view(self, image: np.ndarray, key: str) -> AttentionView:
         """``image`` before the backbone."""
-        return AttentionView(self.backbone, image, key, self.seed, self.attention)
+        return AttentionView(self.backbone, [self.ready(image, key).read], self.attention)
 
-    def batch(self, layout: AttentionLayout) -> int:
+    def timesteps_a_pass(self, layout: AttentionLayout) -> int:
         """Timesteps a forward pass over ``layout``."""
         settings = self.emergence
         return settings.batch or timesteps_per_pass(layout.tokens, settings.memory_mb)
 
-    def _emergence(self, view: AttentionView) -> tuple[int | None, Tensor, dict[int, float]]:
-        if not self.timesteps:
-            return None, view(())[0], {}
-        fixed = self.emergence.fixed_timestep
-        if fixed >= 0:
-            return fixed, view([fixed])[0], {}
-        batch = self.batch(view.layout)
-        found = instance_emergence_point(view, self.timesteps, self.emergence.metric, batch)
-        return found.timestep, found.attention, found.curve
+    @property
+    def _searches(self) -> bool:
+        return bool(self.timesteps) and self.emergence.fixed_timestep < 0
+
+    def _look(self, view: AttentionView) -> list[tuple[Tensor, Tensor]]:
+        """The map (N, N) of each image where it is read, and the divergences on the way there."""
+        if not self._searches:
+            maps = view([self.emergence.fixed_timestep] if self.timesteps else ())
+            return [(attention, attention.new_empty(0)) for attention in maps]
+        steps, metric, kernels = self.timesteps, self.emergence.metric, self.attention.kernels
+        if view.images == 1:
+            batch = self.timesteps_a_pass(view.layout)
+            return [search_trajectory(view, steps, metric, batch, kernels)]
+        read = view(steps).unflatten(0, (view.images, len(steps)))
+        return [
+            search_trajectory(partial(_all, maps), steps, metric, len(steps), kernels)
+            for maps in read
+        ]
+
+    def _emergence(self, changes: Sequence[float]) -> tuple[int | None, dict[int, float]]:
+        if self._searches:
+            return most_changed(self.timesteps, changes)
+        return self.emergence.fixed_timestep if self.timesteps else None, {}
 
 
-def timesteps_per_pass(tokens: int, memory_mb: float) -> int:
-    """How many float32 maps of ``tokens`` x ``tokens`` fit in ``memory_mb`` MiB; at least 1."""
-    return max(1, int(memory_mb * 2**20 // (4 * tokens**2)))
+def _all(maps: Tensor, timesteps: Sequence[int]) -> Tensor:
+    """``maps`` that were read at all ``timesteps``."""
+    return maps
 
 
-class StudentDetector:
+class StudentDetector(NetworkSource):
     """The student: instance edges by one forward pass, an ``EdgeSource``.
 
-    ``seed`` fixes the noise with an image's key, see ``EdgeDetector``.
+    ``seed`` and ``batch``: see ``NetworkSource``.
     """
 
-    def __init__(self, student: EdgeStudent, seed: int = 0) -> None:
+    def __init__(self, student: EdgeStudent, seed: int = 0, batch: int = 0) -> None:
         self.student = student.eval()
-        self.seed = seed
-
-    @property
-    def backbone(self) -> AttentionBackbone:
-        """The student's."""
-        return self.student.backbone
+        super().__init__(student.backbone, seed, batch)
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> StudentDetector:
         """The student of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
-        folder = student_folder(cfg)
+        folder, batch = student_folder(cfg), PassSettings.from_config(cfg).batch
         trace = cfg.MODEL.TRACE
         student = load_student(
             folder,
@@ -182,12 +207,14 @@ class StudentDetector:
             merge_lora=trace.STUDENT.MERGE_LORA,
             attention=AttentionSettings.from_config(cfg),
         )
-        return cls(student, trace.SEED)
+        return cls(student, trace.SEED, batch)
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
-        pixels = self.backbone.to_pixels(image)
-        output = self.student(pixels, (self.seed, key), reconstruct=False)
-        edges = upsample_edges(output.logits[0].sigmoid(), (image.shape[0], image.shape[1]))
-        return EdgeOutput(edges.cpu().numpy(), timestep=0)
+    def find(self, images: Sequence[ReadyImage]) -> list[EdgeOutput]:
+        pixels, noise = self.backbone.place([image.read for image in images])
+        logits = self.student(pixels, noise, reconstruct=False).logits
+        edges = [
+            upsample_edges(own.sigmoid(), size)
+            for own, (_, size) in zip(logits, images, strict=True)
+        ]
+        return [EdgeOutput(found, timestep=0) for found in to_host(edges)]

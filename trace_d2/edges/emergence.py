@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
-from trace_d2.attention.divergences import mean_divergence
+from trace_d2.attention.operators import mean_divergence_tensor
 
 
 @dataclass(frozen=True)
@@ -45,31 +46,77 @@ def instance_emergence_point(
     Raises:
         FloatingPointError: a map is not finite.
     """
+    attention, changes = search_trajectory(read, timesteps, metric, batch)
+    timestep, curve = most_changed(timesteps, changes.tolist())
+    return Emergence(timestep, attention, curve)
+
+
+def search_trajectory(
+    read: Callable[[Sequence[int]], Tensor],
+    timesteps: Sequence[int],
+    metric: str = "kl",
+    batch: int = 1,
+    kernels: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The search of ``instance_emergence_point``, which nothing waits for: all stays on the device.
+
+    Args:
+        kernels: ``MODEL.TRACE.ATTENTION.KERNELS``.
+
+    Returns:
+        SA_inst (N, N), and the divergence of each timestep from the one before it, float64: one
+        less than there are timesteps. ``most_changed`` reads them.
+    """
     if len(timesteps) < 2 or any(a >= b for a, b in pairwise(timesteps)):
         raise ValueError(f"a trajectory has two or more ascending timesteps, not {timesteps}")
     if batch < 1:
         raise ValueError(f"a forward pass takes 1 timestep or more, not {batch}")
-    curve: dict[int, float] = {}
+    changes: list[Tensor] = []
     previous: Tensor | None = None
-    best, best_timestep = None, -1
+    best: tuple[Tensor, Tensor] | None = None  # with how much it changed
     for start in range(0, len(timesteps), batch):
-        part = list(timesteps[start : start + batch])
-        maps = read(part)
-        for timestep, attention in zip(part, maps, strict=True):
+        maps = read(list(timesteps[start : start + batch]))
+        for attention in maps:
             if previous is not None:
-                change = mean_divergence(previous, attention, metric)
-                if not math.isfinite(change):
-                    raise FloatingPointError(
-                        f"attention at timestep {timestep} or the one before is not finite; "
-                        "run the backbone in bfloat16 or float32"
-                    )
-                if best is None or change > curve[best_timestep]:
-                    best, best_timestep = attention, timestep
-                curve[timestep] = change
+                change = mean_divergence_tensor(previous, attention, metric, kernels=kernels)
+                changes.append(change)
+                best = (attention, change) if best is None else _more(best, (attention, change))
             previous = attention
-        # A slice would keep the other maps of its batch.
-        best = best.clone() if best is not None and best_timestep in part and batch > 1 else best
-        previous = previous.clone() if previous is not None and batch > 1 else previous
+        if batch > 1:
+            best = best and (_alone(best[0]), best[1])
+            previous = _alone(attention)
         del maps, attention
     assert best is not None
-    return Emergence(best_timestep, best, curve)
+    return best[0], torch.stack(changes)
+
+
+def _more(best: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The one of two maps, each with its change, that changed more; the first of equals."""
+    more = other[1] > best[1]
+    if more.device.type == "cpu":  # a look costs nothing there, and a choice no copy
+        return other if more else best
+    return torch.where(more, other[0], best[0]), torch.where(more, other[1], best[1])
+
+
+def most_changed(
+    timesteps: Sequence[int], changes: Sequence[float]
+) -> tuple[int, dict[int, float]]:
+    """t* and the curve of what ``search_trajectory`` found.
+
+    Raises:
+        FloatingPointError: a divergence is not finite, so a map was not.
+    """
+    curve = dict(zip(timesteps[1:], changes, strict=True))
+    for timestep, change in curve.items():
+        if not math.isfinite(change):
+            raise FloatingPointError(
+                f"attention at timestep {timestep} or the one before is not finite; "
+                "run the backbone in bfloat16 or float32"
+            )
+    return max(curve, key=curve.__getitem__), curve
+
+
+def _alone(attention: Tensor) -> Tensor:
+    """``attention`` in memory of its own: a slice keeps the other maps of its batch."""
+    whole = attention.untyped_storage().nbytes() == attention.nbytes
+    return attention if whole else attention.clone()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -42,6 +42,55 @@ class EdgeOutput:
 EdgeSource = Callable[[np.ndarray, str], EdgeOutput]
 """(image (H, W, 3) uint8 RGB, key) -> its edges. The key is the stem of the image's file: it fixes
 the noise of a network, or names the file of edges."""
+
+
+class BatchedEdgeSource(Protocol):
+    """An edge source that can be read ahead for, and that looks at several images together.
+
+    Results do not depend on the batch, up to rounding.
+    """
+
+    batch: int
+    """Images of one size that it looks at in one pass."""
+
+    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
+        """An ``EdgeSource``."""
+
+    def ready(self, image: np.ndarray, key: str) -> Any:
+        """What ``detect`` takes of an image: the CPU's share, done in any thread."""
+
+    def detect(self, images: Sequence[Any]) -> list[EdgeOutput | Exception]:
+        """Edges of images, of any number and sizes; what fails in one is returned in its place."""
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Any ``EdgeSource`` as a ``BatchedEdgeSource``: nothing is done ahead."""
+
+    source: EdgeSource
+    batch: int = 1
+
+    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
+        return self.source(image, key)
+
+    def ready(self, image: np.ndarray, key: str) -> tuple[np.ndarray, str]:
+        """The arguments."""
+        return image, key
+
+    def detect(self, images: Sequence[tuple[np.ndarray, str]]) -> list[EdgeOutput | Exception]:
+        """Edges of one image after the other."""
+        return [self._attempt(*image) for image in images]
+
+    def _attempt(self, image: np.ndarray, key: str) -> EdgeOutput | Exception:
+        try:
+            return self.source(image, key)
+        except Exception as error:  # told by who asked for this image; the others go on
+            return error
+
+
+def batched(source: EdgeSource) -> BatchedEdgeSource:
+    """``source`` as one that several images can be given to at once."""
+    return source if hasattr(source, "detect") else OneByOne(source)  # type: ignore[return-value]
 
 
 class FileEdges:

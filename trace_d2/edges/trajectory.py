@@ -91,7 +91,7 @@ def read_trajectory(
         return maps
 
     emergence = detector.emergence
-    batch = detector.batch(view.layout)
+    batch = detector.timesteps_a_pass(view.layout)
     found = instance_emergence_point(read, detector.timesteps, emergence.metric, batch)
     shown = tuple(steps[timestep] for timestep in detector.timesteps)
     chosen = found.timestep

@@ -87,7 +87,7 @@ def teacher_edges(
     fixed = teacher.timestep >= 0
     settings = AttentionSettings(blocks=teacher.blocks if fixed else ())
     with torch.no_grad():
-        view = AttentionView(detector.backbone, image, key, detector.seed, settings)
+        view = AttentionView(detector.backbone, [detector.ready(image, key).read], settings)
         if fixed:
             attention = view([teacher.timestep])[0]
         else:

@@ -58,7 +58,7 @@ class Trajectory:
     @torch.no_grad()
     def __init__(self, detector: EdgeDetector, image: np.ndarray, key: str) -> None:
         self.size = image.shape[:2]
-        self.view = AttentionView(detector.backbone, image, key, detector.seed)
+        self.view = AttentionView(detector.backbone, [detector.ready(image, key).read])
         self.layout = self.view.layout
         self.maps: dict[int, Tensor] = {}
         self._found: dict[tuple[str, int], Emergence] = {}
