@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader
-from trace_d2.attention.layout import key_multiplicity, nearest_tokens, resample_attention
+from trace_d2.attention.layout import (
+    add_resampled,
+    key_multiplicity,
+    nearest_tokens,
+    resample_attention,
+)
 from trace_d2.attention.mean_softmax import (
     accumulate_mean_softmax,
     chunk_sizes,
@@ -127,3 +132,20 @@ def test_resampling_by_hand() -> None:
     )
     repeated = resample_attention(attention, (1, 2), (1, 3))
     assert repeated.tolist() == [[0.25, 0.25, 0.75], [0.25, 0.25, 0.75], [0.5, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("source", [(1, 1), (2, 3), (3, 5), (4, 4)])
+@pytest.mark.parametrize("target", [(4, 4), (6, 9), (7, 5), (8, 8)])
+def test_keys_are_counted_as_they_are_repeated(source, target) -> None:
+    expected = torch.bincount(nearest_tokens(source, target), minlength=source[0] * source[1])
+    assert torch.equal(key_multiplicity(source, target), expected)
+
+
+@pytest.mark.parametrize("scratch", [1, 2000, 2**20])
+@pytest.mark.parametrize("target", [(4, 6), (5, 4), (2, 9)])
+def test_resampled_maps_are_added_bit_for_bit(target, scratch) -> None:
+    tokens = target[0] * target[1]
+    total, attention = random(2, tokens, tokens), random(2, 6, 6, seed=1)
+    expected = total + resample_attention(attention, (2, 3), target)
+    add_resampled(total, attention, (2, 3), target, scratch)
+    assert torch.equal(total, expected)

@@ -67,20 +67,36 @@ class AttentionLayout:
         return None
 
 
-def nearest_tokens(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def nearest_tokens(
+    source: tuple[int, int], target: tuple[int, int], device: torch.device | None = None
+) -> Tensor:
     """For each token of the ``target`` grid, in row-major order, its token in ``source``: int64.
 
     Nearest, as the paper's [i/delta, j/delta]: cell i of n is taken from cell floor(i * m / n) of
     m, which is i / delta for a whole ratio delta = n / m, and is defined for every other ratio too.
     """
-    rows = torch.arange(target[0]) * source[0] // target[0]
-    columns = torch.arange(target[1]) * source[1] // target[1]
+    rows = torch.arange(target[0], device=device) * source[0] // target[0]
+    columns = torch.arange(target[1], device=device) * source[1] // target[1]
     return (rows.unsqueeze(1) * source[1] + columns).flatten()
 
 
-def key_multiplicity(source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """How many tokens of ``target`` each token of ``source`` becomes: (h w,) int64."""
-    return torch.bincount(nearest_tokens(source, target), minlength=source[0] * source[1])
+def key_multiplicity(
+    source: tuple[int, int], target: tuple[int, int], device: torch.device | None = None
+) -> Tensor:
+    """How many tokens of ``target`` each token of ``source`` becomes: (h w,) int64.
+
+    It is counted without a look at the device: cell r of m gets the cells i of n with
+    r <= i m / n < r + 1, and delta^2 in all where the ratio is whole.
+    """
+    rows, columns = (
+        _multiples_below(m + 1, n, m, device).diff() for m, n in zip(source, target, strict=True)
+    )
+    return (rows.unsqueeze(1) * columns).flatten()
+
+
+def _multiples_below(count: int, n: int, m: int, device: torch.device | None) -> Tensor:
+    """For r = 0 .. count - 1 the number of i >= 0 with i m / n < r, which is ceil(r n / m)."""
+    return (torch.arange(count, device=device) * n + m - 1) // m
 
 
 def normalise_for_grid(attention: Tensor, multiplicity: Tensor) -> Tensor:
@@ -95,5 +111,33 @@ def resample_attention(
 
     Rows that were made by ``normalise_for_grid`` sum to 1 afterwards.
     """
-    index = nearest_tokens(source, target).to(attention.device)
+    index = nearest_tokens(source, target, attention.device)
     return attention.index_select(-2, index).index_select(-1, index)
+
+
+def add_resampled(
+    total: Tensor,
+    attention: Tensor,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    scratch_bytes: int,
+) -> None:
+    """``total += resample_attention(...)`` in place, with no second (B, N, N) map.
+
+    Args:
+        total: (B, N, N) on ``target``, contiguous.
+        attention: (B, n, n) on ``source``.
+        scratch_bytes: for a copy of some rows at a time, where the ratio of the grids is not whole.
+    """
+    batch, tokens, _ = total.shape
+    index = nearest_tokens(source, target, attention.device)
+    columns = attention.index_select(-1, index)
+    if target[0] % source[0] == target[1] % source[1] == 0:
+        down, right = target[0] // source[0], target[1] // source[1]
+        repeated = columns.view(batch, source[0], 1, source[1], 1, tokens)
+        total.view(batch, source[0], down, source[1], right, tokens).add_(repeated)
+        return
+    step = max(1, scratch_bytes // (batch * tokens * total.element_size()))
+    for start in range(0, tokens, step):
+        rows = index[start : start + step]
+        total[:, start : start + step] += columns.index_select(1, rows)

@@ -13,20 +13,17 @@ from torch import nn
 
 @contextlib.contextmanager
 def native_attention(model: nn.Module | None = None) -> Iterator[None]:
-    """Switches to PyTorch's own attention function and to eager execution, and back again.
+    """Switches to PyTorch's own attention function, and back again.
 
-    Other attention backends of diffusers (flash, sage, xformers, ...) and compiled modules never
-    call ``scaled_dot_product_attention``, so that a reader would see nothing.
+    Other attention backends of diffusers (flash, sage, xformers, ...) never call
+    ``scaled_dot_product_attention``, so that a reader would see nothing.
 
     Args:
         model: a model whose attention processors may have a backend of their own, set by
             diffusers' ``model.set_attention_backend``. None: only the global one is switched.
     """
     with contextlib.ExitStack() as stack:
-        # Nothing is compiled where the compiler was never imported, and importing it takes
-        # seconds; nor is there a diffusers model where diffusers was never imported.
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # There is no diffusers model where diffusers was never imported.
         dispatch = sys.modules.get("diffusers.models.attention_dispatch")
         if dispatch is not None:
             stack.enter_context(dispatch.attention_backend(dispatch.AttentionBackendName.NATIVE))
@@ -47,13 +44,7 @@ def forbid_cudnn_attention() -> None:
 @contextlib.contextmanager
 def _default_processors(model: nn.Module | None) -> Iterator[None]:
     """Lets the processors of ``model`` use the global backend."""
-    modules = () if model is None else model.modules()
-    processors: list[Any] = [getattr(module, "processor", None) for module in modules]
-    chosen = [
-        (processor, processor._attention_backend)
-        for processor in processors
-        if getattr(processor, "_attention_backend", None) is not None
-    ]
+    chosen = [(p, p._attention_backend) for p in _processors(model) if p._attention_backend]
     try:
         for processor, _ in chosen:
             processor._attention_backend = None
@@ -61,3 +52,17 @@ def _default_processors(model: nn.Module | None) -> Iterator[None]:
     finally:
         for processor, backend in chosen:
             processor._attention_backend = backend
+
+
+def _processors(model: nn.Module | None) -> Iterator[Any]:
+    """The attention processors in ``model`` that have a backend of their own.
+
+    A large denoiser has thousands of modules, and ``getattr`` of what a module lacks is slow.
+    """
+    left = [] if model is None else [model]
+    while left:
+        module = left.pop()
+        left.extend(child for child in module._modules.values() if child is not None)
+        processor = module.__dict__.get("processor", module)  # one that is a module has a child
+        if "_attention_backend" in getattr(processor, "__dict__", ()):
+            yield processor

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
-from torch.overrides import TorchFunctionMode
 
 from .layout import (
     AttentionLayout,
+    add_resampled,
     key_multiplicity,
-    nearest_tokens,
     normalise_for_grid,
     resample_attention,
 )
 from .mean_softmax import accumulation_dtype
 from .operators import accumulate_mean_softmax, mean_softmax
+from .watching import in_cross_attention, watch_attention
 
-# Taken once: a test or a profiler may put a wrapper in its place, which still calls this one.
-_ATTENTION_FUNCTION = torch.nn.functional.scaled_dot_product_attention
+# Of the calls that could be self-attention: length, and whether it is.
+_Calls = tuple[tuple[int, bool], ...]
+# What each network showed in its first pass, by the reader's layout and where the pass ends. None:
+# it has calls that only a close watch sees.
+_seen_before: WeakKeyDictionary[nn.Module, dict[Any, _Calls | None]] = WeakKeyDictionary()
 
 
 class _AllReadError(Exception):
     """Ends a forward pass of which nothing more is needed."""
 
 
-class SelfAttentionReader(TorchFunctionMode):
+class SelfAttentionReader:
     """Accumulates softmax(Q K^T / sqrt(d)) of every self-attention call of a forward pass.
 
     It watches ``torch.nn.functional.scaled_dot_product_attention``, so that no attention processor
@@ -48,6 +48,11 @@ class SelfAttentionReader(TorchFunctionMode):
     diffusers' attention modules do. Of joint sequences only the image tokens are kept: softmax
     over the image keys alone is the full softmax with the text keys left out, renormalised.
 
+    The first pass of a ``network`` over a layout is watched closely: modules run uncompiled, every
+    PyTorch function is looked at and cross-attention is told from self-attention. Later passes cost
+    next to nothing, run compiled where the network is (not where they are differentiable), and must
+    show the same calls. Without a ``network`` every pass is such a first one.
+
     Args:
         layout: the token grids and the prompt's place, for the size of latent that is run.
         blocks: which self-attention calls to average, counted from 0 in the order they run; empty
@@ -59,6 +64,11 @@ class SelfAttentionReader(TorchFunctionMode):
             outside of it, so that the denoiser may recompute its blocks (gradient checkpointing).
         stop_early: leave the context, without an error, once the last of ``blocks`` was read: the
             rest of the forward pass is not computed. Without ``blocks`` it has no effect.
+        network: the module whose passes are read, by which they are known again.
+
+    Raises:
+        RuntimeError: on leaving, or at a call: a network that is known shows other calls than in
+            its first pass.
     """
 
     def __init__(
@@ -70,8 +80,8 @@ class SelfAttentionReader(TorchFunctionMode):
         kernels: str = "auto",
         differentiable: bool = False,
         stop_early: bool = False,
+        network: nn.Module | None = None,
     ) -> None:
-        super().__init__()
         if any(block < 0 for block in blocks):
             raise ValueError(f"blocks are counted from 0, not {tuple(blocks)}")
         if scratch_mb <= 0:
@@ -82,6 +92,8 @@ class SelfAttentionReader(TorchFunctionMode):
         self.kernels = kernels
         self.differentiable = differentiable
         self.stop_early = stop_early
+        self.network = network
+        self._stack = contextlib.ExitStack()
         self._reset()
 
     def _reset(self) -> None:
@@ -91,95 +103,124 @@ class SelfAttentionReader(TorchFunctionMode):
         self._maps: dict[tuple[int, int], Tensor] = {}
         self._kept: list[tuple[tuple[int, int], tuple[Any, ...]]] = []
         self._others: Counter[tuple[int, int]] = Counter()
-        self._cross_attention: list[bool] = []
+        self._weights: dict[tuple[int, int], Tensor] = {}
+        self._calls: list[tuple[int, bool]] = []
         self._result: Tensor | None = None
 
     def __enter__(self) -> SelfAttentionReader:
         self._reset()
-        thread = threading.get_ident()
-
-        # Module hooks are global while they are set: other threads' modules are not ours.
-        def enter_module(module: nn.Module, _: Any) -> None:
-            if threading.get_ident() == thread and hasattr(module, "is_cross_attention"):
-                self._cross_attention.append(bool(module.is_cross_attention))
-
-        def leave_module(module: nn.Module, *_: Any) -> None:
-            if threading.get_ident() == thread and hasattr(module, "is_cross_attention"):
-                self._cross_attention.pop()
-
-        super().__enter__()
-        self._hooks = (
-            register_module_forward_pre_hook(enter_module),
-            register_module_forward_hook(leave_module, always_call=True),
-        )
+        self._known = self._memory().get(self._pass_key)
+        closely = self._known is None
+        compiled = not (closely or self.differentiable)
+        watch = watch_attention(self._see, closely=closely, compiled=compiled)
+        self._watch = self._stack.enter_context(watch)
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
-        for hook in self._hooks:
-            hook.remove()
-        super().__exit__(kind, error, traceback)
-        return isinstance(error, _AllReadError)
+        self._stack.close()
+        stopped = isinstance(error, _AllReadError)
+        if error is None or stopped:
+            self._remember()
+        return stopped
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is _ATTENTION_FUNCTION:
-            self._watch(*args, **kwargs)
-            if self.stop_early and self.blocks and self._read == len(self.blocks):
-                raise _AllReadError
-        return func(*args, **kwargs)
+    @property
+    def _pass_key(self) -> tuple[Any, ...]:
+        """Passes of one key show the same calls."""
+        return self.layout, self.blocks if self.stop_early else None
 
-    def _watch(
+    def _memory(self) -> dict[Any, _Calls | None]:
+        return {} if self.network is None else _seen_before.setdefault(self.network, {})
+
+    def _remember(self) -> None:
+        """Keep what this pass showed, or compare it with what is kept."""
+        memory, calls = self._memory(), tuple(self._calls)
+        if self._pass_key not in memory:
+            if calls:
+                memory[self._pass_key] = None if self._watch.hidden else calls
+        elif self._known is not None and calls != self._known:
+            self._refuse_change()
+
+    def _refuse_change(self) -> None:
+        self._memory()[self._pass_key] = None
+        raise RuntimeError(
+            f"{type(self.network).__name__} shows other attention calls over the grids "
+            f"{self.layout.grids} than in its first pass, so that some may be missed: a module, an "
+            "attention processor or a backend was exchanged, or compiled code hides them. Read "
+            "again: from now on it runs uncompiled and is watched closely"
+        )
+
+    def _is_self_attention(self, length: int) -> bool:
+        """Whether a call of so many queries and keys, of a length of the layout, is one."""
+        if self._known is None:
+            found = not in_cross_attention()
+        else:
+            number = len(self._calls)
+            if number >= len(self._known) or self._known[number][0] != length:
+                self._refuse_change()
+            found = self._known[number][1]
+        self._calls.append((length, found))
+        return found
+
+    def _see(
         self,
         query: Tensor,
         key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        mask: Tensor | None,
+        is_causal: bool,
+        scale: float | None,
     ) -> None:
-        """Takes the arguments of ``scaled_dot_product_attention`` and reads a self-attention."""
+        """Takes an attention call and reads it if it is self-attention."""
         lengths = query.shape[-2], key.shape[-2]
         place = self.layout.locate(lengths[0]) if lengths[0] == lengths[1] else None
-        crossed = bool(self._cross_attention) and self._cross_attention[-1]
-        if place is None or crossed:
+        if place is None or not self._is_self_attention(lengths[0]):
             self._others[lengths] += 1
             return
         index, self.calls = self.calls, self.calls + 1
-        if self.blocks and index not in self.blocks:
-            return
+        if not self.blocks or index in self.blocks:
+            self._read_call(place, query, key, mask, is_causal, scale)
+        if self.stop_early and self.blocks and self._read == len(self.blocks):
+            raise _AllReadError
+
+    def _read_call(
+        self,
+        place: tuple[tuple[int, int], int],
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        scale: float | None,
+    ) -> None:
         grid, start = place
         _check_call(query, key, is_causal, self._batch)
         self._batch = query.shape[0]
         image = slice(start, start + grid[0] * grid[1])
-        if attn_mask is not None:
-            attn_mask = attn_mask.expand(*query.shape[:2], *lengths)[..., image, image]
+        if mask is not None:
+            shape = (*query.shape[:3], key.shape[2])
+            mask = mask.expand(shape)[..., image, image]
         if key.shape[1] != query.shape[1]:
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        call = query[:, :, image], key[:, :, image], scale, attn_mask
+        call = query[:, :, image], key[:, :, image], scale, mask
         if self.differentiable:
             self._kept.append((grid, call))
         else:
             self._accumulate(grid, *call)
         self._read += 1
 
-    def _column_weights(self, grid: tuple[int, int], device: torch.device) -> Tensor | None:
+    def _column_weights(
+        self, grid: tuple[int, int], dtype: torch.dtype, device: torch.device
+    ) -> Tensor | None:
+        """How often each key of ``grid`` is repeated; None: once."""
         if grid == self.layout.largest:
             return None
-        return key_multiplicity(grid, self.layout.largest).to(device)
+        if grid not in self._weights:
+            counts = key_multiplicity(grid, self.layout.largest, device)
+            self._weights[grid] = counts.to(dtype)
+        return self._weights[grid]
 
     def _accumulate(
         self, grid: tuple[int, int], query: Tensor, key: Tensor, scale: float, mask: Tensor | None
     ) -> None:
-        weights = self._column_weights(grid, query.device)
         dtype = accumulation_dtype(query.dtype)
         # A map made in inference mode could not be divided in place outside it.
         with (
@@ -197,7 +238,7 @@ class SelfAttentionReader(TorchFunctionMode):
                 scale=scale,
                 mask=mask,
                 scratch_bytes=self.scratch_bytes,
-                column_weights=None if weights is None else weights.to(dtype),
+                column_weights=self._column_weights(grid, dtype, query.device),
                 kernels=self.kernels,
             )
 
@@ -213,7 +254,7 @@ class SelfAttentionReader(TorchFunctionMode):
                     scratch_bytes=self.scratch_bytes,
                     kernels=self.kernels,
                 )
-                weights = self._column_weights(grid, query.device)
+                weights = self._column_weights(grid, attention.dtype, query.device)
                 if weights is not None:
                     attention = normalise_for_grid(attention, weights)
                 previous = self._maps.get(grid)
@@ -246,7 +287,7 @@ class SelfAttentionReader(TorchFunctionMode):
             elif self.differentiable:
                 total = total + resample_attention(attention, grid, largest)
             else:
-                _add_resampled(total, attention, grid, largest)
+                add_resampled(total, attention, grid, largest, self.scratch_bytes)
         assert total is not None
         return total / self._read if self.differentiable else total.div_(self._read)
 
@@ -257,8 +298,8 @@ class SelfAttentionReader(TorchFunctionMode):
                 f"the forward pass showed no self-attention over the grids {self.layout.grids} "
                 f"with {self.layout.text_tokens} prompt tokens; attention calls seen (queries x "
                 f"keys): {seen or 'none'}. If there were none, the model bypasses "
-                "scaled_dot_product_attention: run it uncompiled, without attention slicing, and "
-                "on diffusers' native attention backend (trace_d2.attention.native_attention). "
+                "scaled_dot_product_attention: run it without attention slicing and on "
+                "diffusers' native attention backend (trace_d2.attention.native_attention). "
                 "If there were, the layout is of another image size."
             )
         missing = sorted(block for block in self.blocks if block >= self.calls)
@@ -282,13 +323,3 @@ def _check_call(query: Tensor, key: Tensor, is_causal: bool, batch: int) -> None
             f"a batch of {query.shape[0]} after one of {batch}: enter the reader around one "
             "forward pass"
         )
-
-
-def _add_resampled(
-    total: Tensor, attention: Tensor, source: tuple[int, int], target: tuple[int, int]
-) -> None:
-    """``total += resample_attention(...)`` a source row at a time: no second (B, N, N) map."""
-    index = nearest_tokens(source, target).to(attention.device)
-    for row in range(attention.shape[1]):
-        rows = (index == row).nonzero().flatten()
-        total[:, rows] += attention[:, row].index_select(-1, index).unsqueeze(1)

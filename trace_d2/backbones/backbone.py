@@ -19,6 +19,8 @@ from trace_d2.settings import NodeSettings, one_of, within
 
 # Beyond this ratio of the sides "keep" squeezes the image: denoisers are trained up to about 4.
 MAX_ASPECT_RATIO = 4.0
+# Of PixArt and SD3, for which diffusers names none.
+_REPEATED_BLOCKS = ("BasicTransformerBlock", "JointTransformerBlock")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
     revision: str = ""
     dtype: str = one_of("auto", "float32", "float16", "bfloat16", default="auto")
     cpu_offload: bool = False
+    compile: bool = False
     null_prompt: str = one_of("encoded", "zeros", "pipeline", default="encoded")
     guidance: float = within(0.0, default=1.0)
     resolution: int = within(0, default=0)
@@ -94,6 +97,10 @@ class AttentionBackbone(nn.Module, ABC):
         Returns:
             What the network says, raw: of B n passes, image by image.
         """
+
+    def compile_network(self) -> None:
+        """Compile the network for inference; see ``compile_network``."""
+        compile_network(self.network)
 
     @property
     def network(self) -> Any:
@@ -183,6 +190,22 @@ class AttentionBackbone(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """Of the network's weights and activations."""
         return next(self.network.parameters()).dtype
+
+
+def compile_network(network: nn.Module, **options: Any) -> None:
+    """Let ``torch.compile`` make code of ``network`` at its first pass, or of its repeated blocks.
+
+    Blocks of one kind share the code, so that it is made in a fraction of the time. Attention is
+    read of it as before: see ``SelfAttentionReader``.
+
+    Args:
+        network: eager, with adapters merged where it has any: they would be compiled as they are.
+        options: of ``torch.compile``.
+    """
+    kinds = getattr(network, "_repeated_blocks", None) or _REPEATED_BLOCKS
+    blocks = [module for module in network.modules() if type(module).__name__ in kinds]
+    for module in blocks or [network]:
+        module.compile(**options)
 
 
 def target_size(

@@ -87,6 +87,7 @@ class AttentionView:
             scratch_mb=self.settings.scratch_mb,
             kernels=self.settings.kernels,
             stop_early=True,
+            network=self.backbone.network,
         )
         with native_attention(self.backbone), reader:
             self.backbone.run(self.prepared, timesteps)
@@ -129,6 +130,8 @@ class EdgeDetector(NetworkSource):
         emergence, abdiv = EmergenceSettings.from_config(cfg), AbdivSettings.from_config(cfg)
         attention, batch = AttentionSettings.from_config(cfg), PassSettings.from_config(cfg).batch
         backbone = backbone or build_backbone(cfg)
+        if cfg.MODEL.TRACE.BACKBONE.COMPILE:
+            backbone.compile_network()
         return cls(backbone, emergence, abdiv, attention, seed=cfg.MODEL.TRACE.SEED, batch=batch)
 
     @torch.no_grad()
@@ -207,6 +210,8 @@ class StudentDetector(NetworkSource):
             merge_lora=trace.STUDENT.MERGE_LORA,
             attention=AttentionSettings.from_config(cfg),
         )
+        if trace.BACKBONE.COMPILE:
+            student.backbone.compile_network()
         return cls(student, trace.SEED, batch)
 
     @torch.inference_mode()

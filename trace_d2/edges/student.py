@@ -125,6 +125,7 @@ class EdgeStudent(nn.Module):
             kernels=self.attention.kernels,
             differentiable=torch.is_grad_enabled(),
             stop_early=not reconstruct,
+            network=self.backbone.network,
         )
         with native_attention(self.backbone), reader:
             output = self.backbone.run(prepared, [0])
@@ -139,6 +140,8 @@ def check_trainable(cfg: Any) -> None:
     trace = cfg.MODEL.TRACE
     if trace.BACKBONE.CPU_OFFLOAD:
         raise ValueError("MODEL.TRACE.BACKBONE.CPU_OFFLOAD is for inference: set it to False")
+    if trace.BACKBONE.COMPILE:
+        raise ValueError("MODEL.TRACE.BACKBONE.COMPILE is for inference: set it to False")
     loss = trace.STUDENT.LOSS
     if min(loss.DICE, loss.RECONSTRUCTION) < 0 or loss.DICE + loss.RECONSTRUCTION == 0:
         raise ValueError(

@@ -59,6 +59,7 @@ _RESOURCE_KEYS = frozenset(
     {
         "DEVICE",
         "BACKBONE.CPU_OFFLOAD",
+        "BACKBONE.COMPILE",
         "ATTENTION.SCRATCH_MB",
         "ATTENTION.KERNELS",
         "EMERGENCE.BATCH",
