@@ -322,7 +322,7 @@ def test_cpu_offload_gives_the_same_result(family, build_tiny, image, inputs):
 def test_cpu_offload_moves_only_what_runs(first, build_tiny, inputs, image):
     # The meta device stands for an accelerator here: shapes go through, and a move shows.
     backbone = build_tiny("sd15", CPU_OFFLOAD=True)
-    backbone._place(torch.device("meta"), cpu_offload=True)
+    backbone._place(torch.device("meta"), "model")
     assert backbone.device.type == "meta"
     assert {p.device.type for p in backbone.parameters()} == {"cpu"}
     if first == "vae":

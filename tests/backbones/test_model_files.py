@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 
@@ -149,11 +150,16 @@ def test_the_package_of_quantised_weights_is_named(
     settings, package, component, flux_copy, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(importlib.metadata, "version", _no_package)
     path = flux_copy / component / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "quantization_config": settings}))
     with pytest.raises(ValueError, match=rf"{component} is quantised .* `pip install {package}`"):
         _build(NAME=str(flux_copy))
+
+
+def _no_package(name):
+    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def test_an_unknown_way_to_quantise_is_named(flux_copy):
@@ -164,18 +170,11 @@ def test_an_unknown_way_to_quantise_is_named(flux_copy):
         _build(NAME=str(flux_copy))
 
 
-def test_gguf_files_are_named(flux_copy):
-    (flux_copy / "flux.gguf").write_bytes(b"GGUF")
-    with pytest.raises(FileNotFoundError, match=r"single file.*package gguf.*pass the top folder"):
-        _build(NAME="flux1-dev", WEIGHTS=str(flux_copy / "flux.gguf"))
-    (flux_copy / DENOISER_FILE).rename(flux_copy / "transformer" / "model.gguf")
-    with pytest.raises(FileNotFoundError, match=r"holds GGUF weights.*`pip install gguf`"):
-        _build(NAME=str(flux_copy))
-
-
-def test_a_single_file_as_name(flux_copy):
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a single file"):
-        _build(NAME=str(flux_copy / "text_encoder" / "model.safetensors"))
+def test_a_single_file_as_model_is_told_its_key(flux_copy):
+    file = str(flux_copy / "text_encoder" / "model.safetensors")
+    for options in ({"NAME": file}, {"NAME": "flux1-dev", "WEIGHTS": file}):
+        with pytest.raises(FileNotFoundError, match=r"single file.*set .*BACKBONE\.DENOISER to it"):
+            _build(**options)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"latent_channels": "a"}'])

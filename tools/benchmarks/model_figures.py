@@ -42,7 +42,9 @@ def load_backbone(cfg: CfgNode, architecture: str | None) -> Any:
     """The backbone of the config, or one of random weights, made on its device itself."""
     if architecture is None:
         return build_backbone(cfg)
-    settings = replace(BackboneSettings.from_config(cfg), name=architecture, cpu_offload=False)
+    settings = replace(
+        BackboneSettings.from_config(cfg), name=architecture, offload="none", cpu_offload=False
+    )
     device = pick_device(cfg)
     return random_backbone(architecture, settings, pick_dtype(settings.dtype, device), device)
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from . import import_remarks  # noqa: F401 -- before diffusers is imported
 from .backbone import AttentionBackbone
 from .diffusion import DiffusionBackbone
 from .families import (

@@ -31,12 +31,21 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
     weights: str = ""
     revision: str = ""
     dtype: str = one_of("auto", "float32", "float16", "bfloat16", default="auto")
+    variant: str = ""
+    denoiser: str = ""
+    quantize: str = one_of("", "nf4", "int8", default="")
+    offload: str = one_of("none", "model", "group", default="none")
     cpu_offload: bool = False
     compile: bool = False
     null_prompt: str = one_of("encoded", "zeros", "pipeline", default="encoded")
     guidance: float = within(0.0, default=1.0)
     resolution: int = within(0, default=0)
     aspect: str = one_of("square", "keep", default="square")
+
+    @property
+    def offloading(self) -> str:
+        """OFFLOAD; "model" was CPU_OFFLOAD before there was the key."""
+        return "model" if self.cpu_offload and self.offload == "none" else self.offload
 
 
 class ReadImage(NamedTuple):
@@ -58,6 +67,7 @@ class AttentionBackbone(nn.Module, ABC):
         name: the registered name or the folder, for messages.
         resolution: side in pixels of the square that images are resized to.
         aspect: "square", or "keep" for the image's own aspect ratio at equal area.
+        quantization: how the network's weights are quantised ("nf4", ...); empty: not at all.
         commit: of the hub's repository that the weights are of; None: they are of a folder.
         timesteps: where the network can be read, ascending. Empty: it knows no noise, so there is
             no trajectory to search, and ABDiv of one forward pass is all.
@@ -69,6 +79,7 @@ class AttentionBackbone(nn.Module, ABC):
     name: str
     resolution: int
     aspect: str
+    quantization: str = ""
     commit: str | None = None
     timesteps: Sequence[int] = ()
 
@@ -188,8 +199,9 @@ class AttentionBackbone(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network's weights and activations."""
-        return next(self.network.parameters()).dtype
+        """Of the network's activations, and of its weights unless they are quantised."""
+        weights = self.network.parameters()
+        return next(weight.dtype for weight in weights if weight.is_floating_point())
 
 
 def compile_network(network: nn.Module, **options: Any) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from accelerate import cpu_offload_with_hook
 from fvcore.common.config import CfgNode
 from torch import Tensor
 from typing_extensions import Self
 
-from . import loading
+from . import loading, offloading, quantization
 from .backbone import AttentionBackbone, BackboneSettings
 from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
@@ -94,7 +93,8 @@ class DiffusionBackbone(AttentionBackbone):
         self.native_resolution = native_resolution or self.configured_resolution()
         self.resolution = settings.resolution or self.native_resolution
         self._offload_device: torch.device | None = None
-        self._place(torch.device(device), settings.cpu_offload)
+        self.quantization = quantization.name_of(denoiser)
+        self._place(torch.device(device), settings.offloading)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
@@ -108,6 +108,8 @@ class DiffusionBackbone(AttentionBackbone):
                 f"{settings.name} needs a folder of {', '.join(cls.pipeline_names)};"
                 f" {source} holds a {source.pipeline_name}"
             )
+        # Where weights come to when they are loaded, and where text encoders run.
+        first = torch.device("cpu") if settings.offloading != "none" else device
         # The text encoders come and go before the denoiser is loaded, so that both never meet.
         null_prompt = load_null_prompt(
             source,
@@ -116,11 +118,13 @@ class DiffusionBackbone(AttentionBackbone):
             zeros=settings.null_prompt == "zeros"
             or (settings.null_prompt == "pipeline" and cls.guides_away_from_zeros(source)),
             dtype=dtype,
-            device=torch.device("cpu") if settings.cpu_offload else device,
+            device=first,
         )
         backbone = cls(
             settings,
-            denoiser=loading.load_model(source, cls.denoiser_class, cls.denoiser_subfolder, dtype),
+            denoiser=loading.load_denoiser(
+                source, cls.denoiser_class, cls.denoiser_subfolder, dtype, settings, first
+            ),
             vae=loading.load_vae(source, dtype),
             scheduler=loading.load_scheduler(source),
             null_prompt=null_prompt,
@@ -254,7 +258,12 @@ class DiffusionBackbone(AttentionBackbone):
                 f"timesteps {tuple(timesteps.shape)} must hold one entry for each of the"
                 f" {noised.shape[0]} latents"
             )
-        return self.predict(noised.to(self.device, self.dtype), timesteps)
+        try:
+            return self.predict(noised.to(self.device, self.dtype), timesteps)
+        except BaseException:  # a reader that stops early, for one
+            if self._offload_device is not None:
+                offloading.end_pass(self.denoiser)
+            raise
 
     def null_prompt_tensor(self, key: str, batch: int) -> Tensor:
         """A tensor of the null prompt for a batch, floats in the denoiser's dtype."""
@@ -302,17 +311,16 @@ class DiffusionBackbone(AttentionBackbone):
         self.vae.eval()
         return self
 
-    def _place(self, device: torch.device, cpu_offload: bool) -> None:
-        if not cpu_offload:
+    def _place(self, device: torch.device, offload: str) -> None:
+        if offload == "none":
             self.to(device)
             return
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
-        self._offload_device = device
-        _, vae_hook = cpu_offload_with_hook(self.vae, device)
-        _, denoiser_hook = cpu_offload_with_hook(self.denoiser, device, vae_hook)
-        # accelerate chains one way; images come one after another, so close the circle.
-        vae_hook.hook.prev_module_hook = denoiser_hook
+        self._offload_device = device = offloading.concrete(device)
+        if offload == "model":
+            offloading.offload_models(self.vae, self.denoiser, device)
+        else:
+            self.vae.to(device)
+            offloading.offload_groups(self.denoiser, device)
 
 
 def _repeated(tensor: Tensor, times: int) -> Tensor:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +11,17 @@ import transformers
 from diffusers import AutoencoderKL
 from fvcore.common.config import CfgNode
 
-from trace_d2.io.json_files import quoted, read_json, shown
+from trace_d2.io.json_files import read_json
 
-from .model_files import ModelSource, weights_in
+from . import quantization
+from .backbone import BackboneSettings
+from .model_files import ModelSource, weight_files, weights_in
+from .reports import check_report
+from .single_file import check_file, gguf_in, load_single_file
 
-# What weights may hold beside a model's: buffers of former versions (PixArt-alpha has its learned
-# null prompt), and the other halves of models of which a text encoder is one.
-_HARMLESS = re.compile(
-    r"(position_ids|inv_freq|pos_embed\.pos_embed|num_batches_tracked|y_embedding)$"
-    r"|^(vision_model|visual_projection|text_projection|logit_scale|decoder|lm_head)(\.|$)"
-)
 # What a class is called today that was called Transformer2DModel, by its norm_type. The hub's
 # PixArt-alpha is published under that name.
 _TRANSFORMERS = {"ada_norm_single": "PixArtTransformer2DModel"}
-_SHOWN_KEYS = 3  # names of tensors in a message
-# The packages that diffusers and transformers read quantised weights by, by quant_method.
-_QUANTIZATION_PACKAGES = {
-    "bitsandbytes": "bitsandbytes",
-    "bitsandbytes_4bit": "bitsandbytes",
-    "bitsandbytes_8bit": "bitsandbytes",
-    "gguf": "gguf",
-    "torchao": "torchao",
-    "quanto": "optimum-quanto",
-    "modelopt": "nvidia-modelopt",
-    "compressed-tensors": "compressed-tensors",
-    "gptq": "gptqmodel",
-    "awq": "gptqmodel",
-    "hqq": "hqq",
-}
 
 
 def pick_device(cfg: CfgNode) -> torch.device:
@@ -74,48 +54,104 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def load_model(
-    source: ModelSource, model_class: type[Any], component: str, dtype: torch.dtype
+def load_denoiser(
+    source: ModelSource,
+    model_class: type[Any],
+    component: str,
+    dtype: torch.dtype,
+    settings: BackboneSettings,
+    device: torch.device,
 ) -> Any:
-    """One model of a folder, of diffusers or transformers, on the CPU.
+    """The denoiser, quantised on ``device`` if ``settings`` say so, else on the CPU.
+
+    It comes out of the file that ``settings.denoiser`` names, or that is all there is in the
+    component's folder (GGUF), or else out of the folder. See ``load_model`` for errors.
+    """
+    single = Path(settings.denoiser).expanduser() if settings.denoiser else None
+    if single:
+        check_file(single, "MODEL.TRACE.BACKBONE.DENOISER")
+    folder = source.component(component)
+    _check_class(source, model_class, component)
+    if not single and not weight_files(folder):
+        single = gguf_in(folder)
+    if single:
+        return load_single_file(
+            single, model_class, folder, dtype, quantize=settings.quantize, device=device
+        )
+    return load_model(
+        source, model_class, component, dtype, quantize=settings.quantize, device=device, must=True
+    )
+
+
+def load_model(
+    source: ModelSource,
+    model_class: type[Any],
+    component: str,
+    dtype: torch.dtype,
+    *,
+    quantize: str = "",
+    device: torch.device | str = "cpu",
+    must: bool = False,
+) -> Any:
+    """One model of a folder, of diffusers or transformers, on the CPU unless it is quantised.
+
+    Args:
+        quantize: of ``quantization.SCHEMES``; empty for as it is.
+        device: where quantised weights are.
+        must: it is there in the variant of ``source``, if that has one.
 
     Raises:
         ValueError: it is of another class, damaged or quantised by a package that is not there, or
             its weights lack a tensor of the model, have one in another shape, or hold further ones.
         FileNotFoundError: there are no weights.
     """
-    folder = source.component(component)
-    name = _class_name(source, component)
-    if name != model_class.__name__:
-        raise ValueError(
-            f"{source}: {component} is a {name}; this family needs a {model_class.__name__}"
+    folder, device = source.component(component), torch.device(device)
+    _check_class(source, model_class, component)
+    method = quantization.stored_method(folder)
+    options: dict[str, Any] = {}
+    if quantize:
+        if method:
+            raise ValueError(
+                f"{folder} is quantised already, by {method}: leave MODEL.TRACE.BACKBONE.QUANTIZE"
+                " empty"
+            )
+        config = load_config(source, component)
+        options["quantization_config"] = quantization.build_config(
+            quantize, model_class, config, dtype
         )
-    check_quantization(folder)
-    weights = weights_in(folder)
+        method = quantization.METHODS[quantize]
+    weights = weights_in(folder, source.variant, must)
     try:
-        model, report = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=weights.variant,
-            use_safetensors=weights.safetensors,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with quantization.on_any_device(device):
+            model, report = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                variant=weights.variant,
+                use_safetensors=weights.safetensors,
+                local_files_only=True,
+                output_loading_info=True,
+                **quantization.device_options(method, device),
+                **options,
+            )
     except Exception as error:  # damaged files end in any kind of error
         raise ValueError(
             f"cannot load {folder}: {error}; its files may be truncated or belong to another"
             " model: copy or download the model again"
         ) from error
-    _check_report(report, folder)
+    check_report(report, folder)
+    quantization.settle(model)
     return model
 
 
-def _class_name(source: ModelSource, component: str) -> str | None:
-    """The class of a component; a former name is mapped as diffusers maps it."""
+def _check_class(source: ModelSource, model_class: type[Any], component: str) -> None:
+    """Raise a ValueError unless ``component`` is a ``model_class``."""
     name = source.class_name(component)
-    if name != "Transformer2DModel":
-        return name
-    return _TRANSFORMERS.get(str(load_config(source, component).get("norm_type")), name)
+    if name == "Transformer2DModel":  # as diffusers maps a former name
+        name = _TRANSFORMERS.get(str(load_config(source, component).get("norm_type")), name)
+    if name != model_class.__name__:
+        raise ValueError(
+            f"{source}: {component} is a {name}; this family needs a {model_class.__name__}"
+        )
 
 
 def load_text_encoder(source: ModelSource, component: str, dtype: torch.dtype) -> Any:
@@ -128,50 +164,6 @@ def load_text_encoder(source: ModelSource, component: str, dtype: torch.dtype) -
             " install a newer one"
         )
     return load_model(source, model_class, component, dtype)
-
-
-def check_quantization(folder: Path) -> None:
-    """Raise a ValueError if the weights in ``folder`` need a package that is not installed."""
-    path = folder / "config.json"
-    config = read_json(path, "configuration", "copy or download the model again")
-    settings = config.get("quantization_config") if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        return
-    method = settings.get("quant_method")
-    if method is None and any("load_in_" in key for key in settings):
-        method = "bitsandbytes"  # as its first versions wrote it
-    package = _QUANTIZATION_PACKAGES.get(str(method).lower())
-    if package is None:
-        raise ValueError(
-            f"{path}: quantization_config has the quant_method {quoted(method)}, which is not known"
-            " here: pass the model in full precision"
-        )
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            f"{folder} is quantised by {method}, which needs the package {package}: run `pip"
-            f" install {package}`, or pass the model in full precision"
-        ) from error
-
-
-def _check_report(report: Mapping[str, Any], folder: Path) -> None:
-    """Raise a ValueError if weights and model differ; tied weights need to be there once."""
-    unexpected = [key for key in report["unexpected_keys"] if not _HARMLESS.search(key)]
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
-    for keys, what in (
-        (report["missing_keys"], "lack {} of the model's tensors"),
-        (mismatched, "have {} tensors of another shape than the model's"),
-        (unexpected, "hold {} tensors that the model does not have"),
-    ):
-        if keys:
-            names = ", ".join(map(shown, sorted(keys)[:_SHOWN_KEYS]))
-            more = ", ..." if len(keys) > _SHOWN_KEYS else ""
-            raise ValueError(
-                f"the weights in {folder} {what.format(len(keys))} ({names}{more}): they belong to"
-                " another model, its config.json does, or they are incomplete; copy or download the"
-                " model again"
-            )
 
 
 def load_vae(source: ModelSource, dtype: torch.dtype) -> AutoencoderKL:

@@ -1,7 +1,7 @@
 """Where a model's files are: a diffusers folder, or a hub model that is brought into the cache.
 
 Only the components that are asked for are downloaded, in one weight format: safetensors before
-pickles, full precision before the fp16 variant.
+pickles, the variant that is asked for before full precision, and that before the fp16 variant.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 INDEX = "model_index.json"
+DENOISERS = ("unet", "transformer")
 _WEIGHT_FILE = re.compile(
     r"^(?:diffusion_pytorch_model|pytorch_model|model)"
     r"(?:\.(?P<before>\w+))?(?P<shard>-\d+-of-(?P<shards>\d+))?(?:\.(?P<after>\w+))?"
@@ -48,12 +49,22 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A diffusers folder, or the snapshot folder of a hub model (filled as components are used)."""
+    """A diffusers folder, or the snapshot folder of a hub model (filled as components are used).
+
+    Attributes:
+        folder: of the files.
+        index: of ``model_index.json``.
+        hub_id, revision: of a hub model.
+        variant: of the weights that are taken first.
+        bare: the denoiser's weights come from elsewhere.
+    """
 
     folder: Path
     index: dict[str, Any]
     hub_id: str | None = None
     revision: str | None = None
+    variant: str = ""
+    bare: bool = False
 
     def __str__(self) -> str:
         return self.hub_id or str(self.folder)
@@ -71,8 +82,14 @@ class ModelSource:
     def component(self, name: str) -> Path:
         """The folder of a component, downloaded first where it must be."""
         path = self.folder / name
-        if self.hub_id and not _is_complete(path):
-            _download_component(self.hub_id, self.revision, name)
+        weights = not (self.bare and name in DENOISERS)
+        if self.hub_id and not _is_complete(path, self.variant, weights):
+            try:
+                _download_component(self.hub_id, self.revision, name, self.variant, weights)
+            except FileNotFoundError:
+                # Few parts have the variant, and the hub alone could tell whether this one does.
+                if not (self.variant and _is_complete(path, "", weights)):
+                    raise
         if self.class_name(name) is None or not path.is_dir():
             raise FileNotFoundError(
                 f"{self} has no {name}: {INDEX} must name its class and the folder {path} must"
@@ -88,9 +105,11 @@ class ModelSource:
         """
         digest = hashlib.sha256()
         if self.hub_id:
-            digest.update(f"{self.hub_id}@{self.revision}".encode())
+            variant = f"#{self.variant}" if self.variant else ""
+            digest.update(f"{self.hub_id}@{self.revision}{variant}".encode())
             return digest.hexdigest()
         digest.update(str(self.folder.resolve()).encode())
+        digest.update(self.variant.encode())
         digest.update(json.dumps(self.index, sort_keys=True).encode())
         for component in components:
             for path in sorted(p for p in (self.folder / component).rglob("*") if p.is_file()):
@@ -104,19 +123,23 @@ class ModelSource:
         return digest.hexdigest()
 
 
-def open_model(weights: str, revision: str = "") -> ModelSource:
+def open_model(
+    weights: str, revision: str = "", variant: str = "", bare: bool = False
+) -> ModelSource:
     """The model in a diffusers folder, or of a hub id ``owner/name``.
 
     Args:
         weights: the folder or the id.
         revision: of the id, a commit, tag or branch; empty: the newest.
+        variant: of the weights, where there are several.
+        bare: without the denoiser's weights.
     """
     folder = Path(weights).expanduser()
     if folder.is_file():
-        package = "; GGUF needs the package gguf as well" if folder.suffix == ".gguf" else ""
         raise FileNotFoundError(
-            f"{folder} is a single file, which is not read here{package}: pass the top folder of a"
-            f" diffusers model, the one that holds {INDEX}"
+            f"{folder} is a single file, which holds no scheduler and no empty prompt: set"
+            " MODEL.TRACE.BACKBONE.DENOISER to it, and NAME (or WEIGHTS, of a registered name) to a"
+            f" diffusers folder of the same model, the one that holds {INDEX}"
         )
     if folder.is_dir():
         if not (folder / INDEX).is_file():
@@ -129,68 +152,91 @@ def open_model(weights: str, revision: str = "") -> ModelSource:
                 f"MODEL.TRACE.BACKBONE.REVISION {revision!r} goes with a hub id, and {folder} is a"
                 " folder: leave it empty"
             )
-        return ModelSource(folder, _read_index(folder / INDEX))
+        return ModelSource(folder, _read_index(folder / INDEX), variant=variant, bare=bare)
     if weights.count("/") != 1 or weights.startswith((".", "~", "/")):
         raise FileNotFoundError(f"no model folder at {weights}; pass a diffusers folder or hub id")
     try:
         index = Path(huggingface_hub.hf_hub_download(weights, INDEX, revision=revision or None))
     except (OSError, HTTPError, HFValidationError, EntryNotFoundError) as error:
         raise FileNotFoundError(_hub_remedy(weights, error)) from error
-    return ModelSource(index.parent, _read_index(index), weights, index.parent.name)
+    found = _read_index(index)
+    return ModelSource(index.parent, found, weights, index.parent.name, variant, bare)
 
 
-def choose_weights(names: Iterable[str]) -> WeightFiles | None:
+def choose_weights(names: Iterable[str], variant: str = "") -> WeightFiles | None:
     """The best complete set of weights among file names; None where there is none.
 
-    Full-precision safetensors come first, then their fp16 variant, then pickles likewise. A
-    sharded set is complete when every shard is there.
+    The ``variant`` comes first, if it is not empty; then full precision as safetensors, then its
+    fp16 variant, then pickles likewise. A sharded set is complete when every shard is there.
     """
+    groups = _groups(names)
+    for wanted in (*((variant,) if variant else ()), None):
+        for key in _order(wanted):
+            files = groups.get(key, {})
+            single = [name for name, shards in files.items() if shards == 1]
+            if single or (files and len(files) == max(files.values())):
+                chosen = single[:1] or sorted(files)
+                return WeightFiles(tuple(chosen), key[1], key[0] == "safetensors")
+    return None
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files of weights in a folder, whole or not."""
+    return [path.name for path in folder.glob("*") if _WEIGHT_FILE.match(path.name)]
+
+
+def _order(variant: str | None) -> list[tuple[str, str | None]]:
+    variants = (variant,) if variant else (None, "fp16")
+    return [(kind, name) for kind in ("safetensors", "bin") for name in variants]
+
+
+def _groups(names: Iterable[str]) -> dict[tuple[str, str | None], dict[str, int]]:
+    """Shards of each set of weights by the names of its files; sets go by format and variant."""
     groups: dict[tuple[str, str | None], dict[str, int]] = {}
     for name in names:
         match = _WEIGHT_FILE.match(Path(name).name)
         if match:
-            variant = match["before"] or match["after"]
-            shards = int(match["shards"] or 1)
-            groups.setdefault((match["format"], variant), {})[name] = shards
-    for key in (("safetensors", None), ("safetensors", "fp16"), ("bin", None), ("bin", "fp16")):
-        files = groups.get(key, {})
-        single = [name for name, shards in files.items() if shards == 1]
-        if single or (files and len(files) == max(files.values())):
-            chosen = single[:1] or sorted(files)
-            return WeightFiles(tuple(chosen), key[1], key[0] == "safetensors")
-    return None
+            key = match["format"], match["before"] or match["after"]
+            groups.setdefault(key, {})[name] = int(match["shards"] or 1)
+    return groups
 
 
-def weights_in(folder: Path) -> WeightFiles:
-    """The weights of a component's folder."""
+def weights_in(folder: Path, variant: str = "", must: bool = False) -> WeightFiles:
+    """The weights of a component's folder, in the ``variant`` if they are there so, or ``must``."""
     names = [path.name for path in folder.glob("*")]
-    found = choose_weights(names)
-    if found is None and any(name.endswith(".gguf") for name in names):
-        raise FileNotFoundError(
-            f"{folder} holds GGUF weights, which are read by the package gguf (`pip install gguf`)"
-            " and not here: pass the model as safetensors or bin"
-        )
+    found = choose_weights(names, variant)
+    others = sorted({other for _, other in _groups(names) if other})
+    hint = f"; those there are variants: {', '.join(others)}" if others else ""
     if found is None:
+        hint += ", which MODEL.TRACE.BACKBONE.VARIANT chooses from" if others else ""
         raise FileNotFoundError(
-            f"{folder} holds no complete weights (safetensors or bin, every shard); copy or"
+            f"{folder} holds no complete weights (safetensors or bin, every shard){hint}; copy or"
             " download the model again"
+        )
+    if must and variant and found.variant != variant:
+        raise FileNotFoundError(
+            f"{folder} holds no weights of the variant {variant}{hint}; correct"
+            " MODEL.TRACE.BACKBONE.VARIANT, or leave it empty"
         )
     return found
 
 
-def _is_complete(folder: Path) -> bool:
+def _is_complete(folder: Path, variant: str, weights: bool) -> bool:
     """Whether a snapshot's component is on disk: its configuration, and weights if it has any."""
     names = [path.name for path in folder.glob("*")]
     if "config.json" in names:
-        return choose_weights(names) is not None
+        found = choose_weights(names, variant)
+        return not weights or (found is not None and (not variant or found.variant == variant))
     return any(name.endswith("_config.json") for name in names)
 
 
-def _download_component(hub_id: str, revision: str | None, component: str) -> None:
+def _download_component(
+    hub_id: str, revision: str | None, component: str, variant: str, with_weights: bool
+) -> None:
     try:
         listed = huggingface_hub.list_repo_files(hub_id, revision=revision)
         inside = [name for name in listed if name.startswith(f"{component}/")]
-        weights = choose_weights(inside)
+        weights = choose_weights(inside, variant) if with_weights else None
         wanted = [name for name in inside if name.endswith(_SMALL_FILES)]
         if weights:
             if len(weights.names) == 1:

@@ -99,7 +99,8 @@ def family_of(source: ModelSource) -> type[AttentionBackbone]:
 
 def source_of(settings: BackboneSettings) -> ModelSource:
     """The model that ``BACKBONE.NAME``, ``WEIGHTS`` and ``REVISION`` mean."""
-    return open_model(_weights_of(settings), settings.revision)
+    bare = bool(settings.denoiser)
+    return open_model(_weights_of(settings), settings.revision, settings.variant, bare)
 
 
 def _weights_of(settings: BackboneSettings) -> str:

@@ -60,6 +60,7 @@ _RESOURCE_KEYS = frozenset(
         "DEVICE",
         "BACKBONE.CPU_OFFLOAD",
         "BACKBONE.COMPILE",
+        "BACKBONE.OFFLOAD",
         "ATTENTION.SCRATCH_MB",
         "ATTENTION.KERNELS",
         "EMERGENCE.BATCH",
@@ -67,6 +68,14 @@ _RESOURCE_KEYS = frozenset(
         "BGP.THREADS",
     }
 )
+# Keys that came later: at these values results are as they were before.
+_LATER_KEYS = {
+    "BACKBONE.REVISION": "",
+    "BACKBONE.VARIANT": "",
+    "BACKBONE.DENOISER": "",
+    "BACKBONE.QUANTIZE": "",
+    "BACKBONE.GUIDANCE": 1.0,
+}
 # What detected edges depend on, which given edges do not. A student looks for no timestep and no
 # threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys.
 _DETECTOR_KEYS = {
@@ -308,7 +317,7 @@ def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
         f"MODEL.TRACE.{key}": value
         for key, value in flatten(cfg.MODEL.TRACE).items()
         if key not in _RESOURCE_KEYS
-        and not (key == "BACKBONE.REVISION" and not value)  # as before there was the key
+        and not (key in _LATER_KEYS and value == _LATER_KEYS[key])
         and any(key == name or key.startswith(f"{name}.") for name in names)
     }
 

@@ -1,0 +1,180 @@
+"""Weights in few bits: the packages they need, and a denoiser that is quantised as it is loaded.
+
+"nf4" (bitsandbytes) and "int8" (torchao, weights alone) quantise the linear layers of the blocks.
+What lies outside of them, the embedders and the last layers, stays as it is: it is a percent of the
+weights. All is computed in the denoiser's own dtype.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+
+from trace_d2.io.json_files import quoted, read_json
+
+NONE = ""
+
+# The packages that diffusers and transformers read quantised weights by, by quant_method.
+_PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "bitsandbytes_4bit": "bitsandbytes",
+    "bitsandbytes_8bit": "bitsandbytes",
+    "gguf": "gguf",
+    "torchao": "torchao",
+    "quanto": "optimum-quanto",
+    "modelopt": "nvidia-modelopt",
+    "compressed-tensors": "compressed-tensors",
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "hqq": "hqq",
+}
+METHODS = {"nf4": "bitsandbytes", "int8": "torchao"}
+"""The quant_method of each of ``MODEL.TRACE.BACKBONE.QUANTIZE``."""
+
+
+def need_package(method: str, what: str) -> None:
+    """Raise a ValueError if the package of a quant_method, by which ``what`` is read, is absent."""
+    package = _PACKAGES[method]
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ValueError(
+            f"{what} needs the package {package}: run `pip install {package}`, or pass the model in"
+            " full precision"
+        ) from error
+
+
+def stored_method(folder: Path) -> str:
+    """The quant_method of the weights in ``folder``; empty for full precision.
+
+    Raises:
+        ValueError: it is not known here, or its package is not installed.
+    """
+    path = folder / "config.json"
+    config = read_json(path, "configuration", "copy or download the model again")
+    settings = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return NONE
+    method = settings.get("quant_method")
+    if method is None and any("load_in_" in key for key in settings):
+        method = "bitsandbytes"  # as its first versions wrote it
+    name = str(method).lower()
+    if name not in _PACKAGES:
+        raise ValueError(
+            f"{path}: quantization_config has the quant_method {quoted(method)}, which is not known"
+            " here: pass the model in full precision"
+        )
+    need_package(name, f"{folder} is quantised by {method}, which")
+    return name
+
+
+def build_config(scheme: str, model_class: type[Any], config: Any, dtype: torch.dtype) -> Any:
+    """diffusers' own settings for ``scheme``, one of ``METHODS``; None for none.
+
+    Args:
+        scheme: of ``MODEL.TRACE.BACKBONE.QUANTIZE``.
+        model_class, config: of the denoiser.
+        dtype: that it computes in.
+    """
+    if scheme == NONE:
+        return None
+    need_package(METHODS[scheme], f"MODEL.TRACE.BACKBONE.QUANTIZE {scheme}")
+    kept = modules_kept(model_class, config)
+    if scheme == "nf4":
+        return diffusers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=kept,
+        )
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return diffusers.TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=kept)
+
+
+def modules_kept(model_class: type[Any], config: Any) -> list[str]:
+    """Names of the parts of a denoiser that stay in full precision: those without attention.
+
+    The names go by single parts of a path, so one that blocks have as well (FLUX's proj_out)
+    cannot be kept.
+    """
+    with init_empty_weights():
+        model = model_class.from_config(config)
+    kept = []
+    for name, part in model.named_children():
+        paths = [path for path, _ in part.named_modules()]
+        linear = any(isinstance(module, nn.Linear) for module in part.modules())
+        if linear and not any(re.search(r"(^|\.)attn", path) for path in paths):
+            kept.append(name)
+    inner = {part for path, _ in model.named_modules() for part in path.split(".")[1:]}
+    return [name for name in kept if name not in inner]
+
+
+def device_options(method: str, device: torch.device) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of the device on which weights are quantised.
+
+    bitsandbytes asks for one. torchao takes a CPU for the rest of weights on a GPU, and leaves them
+    as they are.
+    """
+    if method.startswith("bitsandbytes") or (method == "torchao" and device.type != "cpu"):
+        return {"device_map": {"": device}}
+    return {}
+
+
+@contextlib.contextmanager
+def on_any_device(device: torch.device) -> Iterator[None]:
+    """Lets diffusers use bitsandbytes on a CPU: bitsandbytes itself has long been able to."""
+    if device.type != "cpu":
+        yield
+        return
+    from diffusers.quantizers.bitsandbytes import bnb_quantizer
+
+    quantizers = bnb_quantizer.BnB4BitDiffusersQuantizer, bnb_quantizer.BnB8BitDiffusersQuantizer
+    checks = [quantizer.validate_environment for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.validate_environment = lambda *_, **__: None
+        yield
+    finally:
+        for quantizer, check in zip(quantizers, checks, strict=True):
+            quantizer.validate_environment = check
+
+
+def settle(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing weights anew for a CPU: they could be trained on no more."""
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def by_bitsandbytes(model: Any) -> bool:
+    """Whether it is bitsandbytes that quantised weights of ``model``."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    return quantizer is not None and quantizer.quantization_config.quant_method == "bitsandbytes"
+
+
+def name_of(model: Any) -> str:
+    """How the weights of ``model`` are quantised, for people and descriptions; empty: not at all.
+
+    "nf4" and "int8" as above, else "gguf", "bitsandbytes int8", or what its maker calls it.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return NONE
+    config = quantizer.quantization_config
+    method = getattr(config.quant_method, "value", str(config.quant_method))
+    if method == "bitsandbytes":
+        return config.bnb_4bit_quant_type if config.load_in_4bit else "bitsandbytes int8"
+    if type(getattr(config, "quant_type", None)).__name__ == "Int8WeightOnlyConfig":
+        return "int8"
+    return method
