@@ -45,9 +45,9 @@ class HeldOut:
         return f"scene_{self.image_id:06d}"
 
 
-def held_out(index: int, side: int) -> HeldOut:
-    """Scene ``index`` of ``side`` x ``side`` pixels with its truth."""
-    scene = make_scene(SERIES, index, (side, side))
+def held_out(index: int, side: int, series: int = SERIES) -> HeldOut:
+    """Scene ``index`` of a series, ``side`` x ``side`` pixels, with its truth."""
+    scene = make_scene(series, index, (side, side))
     things = [category.id for category in scene_categories() if category.isthing]
     labels, count = ndimage.label(np.isin(scene.semantic(), things))
     return HeldOut(
