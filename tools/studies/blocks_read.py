@@ -19,6 +19,7 @@ import json
 import os
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         cells = study.teachers()
         print(table(cells, BLOCKS, args.loss), flush=True)
         for seed in range(args.seeds):
-            for count in range(1, BLOCKS + 1):
+            for count in (BLOCKS, *range(1, BLOCKS)):
                 cells += study.student(count, seed)
             print(table(cells + study.times(cells, BLOCKS), BLOCKS, args.loss), flush=True)
     except (ValueError, OSError, CommandError) as error:
@@ -113,7 +114,7 @@ class BlockStudy:
             cell
             for series in (CHOICE_SERIES, REPORT_SERIES)
             for cell in self.keep(
-                f"teachers_series{series}", {}, lambda s=series: score_teachers(self.settings, s)
+                f"teachers_series{series}", {}, partial(score_teachers, self.settings, series)
             )
         ]
 
@@ -158,8 +159,12 @@ class BlockStudy:
             for cell in self.keep(
                 f"times_blocks{blocks}",
                 {"scenes": self.args.timed_scenes, "weights": weights.get(blocks)},
-                lambda k=blocks: measure_blocks(
-                    self.settings, k, weights.get(k), self.args.timed_scenes
+                partial(
+                    measure_blocks,
+                    self.settings,
+                    blocks,
+                    weights.get(blocks),
+                    self.args.timed_scenes,
                 ),
             )
         ]

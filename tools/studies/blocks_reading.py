@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -54,12 +55,14 @@ def teacher_edges(detector: EdgeDetector, truth: HeldOut) -> dict[tuple[str, int
     edges = {}
     for blocks, own in enumerate(maps, start=1):
         by_timestep = dict(zip(TIMESTEPS, own, strict=True))
-        found = instance_emergence_point(
-            lambda steps, m=by_timestep: m[steps[0]][None], TIMESTEPS, "kl"
-        )
+        found = instance_emergence_point(partial(_one_of, by_timestep), TIMESTEPS, "kl")
         edges["teacher at t = 0", blocks] = edges_of(by_timestep[0], grid, Teacher(), size)
         edges["teacher, searched", blocks] = edges_of(found.attention, grid, Teacher(), size)
     return edges
+
+
+def _one_of(maps: dict[int, Tensor], timesteps: Sequence[int]) -> Tensor:
+    return maps[timesteps[0]][None]
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Parts of tools/benchmarks/gpu_check.py."""

@@ -1,0 +1,119 @@
+"""Teacher and student on a real configuration: milliseconds by part, and memory at the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from gpu_checks.common import KERNELS, Check
+from trace_d2.attention import mean_divergence_tensor, native_attention
+from trace_d2.edges import EdgeDetector, attention_boundary_divergence
+from trace_d2.edges.detector import StudentDetector
+from trace_d2.edges.lora import merge_lora_adapters
+from trace_d2.edges.student import EdgeStudent
+
+
+def run(check: Check, name: str) -> None:
+    """Measure."""
+    cfg = check.cfg(name)
+    backbone = check.backbone(name)
+    check.measure("resolution", lambda: backbone.resolution)
+    teacher = EdgeDetector.from_config(cfg, backbone)
+    bare = _measure_parts(check, teacher)
+    for kernels in KERNELS:
+        teacher.attention = replace(teacher.attention, kernels=kernels)
+        _measure_teacher(check, teacher, kernels, bare)
+    # After the teacher: adapters change the denoiser.
+    student = make_student(check, cfg, backbone)
+    for kernels in KERNELS:
+        student.attention = replace(student.attention, kernels=kernels)
+        _measure_student(check, student, kernels)
+
+
+def make_student(check: Check, cfg: Any, backbone: Any) -> EdgeStudent:
+    """An untrained student of the same cost as a trained one, its adapters merged."""
+    student = EdgeStudent.from_config(cfg, backbone).requires_grad_(False)
+    merge_lora_adapters(backbone.network)
+    return student.eval()
+
+
+def bare_pass(view: Any, timesteps: list[int]) -> Callable[[], Any]:
+    """The denoiser at ``timesteps``, with nothing read."""
+
+    @torch.inference_mode()
+    def work() -> Any:
+        with native_attention(view.backbone):
+            return view.backbone.run(view.prepared, timesteps)
+
+    return work
+
+
+@torch.inference_mode()
+def _measure_parts(check: Check, teacher: EdgeDetector) -> float | None:
+    """What is the same for all kernels; gives the milliseconds of a bare pass."""
+    backbone, image = teacher.backbone, check.image()
+    pixels, view = backbone.to_pixels(image), teacher.view(image, "image")
+    check.measure("resize, ms", lambda: check.milliseconds(lambda: backbone.to_pixels(image)))
+    check.measure("VAE, ms", lambda: check.milliseconds(lambda: backbone.prepare(pixels, (0, "k"))))
+    batch = teacher.batch(view.layout)
+    steps = list(teacher.timesteps[:batch])
+    check.measure("timesteps a pass of the teacher", lambda: batch)
+    check.measure(
+        "denoiser, those timesteps, ms", lambda: check.milliseconds(bare_pass(view, steps), 3, 1)
+    )
+    edges = torch.zeros(image.shape[:2], device=check.device)
+    check.measure("copy back, ms", lambda: check.milliseconds(lambda: edges.cpu()))
+    bare: float | None = check.measure(
+        "denoiser, ms", lambda: check.milliseconds(bare_pass(view, [0]))
+    )
+    return bare
+
+
+@torch.inference_mode()
+def _measure_teacher(check: Check, teacher: EdgeDetector, kernels: str, bare: float | None) -> None:
+    image = check.image()
+    view = teacher.view(image, "image")
+    repeats = 3 if kernels == "triton" else 1
+    reading = check.measure(
+        f"{kernels}: denoiser and maps, ms",
+        lambda: check.milliseconds(lambda: view([0]), repeats, 1),
+    )
+    if reading and bare:
+        check.measure(f"{kernels}: reading, share above it", lambda: round(reading / bare - 1, 3))
+    pair = tuple(view([0, 100]))
+    grid = view.layout.largest
+    check.measure(
+        f"{kernels}: divergence of two maps, ms",
+        lambda: check.milliseconds(lambda: mean_divergence_tensor(pair[0], pair[1], "kl")),
+    )
+    check.measure(
+        f"{kernels}: ABDiv, ms",
+        lambda: check.milliseconds(lambda: attention_boundary_divergence(pair[1], grid)),
+    )
+    check.measure(
+        f"{kernels}: teacher, ms",
+        lambda: check.milliseconds(lambda: teacher(image, "image"), repeats, 1),
+    )
+    check.measure(
+        f"{kernels}: teacher, peak GiB", lambda: check.peak(lambda: teacher(image, "image"))
+    )
+
+
+def _measure_student(check: Check, student: EdgeStudent, kernels: str) -> None:
+    image, detector = check.image(), StudentDetector(student)
+    check.measure(
+        f"{kernels}: student, ms", lambda: check.milliseconds(lambda: detector(image, "image"), 5)
+    )
+    check.measure(
+        f"{kernels}: student, peak GiB", lambda: check.peak(lambda: detector(image, "image"))
+    )
+    if kernels == KERNELS[0]:
+        pixels = student.backbone.to_pixels(image)
+        layout = student.backbone.layout((pixels.shape[-2], pixels.shape[-1]))
+        attention = torch.full((1, layout.tokens, layout.tokens), 1 / layout.tokens)
+        attention = attention.to(check.device)
+        decode = torch.inference_mode()(lambda: student.decoder(attention, layout.largest, pixels))
+        check.measure("decoder, ms", lambda: check.milliseconds(decode))
