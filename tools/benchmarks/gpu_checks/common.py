@@ -143,6 +143,8 @@ def _small(architecture: architectures.Architecture) -> architectures.Architectu
     if isinstance(denoiser.get("attention_head_dim"), tuple):
         changes["attention_head_dim"] = (2, 2, 2)
     changes = {key: value for key, value in changes.items() if key in denoiser}
+    if "block_out_channels" in denoiser:
+        changes["layers_per_block"] = 1
     vae = architecture.vae | {
         "block_out_channels": (8,) * 4,
         "layers_per_block": 1,

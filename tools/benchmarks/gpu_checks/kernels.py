@@ -15,8 +15,6 @@ from trace_d2.attention import mean_divergence_tensor
 from trace_d2.attention.operators import accumulate_mean_softmax, mean_softmax
 from trace_d2.edges import attention_boundary_divergence
 
-_TILES = ((64, 64, 4, 3), (128, 64, 4, 3), (64, 128, 4, 3), (128, 128, 8, 3), (64, 64, 4, 2))
-
 
 @dataclass(frozen=True)
 class Block:
@@ -74,7 +72,6 @@ def run(check: Check) -> None:
         check.measure(
             f"{kernels}: map of a block", partial(_map, check, block, out, exact, kernels)
         )
-    _measure_tiles(check, block, out)
     _measure_gradients(check, block)
     _measure_divergences(check, side, exact)
 
@@ -89,24 +86,6 @@ def _map(
     add()
     errors = {} if exact is None else apart(out, exact)
     return errors | {"ms": check.milliseconds(add, 10)}
-
-
-def _measure_tiles(check: Check, block: Block, out: Tensor) -> None:
-    """The map with other tiles than those that are taken."""
-    from trace_d2.attention.kernels import mean_softmax as module
-    from trace_d2.attention.kernels.tiles import Tiles
-
-    chosen = module.map_tiles
-    try:
-        for tiles in check.size(_TILES, _TILES[:1]):
-            own = Tiles(*tiles)
-            module.map_tiles = lambda *_, own=own: own
-            check.measure(
-                "triton: map of a block, tiles of {} x {}, {} warps, {} stages".format(*tiles),
-                lambda: _map(check, block, out, None, "triton"),
-            )
-    finally:
-        module.map_tiles = chosen
 
 
 def _measure_gradients(check: Check, block: Block) -> None:

@@ -18,7 +18,7 @@ def run(check: Check) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         check.measure("NF4", lambda: "not measured: bitsandbytes is not installed")
         return
-    for name in ("sd35-large", "flux1-dev"):
+    for name in check.size(("sd35-large", "flux1-dev"), ("flux1-dev",)):
         check.measure(f"{name}, NF4", partial(_measure, check, name))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from trace_d2.attention import mean_divergence_tensor, native_attention
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.lora import merge_lora_adapters
+from trace_d2.edges.network_source import to_host
 from trace_d2.edges.student import EdgeStudent
 
 
@@ -55,17 +57,21 @@ def bare_pass(view: Any, timesteps: list[int]) -> Callable[[], Any]:
 def _measure_parts(check: Check, teacher: EdgeDetector) -> float | None:
     """What is the same for all kernels; gives the milliseconds of a bare pass."""
     backbone, image = teacher.backbone, check.image()
-    pixels, view = backbone.to_pixels(image), teacher.view(image, "image")
-    check.measure("resize, ms", lambda: check.milliseconds(lambda: backbone.to_pixels(image)))
-    check.measure("VAE, ms", lambda: check.milliseconds(lambda: backbone.prepare(pixels, (0, "k"))))
-    batch = teacher.batch(view.layout)
-    steps = list(teacher.timesteps[:batch])
-    check.measure("timesteps a pass of the teacher", lambda: batch)
+    ready, view = teacher.ready(image, "image"), teacher.view(image, "image")
+    placed = backbone.place([ready.read])
+    edges = torch.zeros(image.shape[:2], device=check.device)
+    for name, work in {
+        "made ready on the CPU": lambda: teacher.ready(image, "image"),
+        "placed on the device": lambda: backbone.place([ready.read]),
+        "VAE": lambda: backbone.prepare(*placed),
+        "copy back": lambda: to_host([edges]),
+    }.items():
+        check.measure(f"{name}, ms", partial(check.milliseconds, work))
+    steps = list(teacher.timesteps[: teacher.timesteps_a_pass(view.layout)])
+    check.measure("timesteps a pass of the teacher", lambda: len(steps))
     check.measure(
         "denoiser, those timesteps, ms", lambda: check.milliseconds(bare_pass(view, steps), 3, 1)
     )
-    edges = torch.zeros(image.shape[:2], device=check.device)
-    check.measure("copy back, ms", lambda: check.milliseconds(lambda: edges.cpu()))
     bare: float | None = check.measure(
         "denoiser, ms", lambda: check.milliseconds(bare_pass(view, [0]))
     )
@@ -75,7 +81,7 @@ def _measure_parts(check: Check, teacher: EdgeDetector) -> float | None:
 @torch.inference_mode()
 def _measure_teacher(check: Check, teacher: EdgeDetector, kernels: str, bare: float | None) -> None:
     image = check.image()
-    view = teacher.view(image, "image")
+    ready, view = teacher.ready(image, "image"), teacher.view(image, "image")
     repeats = 3 if kernels == "triton" else 1
     reading = check.measure(
         f"{kernels}: denoiser and maps, ms",
@@ -95,25 +101,39 @@ def _measure_teacher(check: Check, teacher: EdgeDetector, kernels: str, bare: fl
     )
     check.measure(
         f"{kernels}: teacher, ms",
-        lambda: check.milliseconds(lambda: teacher(image, "image"), repeats, 1),
+        lambda: check.milliseconds(lambda: teacher.find([ready]), repeats, 1),
     )
     check.measure(
-        f"{kernels}: teacher, peak GiB", lambda: check.peak(lambda: teacher(image, "image"))
+        f"{kernels}: teacher, peak GiB", lambda: check.peak(lambda: teacher.find([ready]))
     )
 
 
 def _measure_student(check: Check, student: EdgeStudent, kernels: str) -> None:
     image, detector = check.image(), StudentDetector(student)
+    ready = detector.ready(image, "image")
     check.measure(
-        f"{kernels}: student, ms", lambda: check.milliseconds(lambda: detector(image, "image"), 5)
+        f"{kernels}: student, ms", lambda: check.milliseconds(lambda: detector.find([ready]))
     )
     check.measure(
-        f"{kernels}: student, peak GiB", lambda: check.peak(lambda: detector(image, "image"))
+        f"{kernels}: student, peak GiB", lambda: check.peak(lambda: detector.find([ready]))
     )
     if kernels == KERNELS[0]:
+        check.measure(
+            "student, making ready included, ms",
+            lambda: check.milliseconds(lambda: detector(image, "image")),
+        )
+        for images in (2, 4):
+            check.measure(
+                f"student, {images} images a pass, ms an image",
+                partial(_milliseconds_an_image, check, detector, [ready] * images),
+            )
         pixels = student.backbone.to_pixels(image)
         layout = student.backbone.layout((pixels.shape[-2], pixels.shape[-1]))
         attention = torch.full((1, layout.tokens, layout.tokens), 1 / layout.tokens)
         attention = attention.to(check.device)
         decode = torch.inference_mode()(lambda: student.decoder(attention, layout.largest, pixels))
         check.measure("decoder, ms", lambda: check.milliseconds(decode))
+
+
+def _milliseconds_an_image(check: Check, detector: StudentDetector, images: list[Any]) -> float:
+    return round(check.milliseconds(lambda: detector.find(images), 3, 1) / len(images), 3)
