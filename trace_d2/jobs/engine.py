@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tqdm import tqdm
 
@@ -21,6 +19,7 @@ from trace_d2.jobs.executors import Task, build_executor
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.locks import Shard, folder_lock
+from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.output import OutputError, SettingsChangedError, writing_to
 from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import JobStore
@@ -228,19 +227,5 @@ def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str
 
 
 def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[Task]:
-    """Entries with what the model sees in them; a thread reads the next image meanwhile."""
-    if not job.looks:
-        yield from ((entry, None) for entry in entries)
-        return
-    with ThreadPoolExecutor(1) as reader:
-
-        def start(entry: ImageEntry) -> tuple[ImageEntry, Callable[[], Any] | None]:
-            return entry, None if job.skip(entry) else reader.submit(job.load, entry).result
-
-        started = map(start, entries)
-        current = next(started, None)
-        while current is not None:
-            following = next(started, None)
-            entry, read = current
-            yield entry, job.look_ahead(entry, read) if read else None
-            current = following
+    """Entries with what the model sees in them."""
+    return look_through(job, entries) if job.looks else ((entry, None) for entry in entries)

@@ -36,13 +36,27 @@ class UsageError(ValueError):
 
 
 @dataclass(frozen=True)
+class Read(Generic[EntryT, InputsT]):
+    """What was read of an image for a model to look at.
+
+    Attributes:
+        inputs: all but what the model sees.
+        ready: what was made of them ahead, for ``Job.look``.
+    """
+
+    entry: EntryT
+    inputs: InputsT
+    ready: Any = None
+
+
+@dataclass(frozen=True)
 class Looked(Generic[InputsT]):
     """Inputs that were read ahead, so that a model could look at the image.
 
     Attributes:
         inputs: the inputs, with what the model saw.
         facts: numbers of it for the journal.
-        seconds: what reading and looking took.
+        seconds: what waiting for them and looking took, of a batch the image's share.
     """
 
     inputs: InputsT
@@ -105,8 +119,21 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             OSError, ValueError: a file is missing, damaged or does not fit.
         """
 
-    def look(self, entry: EntryT, inputs: InputsT) -> tuple[InputsT, Mapping[str, Any]]:
-        """``inputs`` with what the model sees in them, and facts of it for the journal.
+    def read(self, entry: EntryT) -> Read[EntryT, InputsT]:
+        """``load``, and what can be made ready for ``look``; other threads do it ahead."""
+        return Read(entry, self.load(entry))
+
+    @property
+    def together(self) -> int:
+        """Images that are best looked at together, as far as is known by now."""
+        return 1
+
+    def look(
+        self, images: Sequence[Read[EntryT, InputsT]]
+    ) -> Sequence[tuple[InputsT, Mapping[str, Any]] | Exception]:
+        """The inputs with what the model sees in them, and facts of it for the journal.
+
+        What fails in one image stands in its place.
 
         Raises:
             UsageError: there is no such model.
@@ -162,16 +189,31 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             and record.inputs == self.fingerprint(entry)
         )
 
-    def look_ahead(self, entry: EntryT, read: Callable[[], InputsT]) -> Looked[InputsT] | Record:
-        """Let the model look at ``read()``, or the record of a failure."""
+    def look_ahead(
+        self, images: Sequence[tuple[EntryT, Callable[[], Read[EntryT, InputsT]]]]
+    ) -> list[Looked[InputsT] | Record]:
+        """Let the model look at images, each with what gives its ``read``; records of failures."""
+        if not images:
+            return []
         start = time.perf_counter()
-        try:
-            inputs, facts = self.look(entry, read())
-        except UsageError:  # no fault of the image
-            raise
-        except Exception as error:  # recorded with its cause; the other images go on
-            return self._failure(entry, error, start)
-        return Looked(inputs, facts, time.perf_counter() - start)
+        failed: dict[int, Exception] = {}
+        readable: list[Read[EntryT, InputsT]] = []
+        for rank, (_, read) in enumerate(images):
+            try:
+                readable.append(read())
+            except UsageError:  # no fault of the image
+                raise
+            except Exception as error:  # recorded with its cause; the other images go on
+                failed[rank] = error
+        seen = iter(self.look(readable) if readable else ())
+        outcomes = [failed[rank] if rank in failed else next(seen) for rank in range(len(images))]
+        seconds = (time.perf_counter() - start) / len(images)
+        return [
+            self._failure(entry, outcome, time.perf_counter() - seconds)
+            if isinstance(outcome, Exception)
+            else Looked(*outcome, seconds)
+            for (entry, _), outcome in zip(images, outcomes, strict=True)
+        ]
 
     def __call__(self, entry: EntryT, ahead: Looked[InputsT] | Record | None = None) -> Record:
         """Make and write the result of ``entry``; what cannot be made becomes a failed record.

@@ -327,7 +327,7 @@ class TestDetectedEdges:
         detector = Detector(few)
         run(job_of(few, "kept", edges="teacher", keep=True), build=detector.build)
         job = job_of(few, "anew", edges="teacher", keep=True)
-        monkeypatch.setattr("trace_d2.jobs.kinds.edge_job._write_sampled", lambda *_: None)
+        monkeypatch.setattr("trace_d2.jobs.kinds.cutting_job._write_sampled", lambda *_: None)
         run(job, build=detector.build)
         assert min(detector.seen.values()) >= 3
         assert contents(few / "anew") == contents(few / "kept")

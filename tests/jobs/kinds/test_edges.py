@@ -109,7 +109,8 @@ def job_of(tmp_path: Path, edges: str) -> PredictedEdgeJob:
 def detect(job: PredictedEdgeJob, found: SimpleNamespace) -> Looked | Record:
     (entry,) = job.entries
     job.detector = lambda image, key: found
-    return job.look_ahead(entry, lambda: job.load(entry))
+    (looked,) = job.look_ahead([(entry, lambda: job.read(entry))])
+    return looked
 
 
 def test_the_teacher_gives_labels_and_its_timestep(tmp_path: Path) -> None:

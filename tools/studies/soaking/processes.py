@@ -33,7 +33,7 @@ def warm_up() -> None:
     for name in (*_LOADED, *(f"trace_d2.jobs.kinds.{kind}" for kind in _KINDS)):
         importlib.import_module(name)
     from trace_d2.jobs import engine
-    from trace_d2.jobs.kinds.edge_job import CuttingJob
+    from trace_d2.jobs.kinds.cutting_job import CuttingJob
     from trace_d2.jobs.store import JobStore
 
     _mark(CuttingJob, "prepare", "calibration", "images")

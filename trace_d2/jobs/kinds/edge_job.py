@@ -1,58 +1,38 @@
-"""What jobs that take edges share: detection, and the calibration of their strengths.
-
-What edges mean is measured on a sample of a job's images before the first result is made. The
-sample hangs on the seed and on the names of the images alone, so that every shard, whatever its
-order or its workers, comes to the same calibration. The first one writes it down:
-``calibration.json`` in the folder of results, which others can be given. How far the edges are
-trusted is told in the terminal and in the report.
-"""
+"""What jobs that take edges share: given edges, detected ones, or none."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import logging
-import os
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
-from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source
+from trace_d2.edges.sources import (
+    EdgeOutput,
+    EdgeSource,
+    OneByOne,
+    batched,
+    build_edge_source,
+)
 from trace_d2.edges.student_files import student_print
-from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.io.edge_maps import check_edges, write_edges
+from trace_d2.io.images import Inputs
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER
-from trace_d2.jobs.job import EntryT, InputsT, Job, ResultT, UsageError
-from trace_d2.jobs.journal import Record
-from trace_d2.jobs.locks import LOCKS, hold_lock
-from trace_d2.jobs.output import writing_to
+from trace_d2.jobs.job import EntryT, InputsT, Job, Read, ResultT
+from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.pinned_model import build_pinned
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import JobStore
-from trace_d2.jobs.trust import CALIBRATION, read_measured, trust_facts, trust_warnings
-from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
+from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import flatten
-from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 KEPT_EDGES = "edges/{}.png"
 
-SCRATCH = "calibration"
-"""The folder of edges that were detected for the calibration, until their image's turn comes."""
-
-_STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
-_LEVELS = np.float32(65535)  # of 16 bits
-logger = logging.getLogger(__name__)
 
 # How the work is done, which leaves results as they are (up to rounding).
 _RESOURCE_KEYS = frozenset(
@@ -132,15 +112,51 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
         """The teacher or the student. Raises UsageError where it cannot be loaded."""
         return build_pinned(build_edge_source, self.cfg, self.store)
 
-    def look(self, entry: EntryT, inputs: InputsT) -> tuple[InputsT, Mapping[str, Any]]:
-        """``inputs`` with detected edges; of the teacher's the emergence point is a fact."""
-        found = self.detect(entry, inputs)
-        facts = {"timestep": found.timestep} if self.source == TEACHER else {}
-        return self.with_detected(entry, inputs, found), facts
+    @property
+    def together(self) -> int:
+        return batched(self.detector).batch if self._is_built else 1
 
-    def detect(self, entry: EntryT, inputs: InputsT) -> EdgeOutput:
-        """What the detector finds; the stem without folders fixes its noise."""
-        return self.detector(inputs.photograph.pixels, Path(entry.file_name).stem)
+    @property
+    def _is_built(self) -> bool:
+        """Whether there is a detector yet: it is built in the main thread, at the first look."""
+        return "detector" in vars(self)
+
+    def read(self, entry: EntryT) -> Read[EntryT, InputsT]:
+        inputs = self.load(entry)
+        return Read(entry, inputs, self.ready(entry, inputs))
+
+    def ready(self, entry: EntryT, inputs: InputsT) -> Any:
+        """Edges that were found before, or what the detector takes; None if there is none yet."""
+        return batched(self.detector).ready(*_seen(entry, inputs)) if self._is_built else None
+
+    def look(
+        self, images: Sequence[Read[EntryT, InputsT]]
+    ) -> list[tuple[InputsT, Mapping[str, Any]] | Exception]:
+        """The inputs with detected edges; of the teacher's the emergence point is a fact."""
+        known = [image.ready if isinstance(image.ready, EdgeOutput) else None for image in images]
+        new = [image for image, found in zip(images, known, strict=True) if found is None]
+        detected = iter(self._detect(new) if new else ())
+        return [
+            self._with(image, next(detected) if found is None else found)
+            for image, found in zip(images, known, strict=True)
+        ]
+
+    def _detect(self, images: Sequence[Read[EntryT, InputsT]]) -> list[EdgeOutput | Exception]:
+        if any(image.ready is None for image in images):
+            seen = [_seen(image.entry, image.inputs) for image in images]
+            return OneByOne(self.detector).detect(seen)
+        return batched(self.detector).detect([image.ready for image in images])
+
+    def _with(
+        self, image: Read[EntryT, InputsT], found: EdgeOutput | Exception
+    ) -> tuple[InputsT, Mapping[str, Any]] | Exception:
+        if isinstance(found, Exception):
+            return found
+        try:
+            inputs = self.with_detected(image.entry, image.inputs, found)
+        except Exception as error:
+            return error
+        return inputs, {"timestep": found.timestep} if self.source == TEACHER else {}
 
     def with_detected(self, entry: EntryT, inputs: InputsT, found: EdgeOutput) -> InputsT:
         """``inputs`` with what was detected. Raises ValueError if that is no map of edges."""
@@ -187,128 +203,9 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
         return Report(title, panes, full_caption, sources, bars=bars, **more)
 
 
-class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
-    """A job that cuts masks along edges, whose strengths are calibrated first."""
-
-    calibrated = True
-    cutter: Any  # cuts as its ``settings.cut`` says, and by its ``calibration``
-
-    @abstractmethod
-    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: InputsT) -> None:
-        """Count the edges of ``entry``, of which there are, for the calibration."""
-
-    def count_false_pieces(self, inputs: InputsT) -> tuple[int, int]:
-        """Masks of one image that hold no border, and the pieces that edges cut off them."""
-        return 0, 0
-
-    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
-        """Use the calibration: given, written down before, or measured now.
-
-        Raises:
-            FileNotFoundError, ValueError: a calibration is given that cannot be read.
-            OutputError: the folder takes no more files.
-        """
-        if not left or self.source == NONE or self.cutter.settings.cut != "basins":
-            return
-        if given := self.cfg.MODEL.TRACE.EDGES.CALIBRATION:
-            self.cutter.calibration = EdgeCalibration.load(given)
-            return
-        path = self.store.root / CALIBRATION
-        lock = path.parent / LOCKS / "calibration.lock"
-        with writing_to(self.store.root), hold_lock(lock, timeout=-1):
-            if read_measured(self.store, tell=True):
-                self.cutter.calibration = EdgeCalibration.load(path)
-            else:
-                content = self._measure(1 if self.looks else workers, progress)
-                write_json(path, content, indent=1)
-
-    def detect(self, entry: EntryT, inputs: InputsT) -> EdgeOutput:
-        path = self._sampled_path(entry)
-        found = _read_sampled(path) if path.is_file() else None
-        return super().detect(entry, inputs) if found is None else found
-
-    @classmethod
-    def tell(cls, store: JobStore) -> None:
-        records = list(store.read_records().values())
-        facts = trust_facts(store, records)
-        counted = [r.facts.get("things", 0) for r in records if r.facts.get("uncut")]
-        if counted:
-            facts.insert(-1, ("things an image", f"{sum(counted) / len(counted):.1f}"))
-        if facts:
-            say("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
-        for warning in trust_warnings(store, records):
-            say(f"warning: {warning}", error=True)
-
-    @classmethod
-    def trust_page(
-        cls, outcome: Outcome, *args: Any, cards: Sequence[tuple[str, str]], **more: Any
-    ) -> Report:
-        """A report page that tells how far the edges were trusted as well."""
-        cards = [*cards, *trust_facts(outcome.store, outcome.finished)]
-        warnings = trust_warnings(outcome.store, outcome.finished)
-        return cls.page(outcome, *args, cards=cards, warnings=warnings, **more)
-
-    def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
-        """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
-        sample = self._sample()
-
-        def count(entry: EntryT) -> EdgeStatistics:
-            statistics, inputs = EdgeStatistics(), self._sampled(entry)
-            if inputs is not None and inputs.edges is not None:
-                self.count_edges(statistics, entry, inputs)
-            return statistics
-
-        def cut_stuff(entry: EntryT) -> tuple[int, int]:
-            inputs = self._sampled(entry)
-            return (0, 0) if inputs is None else self.count_false_pieces(inputs)
-
-        with ThreadPoolExecutor(threads) as pool:
-            total = EdgeStatistics()
-            counted = pool.map(count, sample)  # in order: sums of floats depend on it
-            bar = {"desc": "measuring edges", "unit": "image", "disable": not progress}
-            for statistics in tqdm(counted, total=len(sample), **bar):
-                total += statistics
-            calibration = total.calibrate()
-            self.cutter.calibration = calibration
-            stuff = list(pool.map(cut_stuff, sample[:: max(1, len(sample) // _STUFF_IMAGES)]))
-        return {
-            **calibration.to_json(),
-            "sample": [entry.stem for entry in sample],
-            "stuff_masks": sum(masks for masks, _ in stuff),
-            "false_pieces": sum(pieces for _, pieces in stuff),
-        }
-
-    def _sample(self) -> list[EntryT]:
-        """The images to measure on, the same for every order of the entries."""
-        seed = self.cfg.MODEL.TRACE.SEED
-        drawn = sorted(self.entries, key=lambda e: (draw(seed, e.stem), e.stem))
-        usable = (entry for entry in drawn if not self.skip(entry))
-        return sorted(islice(usable, SAMPLE_IMAGES), key=lambda entry: entry.stem)
-
-    def _sampled(self, entry: EntryT) -> InputsT | None:
-        """The inputs with edges; None where the image will fail, and be recorded then.
-
-        Detected edges are kept for when the image's turn comes.
-        """
-        try:
-            inputs = self.load(entry)
-            if not self.looks:
-                return inputs
-            found = self.detect(entry, inputs)
-            inputs = self.with_detected(entry, inputs, found)
-        except UsageError:
-            raise
-        except Exception:
-            return None
-        path = self._sampled_path(entry)
-        if inputs.edges is not None and not path.is_file():
-            _write_sampled(path, inputs.edges, found.timestep)
-        return inputs
-
-    def _sampled_path(self, entry: EntryT) -> Path:
-        """Named by a hash, as the image's name may be as long as names can be."""
-        stem = hashlib.sha256(os.fsencode(entry.stem)).hexdigest()[:16]
-        return self.store.root / SCRATCH / f"{stem}-{self.fingerprint(entry)}.npz"
+def _seen(entry: ImageEntry, inputs: Inputs) -> tuple[np.ndarray, str]:
+    """What a detector is shown; the stem without folders fixes its noise."""
+    return inputs.photograph.pixels, Path(entry.file_name).stem
 
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
@@ -331,23 +228,3 @@ def upgrade(settings: dict[str, Any]) -> dict[str, Any]:
     edges = TEACHER if settings.get("edges") == "backbone" else settings.get("edges")
     kept = {k: v for k, v in settings.items() if k != "MODEL.TRACE.BGP.IRNET_PADDING"}
     return {"kind": kind, **kept, "edges": edges}
-
-
-def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
-    buffer = io.BytesIO()
-    levels = np.rint(edges * _LEVELS).astype(np.uint16)
-    np.savez_compressed(buffer, levels=levels, timestep=-1 if timestep is None else timestep)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
-
-
-def _read_sampled(path: Path) -> EdgeOutput | None:
-    """What ``_write_sampled`` wrote; None if it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            timestep = int(content["timestep"])
-            edges = content["levels"].astype(np.float32) / _LEVELS
-            return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
-    except Exception as error:  # numpy does not tell what broken archives raise
-        logger.warning("%s is damaged (%s): its edges are detected again", path, error)
-        return None

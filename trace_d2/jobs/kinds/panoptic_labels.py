@@ -43,7 +43,8 @@ from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.command_line import existing_folder, load_edge_cfg
 from trace_d2.jobs.job import UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry
-from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, SCRATCH, CuttingJob, upgrade
+from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_segments, shrink
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import Layout

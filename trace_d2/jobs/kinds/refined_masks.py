@@ -35,7 +35,8 @@ from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import load_edge_cfg
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import ImageEntry, check_name
-from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, SCRATCH, CuttingJob, upgrade
+from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.output import DamagedFileError, writing_to
 from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
 from trace_d2.jobs.report import Outcome, Report, Table

@@ -1,0 +1,194 @@
+"""What jobs that cut masks along edges share: the calibration of the edges' strengths.
+
+What edges mean is measured on a sample of a job's images before the first result is made. The
+sample hangs on the seed and on the names of the images alone, so that every shard, whatever its
+order or its workers, comes to the same calibration. The first one writes it down:
+``calibration.json`` in the folder of results, which others can be given. How far the edges are
+trusted is told in the terminal and in the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from trace_d2.edges.sources import EdgeOutput
+from trace_d2.io.atomic import write_bytes, write_json
+from trace_d2.jobs.command_line import NONE
+from trace_d2.jobs.job import EntryT, InputsT, Looked, ResultT
+from trace_d2.jobs.kinds.edge_job import EdgeTakingJob
+from trace_d2.jobs.locks import LOCKS, hold_lock
+from trace_d2.jobs.looking import look_through
+from trace_d2.jobs.output import writing_to
+from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.store import JobStore
+from trace_d2.jobs.trust import CALIBRATION, read_measured, trust_facts, trust_warnings
+from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
+from trace_d2.terminal import say
+
+SCRATCH = "calibration"
+"""The folder of edges that were detected for the calibration, until their image's turn comes."""
+
+_STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
+_LEVELS = np.float32(65535)  # of 16 bits
+_T = TypeVar("_T")
+logger = logging.getLogger(__name__)
+
+
+class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
+    """A job that cuts masks along edges, whose strengths are calibrated first."""
+
+    calibrated = True
+    cutter: Any  # cuts as its ``settings.cut`` says, and by its ``calibration``
+
+    @abstractmethod
+    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: InputsT) -> None:
+        """Count the edges of ``entry``, of which there are, for the calibration."""
+
+    def count_false_pieces(self, inputs: InputsT) -> tuple[int, int]:
+        """Masks of one image that hold no border, and the pieces that edges cut off them."""
+        return 0, 0
+
+    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
+        """Use the calibration: given, written down before, or measured now.
+
+        Raises:
+            FileNotFoundError, ValueError: a calibration is given that cannot be read.
+            OutputError: the folder takes no more files.
+        """
+        if not left or self.source == NONE or self.cutter.settings.cut != "basins":
+            return
+        if given := self.cfg.MODEL.TRACE.EDGES.CALIBRATION:
+            self.cutter.calibration = EdgeCalibration.load(given)
+            return
+        path = self.store.root / CALIBRATION
+        lock = path.parent / LOCKS / "calibration.lock"
+        with writing_to(self.store.root), hold_lock(lock, timeout=-1):
+            if read_measured(self.store, tell=True):
+                self.cutter.calibration = EdgeCalibration.load(path)
+            else:
+                content = self._measure(workers, progress)
+                write_json(path, content, indent=1)
+
+    def ready(self, entry: EntryT, inputs: InputsT) -> Any:
+        path = self._sampled_path(entry)
+        found = _read_sampled(path) if path.is_file() else None
+        return super().ready(entry, inputs) if found is None else found
+
+    @classmethod
+    def tell(cls, store: JobStore) -> None:
+        records = list(store.read_records().values())
+        facts = trust_facts(store, records)
+        counted = [r.facts.get("things", 0) for r in records if r.facts.get("uncut")]
+        if counted:
+            facts.insert(-1, ("things an image", f"{sum(counted) / len(counted):.1f}"))
+        if facts:
+            say("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
+        for warning in trust_warnings(store, records):
+            say(f"warning: {warning}", error=True)
+
+    @classmethod
+    def trust_page(
+        cls, outcome: Outcome, *args: Any, cards: Sequence[tuple[str, str]], **more: Any
+    ) -> Report:
+        """A report page that tells how far the edges were trusted as well."""
+        cards = [*cards, *trust_facts(outcome.store, outcome.finished)]
+        warnings = trust_warnings(outcome.store, outcome.finished)
+        return cls.page(outcome, *args, cards=cards, warnings=warnings, **more)
+
+    def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
+        """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
+        sample, total = self._sample(), EdgeStatistics()
+
+        def count(entry: EntryT, inputs: InputsT) -> EdgeStatistics:
+            statistics = EdgeStatistics()
+            if inputs.edges is not None:
+                self.count_edges(statistics, entry, inputs)
+            return statistics
+
+        def cut_stuff(entry: EntryT, inputs: InputsT) -> tuple[int, int]:
+            return self.count_false_pieces(inputs)
+
+        bar = {"desc": "measuring edges", "unit": "image", "disable": not progress}
+        # In order: sums of floats depend on it.
+        for statistics in tqdm(self._of_each(sample, count, threads), total=len(sample), **bar):
+            total += statistics or EdgeStatistics()
+        calibration = total.calibrate()
+        self.cutter.calibration = calibration
+        some = sample[:: max(1, len(sample) // _STUFF_IMAGES)]
+        stuff = [counts for counts in self._of_each(some, cut_stuff, threads) if counts]
+        return {
+            **calibration.to_json(),
+            "sample": [entry.stem for entry in sample],
+            "stuff_masks": sum(masks for masks, _ in stuff),
+            "false_pieces": sum(pieces for _, pieces in stuff),
+        }
+
+    def _of_each(
+        self, sample: Sequence[EntryT], work: Callable[[EntryT, InputsT], _T], threads: int
+    ) -> Iterator[_T | None]:
+        """``work`` of the images with edges; None where one will fail, and be recorded then."""
+        if self.looks:
+            for entry, looked in look_through(self, sample):
+                yield work(entry, self._kept(entry, looked)) if isinstance(looked, Looked) else None
+            return
+
+        def attempt(entry: EntryT) -> _T | None:
+            try:
+                inputs = self.load(entry)
+            except Exception:
+                return None
+            return work(entry, inputs)
+
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(attempt, sample)
+
+    def _kept(self, entry: EntryT, looked: Looked[InputsT]) -> InputsT:
+        """The inputs; detected edges are kept for when the image's turn comes."""
+        path = self._sampled_path(entry)
+        if looked.inputs.edges is not None and not path.is_file():
+            _write_sampled(path, looked.inputs.edges, looked.facts.get("timestep"))
+        return looked.inputs
+
+    def _sample(self) -> list[EntryT]:
+        """The images to measure on, the same for every order of the entries."""
+        seed = self.cfg.MODEL.TRACE.SEED
+        drawn = sorted(self.entries, key=lambda e: (draw(seed, e.stem), e.stem))
+        usable = (entry for entry in drawn if not self.skip(entry))
+        return sorted(islice(usable, SAMPLE_IMAGES), key=lambda entry: entry.stem)
+
+    def _sampled_path(self, entry: EntryT) -> Path:
+        """Named by a hash, as the image's name may be as long as names can be."""
+        stem = hashlib.sha256(os.fsencode(entry.stem)).hexdigest()[:16]
+        return self.store.root / SCRATCH / f"{stem}-{self.fingerprint(entry)}.npz"
+
+
+def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
+    buffer = io.BytesIO()
+    levels = np.rint(edges * _LEVELS).astype(np.uint16)
+    np.savez_compressed(buffer, levels=levels, timestep=-1 if timestep is None else timestep)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def _read_sampled(path: Path) -> EdgeOutput | None:
+    """What ``_write_sampled`` wrote; None if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            timestep = int(content["timestep"])
+            edges = content["levels"].astype(np.float32) / _LEVELS
+            return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
+    except Exception as error:  # numpy does not tell what broken archives raise
+        logger.warning("%s is damaged (%s): its edges are detected again", path, error)
+        return None
