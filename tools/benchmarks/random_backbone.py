@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, Architecture
 
 from trace_d2.backbones import NullPrompt
 from trace_d2.backbones.backbone import BackboneSettings
@@ -15,13 +15,17 @@ from trace_d2.backbones.registry import BACKBONE_REGISTRY, REGISTERED_MODELS
 
 
 def random_backbone(
-    name: str, settings: BackboneSettings, dtype: torch.dtype, device: torch.device
+    name: str,
+    settings: BackboneSettings,
+    dtype: torch.dtype,
+    device: torch.device,
+    architecture: Architecture | None = None,
 ) -> Any:
-    """A backbone of ``ARCHITECTURES`` with the null prompt at zeros.
+    """A backbone of ``ARCHITECTURES``, or another ``architecture``, with the null prompt at zeros.
 
     On the meta device it has shapes and no values. The VAE has its own configuration's type.
     """
-    architecture, registered = ARCHITECTURES[name], REGISTERED_MODELS[name]
+    architecture, registered = architecture or ARCHITECTURES[name], REGISTERED_MODELS[name]
     family = BACKBONE_REGISTRY.get(registered.family)
     vae_dtype = torch.float32 if architecture.vae.get("force_upcast", True) else dtype
     denoiser = materialise(family.denoiser_class, architecture.denoiser, dtype, device)

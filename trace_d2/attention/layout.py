@@ -86,12 +86,19 @@ def key_multiplicity(
     """How many tokens of ``target`` each token of ``source`` becomes: (h w,) int64.
 
     It is counted without a look at the device: cell r of m gets the cells i of n with
-    r <= i m / n < r + 1, and delta^2 in all where the ratio is whole.
+    r <= i m / n < r + 1, and delta^2 in all where the ratio delta is whole.
     """
+    if _whole_ratio(source, target):
+        size = source[0] * source[1]
+        return torch.full((size,), target[0] * target[1] // size, device=device)
     rows, columns = (
         _multiples_below(m + 1, n, m, device).diff() for m, n in zip(source, target, strict=True)
     )
     return (rows.unsqueeze(1) * columns).flatten()
+
+
+def _whole_ratio(source: tuple[int, int], target: tuple[int, int]) -> bool:
+    return target[0] % source[0] == target[1] % source[1] == 0
 
 
 def _multiples_below(count: int, n: int, m: int, device: torch.device | None) -> Tensor:
@@ -132,7 +139,7 @@ def add_resampled(
     batch, tokens, _ = total.shape
     index = nearest_tokens(source, target, attention.device)
     columns = attention.index_select(-1, index)
-    if target[0] % source[0] == target[1] % source[1] == 0:
+    if _whole_ratio(source, target):
         down, right = target[0] // source[0], target[1] // source[1]
         repeated = columns.view(batch, source[0], 1, source[1], 1, tokens)
         total.view(batch, source[0], down, source[1], right, tokens).add_(repeated)

@@ -224,7 +224,7 @@ class SelfAttentionReader:
         dtype = accumulation_dtype(query.dtype)
         # A map made in inference mode could not be divided in place outside it.
         with (
-            torch.autocast(query.device.type, enabled=False),
+            _full_precision(query.device),
             torch.inference_mode(False),
             torch.no_grad(),
         ):
@@ -245,7 +245,7 @@ class SelfAttentionReader:
     def _make_kept_maps(self) -> None:
         """The maps of the calls kept, with their graph."""
         for grid, (query, key, scale, mask) in self._kept:
-            with torch.autocast(query.device.type, enabled=False):
+            with _full_precision(query.device):
                 attention = mean_softmax(
                     query,
                     key,
@@ -308,6 +308,13 @@ class SelfAttentionReader:
                 f"attention blocks {missing} do not exist: the forward pass showed {self.calls} "
                 f"self-attention calls, 0 to {self.calls - 1}"
             )
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """No autocast; the meta device knows none."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _check_call(query: Tensor, key: Tensor, is_causal: bool, batch: int) -> None:
