@@ -187,3 +187,31 @@ def test_image_to_image(family, size, tiny_pipeline, build_tiny, monkeypatch):
     with captured(backbone.denoiser) as ours, torch.no_grad():
         backbone.run(backbone.prepare(pixels, noise), [timestep])
     check(ours[0], theirs)
+
+
+@pytest.mark.parametrize("steps", [4, 10])
+@pytest.mark.parametrize("family", TEXT_TO_IMAGE)
+def test_scheduled_timesteps(family, steps, tiny_pipeline, build_tiny):
+    backbone = build_tiny(family)
+    height, width = SIZES[1]
+    pipeline = tiny_pipeline(family)[0]
+    calls = run(pipeline, height=height, width=width, num_inference_steps=steps)
+    scale = 1000 if family == "flux" else 1
+    visited = sorted({scale * call.timestep.flatten()[0].item() for call in calls})
+    found = backbone.scheduled_timesteps(steps, (height, width))
+    assert found == pytest.approx(visited, rel=1e-5)
+    assert len(found) == steps
+
+
+def test_flux_shifts_by_the_size_of_the_image(build_tiny):
+    backbone = build_tiny("flux")
+    small, large = (backbone.scheduled_timesteps(5, (side, side)) for side in (32, 512))
+    assert small[-1] == large[-1] == 1000
+    assert all(a < b for a, b in zip(small[:-1], large[:-1], strict=True))
+
+
+def test_a_scheduler_without_timesteps_of_its_own_is_named(build_tiny):
+    backbone = build_tiny("flux")
+    backbone.scheduler = diffusers.DDPMScheduler()
+    with pytest.raises(ValueError, match=r"DDPMScheduler gives no .*EMERGENCE\.SPACING to uniform"):
+        backbone.scheduled_timesteps(5, (32, 32))

@@ -113,6 +113,15 @@ class AttentionBackbone(nn.Module, ABC):
         """Compile the network for inference; see ``compile_network``."""
         compile_network(self.network)
 
+    def scheduled_timesteps(self, steps: int, size: tuple[int, int]) -> tuple[float, ...]:
+        """The timesteps that drawing an image of ``size`` (h, w) in ``steps`` steps visits.
+
+        They ascend, and are fractions where a scheduler shifts them.
+        """
+        raise ValueError(
+            f"{self.name} has no scheduler: set MODEL.TRACE.EMERGENCE.SPACING to uniform"
+        )
+
     @property
     def network(self) -> Any:
         """The part that is read and that takes a student's adapters."""

@@ -194,6 +194,22 @@ class DiffusionBackbone(AttentionBackbone):
         noised, levels = signal * latent + spread * noise, (signal, spread)
         return latent, clean_estimate(self.scheduler, noised, output, zero, levels)
 
+    def scheduled_timesteps(self, steps: int, size: tuple[int, int]) -> tuple[float, ...]:
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        try:
+            scheduler.set_timesteps(**self.schedule_options(steps, size))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.name}: its {type(scheduler).__name__} gives no timesteps ({error}): set"
+                " MODEL.TRACE.EMERGENCE.SPACING to uniform"
+            ) from error
+        visited = sorted(set(scheduler.timesteps.tolist()))  # some are visited twice
+        return tuple(int(t) if float(t).is_integer() else t for t in visited)
+
+    def schedule_options(self, steps: int, size: tuple[int, int]) -> dict[str, Any]:
+        """What the family's pipeline tells ``set_timesteps`` of its scheduler."""
+        return {"num_inference_steps": steps}
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """The VAE's latent X_0 of pixels (B, 3, h, w): its posterior's mode, shifted and scaled.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -194,6 +195,12 @@ class StableDiffusion3Backbone(DiffusionTransformer):
             "pooled_prompt_embeds": (1, config["pooled_projection_dim"]),
         }
 
+    def schedule_options(self, steps: int, size: tuple[int, int]) -> dict[str, Any]:
+        options = super().schedule_options(steps, size)
+        if self.scheduler.config.get("use_dynamic_shifting"):
+            options["mu"] = _dynamic_shift(self.scheduler.config, self.layout(size).tokens, 1.16)
+        return options
+
     def predict(self, noised: Tensor, timesteps: Tensor) -> Tensor:
         batch = noised.shape[0]
         return self.denoiser(
@@ -230,6 +237,14 @@ class FluxBackbone(DiffusionTransformer):
         # The transformer has no size of its own (rotary positions); the VAE states its training's.
         return self.vae.config.sample_size
 
+    def schedule_options(self, steps: int, size: tuple[int, int]) -> dict[str, Any]:
+        config = self.scheduler.config
+        if config.get("use_flow_sigmas"):
+            options = super().schedule_options(steps, size)
+        else:
+            options = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        return {**options, "mu": _dynamic_shift(config, self.layout(size).tokens, 1.15)}
+
     def predict(self, noised: Tensor, timesteps: Tensor) -> Tensor:
         batch, _, height, width = noised.shape
         if height % self.patch or width % self.patch:
@@ -254,6 +269,18 @@ class FluxBackbone(DiffusionTransformer):
             return_dict=False,
         )[0]
         return F.pixel_shuffle(packed.transpose(1, 2).unflatten(2, grid), self.patch)
+
+
+def _dynamic_shift(config: Any, tokens: int, largest: float) -> float:
+    """mu, by which the schedule of an image of so many ``tokens`` is shifted.
+
+    Linear between two sizes of a scheduler's ``config``; ``largest`` is the greater's where it
+    names none.
+    """
+    sizes = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    shifts = config.get("base_shift", 0.5), config.get("max_shift", largest)
+    slope = (shifts[1] - shifts[0]) / (sizes[1] - sizes[0])
+    return slope * tokens + shifts[0] - slope * sizes[0]
 
 
 def image_ids(height: int, width: int) -> Tensor:
