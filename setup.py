@@ -10,8 +10,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 
 REQUIREMENTS = [
-    "accelerate",
-    "diffusers>=0.38",
+    "accelerate>=1.2",
+    "diffusers>=0.40",
     "filelock",
     "fvcore>=0.1.5",
     "huggingface_hub",
@@ -21,7 +21,7 @@ REQUIREMENTS = [
     "numba",
     "numpy>=2.0",
     "opencv-python-headless",
-    "peft>=0.17",
+    "peft>=0.18",
     "pillow>=10",
     "protobuf",
     "pycocotools>=2.0.7",
@@ -33,7 +33,7 @@ REQUIREMENTS = [
     "torch>=2.6",
     "torchvision",
     "tqdm",
-    "transformers>=4.48",
+    "transformers>=5.0",
 ]
 
 # What Detectron2 imports at run time. tools/install_detectron2.py installs Detectron2 itself,

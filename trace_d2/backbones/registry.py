@@ -10,6 +10,7 @@ from fvcore.common.registry import Registry
 
 from .backbone import AttentionBackbone, BackboneSettings
 from .model_files import ModelSource, open_model
+from .versions import check_versions
 
 BACKBONE_REGISTRY = Registry("ATTENTION_BACKBONE")
 BACKBONE_REGISTRY.__doc__ = """
@@ -75,7 +76,9 @@ def build_backbone(cfg: CfgNode) -> AttentionBackbone:
             fit the registered name, an unusable device, or damaged weights.
         FileNotFoundError: something the folder should hold is missing, or a hub model cannot be
             had; the message says what to do.
+        ImportError: a package is too old.
     """
+    check_versions()
     settings = BackboneSettings.from_config(cfg)
     registered = REGISTERED_MODELS.get(settings.name)
     if registered:
