@@ -83,6 +83,7 @@ def show(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from trace_d2.edges.detector import EdgeDetector
+    from trace_d2.edges.sources import timestep_text
     from trace_d2.edges.trajectory import read_trajectory
     from trace_d2.io.atomic import write_bytes
     from trace_d2.io.images import read_image
@@ -98,7 +99,8 @@ def show(args: argparse.Namespace) -> int:
     truth = read_truth(args.truth, image)
     key = args.image.stem
     detector = EdgeDetector.from_config(cfg)
-    with tqdm(total=len(detector.timesteps), unit="step", disable=args.quiet) as bar:
+    steps = detector.trajectory(detector.backbone.size_of(image.shape[:2]))
+    with tqdm(total=len(steps), unit="step", disable=args.quiet) as bar:
         trajectory = read_trajectory(detector, image, key, bar.update)
     del detector  # two backbones at once may not fit
     panels = overview(image, trajectory, trace.ABDIV.THRESHOLD, truth)
@@ -113,7 +115,7 @@ def show(args: argparse.Namespace) -> int:
     buffer = io.BytesIO()
     draw_sheet(image, panels, trajectory, trace.EMERGENCE.METRIC, note).savefig(buffer)
     write_bytes(output, buffer.getvalue())
-    say(f"t* = {trajectory.emergence}; look at {output}")
+    say(f"t* = {timestep_text(trajectory.emergence)}; look at {output}")
     return 0
 
 

@@ -209,7 +209,7 @@ def test_from_config(backbone: StandIn, monkeypatch: pytest.MonkeyPatch) -> None
     detector = EdgeDetector.from_config(cfg)
     assert detector.backbone is backbone
     assert detector.seed == 5
-    assert detector.timesteps == (0, 300, 600, 900)
+    assert detector.trajectory((16, 16)) == (0, 300, 600, 900)
     assert detector.emergence == EmergenceSettings(300, "jsd", batch=2)
     assert detector.abdiv == AbdivSettings(8)
     assert detector.attention == AttentionSettings((0,), 2)

@@ -72,7 +72,9 @@ def has_student(cfg: CfgNode, architecture: str | None) -> bool:
     return True
 
 
-def forward_passes(backbone: Any, images: Images, batches: list[list[int]]) -> Callable[[str], Any]:
+def forward_passes(
+    backbone: Any, images: Images, batches: list[list[float]]
+) -> Callable[[str], Any]:
     """The bare denoiser on the latents of ``images``, which are made beforehand."""
     latents = {key: backbone.encode(backbone.to_pixels(image)) for key, image in images.items()}
 
@@ -99,7 +101,7 @@ def median_ms(
 
 
 def measure(
-    detector: Any, backbone: Any, images: Images, batches: list[list[int]], watch: Watch
+    detector: Any, backbone: Any, images: Images, batches: list[list[float]], watch: Watch
 ) -> dict[str, float]:
     """Figures of a detector: milliseconds, share beside the denoiser, bytes at the peak."""
     keys = list(images)
@@ -116,11 +118,12 @@ def measure(
     }
 
 
-def teacher_batches(teacher: EdgeDetector, images: Images) -> list[list[int]]:
+def teacher_batches(teacher: EdgeDetector, images: Images) -> list[list[float]]:
     """The timesteps of the trajectory as the teacher takes them, for the first image's grid."""
     backbone, image = teacher.backbone, next(iter(images.values()))
-    batch = teacher.timesteps_a_pass(backbone.layout(backbone.size_of(image.shape[:2])))
-    steps = list(teacher.timesteps)
+    size = backbone.size_of(image.shape[:2])
+    batch = teacher.timesteps_a_pass(backbone.layout(size))
+    steps = list(teacher.trajectory(size))
     return [steps[start : start + batch] for start in range(0, len(steps), batch)]
 
 
@@ -167,7 +170,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "resolution": backbone.resolution,
         "clock": "cpu" if args.cpu_time else "wall",
-        "timesteps": len(teacher.timesteps),
+        "timesteps": sum(map(len, batches)),
         "images": len(images),
         "repeats": args.repeats,
         "times_faster": figures["teacher"]["milliseconds"] / figures["student"]["milliseconds"],

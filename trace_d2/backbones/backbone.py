@@ -98,7 +98,7 @@ class AttentionBackbone(nn.Module, ABC):
         """The self-attention sequences of a pass over images of ``size`` (h, w) in pixels."""
 
     @abstractmethod
-    def run(self, prepared: Any, timesteps: Sequence[int]) -> Tensor:
+    def run(self, prepared: Any, timesteps: Sequence[float]) -> Tensor:
         """One forward pass, which shows the self-attention.
 
         Args:

@@ -181,7 +181,7 @@ class DiffusionBackbone(AttentionBackbone):
         shape = 1, self.denoiser_latent_channels, *self.latent_size(size)
         return _gaussian(shape, seed, key)
 
-    def run(self, prepared: Noising, timesteps: Sequence[int]) -> Tensor:
+    def run(self, prepared: Noising, timesteps: Sequence[float]) -> Tensor:
         latent, noise = (_repeated(tensor, len(timesteps)) for tensor in prepared)
         steps, signal, spread = self._levels(tuple(timesteps) * len(prepared.latent))
         return self(signal * latent + spread * noise, steps)

@@ -52,6 +52,7 @@ class EmergenceSettings(NodeSettings, node="MODEL.TRACE.EMERGENCE"):
     fixed_timestep: int = within(-1, 999, default=-1)
     batch: int = within(0, default=0)
     memory_mb: float = 256
+    spacing: str = one_of("uniform", "scheduler", default="uniform")
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ class AttentionView:
     ) -> None:
         self.backbone, self.settings, self.images = backbone, settings, len(images)
         height, width, _ = images[0].pixels.shape
-        self.layout: AttentionLayout = backbone.layout((height, width))
+        self.size = height, width
+        self.layout: AttentionLayout = backbone.layout(self.size)
         self.prepared = backbone.prepare(*backbone.place(images))
 
     @torch.no_grad()
-    def __call__(self, timesteps: Sequence[int]) -> Tensor:
+    def __call__(self, timesteps: Sequence[float]) -> Tensor:
         reader = SelfAttentionReader(
             self.layout,
             blocks=self.settings.blocks,
@@ -116,11 +118,11 @@ class EdgeDetector(NetworkSource):
         batch: int = 0,
     ) -> None:
         self.emergence, self.abdiv, self.attention = emergence, abdiv, attention
-        self.timesteps = tuple(backbone.timesteps[:: emergence.stride])
+        self._scheduled: dict[tuple[int, int], tuple[float, ...]] = {}
         super().__init__(backbone, seed, batch)
         if self.batch > 1:
             a_pass = self.timesteps_a_pass(square_layout(backbone))
-            an_image = len(self.timesteps) if self._searches else 1
+            an_image = len(self.trajectory(backbone.size_of((1, 1)))) if self._searches else 1
             self.batch = max(1, min(self.batch, a_pass // an_image))
 
     @classmethod
@@ -137,8 +139,9 @@ class EdgeDetector(NetworkSource):
     @torch.no_grad()
     def find(self, images: Sequence[ReadyImage]) -> list[EdgeOutput]:
         view = AttentionView(self.backbone, [image.read for image in images], self.attention)
+        steps = self.trajectory(view.size)
         results = []
-        for (attention, changes), (_, size) in zip(self._look(view), images, strict=True):
+        for (attention, changes), (_, size) in zip(self._look(view, steps), images, strict=True):
             abdiv = attention_boundary_divergence(
                 attention, view.layout.largest, self.abdiv.neighbourhood
             )
@@ -146,13 +149,26 @@ class EdgeDetector(NetworkSource):
             results += [edges, abdiv.float(), changes]
         arrays = iter(to_host(results))
         return [
-            EdgeOutput(edges, abdiv, *self._emergence(changes.tolist()))
+            EdgeOutput(edges, abdiv, *self._emergence(steps, changes.tolist()))
             for edges, abdiv, changes in zip(arrays, arrays, arrays, strict=True)
         ]
 
     def view(self, image: np.ndarray, key: str) -> AttentionView:
         """``image`` before the backbone."""
         return AttentionView(self.backbone, [self.ready(image, key).read], self.attention)
+
+    def trajectory(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """tau_0 < ... < tau_N of images that are read at ``size`` (h, w) in pixels.
+
+        None where the backbone has no timesteps.
+        """
+        stride = self.emergence.stride
+        if not self.backbone.timesteps or self.emergence.spacing == "uniform":
+            return tuple(self.backbone.timesteps[::stride])
+        if size not in self._scheduled:
+            steps = max(2, 1000 // stride)
+            self._scheduled[size] = self.backbone.scheduled_timesteps(steps, size)
+        return self._scheduled[size]
 
     def timesteps_a_pass(self, layout: AttentionLayout) -> int:
         """Timesteps a forward pass over ``layout``."""
@@ -161,14 +177,14 @@ class EdgeDetector(NetworkSource):
 
     @property
     def _searches(self) -> bool:
-        return bool(self.timesteps) and self.emergence.fixed_timestep < 0
+        return bool(self.backbone.timesteps) and self.emergence.fixed_timestep < 0
 
-    def _look(self, view: AttentionView) -> list[tuple[Tensor, Tensor]]:
+    def _look(self, view: AttentionView, steps: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
         """The map (N, N) of each image where it is read, and the divergences on the way there."""
         if not self._searches:
-            maps = view([self.emergence.fixed_timestep] if self.timesteps else ())
+            maps = view([self.emergence.fixed_timestep] if steps else ())
             return [(attention, attention.new_empty(0)) for attention in maps]
-        steps, metric, kernels = self.timesteps, self.emergence.metric, self.attention.kernels
+        metric, kernels = self.emergence.metric, self.attention.kernels
         if view.images == 1:
             batch = self.timesteps_a_pass(view.layout)
             return [search_trajectory(view, steps, metric, batch, kernels)]
@@ -178,13 +194,15 @@ class EdgeDetector(NetworkSource):
             for maps in read
         ]
 
-    def _emergence(self, changes: Sequence[float]) -> tuple[int | None, dict[int, float]]:
+    def _emergence(
+        self, steps: tuple[float, ...], changes: Sequence[float]
+    ) -> tuple[float | None, dict[float, float]]:
         if self._searches:
-            return most_changed(self.timesteps, changes)
-        return self.emergence.fixed_timestep if self.timesteps else None, {}
+            return most_changed(steps, changes)
+        return self.emergence.fixed_timestep if steps else None, {}
 
 
-def _all(maps: Tensor, timesteps: Sequence[int]) -> Tensor:
+def _all(maps: Tensor, timesteps: Sequence[float]) -> Tensor:
     """``maps`` that were read at all ``timesteps``."""
     return maps
 

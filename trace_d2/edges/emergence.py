@@ -23,14 +23,14 @@ class Emergence:
         curve: timestep -> mean divergence from the timestep before it.
     """
 
-    timestep: int
+    timestep: float
     attention: Tensor
-    curve: dict[int, float]
+    curve: dict[float, float]
 
 
 def instance_emergence_point(
-    read: Callable[[Sequence[int]], Tensor],
-    timesteps: Sequence[int],
+    read: Callable[[Sequence[float]], Tensor],
+    timesteps: Sequence[float],
     metric: str = "kl",
     batch: int = 1,
 ) -> Emergence:
@@ -52,8 +52,8 @@ def instance_emergence_point(
 
 
 def search_trajectory(
-    read: Callable[[Sequence[int]], Tensor],
-    timesteps: Sequence[int],
+    read: Callable[[Sequence[float]], Tensor],
+    timesteps: Sequence[float],
     metric: str = "kl",
     batch: int = 1,
     kernels: str = "auto",
@@ -99,8 +99,8 @@ def _more(best: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def most_changed(
-    timesteps: Sequence[int], changes: Sequence[float]
-) -> tuple[int, dict[int, float]]:
+    timesteps: Sequence[float], changes: Sequence[float]
+) -> tuple[float, dict[float, float]]:
     """t* and the curve of what ``search_trajectory`` found.
 
     Raises:

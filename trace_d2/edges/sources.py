@@ -28,15 +28,15 @@ class EdgeOutput:
     Attributes:
         edges: (H, W) float32 in 0..1 of the image's own size; above 0.5 is an edge.
         abdiv: (h, w) float32 of the attention grid, in nats; None unless the teacher found them.
-        timestep: where the attention was read: t*, the fixed one, or 0 (the student); None where
-            none was read, or no timestep exists.
+        timestep: in 0..1000, where the attention was read: t*, the fixed one, or 0 (the student);
+            None where none was read, or no timestep exists.
         curve: timestep -> divergence from the one before; empty unless t* was searched.
     """
 
     edges: np.ndarray
     abdiv: np.ndarray | None = None
-    timestep: int | None = None
-    curve: dict[int, float] = field(default_factory=dict)
+    timestep: float | None = None
+    curve: dict[float, float] = field(default_factory=dict)
 
 
 EdgeSource = Callable[[np.ndarray, str], EdgeOutput]
@@ -91,6 +91,11 @@ class OneByOne:
 def batched(source: EdgeSource) -> BatchedEdgeSource:
     """``source`` as one that several images can be given to at once."""
     return source if hasattr(source, "detect") else OneByOne(source)  # type: ignore[return-value]
+
+
+def timestep_text(timestep: float) -> str:
+    """As it is shown: schedulers that shift give fractions."""
+    return f"{timestep:.4g}"
 
 
 class FileEdges:

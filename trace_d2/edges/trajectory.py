@@ -24,14 +24,14 @@ class TrajectoryStep:
     """One timestep.
 
     Attributes:
-        timestep: 0..999.
+        timestep: 0..1000.
         colors: (h, w, 3) float32 in 0..1, principal components of the attention rows: tokens that
             look alike attend alike. Colours agree from step to step as far as the attention does.
         abdiv: (h, w) float32, in nats.
         edges: (h, w) float32 in 0..1 of ABDiv, above 0.5 for an edge.
     """
 
-    timestep: int
+    timestep: float
     colors: np.ndarray
     abdiv: np.ndarray
     edges: np.ndarray
@@ -50,8 +50,8 @@ class Trajectory:
     """
 
     steps: tuple[TrajectoryStep, ...]
-    curve: dict[int, float]
-    emergence: int
+    curve: dict[float, float]
+    emergence: float
     chosen: TrajectoryStep
     edges: np.ndarray
 
@@ -70,10 +70,10 @@ def read_trajectory(
     """
     view = detector.view(image, key)
     grid = view.layout.largest
-    steps: dict[int, TrajectoryStep] = {}
+    steps: dict[float, TrajectoryStep] = {}
     scores: Tensor | None = None
 
-    def read(timesteps: Sequence[int]) -> Tensor:
+    def read(timesteps: Sequence[float]) -> Tensor:
         nonlocal scores
         maps = view(timesteps)
         for timestep, attention in zip(timesteps, maps, strict=True):
@@ -92,9 +92,10 @@ def read_trajectory(
 
     emergence = detector.emergence
     batch = detector.timesteps_a_pass(view.layout)
-    found = instance_emergence_point(read, detector.timesteps, emergence.metric, batch)
-    shown = tuple(steps[timestep] for timestep in detector.timesteps)
-    chosen = found.timestep
+    timesteps = detector.trajectory(view.size)
+    found = instance_emergence_point(read, timesteps, emergence.metric, batch)
+    shown = tuple(steps[timestep] for timestep in timesteps)
+    chosen: float = found.timestep
     if emergence.fixed_timestep >= 0:
         chosen = emergence.fixed_timestep
         if chosen not in steps:

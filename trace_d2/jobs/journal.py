@@ -217,6 +217,8 @@ def _is_fact(name: str, value: Any) -> bool:
     if name == "shares":
         shares = isinstance(value, list) and len(value) in _SHARES
         return shares and all(0 <= number(share) <= 1 for share in value)
+    if name == "timestep":
+        return 0 <= number(value) <= 1000
     return whole_number(value) >= 0
 
 

@@ -83,7 +83,7 @@ class Report:
     cards: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
-    bars: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    bars: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     legend: Callable[[ImageEntry], list[tuple[tuple[int, int, int], str]]] = lambda entry: []
 

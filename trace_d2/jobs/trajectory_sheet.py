@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.edges.sources import timestep_text
 from trace_d2.edges.trajectory import Trajectory, TrajectoryStep
 from trace_d2.io.edge_maps import label_shares
 from trace_d2.jobs.pictures import paint_segments
@@ -38,7 +39,9 @@ def overview(
     panels: list[Panel] = [(f"image, {image.shape[1]} x {image.shape[0]}", image, {})]
     if truth is not None:
         panels.append(("true segments", paint_segments(image, truth), {}))
-    panels.append((f"teacher's edges at t = {chosen.timestep}", trajectory.edges, GREY))
+    panels.append(
+        (f"teacher's edges at t = {timestep_text(chosen.timestep)}", trajectory.edges, GREY)
+    )
     panels.append(
         (
             f"pseudo edges: {edge} % edge (yellow),\n{none} % none (blue), {ignored} % ignored",
@@ -98,7 +101,7 @@ def _draw_step(
     if name == "attention":
         _show(axes, step.colors, image, interpolation="nearest")
         marked = step.timestep == trajectory.emergence
-        title = f"t* = {step.timestep}" if marked else f"t = {step.timestep}"
+        title = f"{'t*' if marked else 't'} = {timestep_text(step.timestep)}"
         axes.set_title(title, fontsize=9, color=_ACCENT if marked else "black", pad=3)
     else:
         _show(axes, step.edges, image, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
@@ -113,7 +116,7 @@ def _draw_curve(axes: Axes, trajectory: Trajectory, metric: str) -> None:
     axes.axvline(trajectory.emergence, color=_ACCENT, linewidth=1, linestyle="--")
     axes.plot(trajectory.emergence, curve[trajectory.emergence], "o", color=_ACCENT, markersize=8)
     axes.annotate(
-        f"t* = {trajectory.emergence}",
+        f"t* = {timestep_text(trajectory.emergence)}",
         (trajectory.emergence, curve[trajectory.emergence]),
         xytext=(8, 6), textcoords="offset points", color=_ACCENT, fontsize=10,
     )  # fmt: skip
@@ -123,7 +126,8 @@ def _draw_curve(axes: Axes, trajectory: Trajectory, metric: str) -> None:
     axes.set_xlim(trajectory.steps[0].timestep - margin, last + margin)
     axes.set_ylim(0, 1.25 * max(curve.values()) or 1)
     if len(trajectory.steps) <= 2 * COLUMNS:
-        axes.set_xticks([step.timestep for step in trajectory.steps])
+        ticks = [step.timestep for step in trajectory.steps]
+        axes.set_xticks(ticks, [timestep_text(tick) for tick in ticks])
     axes.set_xlabel("timestep", fontsize=9)
     axes.set_ylabel("nats" if metric in ("kl", "jsd", "entropy") else "", fontsize=9)
     axes.set_title(f"{metric}: change of the attention since the timestep before", fontsize=10)

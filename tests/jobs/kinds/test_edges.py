@@ -63,6 +63,13 @@ def test_what_decides_the_teachers_edges(tmp_path: Path) -> None:
         ("MODEL.TRACE.EMERGENCE.STRIDE", 50),
     ):
         assert changed(TEACHER, key, value) == [key]
+    # Keys that came later are settings where they change something.
+    for key, value in (
+        ("MODEL.TRACE.EMERGENCE.SPACING", "scheduler"),
+        ("MODEL.TRACE.BACKBONE.GUIDANCE", 3.5),
+    ):
+        assert key not in settings_of(TEACHER)
+        assert changed(TEACHER, key, value) == [key]
     assert changed(TEACHER, "MODEL.TRACE.LABELS.NECK_DEPTH", 0.5) == []
     assert changed(TEACHER, "MODEL.TRACE.EMERGENCE.BATCH", 3) == []
     assert changed(TEACHER, "MODEL.TRACE.EDGES.CALIBRATION", "nowhere.json") == []

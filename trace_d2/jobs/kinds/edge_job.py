@@ -16,6 +16,7 @@ from trace_d2.edges.sources import (
     OneByOne,
     batched,
     build_edge_source,
+    timestep_text,
 )
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.edge_maps import check_edges, write_edges
@@ -55,6 +56,7 @@ _LATER_KEYS = {
     "BACKBONE.DENOISER": "",
     "BACKBONE.QUANTIZE": "",
     "BACKBONE.GUIDANCE": 1.0,
+    "EMERGENCE.SPACING": "uniform",
 }
 # What detected edges depend on, which given edges do not. A student looks for no timestep and no
 # threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys.
@@ -196,10 +198,11 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
 
         def full_caption(record: Record) -> str:
             point = record.facts.get("timestep")
-            last = [] if point is None else [f"emergence point {point}"]
+            last = [] if point is None else [f"emergence point {timestep_text(point)}"]
             return ", ".join([*caption(record.facts), *last])
 
-        bars = {"Instance emergence point (of 1000)": dict(sorted(Counter(found).items()))}
+        counts = {timestep_text(t): count for t, count in sorted(Counter(found).items())}
+        bars = {"Instance emergence point (of 1000)": counts}
         return Report(title, panes, full_caption, sources, bars=bars, **more)
 
 
