@@ -42,7 +42,7 @@ def make_student(check: Check, cfg: Any, backbone: Any) -> EdgeStudent:
     return student.eval()
 
 
-def bare_pass(view: Any, timesteps: list[int]) -> Callable[[], Any]:
+def bare_pass(view: Any, timesteps: list[float]) -> Callable[[], Any]:
     """The denoiser at ``timesteps``, with nothing read."""
 
     @torch.inference_mode()
@@ -67,7 +67,7 @@ def _measure_parts(check: Check, teacher: EdgeDetector) -> float | None:
         "copy back": lambda: to_host([edges]),
     }.items():
         check.measure(f"{name}, ms", partial(check.milliseconds, work))
-    steps = list(teacher.timesteps[: teacher.timesteps_a_pass(view.layout)])
+    steps = list(teacher.trajectory(view.size)[: teacher.timesteps_a_pass(view.layout)])
     check.measure("timesteps a pass of the teacher", lambda: len(steps))
     check.measure(
         "denoiser, those timesteps, ms", lambda: check.milliseconds(bare_pass(view, steps), 3, 1)

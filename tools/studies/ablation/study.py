@@ -203,8 +203,8 @@ class TeacherScores:
     """One scene under all variants."""
 
     rows: dict[str, ImageScore]
-    timestep: int  # t* of the row "teacher"
-    curve: dict[int, float]  # timestep -> mean KL from the one before, of the default stride
+    timestep: float  # t* of the row "teacher"
+    curve: dict[float, float]  # timestep -> mean KL from the one before, of the default stride
 
 
 def score_teachers(settings: Settings, index: int, seed: int) -> TeacherScores:

@@ -60,10 +60,10 @@ class Trajectory:
         self.size = image.shape[:2]
         self.view = AttentionView(detector.backbone, [detector.ready(image, key).read])
         self.layout = self.view.layout
-        self.maps: dict[int, Tensor] = {}
+        self.maps: dict[float, Tensor] = {}
         self._found: dict[tuple[str, int], Emergence] = {}
-        self._blocks: dict[int, list[Tensor]] = {}
-        steps = list(range(0, 1000, FINEST_STRIDE))
+        self._blocks: dict[float, list[Tensor]] = {}
+        steps: list[float] = list(range(0, 1000, FINEST_STRIDE))
         batch = timesteps_per_pass(self.layout.tokens, _MEMORY_MB)
         for start in range(0, len(steps), batch):
             part = steps[start : start + batch]
@@ -88,7 +88,7 @@ class Trajectory:
             timestep = self.emergence(teacher.metric, teacher.stride).timestep
         return replace(teacher, timestep=timestep, metric=Teacher.metric, stride=Teacher.stride)
 
-    def attention(self, timestep: int, blocks: tuple[int, ...]) -> Tensor:
+    def attention(self, timestep: float, blocks: tuple[int, ...]) -> Tensor:
         """The map (N, N) at ``timestep``, the mean over ``blocks``, or over all."""
         if not blocks:
             return self.maps[timestep]
@@ -97,7 +97,7 @@ class Trajectory:
         return torch.stack([self._blocks[timestep][block] for block in blocks]).mean(dim=0)
 
     @torch.no_grad()
-    def _read_blocks(self, timestep: int) -> list[Tensor]:
+    def _read_blocks(self, timestep: float) -> list[Tensor]:
         """The map of each block, all read in one forward pass."""
         backbone = self.view.backbone
         readers = [SelfAttentionReader(self.layout, blocks=[block]) for block in range(BLOCKS)]

@@ -174,7 +174,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         return self.store.root / SCRATCH / f"{stem}-{self.fingerprint(entry)}.npz"
 
 
-def _write_sampled(path: Path, edges: np.ndarray, timestep: int | None) -> None:
+def _write_sampled(path: Path, edges: np.ndarray, timestep: float | None) -> None:
     buffer = io.BytesIO()
     levels = np.rint(edges * _LEVELS).astype(np.uint16)
     np.savez_compressed(buffer, levels=levels, timestep=-1 if timestep is None else timestep)
@@ -186,7 +186,7 @@ def _read_sampled(path: Path) -> EdgeOutput | None:
     """What ``_write_sampled`` wrote; None if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            timestep = int(content["timestep"])
+            timestep = content["timestep"].item()
             edges = content["levels"].astype(np.float32) / _LEVELS
             return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
     except Exception as error:  # numpy does not tell what broken archives raise
