@@ -29,7 +29,7 @@ class Teacher:
 
     metric: str = "kl"  # of the search for t*, as the stride
     stride: int = STRIDE
-    timestep: float = -1  # a fixed one; -1 searches
+    timestep: int = -1  # a fixed one; -1 searches
     abdiv: str = "kl"  # the divergence between neighbours
     neighbourhood: int = 4
     threshold: str = "mean_std"  # what falls on 0.5 of the edges

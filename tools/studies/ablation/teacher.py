@@ -85,7 +85,7 @@ class Trajectory:
         """``teacher`` with its timestep fixed; equal readings have equal edges."""
         timestep = teacher.timestep
         if timestep < 0:
-            timestep = self.emergence(teacher.metric, teacher.stride).timestep
+            timestep = int(self.emergence(teacher.metric, teacher.stride).timestep)
         return replace(teacher, timestep=timestep, metric=Teacher.metric, stride=Teacher.stride)
 
     def attention(self, timestep: float, blocks: tuple[int, ...]) -> Tensor:
