@@ -21,9 +21,10 @@ def test_sheet_with_truth_and_student(
     panels: list[str] = []
     plain = trajectory_sheet.draw_sheet
 
-    def draw_sheet(image, shown, *rest):
+    def draw_sheet(image, shown, trajectory, metric, note):
         panels.extend(title for title, _, _ in shown)
-        return plain(image, shown, *rest)
+        assert "on it t = 0 is sharper" in note
+        return plain(image, shown, trajectory, metric, note)
 
     monkeypatch.setattr(trajectory_sheet, "draw_sheet", draw_sheet)
     student = ("student's edges", np.zeros((64, 64), np.float32), {"cmap": "gray"})
@@ -65,6 +66,18 @@ def test_many_steps_take_several_rows() -> None:
     assert titles.count("t* = 480") == 1
     assert sum(title.startswith("t = ") for title in titles) == 24
     assert len(figure.axes) == 1 + 2 * 25
+    (curve,) = (title for title in titles if title.startswith("kl"))
+    assert "t* = 480 is where the attention changes most" in curve
+    assert "t = 0 has no step before it" in curve
+    assert "Edges are read" not in curve
+
+
+def test_the_sheet_says_where_edges_are_read_if_not_at_the_step_that_was_found() -> None:
+    blank = np.zeros((4, 4), np.float32)
+    steps = tuple(TrajectoryStep(t, np.zeros((4, 4, 3)), blank, blank) for t in (0, 500, 900))
+    trajectory = Trajectory(steps, {500: 0.2, 900: 0.1}, 500, steps[0], blank)
+    told = trajectory_sheet.explanation(trajectory)
+    assert told.endswith("Edges are read at t = 0, as configured.")
 
 
 def test_wrong_commands_are_explained(load_tool, small_scenes: Path, tmp_path: Path, capsys):

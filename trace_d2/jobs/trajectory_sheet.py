@@ -52,6 +52,17 @@ def overview(
     return panels
 
 
+def explanation(trajectory: Trajectory) -> str:
+    """Why this step was read, in plain words."""
+    first, found = trajectory.steps[0].timestep, trajectory.emergence
+    text = (
+        f"t* = {found} is where the attention changes most (Algorithm 1), which need not be where "
+        f"edges look sharpest; t = {first} has no step before it to compare with, so no value."
+    )
+    chosen = trajectory.chosen.timestep
+    return text if chosen == found else f"{text} Edges are read at t = {chosen}, as configured."
+
+
 def draw_sheet(
     image: np.ndarray, panels: list[Panel], trajectory: Trajectory, metric: str, note: str = ""
 ) -> Figure:
@@ -62,13 +73,13 @@ def draw_sheet(
         panels: of the top row.
         trajectory: what to draw below.
         metric: name of the divergence.
-        note: one line at the bottom.
+        note: lines at the bottom.
     """
     columns = min(COLUMNS, max(len(trajectory.steps), 5))
     bands = -(-len(trajectory.steps) // columns)
     cell = _CELL * image.shape[0] / image.shape[1]
     top = cell * columns / max(len(panels), 3) * 0.92
-    heights = [top + 0.5, 1.9, *([cell + 0.3, cell + 0.1] * bands)]
+    heights = [top + 0.5, 2.1, *([cell + 0.3, cell + 0.1] * bands)]
     figure = Figure(
         figsize=(_CELL * columns + 0.5, sum(heights) + 0.5),
         dpi=_DPI,
@@ -130,7 +141,8 @@ def _draw_curve(axes: Axes, trajectory: Trajectory, metric: str) -> None:
         axes.set_xticks(ticks, [timestep_text(tick) for tick in ticks])
     axes.set_xlabel("timestep", fontsize=9)
     axes.set_ylabel("nats" if metric in ("kl", "jsd", "entropy") else "", fontsize=9)
-    axes.set_title(f"{metric}: change of the attention since the timestep before", fontsize=10)
+    title = f"{metric}: change of the attention since the timestep before"
+    axes.set_title(f"{title}\n{explanation(trajectory)}", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
