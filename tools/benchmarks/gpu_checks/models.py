@@ -7,10 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from measuring import timed
 
 from gpu_checks.common import KERNELS, Check
 from trace_d2.attention import mean_divergence_tensor, native_attention
+from trace_d2.backbones.backbone import compile_network
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.lora import merge_lora_adapters
@@ -33,6 +36,8 @@ def run(check: Check, name: str) -> None:
     for kernels in KERNELS:
         student.attention = replace(student.attention, kernels=kernels)
         _measure_student(check, student, kernels)
+    student.attention = replace(student.attention, kernels="auto")
+    _measure_compiled(check, student)
 
 
 def make_student(check: Check, cfg: Any, backbone: Any) -> EdgeStudent:
@@ -137,3 +142,21 @@ def _measure_student(check: Check, student: EdgeStudent, kernels: str) -> None:
 
 def _milliseconds_an_image(check: Check, detector: StudentDetector, images: list[Any]) -> float:
     return round(check.milliseconds(lambda: detector.find(images), 3, 1) / len(images), 3)
+
+
+def _measure_compiled(check: Check, student: EdgeStudent) -> None:
+    """The student with ``MODEL.TRACE.BACKBONE.COMPILE``."""
+    detector = StudentDetector(student)
+    ready = detector.ready(check.image(), "image")
+    expected = detector.find([ready])[0].edges
+
+    def first_pass() -> dict[str, float]:
+        compile_network(student.backbone.network, **check.size({}, {"backend": "eager"}))
+        seconds, found = timed(lambda: detector.find([ready])[0].edges)
+        difference = float(np.abs(found - expected).max())
+        return {"seconds": round(seconds, 1), "largest difference": round(difference, 4)}
+
+    if check.measure("compiled: student, the first pass", first_pass):
+        check.measure(
+            "compiled: student, ms", lambda: check.milliseconds(lambda: detector.find([ready]))
+        )
