@@ -1,12 +1,7 @@
-"""Head-averaged softmax maps as PyTorch operators: how everything else has them made.
-
-Operators have a fake implementation and, where they are differentiable, a derivative, so that
-``torch.compile``, meta tensors and CUDA graphs pass through them as through PyTorch's own.
-"""
+"""Head-averaged softmax maps as operators of PyTorch: how everything else has them made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,29 +9,10 @@ from torch import Tensor
 
 from . import mean_softmax as plain
 from .divergences import mean_divergence_tensor
+from .kernels.choice import KERNELS, takes_triton
+from .registration import operator
 
 __all__ = ["KERNELS", "accumulate_mean_softmax", "mean_divergence_tensor", "mean_softmax"]
-
-KERNELS = ("auto", "triton", "plain")
-"""Values of ``MODEL.TRACE.ATTENTION.KERNELS``."""
-
-
-_Function = Callable[..., Any]
-
-
-def _operator(schema: str) -> Callable[[_Function], _Function]:
-    """Registers a function for every device, and gives the operator of that schema.
-
-    ``torch.library.custom_op`` does the same and costs 40 us a call where this costs 6.
-    """
-    name = f"trace_d2::{schema.partition('(')[0]}"
-
-    def register(function: _Function) -> _Function:
-        torch.library.define(name, schema[schema.index("(") :])
-        torch.library.impl(name, "default", function)
-        return getattr(torch.ops.trace_d2, name.partition("::")[2]).default
-
-    return register
 
 
 def accumulate_mean_softmax(
@@ -60,6 +36,10 @@ def accumulate_mean_softmax(
         column_weights: (N,) of the type of ``out``; before a row of the mean is added, it is
             divided by its sum weighted so.
         kernels: one of ``KERNELS``.
+
+    Raises:
+        ValueError: ``kernels`` is "triton", and Triton's kernels cannot make this map.
+        RuntimeError: a kernel does not run on this GPU.
     """
     _accumulate(query, key, out, scale, mask, scratch_bytes, column_weights, kernels)
 
@@ -75,16 +55,35 @@ def mean_softmax(
 ) -> Tensor:
     """mean_heads(softmax(scale * query key^T + mask)), (B, N, N), with its first derivatives.
 
-    Only query and key are kept for the backward pass, which makes the softmax again. Arguments as
-    in ``accumulate_mean_softmax``; a mask has no gradient.
+    Only query, key and the logarithms of the rows' sums are kept for the backward pass, which makes
+    the softmax again. Arguments and errors as in ``accumulate_mean_softmax``; a mask has no
+    gradient.
     """
-    made: Tensor = _mean_softmax(query, key, scale, mask, scratch_bytes, kernels)
+    made: Tensor = _mean_softmax(query, key, scale, mask, scratch_bytes, kernels)[0]
     return made
 
 
-@_operator(
+def _can(query: Tensor, key: Tensor, scale: float, mask: Tensor | None, kernels: str) -> bool:
+    """Whether kernels make this map and its gradient."""
+    tokens, features = query.shape[2:]
+    obstacle = ""
+    if mask is not None:
+        obstacle = "they take no attention mask"
+    elif features > 256:
+        obstacle = f"they take heads of at most 256 features, not {features}"
+    elif scale <= 0:
+        obstacle = f"they take scales above 0, not {scale}"
+    elif query.dtype != key.dtype:
+        obstacle = f"they take queries and keys of one type, not {query.dtype} and {key.dtype}"
+    elif max(query.stride(2), key.stride(2)) * tokens >= 2**31:
+        obstacle = "the tokens of a head lie further apart than 2^31 elements"
+    return takes_triton(kernels, query, obstacle)
+
+
+@operator(
     "accumulate_mean_softmax(Tensor query, Tensor key, Tensor(a!) out, float scale, Tensor? mask, "
-    "int scratch_bytes, Tensor? column_weights, str kernels) -> ()"
+    "int scratch_bytes, Tensor? column_weights, str kernels) -> ()",
+    fake=lambda *arguments: None,
 )
 def _accumulate(
     query: Tensor,
@@ -96,25 +95,36 @@ def _accumulate(
     column_weights: Tensor | None,
     kernels: str,
 ) -> None:
-    plain.accumulate_mean_softmax(
-        query,
-        key,
-        out,
-        scale=scale,
-        mask=mask,
-        scratch_bytes=scratch_bytes,
-        column_weights=column_weights,
-    )
+    if not _can(query, key, scale, mask, kernels):
+        plain.accumulate_mean_softmax(
+            query,
+            key,
+            out,
+            scale=scale,
+            mask=mask,
+            scratch_bytes=scratch_bytes,
+            column_weights=column_weights,
+        )
+        return
+    from .kernels.mean_softmax import map_launches
+
+    log_sums = query.new_empty(query.shape[:3], dtype=torch.float32)
+    for launch in map_launches(query, key, out, scale, log_sums, column_weights=column_weights):
+        launch.run()
 
 
-@torch.library.register_fake("trace_d2::accumulate_mean_softmax")
-def _(*arguments: Any) -> None:
-    """Nothing is made."""
+def _empty_map(query: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """The map, and the logarithms of the rows' sums, which the plain way leaves empty."""
+    batch, heads, tokens, _ = query.shape
+    dtype = plain.accumulation_dtype(query.dtype)
+    out = query.new_empty(batch, tokens, tokens, dtype=dtype)
+    return out, query.new_empty(batch, heads, tokens, dtype=torch.float32)
 
 
-@_operator(
+@operator(
     "mean_softmax(Tensor query, Tensor key, float scale, Tensor? mask, int scratch_bytes, "
-    "str kernels) -> Tensor"
+    "str kernels) -> (Tensor, Tensor)",
+    fake=_empty_map,
 )
 def _mean_softmax(
     query: Tensor,
@@ -123,48 +133,56 @@ def _mean_softmax(
     mask: Tensor | None,
     scratch_bytes: int,
     kernels: str,
-) -> Tensor:
-    out = _empty_map(query).zero_()
-    _accumulate(query, key, out, scale, mask, scratch_bytes, None, kernels)
-    return out
+) -> tuple[Tensor, Tensor]:
+    out, log_sums = _empty_map(query)
+    if _can(query, key, scale, mask, kernels):
+        from .kernels.mean_softmax import map_launches
+
+        for launch in map_launches(query, key, out, scale, log_sums, add=False):
+            launch.run()
+    else:
+        plain.accumulate_mean_softmax(
+            query, key, out.zero_(), scale=scale, mask=mask, scratch_bytes=scratch_bytes
+        )
+        log_sums.zero_()
+    return out, log_sums
 
 
-@torch.library.register_fake("trace_d2::mean_softmax")
-def _empty_map(query: Tensor, *others: Any) -> Tensor:
-    batch, _, tokens, _ = query.shape
-    return query.new_empty(batch, tokens, tokens, dtype=plain.accumulation_dtype(query.dtype))
-
-
-@_operator(
-    "mean_softmax_gradients(Tensor query, Tensor key, Tensor grad, float scale, Tensor? mask, "
-    "int scratch_bytes, str kernels) -> (Tensor, Tensor)"
+@operator(
+    "mean_softmax_gradients(Tensor query, Tensor key, Tensor log_sums, Tensor grad, float scale, "
+    "Tensor? mask, int scratch_bytes, str kernels) -> (Tensor, Tensor)",
+    fake=lambda query, key, *others: (query.new_empty(query.shape), key.new_empty(key.shape)),
 )
 def _mean_softmax_gradients(
     query: Tensor,
     key: Tensor,
+    log_sums: Tensor,
     grad: Tensor,
     scale: float,
     mask: Tensor | None,
     scratch_bytes: int,
     kernels: str,
 ) -> tuple[Tensor, Tensor]:
-    return plain.mean_softmax_gradients(query, key, grad, scale, mask, scratch_bytes)
+    if not _can(query, key, scale, mask, kernels):
+        return plain.mean_softmax_gradients(query, key, grad, scale, mask, scratch_bytes)
+    from .kernels.mean_softmax import gradient_launches
+
+    grads = query.new_empty(query.shape), key.new_empty(key.shape)
+    for launch in gradient_launches(query, key, grad.contiguous(), scale, log_sums, *grads):
+        launch.run()
+    return grads
 
 
-@torch.library.register_fake("trace_d2::mean_softmax_gradients")
-def _(query: Tensor, key: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, ctx.scale, mask, *ctx.rest = inputs
+    ctx.save_for_backward(query, key, mask, output[1])
+    ctx.mark_non_differentiable(output[1])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, scale, mask, *rest = inputs
-    ctx.save_for_backward(query, key, mask)
-    ctx.scale, ctx.rest = scale, rest
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, mask = ctx.saved_tensors
-    grads = _mean_softmax_gradients(query, key, grad, ctx.scale, mask, *ctx.rest)
+@torch.autograd.function.once_differentiable
+def _backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    query, key, mask, log_sums = ctx.saved_tensors
+    grads = _mean_softmax_gradients(query, key, log_sums, grad, ctx.scale, mask, *ctx.rest)
     return (*grads, None, None, None, None)
 
 

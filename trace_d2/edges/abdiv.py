@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from trace_d2.attention.divergences import EPSILON
+from trace_d2.attention.kernels.choice import takes_triton
+from trace_d2.attention.registration import operator
 
 # Steps (down, right) from the centre to one neighbour; the other lies opposite.
 _DIRECTIONS = {
@@ -21,7 +25,7 @@ _CONSTANT = 1e-5
 
 @torch.no_grad()
 def attention_boundary_divergence(
-    attention: Tensor, grid: tuple[int, int], neighbourhood: int = 4
+    attention: Tensor, grid: tuple[int, int], neighbourhood: int = 4, *, kernels: str = "auto"
 ) -> Tensor:
     """How much the attention rows of opposite neighbours differ around each token.
 
@@ -34,25 +38,56 @@ def attention_boundary_divergence(
     the map's own size is made.
 
     Args:
-        attention: (N, N) float32 or float64, rows sum to 1, N = h w in row-major order.
+        attention: (N, N) or (B, N, N), float32 or float64, rows sum to 1, N = h w in row-major
+            order.
         grid: (h, w).
         neighbourhood: 4 or 8.
+        kernels: see ``attention.operators.KERNELS``.
 
     Returns:
-        (h, w) of the type of ``attention``, in nats.
+        (h, w) or (B, h, w) of the type of ``attention``, in nats.
 
     Raises:
         ValueError: the map does not fit the grid, or the neighbourhood is neither 4 nor 8.
     """
     height, width = grid
-    if attention.shape != (height * width, height * width):
+    if attention.shape[-2:] != (height * width, height * width):
         raise ValueError(f"a map of shape {tuple(attention.shape)} is none of a grid {grid}")
     if neighbourhood not in _DIRECTIONS:
         raise ValueError(f"a neighbourhood is 4 or 8, not {neighbourhood}")
+    maps = attention if attention.ndim == 3 else attention.unsqueeze(0)
+    result: Tensor = _boundary_divergence(maps, height, width, neighbourhood, kernels)
+    return result if attention.ndim == 3 else result.squeeze(0)
+
+
+@operator(
+    "boundary_divergence(Tensor attention, int height, int width, int neighbourhood, str kernels) "
+    "-> Tensor",
+    fake=lambda attention, height, width, *others: attention.new_empty(
+        len(attention), height, width
+    ),
+)
+def _boundary_divergence(
+    attention: Tensor, height: int, width: int, neighbourhood: int, kernels: str
+) -> Tensor:
+    result = attention.new_zeros(len(attention), height, width)
+    if takes_triton(kernels, attention):
+        from trace_d2.attention.kernels.maps import divergence_launch
+
+        grid, maps = (height, width), attention.contiguous()
+        divergence_launch(maps, grid, neighbourhood, result, EPSILON).run()
+    else:
+        for one, out in zip(attention, result, strict=True):
+            _write_divergence(one, neighbourhood, out)
+    return result
+
+
+def _write_divergence(attention: Tensor, neighbourhood: int, result: Tensor) -> None:
+    """Add the boundary divergence of a map (N, N) to ``result`` (h, w)."""
+    height, width = result.shape
     rows = attention.reshape(height, width, height * width)
     logs = torch.empty_like(rows[:1].expand(3, -1, -1), memory_format=torch.contiguous_format)
     scratch = torch.empty_like(rows[0])
-    result = attention.new_zeros(height, width)
     _write_log(rows[0], logs[0])
     for i in range(height):
         above, below = max(i - 1, 0), min(i + 1, height - 1)
@@ -61,7 +96,6 @@ def attention_boundary_divergence(
         for down, right in _DIRECTIONS[neighbourhood]:
             p, q = (below, above) if down else (i, i)
             _add_row(result[i], rows[p], logs[p % 3], logs[q % 3], right, scratch)
-    return result
 
 
 def _write_log(row: Tensor, out: Tensor) -> None:
@@ -90,12 +124,17 @@ def _add_row(
         result[start:stop] += torch.bmm(p_part.unsqueeze(1), difference.unsqueeze(2)).flatten()
 
 
-def batched_boundary_divergence(attention: Tensor, grid: tuple[int, int]) -> Tensor:
+def batched_boundary_divergence(
+    attention: Tensor, grid: tuple[int, int], *, kernels: str = "auto"
+) -> Tensor:
     """``attention_boundary_divergence`` of several maps, 4-neighbourhood, with gradient.
 
     From (B, N, N) to (B, h, w), at least 0. KL(p | q) = sum p log p - sum p log q: the graph holds
-    the maps and their logarithms, and nothing else of their size.
+    the maps and their logarithms (with ``kernels`` the maps alone), and nothing else of their size.
     """
+    if takes_triton(kernels, attention):
+        divergence: Tensor = _boundary_divergence(attention, *grid, 4, "triton")
+        return divergence.clamp_min(0)
     total = attention.new_zeros(len(attention), *grid)
     # Mixed precision would round what the difference of two large sums is made of.
     with torch.autocast(attention.device.type, enabled=False):
@@ -117,6 +156,32 @@ def batched_boundary_divergence(attention: Tensor, grid: tuple[int, int]) -> Ten
             ]
             total = total + torch.cat(parts, dim=axis)
     return total.clamp_min(0)
+
+
+@operator(
+    "boundary_divergence_gradient(Tensor attention, Tensor grad) -> Tensor",
+    fake=lambda attention, grad: attention.new_empty(attention.shape),
+)
+def _boundary_gradient(attention: Tensor, grad: Tensor) -> Tensor:
+    """By Triton alone: the plain way's graph is PyTorch's own."""
+    from trace_d2.attention.kernels.maps import divergence_gradient_launch
+
+    result = attention.new_empty(attention.shape)
+    maps = attention.contiguous()
+    divergence_gradient_launch(maps, grad.contiguous(), result, EPSILON).run()
+    return result
+
+
+@torch.autograd.function.once_differentiable
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _boundary_gradient(*ctx.saved_tensors, grad), None, None, None, None
+
+
+torch.library.register_autograd(
+    "trace_d2::boundary_divergence",
+    _backward,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
+)
 
 
 THRESHOLDS = ("mean_std", "upper_band", "mean")

@@ -1,0 +1,1 @@
+"""Triton's kernels for attention maps; ``choice`` alone may be imported where Triton is not."""
