@@ -143,7 +143,10 @@ class EdgeDetector(NetworkSource):
         results = []
         for (attention, changes), (_, size) in zip(self._look(view, steps), images, strict=True):
             abdiv = attention_boundary_divergence(
-                attention, view.layout.largest, self.abdiv.neighbourhood
+                attention,
+                view.layout.largest,
+                self.abdiv.neighbourhood,
+                kernels=self.attention.kernels,
             )
             edges = upsample_edges(normalise_edges(abdiv, self.abdiv.threshold), size)
             results += [edges, abdiv.float(), changes]

@@ -64,6 +64,7 @@ class EdgeStudent(nn.Module):
             )
         self.backbone = backbone
         self.decoder = decoder.to(backbone.device)
+        self.decoder.kernels = attention.kernels
         self.grid = square_layout(backbone).largest
         self.blocks = tuple(blocks)
         self.attention = attention

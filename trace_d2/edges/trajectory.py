@@ -79,7 +79,9 @@ def read_trajectory(
         for timestep, attention in zip(timesteps, maps, strict=True):
             components = principal_components(attention)
             scores = components if scores is None else align_components(components, scores)
-            abdiv = attention_boundary_divergence(attention, grid, detector.abdiv.neighbourhood)
+            abdiv = attention_boundary_divergence(
+                attention, grid, detector.abdiv.neighbourhood, kernels=detector.attention.kernels
+            )
             steps[timestep] = TrajectoryStep(
                 timestep,
                 component_colors(scores).reshape(*grid, COMPONENTS).cpu().numpy(),

@@ -36,11 +36,13 @@ class EdgeDecoder(nn.Module, ABC):
     Attributes:
         of_one_grid: the decoder's weights belong to the tokens of one grid.
         name, settings: what ``build_decoder`` was told, to build it again.
+        kernels: ``MODEL.TRACE.ATTENTION.KERNELS``.
     """
 
     of_one_grid: ClassVar[bool] = True
     name: str
     settings: dict[str, Any]
+    kernels: str = "auto"
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class RelativeDecoder(EdgeDecoder):
         self.exit = nn.Conv2d(fine, 1, 3, padding=1)
 
     def forward(self, attention: Tensor, grid: tuple[int, int], pixels: Tensor) -> Tensor:
-        x = self.entry(relative_features(attention, grid, self.window))
+        x = self.entry(relative_features(attention, grid, self.window, self.kernels))
         for block in self.blocks:
             x = block(x)
         x = functional.gelu(functional.pixel_shuffle(self.expand(x), self.upsample))
@@ -79,7 +79,9 @@ class _Residual(nn.Module):
         return x + residual
 
 
-def relative_features(attention: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+def relative_features(
+    attention: Tensor, grid: tuple[int, int], window: int, kernels: str = "auto"
+) -> Tensor:
     """Logarithms of the attention around each token and of ABDiv, each against its mean.
 
     Returns:
@@ -89,7 +91,7 @@ def relative_features(attention: Tensor, grid: tuple[int, int], window: int) -> 
     near = window_attention(attention, grid, window)
     part = near.sum(dim=1, keepdim=True)
     shares = near / part.clamp_min(torch.finfo(part.dtype).tiny) * window**2
-    abdiv = batched_boundary_divergence(attention, grid)[:, None]
+    abdiv = batched_boundary_divergence(attention, grid, kernels=kernels)[:, None]
     mean = abdiv.mean(dim=(2, 3), keepdim=True).clamp_min(torch.finfo(part.dtype).tiny)
     features = torch.cat((shares, part, abdiv / mean), dim=1)
     return (features + _SMALLEST).log()
