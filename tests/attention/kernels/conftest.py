@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch on Linux alone")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that take a device are those of a GPU, too."""
+    if item.path.parent == Path(__file__).parent and "device" in getattr(item, "fixturenames", ()):
+        item.add_marker("gpu")
 
 
 @pytest.fixture(scope="session")
