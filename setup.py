@@ -53,6 +53,11 @@ DETECTRON2_REQUIREMENTS = [
     "yacs>=0.1.8",
 ]
 
+# What reads quantised weights, and quantises them: NF4, GGUF files, int8. Tests need the first two.
+# diffusers imports each wherever it is installed; torchao is heavy, so it is for who asks for it.
+QUANTISED_REQUIREMENTS = ["bitsandbytes>=0.46", "gguf>=0.10"]
+TORCHAO_REQUIREMENTS = ["torchao>=0.16"]
+
 TEST_REQUIREMENTS = ["hypothesis", "pytest>=9", "pytest-xdist"]
 LINT_REQUIREMENTS = ["mypy", "ruff"]
 
@@ -78,7 +83,8 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "detectron2": DETECTRON2_REQUIREMENTS,
+        "quantised": QUANTISED_REQUIREMENTS + TORCHAO_REQUIREMENTS,
         "test": TEST_REQUIREMENTS,
-        "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS,
+        "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS + QUANTISED_REQUIREMENTS,
     },
 )

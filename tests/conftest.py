@@ -56,14 +56,23 @@ def make_cfg() -> Callable[..., Any]:
     return make
 
 
-@pytest.fixture(scope="session")
-def tiny_diffusers() -> ModuleType:
-    """The module ``tests/tiny_diffusers.py``."""
-    path = Path(__file__).with_name("tiny_diffusers.py")
-    spec = importlib.util.spec_from_file_location("tiny_diffusers", path)
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusers() -> ModuleType:
+    """The module ``tests/tiny_diffusers.py``."""
+    return _module("tiny_diffusers")
+
+
+@pytest.fixture(scope="session")
+def original_names() -> ModuleType:
+    """The module ``tests/original_names.py``."""
+    return _module("original_names")
 
 
 @pytest.fixture(scope="session")

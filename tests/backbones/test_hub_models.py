@@ -84,6 +84,33 @@ def test_a_hub_model_downloads_only_what_it_needs(hub):
     assert hub.downloaded == ["model_index.json"]
 
 
+def test_a_denoiser_of_ones_own_leaves_the_hubs_where_it_is(hub, tiny_folder):
+    file = str(tiny_folder("flux") / "transformer/diffusion_pytorch_model.safetensors")
+    _build(NAME="flux1-dev", WEIGHTS="someone/flux", DENOISER=file)
+    fetched = [name for name in hub.downloaded if name.startswith("transformer/")]
+    assert fetched == ["transformer/config.json"]
+
+
+def test_a_variant_is_what_is_downloaded(hub, monkeypatch):
+    for path in [*hub.repository.glob("vae/*.fp16.*"), *hub.repository.glob("tr*/*l.safetensors")]:
+        path.unlink()
+    options = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux", "NULL_PROMPT": "zeros"}
+    _build(**options, VARIANT="fp16")
+    weights = [name for name in hub.downloaded if name.endswith(".safetensors")]
+    assert sorted(set(weights)) == [
+        "transformer/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",  # the only one there is
+    ]
+
+    def offline(*_, **__):
+        raise HTTPError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", offline)
+    _build(**options, VARIANT="fp16")
+    with pytest.raises(FileNotFoundError, match=r"no weights of the variant bf16.* variants: fp16"):
+        _build(**options, VARIANT="bf16")
+
+
 def test_a_hub_model_encodes_its_null_prompt_once(hub, build_tiny):
     options = {"NAME": "flux1-dev", "WEIGHTS": "someone/flux"}
     first = _build(**options).null_prompt_tensor("prompt_embeds", 1)

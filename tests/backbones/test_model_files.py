@@ -240,6 +240,22 @@ def test_fp16_variant_and_shards_and_pickles(tiny_pipeline, tmp_path):
         assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items()), kind
 
 
+def test_a_variant_is_chosen(flux_copy):
+    whole = flux_copy / DENOISER_FILE
+    halved = {key: tensor / 2 for key, tensor in load_file(whole).items()}
+    other = whole.with_name("diffusion_pytorch_model.bf16.safetensors")
+    save_file(halved, other, {"format": "pt"})
+    for variant, factor in (("", 1), ("bf16", 0.5)):
+        backbone = _build(NAME=str(flux_copy), VARIANT=variant)
+        expected = load_file(whole)["proj_out.weight"] * factor
+        assert torch.equal(backbone.denoiser.proj_out.weight, expected)
+    with pytest.raises(FileNotFoundError, match=r"no weights of the variant fp16.*variants: bf16"):
+        _build(NAME=str(flux_copy), VARIANT="fp16")
+    whole.unlink()
+    with pytest.raises(FileNotFoundError, match=r"variants: bf16, which .*BACKBONE\.VARIANT"):
+        _build(NAME=str(flux_copy))
+
+
 class _Code:
     """Leaves a file when it is unpickled."""
 
@@ -302,6 +318,7 @@ def test_a_missing_shard(tiny_pipeline, tmp_path):
             (["model.fp16-00001-of-00001.safetensors"], "fp16", True),
         ),
         (["config.json", "model-00001-of-00002.safetensors"], None),
+        (["model.bf16.safetensors"], None),
     ],
 )
 def test_choosing_weights(names, expected):
@@ -310,3 +327,11 @@ def test_choosing_weights(names, expected):
         assert found is None
     else:
         assert (list(found.names), found.variant, found.safetensors) == expected
+
+
+def test_choosing_a_variant():
+    names = ["model.safetensors", "model.bf16.safetensors", "pytorch_model.ema.bin"]
+    names += ["model.big-00001-of-00002.safetensors"]
+    chosen = {variant: choose_weights(names, variant) for variant in ("", "bf16", "ema", "big")}
+    assert [found.names[0] for found in chosen.values()] == [*names[:3], names[0]]
+    assert [found.variant for found in chosen.values()] == [None, "bf16", "ema", None]

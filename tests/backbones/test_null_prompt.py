@@ -339,3 +339,23 @@ def test_a_changed_text_encoder_is_another_cache_entry(build_tiny, cache, flux_c
 
 
 # ---- what the encoders need --------------------------------------------------------------------
+
+
+def test_text_encoders_that_do_not_fit_the_device_run_on_the_cpu(
+    build_tiny, cache, monkeypatch, caplog
+):
+    encode, devices = null_prompt.encode_empty_string, []
+
+    def full(pipeline, outputs, device):
+        devices.append(str(device))
+        if len(devices) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(pipeline, outputs, device)
+
+    monkeypatch.setattr(null_prompt, "encode_empty_string", full)
+    backbone = build_tiny("sd3")
+    assert devices == ["cpu", "cpu"]
+    assert "has no room for the text encoders: they run on the CPU" in caplog.text
+    monkeypatch.undo()
+    expected = build_tiny("sd3").null_prompt_tensor("prompt_embeds", 1)
+    assert torch.equal(backbone.null_prompt_tensor("prompt_embeds", 1), expected)

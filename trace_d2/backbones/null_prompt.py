@@ -194,7 +194,13 @@ def _encode(
         pipeline = pipeline_class.from_pretrained(
             source.folder, **encoders, **options, local_files_only=True
         )
-        return encode_empty_string(pipeline, encoding.outputs, device)
+        try:
+            return encode_empty_string(pipeline, encoding.outputs, device)
+        except torch.OutOfMemoryError:
+            logger.warning("%s has no room for the text encoders: they run on the CPU", device)
+        # Out of the handler, whose traceback holds on to memory of the device.
+        pipeline.to("cpu")
+        return encode_empty_string(pipeline, encoding.outputs, torch.device("cpu"))
     except Exception as error:  # tokenizers and their files end in any kind of error
         raise ValueError(
             f"the text encoders of {source} could not encode the null prompt: {error}; copy or"

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.model_loading_utils import load_model_dict_into_meta
+from diffusers.quantizers import DiffusersAutoQuantizer
 from torch import nn
 
 from trace_d2.io.json_files import quoted, read_json
@@ -147,6 +149,29 @@ def on_any_device(device: torch.device) -> Iterator[None]:
     finally:
         for quantizer, check in zip(quantizers, checks, strict=True):
             quantizer.validate_environment = check
+
+
+def fill(
+    model: Any, tensors: Mapping[str, torch.Tensor], config: Any, dtype: torch.dtype, device: Any
+) -> None:
+    """Fill ``model``, which is on the meta device, with ``tensors``, quantised on ``device``.
+
+    As diffusers' ``from_pretrained`` does with a folder's; its ``from_single_file`` takes tensors
+    for quantised ones that are not.
+    """
+    quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
+    quantizer.preprocess_model(model, device_map=None, state_dict=tensors, keep_in_fp32_modules=[])
+    load_model_dict_into_meta(
+        model,
+        tensors,
+        dtype=dtype,
+        hf_quantizer=quantizer,
+        device_map={"": device},
+        keep_in_fp32_modules=[],
+        unexpected_keys=[],
+    )
+    quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer
 
 
 def settle(model: nn.Module) -> None:

@@ -83,42 +83,37 @@ def load_single_file(
             f"{path}: single files of a {model_class.__name__} are not read: pass a diffusers"
             " folder and leave MODEL.TRACE.BACKBONE.DENOISER empty"
         )
-    device = torch.device(device)
+    gguf = path.suffix == ".gguf"
+    if gguf and quantize:
+        raise ValueError(
+            f"{path} is quantised already: leave MODEL.TRACE.BACKBONE.QUANTIZE empty, or pass the"
+            " model in full precision"
+        )
+    if gguf:
+        quantization.need_package("gguf", f"{path} is a GGUF file, which")
     config = model_class.load_config(str(configuration), local_files_only=True)
-    settings = _quantization(path, quantize, model_class, config, dtype)
     with init_empty_weights():
-        expected = model_class.from_config(config).state_dict()
-    given = _denoiser_of(_read(path), path)
-    tensors = _named_as(expected, given, model_class, config, path)
+        model = model_class.from_config(config)
+    expected = model.state_dict()
+    tensors = _named_as(expected, _denoiser_of(_read(path), path), model_class, config, path)
     check_report(_report(expected, tensors), path)
     try:
-        with quantization.on_any_device(device):
+        if quantize:
+            settings = quantization.build_config(quantize, model_class, config, dtype)
+            quantization.fill(model, tensors, settings, dtype, torch.device(device))
+        else:
+            settings = diffusers.GGUFQuantizationConfig(compute_dtype=dtype) if gguf else None
             model = model_class.from_single_file(
                 tensors,
                 config=str(configuration),
                 dtype=dtype,
                 quantization_config=settings,
-                device=device,
                 local_files_only=True,
             )
     except Exception as error:  # whatever diffusers makes of it
         raise ValueError(f"cannot load {path}: {error}; copy or download it again") from error
     quantization.settle(model)
-    return model
-
-
-def _quantization(
-    path: Path, scheme: str, model_class: type[Any], config: Any, dtype: torch.dtype
-) -> Any:
-    if path.suffix != ".gguf":
-        return quantization.build_config(scheme, model_class, config, dtype)
-    if scheme:
-        raise ValueError(
-            f"{path} is quantised already: leave MODEL.TRACE.BACKBONE.QUANTIZE empty, or pass the"
-            " model in full precision"
-        )
-    quantization.need_package("gguf", f"{path} is a GGUF file, which")
-    return diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    return model.eval()
 
 
 def _read(path: Path) -> Mapping[str, Callable[[], Tensor]]:
@@ -195,11 +190,12 @@ def _named_as(
             " the model that MODEL.TRACE.BACKBONE names"
         ) from error
     if _elements(converted.values()) != size:
-        odd = [name for name in names if not name.endswith(_USUAL_ENDINGS)] or names
+        odd = [shown(name) for name in names if not name.endswith(_USUAL_ENDINGS)]
+        which = f" ({', '.join(odd[:3])})" if odd else ""
         raise ValueError(
-            f"{path} holds tensors that are not known here ({', '.join(map(shown, odd[:3]))}, ...),"
-            " as of scaled or quantised weights or of another model: pass the model in full"
-            " precision, as GGUF, or as a diffusers folder"
+            f"{path} holds tensors that are not known here{which}, as of scaled or quantised"
+            " weights or of another model: pass the model in full precision, as GGUF, or as a"
+            " diffusers folder"
         )
     return converted
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from trace_d2.settings import NodeSettings, one_of, within
@@ -91,6 +93,22 @@ def float32_adapters(denoiser: nn.Module) -> None:
     for name, parameter in denoiser.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(torch.float32)
+
+
+def adapter_file(denoiser: Any) -> bytes:
+    """The adapters as a safetensors file that diffusers' ``load_lora_adapter`` reads.
+
+    diffusers' own ``save_lora_adapter`` fails where weights are quantised.
+    """
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from peft.utils import get_peft_model_state_dict
+
+    settings = denoiser.peft_config[ADAPTER].to_dict()
+    listed = {key: sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
+    described = json.dumps(listed, indent=2, sort_keys=True)
+    tensors = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    return save(plain, {"format": "pt", LORA_ADAPTER_METADATA_KEY: described})
 
 
 def merge_lora_adapters(denoiser: Any) -> None:

@@ -141,6 +141,8 @@ def check_trainable(cfg: Any) -> None:
     trace = cfg.MODEL.TRACE
     if trace.BACKBONE.CPU_OFFLOAD:
         raise ValueError("MODEL.TRACE.BACKBONE.CPU_OFFLOAD is for inference: set it to False")
+    if trace.BACKBONE.OFFLOAD != "none":
+        raise ValueError('MODEL.TRACE.BACKBONE.OFFLOAD is for inference: set it to "none"')
     if trace.BACKBONE.COMPILE:
         raise ValueError("MODEL.TRACE.BACKBONE.COMPILE is for inference: set it to False")
     loss = trace.STUDENT.LOSS
@@ -159,7 +161,10 @@ def square_layout(backbone: AttentionBackbone) -> AttentionLayout:
 def _drop_frozen(student: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
     """Takes the frozen weights out of a state dict."""
     frozen = {n for n, p in student.named_parameters() if not p.requires_grad}
-    frozen |= {n for n, _ in student.backbone.named_buffers(prefix="backbone")}
+    trained = {prefix + name for name in student.trainable()}
+    # Of the backbone all else as well: buffers, and the scales of quantised weights.
+    for name in [k for k in state if k.startswith(f"{prefix}backbone.") and k not in trained]:
+        del state[name]
     for name in frozen:
         state.pop(prefix + name, None)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from trace_d2._version import __version__
 from trace_d2.attention import AttentionSettings, forbid_cudnn_attention
 from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.backbones.offloading import renew_groups
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.io.json_files import shown
@@ -21,6 +22,7 @@ from trace_d2.io.json_files import shown
 from .decoders import EdgeDecoder, build_decoder
 from .lora import (
     ADAPTER,
+    adapter_file,
     float32_adapters,
     make_adaptable,
     merge_lora_adapters,
@@ -60,14 +62,12 @@ def save_student(student: EdgeStudent, folder: str | Path) -> None:
 
 
 def _write_files(student: EdgeStudent, folder: Path) -> None:
-    student.backbone.network.save_lora_adapter(folder / "lora", adapter_name=ADAPTER)
+    write_bytes(folder / LORA_FILE, adapter_file(student.backbone.network))
     weights = {
         name: t.detach().cpu().contiguous() for name, t in student.decoder.state_dict().items()
     }
     write_bytes(folder / DECODER_FILE, save(weights))
     write_json(folder / JSON_NAME, _description(student), indent=1)
-    # diffusers writes files that their owner alone can read.
-    (folder / LORA_FILE).chmod((folder / JSON_NAME).stat().st_mode & 0o777)
 
 
 def _description(student: EdgeStudent) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def _description(student: EdgeStudent) -> dict[str, Any]:
             "name": canonical_name(backbone.name),
             "denoiser": type(backbone.network).__name__,
             "dtype": str(backbone.dtype).removeprefix("torch."),
+            **({"quantization": backbone.quantization} if backbone.quantization else {}),
             **({"commit": backbone.commit} if backbone.commit else {}),
         },
         "resolution": backbone.resolution,
@@ -102,7 +103,7 @@ def load_student(
 
     Args:
         backbone: the one it was trained on, at the resolution of its grid.
-        merge_lora: add the adapters to the backbone's weights, for speed.
+        merge_lora: add the adapters to the backbone's weights, for speed; not to quantised ones.
         trainable: adapters and decoder take gradients.
         attention: see ``EdgeStudent``.
 
@@ -128,8 +129,11 @@ def load_student(
     student = EdgeStudent(backbone, decoder, blocks=described["blocks"], attention=attention)
     if not all(bool(weights.isfinite().all()) for weights in student.trainable().values()):
         raise ValueError(f"the student in {folder} has weights that are no numbers: train it again")
-    if merge_lora:
+    if merge_lora and backbone.quantization:
+        logger.info("adapters stay apart: %s weights would round them", backbone.quantization)
+    elif merge_lora:
         merge_lora_adapters(backbone.network)
+    renew_groups(backbone.network)
     return student.eval() if trainable else student.eval().requires_grad_(False)
 
 
@@ -159,6 +163,13 @@ def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, fold
             f"the student in {folder} was trained on {trained['name']} ({trained['denoiser']}), "
             f"and the config asks for {name} ({kind}): change MODEL.TRACE.BACKBONE.NAME or "
             "MODEL.TRACE.STUDENT.WEIGHTS"
+        )
+    precision, own = trained.get("quantization") or "full", backbone.quantization or "full"
+    if precision != own:
+        logger.warning(
+            "the student in %s was trained on weights in %s precision, and these are in %s: its "
+            "edges may differ a little",
+            *(folder, shown(precision), own),
         )
     commit = trained.get("commit")
     if commit and backbone.commit and commit != backbone.commit:
@@ -209,8 +220,9 @@ def _load_lora(backbone: AttentionBackbone, path: Path) -> None:
         # A reads what the layer reads, B writes what it writes.
         name, _, matrix = key.partition(".lora_")
         side = 1 if matrix.startswith("A") else 0
-        weight = getattr(layers.get(name), "weight", None)
-        if weight is None or weight.shape[side] != tensor.shape[side]:
+        layer = layers.get(name)  # of quantised weights, the shape is another
+        sides = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
+        if sides[side] != tensor.shape[side]:
             raise ValueError(
                 f"{path} has an adapter {key} of shape {tuple(tensor.shape)}, which no layer of "
                 f"{backbone.name} takes: the student belongs to another backbone. Change "
