@@ -229,6 +229,12 @@ def _flux(options: dict[str, Any]) -> FluxPipeline:
     )
 
 
+def _flux_schnell(options: dict[str, Any]) -> FluxPipeline:
+    pipeline = _flux({"guidance_embeds": False, **options})
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return pipeline
+
+
 TINY_PIPELINES = {
     "sd15": _sd15,
     "sd21": _sd21,
@@ -239,6 +245,7 @@ TINY_PIPELINES = {
     "sd3": _sd3,
     "sd35-large": _sd35_large,
     "flux": _flux,
+    "flux-schnell": _flux_schnell,
 }
 
 
