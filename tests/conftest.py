@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -120,6 +121,22 @@ def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
         return build_backbone(cfg)
 
     return build
+
+
+@pytest.fixture
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``without_packages("gguf", ...)``: as if these were not installed."""
+    version = importlib.metadata.version
+
+    def hide(*names: str) -> None:
+        def of_those_left(name: str) -> str:
+            if name in names:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return version(name)
+
+        monkeypatch.setattr(importlib.metadata, "version", of_those_left)
+
+    return hide
 
 
 @pytest.fixture(scope="session")

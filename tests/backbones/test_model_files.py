@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 
@@ -147,19 +146,15 @@ def test_weights_that_hold_a_further_tensor(component, flux_copy):
 )
 @pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder_2"])
 def test_the_package_of_quantised_weights_is_named(
-    settings, package, component, flux_copy, monkeypatch, tmp_path
+    settings, package, component, flux_copy, without_packages, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(importlib.metadata, "version", _no_package)
+    without_packages(package)
     path = flux_copy / component / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "quantization_config": settings}))
     with pytest.raises(ValueError, match=rf"{component} is quantised .* `pip install {package}`"):
         _build(NAME=str(flux_copy))
-
-
-def _no_package(name):
-    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def test_an_unknown_way_to_quantise_is_named(flux_copy):

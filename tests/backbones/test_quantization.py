@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 
@@ -221,11 +220,8 @@ def test_a_text_encoder_that_is_quantised(tiny_folder, build_tiny, tmp_path, mon
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("nf4", "bitsandbytes"), ("int8", "torchao")])
-def test_the_package_of_a_scheme_is_named(scheme, package, build_tiny, monkeypatch):
-    def absent(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", absent)
+def test_the_package_of_a_scheme_is_named(scheme, package, build_tiny, without_packages):
+    without_packages(package)
     with pytest.raises(ValueError, match=rf"QUANTIZE {scheme} needs .* `pip install {package}`"):
         build_tiny("flux", QUANTIZE=scheme)
 

@@ -296,14 +296,9 @@ def test_gguf_in_the_folder(gguf_sd3, build_tiny, tmp_path):
         build_tiny(copy)
 
 
-def test_the_package_of_gguf_is_named(gguf_sd3, build_tiny, monkeypatch):
-    import importlib.metadata
-
-    def absent(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
+def test_the_package_of_gguf_is_named(gguf_sd3, build_tiny, without_packages):
     folder, path, _ = gguf_sd3("Q8_0")
-    monkeypatch.setattr(importlib.metadata, "version", absent)
+    without_packages("gguf")
     with pytest.raises(ValueError, match=r"is a GGUF file, which needs .* `pip install gguf`"):
         build_tiny(folder, DENOISER=str(path))
 
