@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,9 @@ from gpu_checks.common import KERNELS, Check, apart
 from trace_d2.attention import mean_divergence_tensor
 from trace_d2.attention.operators import accumulate_mean_softmax, mean_softmax
 from trace_d2.edges import attention_boundary_divergence
+
+# Rows, keys, warps and stages of a program.
+_TILES = ((128, 64, 4, 3), (64, 128, 4, 3), (128, 128, 8, 3), (64, 64, 4, 2), (64, 64, 8, 3))
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def run(check: Check) -> None:
         check.measure(
             f"{kernels}: map of a block", partial(_map, check, block, out, exact, kernels)
         )
+    _measure_tiles(check, block, out)
     _measure_gradients(check, block)
     _measure_divergences(check, side, exact)
 
@@ -86,6 +89,24 @@ def _map(
     add()
     errors = {} if exact is None else apart(out, exact)
     return errors | {"ms": check.milliseconds(add, 10)}
+
+
+def _measure_tiles(check: Check, block: Block, out: Tensor) -> None:
+    """The map with other tiles than those that are taken."""
+    from trace_d2.attention.kernels import mean_softmax as module
+    from trace_d2.attention.kernels.tiles import Tiles
+
+    chosen = module.map_tiles
+    try:
+        for tiles in check.size(_TILES, _TILES[:1]):
+            own = Tiles(*tiles)
+            module.map_tiles = lambda *_, own=own: own
+            check.measure(
+                "triton: map of a block, tiles of {} x {}, {} warps, {} stages".format(*tiles),
+                lambda: _map(check, block, out, None, "triton"),
+            )
+    finally:
+        module.map_tiles = chosen
 
 
 def _measure_gradients(check: Check, block: Block) -> None:
@@ -109,22 +130,29 @@ def _measure_gradients(check: Check, block: Block) -> None:
 
 
 def _measure_divergences(check: Check, side: int, exact: Tensor | None) -> None:
-    """KL of two maps and ABDiv, as the detector has them made ("auto")."""
+    """KL of two maps and ABDiv."""
     if exact is None:
         return
     generator = torch.Generator(check.device).manual_seed(2)
     noise = torch.randn(exact.shape[1:], device=check.device, generator=generator)
-    first = exact[0].float()
-    second = torch.softmax(exact[0].log().float() + 0.3 * noise, -1)
-    for name, way in {
-        "divergence of two maps": lambda p, q: mean_divergence_tensor(p, q, "kl"),
-        "ABDiv": lambda p, _: attention_boundary_divergence(p, (side, side)),
-    }.items():
-        check.measure(name, partial(_against_float64, check, way, first, second))
+    pair = exact[0].float(), torch.softmax(exact[0].log().float() + 0.3 * noise, -1)
+    grid = (side, side)
+
+    def divergence(first: Tensor, second: Tensor, kernels: str) -> Tensor:
+        return mean_divergence_tensor(first, second, kernels=kernels)
+
+    def abdiv(first: Tensor, _: Tensor, kernels: str) -> Tensor:
+        return attention_boundary_divergence(first, grid, kernels=kernels)
+
+    for name, way in {"divergence of two maps": divergence, "ABDiv": abdiv}.items():
+        for kernels in KERNELS:
+            work = partial(_against_float64, check, way, pair, kernels)
+            check.measure(f"{kernels}: {name}", work)
 
 
 def _against_float64(
-    check: Check, way: Callable[..., Any], first: Tensor, second: Tensor
+    check: Check, way: Callable[..., Tensor], pair: tuple[Tensor, Tensor], kernels: str
 ) -> dict[str, float]:
-    errors = apart(way(first, second), way(first.double().cpu(), second.double().cpu()))
-    return errors | {"ms": check.milliseconds(lambda: way(first, second), 10)}
+    exact = way(*(one.double() for one in pair), kernels="plain")
+    errors = apart(way(*pair, kernels=kernels), exact)
+    return errors | {"ms": check.milliseconds(lambda: way(*pair, kernels=kernels), 10)}

@@ -96,14 +96,11 @@ def _measure_teacher(check: Check, teacher: EdgeDetector, kernels: str, bare: fl
         check.measure(f"{kernels}: reading, share above it", lambda: round(reading / bare - 1, 3))
     pair = tuple(view([0, 100]))
     grid = view.layout.largest
-    check.measure(
-        f"{kernels}: divergence of two maps, ms",
-        lambda: check.milliseconds(lambda: mean_divergence_tensor(pair[0], pair[1], "kl")),
-    )
-    check.measure(
-        f"{kernels}: ABDiv, ms",
-        lambda: check.milliseconds(lambda: attention_boundary_divergence(pair[1], grid)),
-    )
+    for name, work in {
+        "divergence of two maps": partial(mean_divergence_tensor, *pair, kernels=kernels),
+        "ABDiv": partial(attention_boundary_divergence, pair[1], grid, kernels=kernels),
+    }.items():
+        check.measure(f"{kernels}: {name}, ms", partial(check.milliseconds, work))
     check.measure(
         f"{kernels}: teacher, ms",
         lambda: check.milliseconds(lambda: teacher.find([ready]), repeats, 1),
