@@ -11,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from measuring import PeakMemory
 
-from gpu_checks.common import CONFIGS, GIBIBYTE, KERNELS, Check
+from gpu_checks.common import CONFIGS, GIBIBYTE, Check
 from trace_d2.attention import forbid_cudnn_attention
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
 from trace_d2.edges.student import EdgeStudent
@@ -31,9 +31,9 @@ def run(check: Check) -> None:
     optimizer = torch.optim.AdamW(weights, solver["SOLVER"]["BASE_LR"])
     batches = solver["MODEL"]["TRACE"]["SOLVER"]["ACCUMULATION_STEPS"]
     images = max(1, solver["SOLVER"]["IMS_PER_BATCH"] // batches)
-    for kernels in KERNELS:
+    for kernels in check.kernels:
         student.attention = replace(student.attention, kernels=kernels)
-        for count in (1, images) if kernels == KERNELS[0] else (1,):
+        for count in (1, images) if kernels == check.kernels[0] else (1,):
             check.measure(
                 f"{kernels}: step of {count}",
                 partial(_measure_step, check, student, optimizer, count),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from measuring import timed
 
-from gpu_checks.common import KERNELS, Check
+from gpu_checks.common import Check
 from trace_d2.attention import mean_divergence_tensor, native_attention
 from trace_d2.backbones.backbone import compile_network
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
@@ -28,12 +28,12 @@ def run(check: Check, name: str) -> None:
     check.measure("resolution", lambda: backbone.resolution)
     teacher = EdgeDetector.from_config(cfg, backbone)
     bare = _measure_parts(check, teacher)
-    for kernels in KERNELS:
+    for kernels in check.kernels:
         teacher.attention = replace(teacher.attention, kernels=kernels)
         _measure_teacher(check, teacher, kernels, bare)
     # After the teacher: adapters change the denoiser.
     student = make_student(check, cfg, backbone)
-    for kernels in KERNELS:
+    for kernels in check.kernels:
         student.attention = replace(student.attention, kernels=kernels)
         _measure_student(check, student, kernels)
     student.attention = replace(student.attention, kernels="auto")
@@ -119,7 +119,7 @@ def _measure_student(check: Check, student: EdgeStudent, kernels: str) -> None:
     check.measure(
         f"{kernels}: student, peak GiB", lambda: check.peak(lambda: detector.find([ready]))
     )
-    if kernels == KERNELS[0]:
+    if kernels == check.kernels[0]:
         check.measure(
             "student, making ready included, ms",
             lambda: check.milliseconds(lambda: detector(image, "image")),
