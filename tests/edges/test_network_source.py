@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -167,25 +166,48 @@ def test_the_search_waits_for_no_number() -> None:
     assert attention.device == changes.device == torch.device("meta")
 
 
-def test_the_whole_way_to_the_results_waits_for_no_number(
-    build_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class ReachedError(Exception):
-        """The one copy back."""
+class ReachedError(Exception):
+    """The one copy back."""
 
+
+def copied_back(source: NetworkSource) -> list[tuple[int, ...]]:
+    """Shapes of what comes back of the pictures, on the meta device: no number can be read there.
+
+    That it is reached says that nothing before waits for the device.
+    """
     copied: list[Tensor] = []
 
     def stop(tensors: Sequence[Tensor]) -> list[np.ndarray]:
         copied.extend(tensors)
         raise ReachedError
 
-    monkeypatch.setattr("trace_d2.edges.detector.to_host", stop)
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # unknown there
-    source = EdgeDetector(build_tiny("sd3").to("meta"), EmergenceSettings(stride=300), batch=5)
-    with pytest.raises(ReachedError):
-        source.find(ready(source))
-    assert [tuple(tensor.shape) for tensor in copied[:3]] == [(20, 28), (4, 4), (3,)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trace_d2.edges.detector.to_host", stop)
+        with pytest.raises(ReachedError):
+            source.find(ready(source))
+    assert {tensor.device.type for tensor in copied} == {"meta"}
+    return [tuple(tensor.shape) for tensor in copied]
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_the_teachers_way_to_its_results_waits_for_no_number(
+    family: str, build_tiny: Callable[..., Any]
+) -> None:
+    backbone = build_tiny(family).to("meta")
+    grid = square_layout(backbone).largest
+    source = EdgeDetector(backbone, EmergenceSettings(stride=300), batch=5)
+    copied = copied_back(source)
+    assert copied[:3] == [(20, 28), grid, (3,)]
     assert len(copied) == 3 * len(PICTURES)
+
+
+@pytest.mark.parametrize("decoder", ["relative", "cnn"])
+def test_the_students_way_to_its_results_waits_for_no_number(
+    decoder: str, make_student: Callable[..., Any]
+) -> None:
+    student = make_student("sd3", STUDENT__DECODER__NAME=decoder).to("meta")
+    copied = copied_back(StudentDetector(student, batch=5))
+    assert copied == [picture.shape[:2] for picture in PICTURES]
 
 
 @pytest.mark.gpu

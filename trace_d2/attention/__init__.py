@@ -2,7 +2,7 @@
 
 from .divergences import DIVERGENCES, divergence, mean_divergence, mean_divergence_tensor
 from .layout import AttentionLayout
-from .native import forbid_cudnn_attention, native_attention
+from .native import forbid_cudnn_attention, full_precision, native_attention
 from .reader import SelfAttentionReader
 from .settings import AttentionSettings
 
@@ -13,6 +13,7 @@ __all__ = [
     "SelfAttentionReader",
     "divergence",
     "forbid_cudnn_attention",
+    "full_precision",
     "mean_divergence",
     "mean_divergence_tensor",
     "native_attention",

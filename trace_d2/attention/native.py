@@ -31,6 +31,13 @@ def native_attention(model: nn.Module | None = None) -> Iterator[None]:
         yield
 
 
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Without mixed precision on ``device``; the meta device knows none."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def forbid_cudnn_attention() -> None:
     """Keep this process from cuDNN's attention, whose gradients can be NaN.
 

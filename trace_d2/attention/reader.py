@@ -19,6 +19,7 @@ from .layout import (
     resample_attention,
 )
 from .mean_softmax import accumulation_dtype
+from .native import full_precision
 from .operators import accumulate_mean_softmax, mean_softmax
 from .watching import in_cross_attention, watch_attention
 
@@ -224,7 +225,7 @@ class SelfAttentionReader:
         dtype = accumulation_dtype(query.dtype)
         # A map made in inference mode could not be divided in place outside it.
         with (
-            _full_precision(query.device),
+            full_precision(query.device),
             torch.inference_mode(False),
             torch.no_grad(),
         ):
@@ -245,7 +246,7 @@ class SelfAttentionReader:
     def _make_kept_maps(self) -> None:
         """The maps of the calls kept, with their graph."""
         for grid, (query, key, scale, mask) in self._kept:
-            with _full_precision(query.device):
+            with full_precision(query.device):
                 attention = mean_softmax(
                     query,
                     key,
@@ -308,13 +309,6 @@ class SelfAttentionReader:
                 f"attention blocks {missing} do not exist: the forward pass showed {self.calls} "
                 f"self-attention calls, 0 to {self.calls - 1}"
             )
-
-
-def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """No autocast; the meta device knows none."""
-    if device.type == "meta":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def _check_call(query: Tensor, key: Tensor, is_causal: bool, batch: int) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trace_d2.attention.divergences import EPSILON
 from trace_d2.attention.kernels.choice import takes_triton
+from trace_d2.attention.native import full_precision
 from trace_d2.attention.registration import operator
 
 # Steps (down, right) from the centre to one neighbour; the other lies opposite.
@@ -137,7 +138,7 @@ def batched_boundary_divergence(
         return divergence.clamp_min(0)
     total = attention.new_zeros(len(attention), *grid)
     # Mixed precision would round what the difference of two large sums is made of.
-    with torch.autocast(attention.device.type, enabled=False):
+    with full_precision(attention.device):
         rows = attention.unflatten(1, grid)
         logs = rows.clamp_min(EPSILON).log()
         negentropy = torch.einsum("bhwn,bhwn->bhw", rows, logs)

@@ -13,6 +13,7 @@ from trace_d2.attention import (
     AttentionLayout,
     AttentionSettings,
     SelfAttentionReader,
+    full_precision,
     native_attention,
 )
 from trace_d2.backbones import AttentionBackbone, build_backbone
@@ -117,7 +118,7 @@ class EdgeStudent(nn.Module):
                 "square), or MODEL.TRACE.STUDENT.DECODER.NAME relative"
             )
         # Detectron2's mixed precision is float16, in which some VAEs overflow.
-        with torch.autocast(pixels.device.type, enabled=False):
+        with full_precision(pixels.device):
             prepared = self.backbone.prepare(pixels, noise)
         reader = SelfAttentionReader(
             layout,
