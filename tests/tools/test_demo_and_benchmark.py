@@ -57,6 +57,14 @@ def test_a_row_says_that_the_counts_are_the_same(load_tool) -> None:
     assert row[-1] == "0.0e+00"
 
 
+def test_maps_of_another_checkout_are_timed_beside_ours(load_tool) -> None:
+    root = Path(__file__).parents[2]
+    rows = load_tool("benchmark_maps").map_rows(True, 1, root)
+    titles = [row[0].split()[0].rstrip(",") for row in rows]
+    assert titles == ["attention", "attention", "against", "KL", "against", "ABDiv", "against"]
+    assert all(float(row[3].removesuffix(" x")) > 0 for row in rows)
+
+
 def test_readers_of_another_checkout_are_timed_beside_ours(load_tool) -> None:
     root = Path(__file__).parents[2]
     rows = load_tool("benchmark_reading").reading_rows(True, 1, root)

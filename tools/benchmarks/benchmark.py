@@ -30,9 +30,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add(
         "--against", type=Path, metavar="CHECKOUT",
-        help="another checkout of this repository: time its readers beside ours as well",
+        help="another checkout of this repository: time its maps, KL, ABDiv and readers, too",
     )  # fmt: skip
-    add("--device", default="cpu", help="of the distillation step; default %(default)s")
+    add(
+        "--device",
+        default="cpu",
+        help="of attention, KL, ABDiv and the distillation step; default %(default)s",
+    )
     add("--json", type=Path, help="write the table to this file as well")
     return parser.parse_args(arguments)
 
@@ -41,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run all rows and print the table."""
     args = parse_arguments(arguments)
     import torch  # --help loads nothing
+    from benchmark_maps import map_rows
     from benchmark_methods import method_rows
     from benchmark_reading import reading_rows
     from tabulate import tabulate
@@ -48,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     from trace_d2.io.atomic import write_json
 
     torch.set_num_threads(args.threads)
-    rows = method_rows(args.small, args.repeats, args.threads)
+    rows = map_rows(args.small, args.repeats, args.against, args.device)
+    rows += method_rows(args.small, args.repeats, args.threads)
     rows += reading_rows(args.small, args.repeats, args.against)
     if args.mapper:
         from benchmark_mapper import mapper_rows  # imports Detectron2

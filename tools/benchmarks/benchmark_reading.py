@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measuring import Turns, in_turns
+from measuring import Checkout, in_turns
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -48,14 +47,16 @@ def reading_rows(small: bool, repeats: int, against: Path | None = None) -> list
         folder = Path(name)
         write_files(folder, images, annotations, panoptic)
         rows = []
-        other = Checkout(against, folder) if against else None
+        other = Checkout(against, "benchmark_reading") if against else None
         for kind in _KINDS.values():
             title = kind.title.format(f"{panoptic if 'images' in kind.title else annotations:,}")
             ours, plain = partial(kind.read, folder), partial(kind.read_plainly, folder)
             turns = in_turns(ours, plain, repeats, time.process_time, warm_up=1)
             rows.append(turns.row(f"reading {title}", 0.0))
             if other:
-                rows.append(other.turns(kind, repeats).row(f"  against {against}", 0.0))
+                request = kind.title, str(folder)
+                turns = other.turns(ours, request, repeats, time.process_time)
+                rows.append(turns.row(f"  against {against}", 0.0))
         if other:
             other.close()
     return rows
@@ -115,47 +116,6 @@ def write_files(folder: Path, images: int, annotations: int, panoptic: int) -> N
         "categories": [{"id": 1, "name": "thing", "isthing": 1}],
     }
     write_json(folder / "panoptic.json", content)
-
-
-class Checkout:
-    """Another checkout's readers, in a process that reads one kind of file when it is asked to."""
-
-    def __init__(self, root: Path, folder: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}"}
-        code = "import benchmark_reading; benchmark_reading.serve()"
-        self.folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def seconds(self, kind: Kind) -> float:
-        """What reading the files of ``kind`` once took there."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{json.dumps([kind.title, str(self.folder)])}\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def turns(self, kind: Kind, repeats: int) -> Turns:
-        """Ours and theirs in turns."""
-        pairs = []
-        for turn in range(repeats + 1):
-            start = time.process_time()
-            kind.read(self.folder)
-            pair = (time.process_time() - start, self.seconds(kind))
-            if turn:  # the first warms caches
-                pairs.append(pair)
-        mine, theirs = (float(np.median(column)) for column in zip(*pairs, strict=True))
-        ratio = float(np.median([there / here for here, there in pairs]))
-        return Turns(mine, theirs, ratio, (None, None))
-
-    def close(self) -> None:
-        """End its process."""
-        self._process.communicate()
 
 
 def serve() -> None:

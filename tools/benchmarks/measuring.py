@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 Clock = Callable[[], float]
@@ -36,7 +41,7 @@ class Turns:
         """A row of the table: times, or the rate at which so many ``images`` are done."""
         times = (self.ours, self.plain)
         cells = [f"{images / t:.0f} images/s" if images else _seconds(t) for t in times]
-        return [name, *cells, f"{self.ratio:.1f} x", f"{apart:.1e}"]
+        return [name, *cells, f"{self.ratio:.{1 if self.ratio > 2 else 2}f} x", f"{apart:.1e}"]
 
 
 def in_turns(
@@ -57,6 +62,11 @@ def in_turns(
     return Turns(first, second, ratio, (mine, other))
 
 
+def largest(ours: Any, plain: Any) -> float:
+    """How far two results lie apart."""
+    return float(np.abs(np.asarray(ours) - np.asarray(plain)).max())
+
+
 def timed(way: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[float, Any]:
     """Seconds of ``way()``, the work that it leaves to a CUDA device included, and its result."""
     _synchronise()
@@ -64,6 +74,49 @@ def timed(way: Callable[[], Any], clock: Clock = time.perf_counter) -> tuple[flo
     result = way()
     _synchronise()
     return clock() - start, result
+
+
+class Checkout:
+    """Another checkout of this repository, in a process that does there what it is asked for.
+
+    Args:
+        root: its folder.
+        module: of this folder; its ``serve`` answers lines of JSON with seconds.
+    """
+
+    def __init__(self, root: Path, module: str) -> None:
+        path = f"{root}{os.pathsep}{Path(__file__).parent}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"import {module}; {module}.serve()"],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def seconds(self, *request: Any) -> float:
+        """What a piece of work took there."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{json.dumps(request)}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def turns(
+        self, ours: Callable[[], Any], request: Sequence[Any], repeats: int, clock: Clock
+    ) -> Turns:
+        """Ours and theirs in turns, after one that warms caches."""
+        pairs = []
+        for turn in range(repeats + 1):
+            pair = timed(ours, clock)[0], self.seconds(*request)
+            if turn:
+                pairs.append(pair)
+        mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+        return Turns(mine, theirs, statistics.median(b / a for a, b in pairs), (None, None))
+
+    def close(self) -> None:
+        """End its process."""
+        self._process.communicate()
 
 
 def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
