@@ -56,3 +56,9 @@ def test_a_compiled_student(merge, student_cfg, make_student, compiled, tmp_path
 def test_a_student_in_training_is_not_compiled(student_cfg) -> None:
     with pytest.raises(ValueError, match=r"BACKBONE\.COMPILE is for inference: set it to False"):
         EdgeStudent.from_config(student_cfg("flux", BACKBONE__COMPILE=True))
+
+
+def test_a_pytorch_that_cannot_is_told(student_cfg, monkeypatch) -> None:
+    monkeypatch.setattr("trace_d2.backbones.backbone.CAN_WATCH_COMPILED", False)
+    with pytest.raises(ValueError, match=r"BACKBONE\.COMPILE needs a newer PyTorch"):
+        EdgeDetector.from_config(student_cfg("sd3", BACKBONE__COMPILE=True))

@@ -61,6 +61,5 @@ def test_reading_waits_for_nothing_and_launches_little(load_tool, tmp_path, caps
     found = json.loads(file.read_text())["sd35-large"]
     assert (found["attention_calls"], found["tokens"]) == (38, 4096)
     assert 38 <= found["launches_of_the_map"] <= 150
-    parts = ("encode", "pass", "pass, read", "divergence", "abdiv")
-    assert {part: found[part]["places"] for part in parts} == {part: {} for part in parts}
+    assert {part: found[part]["places"] for part in tool.PARTS} == {p: {} for p in tool.PARTS}
     assert "sd35-large" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trace_d2.attention import AttentionLayout
+from trace_d2.attention.watching import CAN_WATCH_COMPILED
 from trace_d2.settings import NodeSettings, one_of, within
 
 # Beyond this ratio of the sides "keep" squeezes the image: denoisers are trained up to about 4.
@@ -222,7 +223,15 @@ def compile_network(network: nn.Module, **options: Any) -> None:
     Args:
         network: eager, with adapters merged where it has any: they would be compiled as they are.
         options: of ``torch.compile``.
+
+    Raises:
+        ValueError: attention of compiled code cannot be read with this PyTorch.
     """
+    if not CAN_WATCH_COMPILED:
+        raise ValueError(
+            f"MODEL.TRACE.BACKBONE.COMPILE needs a newer PyTorch than {torch.__version__}, with "
+            "operators that have effects (torch.library.EffectType): install it, or set it to False"
+        )
     kinds = getattr(network, "_repeated_blocks", None) or _REPEATED_BLOCKS
     blocks = [module for module in network.modules() if type(module).__name__ in kinds]
     for module in blocks or [network]:
