@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader
+from trace_d2.attention.watching import watch_attention
 
 FAMILIES = ("sd15", "sdxl", "pixart", "sd3", "flux")
 BY_NAME = functional.scaled_dot_product_attention
@@ -189,3 +190,16 @@ def test_threads_read_their_own_networks_at_once() -> None:
         assert len(maps) == 30
         assert all(torch.equal(attention, expected) for attention in maps)
     assert functional.scaled_dot_product_attention is BY_NAME
+
+
+def test_the_compiler_goes_on_once_nobody_watches_closely() -> None:
+    from torch._dynamo import eval_frame
+
+    before = eval_frame._stance.stance
+    first, second = (watch_attention(lambda *call: None, closely=True) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # as of two threads, the first comes and goes first
+    assert eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert eval_frame._stance.stance == before

@@ -167,6 +167,16 @@ def test_fixed_timestep(backbone: StandIn, image: np.ndarray) -> None:
         EdgeDetector(backbone, *settings, AttentionSettings(blocks=(2,)))(image, "a")
 
 
+@pytest.mark.parametrize("timestep", [-1, 333])
+def test_attention_that_is_no_number_is_an_error(image: np.ndarray, timestep: int) -> None:
+    broken = StandIn()
+    for parameter in broken.denoiser.parameters():
+        parameter.data.fill_(float("nan"))
+    settings = EmergenceSettings(stride=500, fixed_timestep=timestep)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        EdgeDetector(broken, settings)(image, "a")
+
+
 def test_nothing_runs_after_the_last_block_that_is_read(
     backbone: StandIn, image: np.ndarray
 ) -> None:

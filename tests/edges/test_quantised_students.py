@@ -92,6 +92,14 @@ def test_backbones_of_another_precision_are_noted(
     assert "trained on weights in full precision, and these are in nf4" in caplog.text
 
 
+def test_other_conditions_than_in_training_are_noted(make_student, student_cfg, tmp_path, caplog):
+    save_student(make_student("flux"), tmp_path / "student")
+    load_student(tmp_path / "student", build_backbone(student_cfg("flux")))
+    assert "was trained with" not in caplog.text
+    load_student(tmp_path / "student", build_backbone(student_cfg("flux", BACKBONE__GUIDANCE=3.5)))
+    assert "trained with MODEL.TRACE.BACKBONE.GUIDANCE 1.0, and this is 3.5" in caplog.text
+
+
 @pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("family", ["sd15", "sd3", "flux"])
 def test_students_rest_in_main_memory_by_groups(family, merge, make_student, student_cfg, tmp_path):

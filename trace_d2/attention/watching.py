@@ -47,6 +47,8 @@ class _Thread(threading.local):
 _thread = _Thread()
 _lock = threading.Lock()
 _watching = 0  # of all threads
+_uncompiled_threads = 0
+_stance: Any = None  # of PyTorch's compiler while there are any; it holds for the whole process
 _underneath: Callable[..., Tensor] = _ATTENTION_FUNCTION
 
 
@@ -71,8 +73,26 @@ def watch_attention(
             stack.enter_context(_EveryFunction())
         # Nothing is compiled where the compiler, which takes seconds, was never imported.
         if not (compiled and CAN_WATCH_COMPILED) and "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_uncompiled())
         yield watch
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Compiled modules run as if they were not, in all threads until the last one is through."""
+    global _uncompiled_threads, _stance
+    with _lock:
+        _uncompiled_threads += 1
+        if _uncompiled_threads == 1:
+            _stance = torch.compiler.set_stance("force_eager")
+            _stance.__enter__()
+    try:
+        yield
+    finally:
+        with _lock:
+            _uncompiled_threads -= 1
+            if _uncompiled_threads == 0:
+                _stance.__exit__(None, None, None)
 
 
 def in_cross_attention() -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -70,6 +71,8 @@ class AttentionBackbone(nn.Module, ABC):
         aspect: "square", or "keep" for the image's own aspect ratio at equal area.
         quantization: how the network's weights are quantised ("nf4", ...); empty: not at all.
         commit: of the hub's repository that the weights are of; None: they are of a folder.
+        conditions: what the network is told besides the image, by names of keys. A student is used
+            with those that it was trained with.
         timesteps: where the network can be read, ascending. Empty: it knows no noise, so there is
             no trajectory to search, and ABDiv of one forward pass is all.
     """
@@ -82,6 +85,7 @@ class AttentionBackbone(nn.Module, ABC):
     aspect: str
     quantization: str = ""
     commit: str | None = None
+    conditions: Mapping[str, Any] = MappingProxyType({})
     timesteps: Sequence[int] = ()
 
     @classmethod

@@ -76,6 +76,7 @@ class DiffusionBackbone(AttentionBackbone):
         super().__init__()
         self.name, self.aspect = settings.name, settings.aspect
         self.guidance = settings.guidance
+        self.conditions = {"null_prompt": settings.null_prompt, "guidance": settings.guidance}
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)

@@ -240,7 +240,7 @@ def normalise_edges(abdiv: Tensor, mode: str = "mean_std") -> Tensor:
     """
     _, deviation, threshold = _statistics(abdiv, mode)
     edges = (abdiv / (2 * threshold)).clamp(0, 1).float()
-    return torch.where(deviation > 0, edges, 0)
+    return torch.where(deviation == 0, 0, edges)
 
 
 def upsample_edges(edges: Tensor, size: tuple[int, int]) -> Tensor:
@@ -260,5 +260,5 @@ def _statistics(abdiv: Tensor, mode: str) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"the threshold is one of {', '.join(THRESHOLDS)}, not {mode!r}")
     values = abdiv.double()
     mean, spread = values.mean(), values.std(correction=0)
-    deviation = torch.where(spread > _CONSTANT * mean.abs(), spread, 0)
+    deviation = torch.where(spread <= _CONSTANT * mean.abs(), 0, spread)
     return mean, deviation, mean if mode == "mean" else mean + deviation

@@ -18,6 +18,7 @@ from trace_d2.attention import (
     native_attention,
 )
 from trace_d2.attention.divergences import DIVERGENCES
+from trace_d2.attention.kernels.choice import check_kernels
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.backbone import ReadImage
 from trace_d2.settings import NodeSettings, one_of, within
@@ -132,6 +133,7 @@ class EdgeDetector(NetworkSource):
         emergence, abdiv = EmergenceSettings.from_config(cfg), AbdivSettings.from_config(cfg)
         attention, batch = AttentionSettings.from_config(cfg), PassSettings.from_config(cfg).batch
         backbone = backbone or build_backbone(cfg)
+        check_kernels(attention.kernels, backbone.device, backbone.dtype)
         if cfg.MODEL.TRACE.BACKBONE.COMPILE:
             backbone.compile_network()
         return cls(backbone, emergence, abdiv, attention, seed=cfg.MODEL.TRACE.SEED, batch=batch)
@@ -151,10 +153,11 @@ class EdgeDetector(NetworkSource):
             edges = upsample_edges(normalise_edges(abdiv, self.abdiv.threshold), size)
             results += [edges, abdiv.float(), changes]
         arrays = iter(to_host(results))
-        return [
-            EdgeOutput(edges, abdiv, *self._emergence(steps, changes.tolist()))
-            for edges, abdiv, changes in zip(arrays, arrays, arrays, strict=True)
-        ]
+        outputs = []
+        for edges, abdiv, changes in zip(arrays, arrays, arrays, strict=True):
+            found = self._emergence(steps, changes.tolist())  # names the timestep that failed
+            outputs.append(EdgeOutput(_finite(edges), abdiv, *found))
+        return outputs
 
     def view(self, image: np.ndarray, key: str) -> AttentionView:
         """``image`` before the backbone."""
@@ -224,13 +227,15 @@ class StudentDetector(NetworkSource):
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> StudentDetector:
         """The student of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
         folder, batch = student_folder(cfg), PassSettings.from_config(cfg).batch
+        attention = AttentionSettings.from_config(cfg)
         trace = cfg.MODEL.TRACE
         student = load_student(
             folder,
             backbone or build_backbone(cfg),
             merge_lora=trace.STUDENT.MERGE_LORA,
-            attention=AttentionSettings.from_config(cfg),
+            attention=attention,
         )
+        check_kernels(attention.kernels, student.backbone.device, student.backbone.dtype)
         if trace.BACKBONE.COMPILE:
             student.backbone.compile_network()
         return cls(student, trace.SEED, batch)
@@ -243,4 +248,14 @@ class StudentDetector(NetworkSource):
             upsample_edges(own.sigmoid(), size)
             for own, (_, size) in zip(logits, images, strict=True)
         ]
-        return [EdgeOutput(found, timestep=0) for found in to_host(edges)]
+        return [EdgeOutput(_finite(found), timestep=0) for found in to_host(edges)]
+
+
+def _finite(edges: np.ndarray) -> np.ndarray:
+    """``edges``; a FloatingPointError if the network gave what is no number."""
+    if not np.isfinite(edges).all():
+        raise FloatingPointError(
+            "attention is not finite, so there are no edges: run the backbone in bfloat16 or "
+            "float32 (MODEL.TRACE.BACKBONE.DTYPE)"
+        )
+    return edges

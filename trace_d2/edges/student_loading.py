@@ -82,6 +82,7 @@ def _description(student: EdgeStudent) -> dict[str, Any]:
             "dtype": str(backbone.dtype).removeprefix("torch."),
             **({"quantization": backbone.quantization} if backbone.quantization else {}),
             **({"commit": backbone.commit} if backbone.commit else {}),
+            **backbone.conditions,
         },
         "resolution": backbone.resolution,
         "grid": list(student.grid),
@@ -171,6 +172,13 @@ def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, fold
             "edges may differ a little",
             *(folder, shown(precision), own),
         )
+    for key, value in backbone.conditions.items():
+        if trained.get(key, value) != value:
+            logger.warning(
+                "the student in %s was trained with MODEL.TRACE.BACKBONE.%s %s, and this is %s: "
+                "its edges may be worse",
+                *(folder, key.upper(), shown(str(trained[key])), value),
+            )
     commit = trained.get("commit")
     if commit and backbone.commit and commit != backbone.commit:
         logger.warning(

@@ -84,3 +84,17 @@ def test_other_metrics_have_no_kernel(device: torch.device) -> None:
     for metric in ("jsd", "wasserstein"):
         found = mean_divergence_tensor(p.to(device), q.to(device), metric, kernels="triton")
         assert float(found) == pytest.approx(float(mean_divergence_tensor(p, q, metric)), rel=1e-6)
+
+
+def test_what_is_no_number_stays_none(device):
+    whole = maps((3, 4))[0]
+    broken = torch.full_like(whole, float("nan"))
+    for p, q in ((whole, broken), (broken, whole)):
+        found = mean_divergence_tensor(p.to(device), q.to(device), "kl", kernels="triton")
+        assert found.isnan()
+    partly = whole.clone()
+    partly[5] = float("nan")
+    found = attention_boundary_divergence(partly.to(device), (3, 4), kernels="triton")
+    plain = attention_boundary_divergence(partly, (3, 4), kernels="plain")
+    assert torch.equal(found.isnan().cpu(), plain.isnan())
+    assert plain.isnan().any()

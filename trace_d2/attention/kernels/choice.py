@@ -41,6 +41,12 @@ def takes_triton(kernels: str, like: Tensor, obstacle: str = "") -> bool:
     return not cause
 
 
+def check_kernels(kernels: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise the ValueError of ``takes_triton`` for a network before its first pass."""
+    if kernels == "triton":
+        takes_triton(kernels, torch.empty(0, dtype=dtype, device=device))
+
+
 @functools.cache
 def _obstacle_of(device: torch.device) -> str:
     """Why ``device`` runs no kernels; "" if it does."""

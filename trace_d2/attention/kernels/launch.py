@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -29,6 +32,10 @@ class Launch:
         # Multiplications and additions become one instruction: half of what a score costs.
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
+    @property
+    def _tensor(self) -> Tensor:
+        return next(value for value in self.arguments.values() if isinstance(value, Tensor))
+
     def run(self) -> None:
         """Launch it.
 
@@ -36,7 +43,9 @@ class Launch:
             RuntimeError: it does not compile for this GPU, or does not fit it.
         """
         try:
-            self.kernel[self.grid](**self.arguments, **self.options)
+            # Triton launches on the current GPU, which need not be that of the tensors.
+            with torch.cuda.device_of(self._tensor):
+                self.kernel[self.grid](**self.arguments, **self.options)
         except Exception as error:  # Triton's compiler, its assemblers and drivers raise any kind
             raise RuntimeError(
                 f"Triton's kernel {self.kernel.__name__} does not run on this GPU "

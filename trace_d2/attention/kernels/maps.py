@@ -25,7 +25,9 @@ def row_kl(P, Q, OUT, N, EPSILON: tl.constexpr, BLOCK: tl.constexpr):
         columns = first + tl.arange(0, BLOCK)
         p = tl.load(P + row * N + columns, mask=columns < N, other=0.0)
         q = tl.load(Q + row * N + columns, mask=columns < N, other=0.0)
-        total += p * tl.log(tl.maximum(p, EPSILON) / tl.maximum(q, EPSILON))
+        # What is no number stays none, so that broken attention is found out.
+        other = tl.maximum(q, EPSILON, propagate_nan=tl.PropagateNan.ALL)
+        total += p * tl.log(tl.maximum(p, EPSILON) / other)
     tl.store(OUT + row, tl.sum(total, 0))
 
 
@@ -56,7 +58,9 @@ def boundary_divergence(A, OUT, height, width, AXES: tl.constexpr, EPSILON: tl.c
             columns = first + tl.arange(0, BLOCK)
             p = tl.load(ahead + columns, mask=columns < N, other=0.0)
             q = tl.load(behind + columns, mask=columns < N, other=0.0)
-            total += p * tl.log(tl.maximum(p, EPSILON) / tl.maximum(q, EPSILON))
+            # What is no number stays none, so that broken attention is found out.
+            other = tl.maximum(q, EPSILON, propagate_nan=tl.PropagateNan.ALL)
+            total += p * tl.log(tl.maximum(p, EPSILON) / other)
     tl.store(OUT + tl.program_id(1).to(tl.int64) * N + token, tl.sum(total, 0))
 
 
