@@ -154,9 +154,9 @@ class EdgeDetector(NetworkSource):
             results += [edges, abdiv.float(), changes]
         arrays = iter(to_host(results))
         outputs = []
-        for edges, abdiv, changes in zip(arrays, arrays, arrays, strict=True):
-            found = self._emergence(steps, changes.tolist())  # names the timestep that failed
-            outputs.append(EdgeOutput(_finite(edges), abdiv, *found))
+        for strength, divergence, curve in zip(arrays, arrays, arrays, strict=True):
+            found = self._emergence(steps, curve.tolist())  # names the timestep that failed
+            outputs.append(EdgeOutput(_finite(strength), divergence, *found))
         return outputs
 
     def view(self, image: np.ndarray, key: str) -> AttentionView:
