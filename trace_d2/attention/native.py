@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .process_wide import ProcessWide
+
+_DISPATCH = "diffusers.models.attention_dispatch"
+
 
 @contextlib.contextmanager
 def native_attention(model: nn.Module | None = None) -> Iterator[None]:
@@ -24,11 +28,18 @@ def native_attention(model: nn.Module | None = None) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         # There is no diffusers model where diffusers was never imported.
-        dispatch = sys.modules.get("diffusers.models.attention_dispatch")
-        if dispatch is not None:
-            stack.enter_context(dispatch.attention_backend(dispatch.AttentionBackendName.NATIVE))
+        if _DISPATCH in sys.modules:
+            stack.enter_context(_NATIVE.held())
         stack.enter_context(_default_processors(model))
         yield
+
+
+def _native_backend() -> contextlib.AbstractContextManager[Any]:
+    dispatch = sys.modules[_DISPATCH]
+    return dispatch.attention_backend(dispatch.AttentionBackendName.NATIVE)
+
+
+_NATIVE = ProcessWide(_native_backend)
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

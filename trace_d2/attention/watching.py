@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .process_wide import ProcessWide
+
 # Taken once: a test or a profiler may put a wrapper in its place, which still calls this one.
 _ATTENTION_FUNCTION = functional.scaled_dot_product_attention
 _MODULE_CALL = nn.Module._call_impl.__code__
@@ -45,10 +47,6 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-_lock = threading.Lock()
-_watching = 0  # of all threads
-_uncompiled_threads = 0
-_stance: Any = None  # of PyTorch's compiler while there are any; it holds for the whole process
 _underneath: Callable[..., Tensor] = _ATTENTION_FUNCTION
 
 
@@ -65,34 +63,15 @@ def watch_attention(
     """
     watch = AttentionWatch(show)
     with contextlib.ExitStack() as stack:
-        _replace_attention()
-        stack.callback(_put_attention_back)
+        stack.enter_context(_REPLACED.held())
         _thread.watches.append(watch)
         stack.callback(_thread.watches.remove, watch)
         if closely:
             stack.enter_context(_EveryFunction())
         # Nothing is compiled where the compiler, which takes seconds, was never imported.
         if not (compiled and CAN_WATCH_COMPILED) and "torch._dynamo" in sys.modules:
-            stack.enter_context(_uncompiled())
+            stack.enter_context(_UNCOMPILED.held())
         yield watch
-
-
-@contextlib.contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Compiled modules run as if they were not, in all threads until the last one is through."""
-    global _uncompiled_threads, _stance
-    with _lock:
-        _uncompiled_threads += 1
-        if _uncompiled_threads == 1:
-            _stance = torch.compiler.set_stance("force_eager")
-            _stance.__enter__()
-    try:
-        yield
-    finally:
-        with _lock:
-            _uncompiled_threads -= 1
-            if _uncompiled_threads == 0:
-                _stance.__exit__(None, None, None)
 
 
 def in_cross_attention() -> bool:
@@ -128,22 +107,22 @@ class _EveryFunction(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _replace_attention() -> None:
-    global _watching, _underneath
-    with _lock:
-        if _watching == 0 and functional.scaled_dot_product_attention is not _watched_attention:
-            _underneath = functional.scaled_dot_product_attention
-            functional.scaled_dot_product_attention = _watched_attention
-        _watching += 1
-
-
-def _put_attention_back() -> None:
-    global _watching
-    with _lock:
-        _watching -= 1
+@contextlib.contextmanager
+def _replaced() -> Iterator[None]:
+    global _underneath
+    if functional.scaled_dot_product_attention is not _watched_attention:
+        _underneath = functional.scaled_dot_product_attention
+        functional.scaled_dot_product_attention = _watched_attention
+    try:
+        yield
+    finally:
         # Who put something on top meanwhile calls ours, which is but a step on the way then.
-        if _watching == 0 and functional.scaled_dot_product_attention is _watched_attention:
+        if functional.scaled_dot_product_attention is _watched_attention:
             functional.scaled_dot_product_attention = _underneath
+
+
+_REPLACED = ProcessWide(_replaced)
+_UNCOMPILED = ProcessWide(lambda: torch.compiler.set_stance("force_eager"))
 
 
 def _watched_attention(
