@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from trace_d2.attention import operators
+from trace_d2.attention.divergences import mean_divergence_tensor
 from trace_d2.attention.kernels import choice
-from trace_d2.attention.operators import (
-    accumulate_mean_softmax,
-    mean_divergence_tensor,
-    mean_softmax,
-)
+from trace_d2.attention.operators import accumulate_mean_softmax, mean_softmax
 from trace_d2.edges.abdiv import attention_boundary_divergence
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from trace_d2.edges import attention_boundary_divergence
 
 try:
-    from trace_d2.attention.operators import accumulate_mean_softmax, mean_divergence_tensor
+    from trace_d2.attention.divergences import mean_divergence_tensor
+    from trace_d2.attention.operators import accumulate_mean_softmax
 except ImportError:  # a checkout from before there were operators
     from trace_d2.attention.divergences import (  # type: ignore[assignment]
         mean_divergence as mean_divergence_tensor,

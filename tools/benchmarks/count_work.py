@@ -73,62 +73,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def counts(backbone: Any) -> dict[str, Any]:
     """Counts of a pass on the meta device, of the parts around it, and where the host waits."""
     import torch
-    from work_counts import Work
+    from pass_parts import PassParts
     from work_counts import count as counted
 
-    from trace_d2.attention import SelfAttentionReader, native_attention
-    from trace_d2.edges.abdiv import (
-        attention_boundary_divergence,
-        normalise_edges,
-        upsample_edges,
-    )
-    from trace_d2.edges.decoders import build_decoder
-    from trace_d2.edges.emergence import search_trajectory
-
-    size = (backbone.resolution, backbone.resolution)
-    layout = backbone.layout(size)
-    pixels = torch.zeros(1, 3, *size, device="meta")
-    latent = (1, backbone.denoiser_latent_channels, *backbone.latent_size(size))
-    noise = torch.zeros(latent, device="meta")
-    found: dict[str, Any] = {}
-
-    def read() -> None:
-        reader = SelfAttentionReader(layout, network=backbone.network, kernels="auto")
-        with native_attention(backbone), reader:
-            backbone.run(found["prepared"], [0])
-        found["map"], found["calls"] = reader.attention(), reader.calls
-
-    def run() -> None:
-        with native_attention(backbone):
-            backbone.run(found["prepared"], [0])
-
-    def encode() -> None:
-        found["prepared"] = backbone.prepare(pixels, noise)
-
-    def edges() -> None:
-        abdiv = attention_boundary_divergence(found["map"][0], layout.largest)
-        upsample_edges(normalise_edges(abdiv), size)
-
-    def search() -> None:
-        search_trajectory(lambda steps: found["map"].expand(len(steps), -1, -1), range(10))
-
-    with torch.device("meta"):
-        decoder = build_decoder("relative", layout.tokens, {})
+    parts = PassParts(backbone)
+    ways = (parts.encode, parts.run, parts.read, parts.search, parts.edges, parts.decode)
     with torch.no_grad():
-        encode()
-        run()  # constants are made once
-        read()  # and a network is known from here on
-        work: dict[str, Work] = {
-            "encode": counted(encode),
-            "pass": counted(run),
-            "pass, read": counted(read, _launches),
-            "search": counted(search, _launches),
-            "edges": counted(edges, _launches),
-            "decoder": counted(lambda: decoder(found["map"], layout.largest, pixels), _launches),
-        }
+        parts.encode()
+        parts.run()  # constants are made once
+        parts.read()  # and a network is known from here on
+        work = {name: counted(way, _launches) for name, way in zip(PARTS, ways, strict=True)}
     return {
-        "tokens": layout.tokens,
-        "attention_calls": found["calls"],
+        "tokens": parts.layout.tokens,
+        "attention_calls": parts.calls,
         **{
             name: {
                 "operations": part.operations,

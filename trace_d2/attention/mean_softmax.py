@@ -30,15 +30,9 @@ def accumulate_mean_softmax(
     scratch_bytes: int = 2**24,
     column_weights: Tensor | None = None,
 ) -> None:
-    """Add mean_heads(softmax(scale * query key^T + mask)) to ``out`` in place; no gradient.
+    """The plain way of ``operators.accumulate_mean_softmax``, with its arguments.
 
-    Args:
-        query, key: (B, H, N, d) of any floating type and any strides.
-        out: (B, N, N) of ``accumulation_dtype``.
-        mask: (B, H, N, N), bool (True is kept) or added to the scores; expanded views are fine.
-        scratch_bytes: size of the scratch buffers; they hold at least one row of one head.
-        column_weights: (N,) of the type of ``out``; before a row of the mean is added, it is
-            divided by its sum weighted so.
+    The scratch buffers of ``scratch_bytes`` hold at least one row of one head.
     """
     batch, heads, tokens, _ = query.shape
     # A mean that is divided before it is added needs a place of its own.

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from . import mean_softmax as plain
-from .divergences import mean_divergence_tensor
 from .kernels.choice import KERNELS, takes_triton
 from .registration import operator
 
-__all__ = ["KERNELS", "accumulate_mean_softmax", "mean_divergence_tensor", "mean_softmax"]
+__all__ = ["KERNELS", "accumulate_mean_softmax", "mean_softmax"]
 
 
 def accumulate_mean_softmax(

@@ -248,15 +248,13 @@ class DiffusionBackbone(AttentionBackbone):
         """``timesteps`` (B,), and alpha and sigma there (B, 1, 1, 1), see ``constant``."""
         steps = torch.tensor(timesteps)
 
-        def levels(which: int) -> Tensor:
-            return signal_and_noise_levels(self.scheduler, steps)[which].view(-1, 1, 1, 1)
+        def levels() -> Tensor:
+            both = signal_and_noise_levels(self.scheduler, steps)
+            return torch.stack(both).view(2, -1, 1, 1, 1)
 
         key = self.scheduler, timesteps, steps.dtype
-        return (
-            self.constant(steps.dtype, lambda: steps, "timesteps", *key),
-            self.constant(torch.float32, lambda: levels(0), "signal", *key),
-            self.constant(torch.float32, lambda: levels(1), "spread", *key),
-        )
+        signal, spread = self.constant(torch.float32, levels, "levels", *key)
+        return self.constant(steps.dtype, lambda: steps, "timesteps", *key), signal, spread
 
     def forward(self, noised: Tensor, timesteps: Tensor) -> Tensor:
         """One pass of the denoiser with the null prompt.

@@ -71,10 +71,10 @@ def load_denoiser(
     if single:
         check_file(single, "MODEL.TRACE.BACKBONE.DENOISER")
     folder = source.component(component)
-    _check_class(source, model_class, component)
     if not single and not weight_files(folder):
         single = gguf_in(folder)
     if single:
+        _check_class(source, model_class, component)
         return load_single_file(
             single, model_class, folder, dtype, quantize=settings.quantize, device=device
         )

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from trace_d2.attention.operators import mean_divergence_tensor
+from trace_d2.attention.divergences import mean_divergence_tensor
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -80,17 +81,15 @@ class NetworkSource(ABC):
             found.update(zip(ranks, outcome, strict=False))
         return [found[rank] for rank in range(len(images))]
 
-    def _passes(self, images: Sequence[ReadyImage]) -> list[list[int]]:
-        """Ranks of the images that share a pass, those of each."""
+    def _passes(self, images: Sequence[ReadyImage]) -> Iterator[list[int]]:
+        """Ranks of the images that share a pass, those of each, as ``batch`` is by then."""
         of_one_size: dict[object, list[int]] = defaultdict(list)
         for rank, (read, _) in enumerate(images):
             alone = rank if not isinstance(read.noise, Tensor) else -1
             of_one_size[read.pixels.shape, alone].append(rank)
-        return [
-            ranks[start : start + self.batch]
-            for ranks in of_one_size.values()
-            for start in range(0, len(ranks), self.batch)
-        ]
+        for ranks in map(iter, of_one_size.values()):
+            while taken := list(islice(ranks, self.batch)):
+                yield taken
 
     def _attempt(self, images: Sequence[ReadyImage]) -> Sequence[EdgeOutput | Exception]:
         """What ``find`` gives, or the one error that it raises."""

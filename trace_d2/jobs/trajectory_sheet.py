@@ -54,12 +54,18 @@ def overview(
 
 def explanation(trajectory: Trajectory) -> str:
     """Why this step was read, in plain words."""
-    first, found = trajectory.steps[0].timestep, trajectory.emergence
+    first, found, chosen = (
+        timestep_text(timestep)
+        for timestep in (
+            trajectory.steps[0].timestep,
+            trajectory.emergence,
+            trajectory.chosen.timestep,
+        )
+    )
     text = (
         f"t* = {found} is where the attention changes most (Algorithm 1), which need not be where "
         f"edges look sharpest; t = {first} has no step before it to compare with, so no value."
     )
-    chosen = trajectory.chosen.timestep
     return text if chosen == found else f"{text} Edges are read at t = {chosen}, as configured."
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from trace_d2.attention.divergences import mean_divergence_tensor
 from trace_d2.attention.kernels import maps as maps_module
-from trace_d2.attention.operators import mean_divergence_tensor
 from trace_d2.edges.abdiv import attention_boundary_divergence, batched_boundary_divergence
 
 GRIDS = [(3, 4), (5, 3), (1, 5), (4, 1), (1, 1), (2, 2)]

@@ -34,14 +34,15 @@ _FIGURES: tuple[_Figure, ...] = (
 def report(results: dict[str, Any], device: str, small: bool) -> str:
     """Markdown of ``results``: part -> status, seconds, measured."""
     lines = ["# GPU check", ""]
-    if small or not device.startswith("cuda"):
+    tried = small or not device.startswith("cuda")  # which says nothing of the figures to reach
+    if tried:
         lines += [f"Tried on {device}{', at tiny size' if small else ''}: no figures of a GPU.", ""]
     machine = results.get("machine", {}).get("measured", {}).get("machine", {})
     lines += [", ".join(f"{key} {value}" for key, value in machine.items()) or "machine unknown"]
-    # What was tried at another size or elsewhere says nothing of these.
-    tried = {} if small or not device.startswith("cuda") else results
     lines += ["", "## Figures to reach", ""]
-    lines += _table(("what", "at most", "measured"), map(_figure_row(tried), _FIGURES))
+    lines += _table(
+        ("what", "at most", "measured"), map(_figure_row({} if tried else results), _FIGURES)
+    )
     lines += ["", "## Parts", ""]
     parts = ((name, one["status"], f"{one['seconds']}") for name, one in results.items())
     lines += _table(("part", "status", "seconds"), parts)
