@@ -36,12 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--semantic",
         metavar="DIR",
-        help="<stem>.png, 8 bit, palette or grey: pixel = category id, 255 = unknown",
+        help="<stem>.png, 8 bit, palette or grey: pixel = category id, 255 = unknown; or RGB in "
+        "the colours of the categories",
     )
     parser.add_argument(
         "--categories",
         metavar="FILE",
-        help="JSON list of {id, name, isthing}, or a built-in name: voc, coco-panoptic",
+        help="text with a name a line ([ID] NAME [R,G,B] [thing|stuff]; ids count from 0), or JSON "
+        "list of {id, name, isthing}, or a built-in name: voc, coco-panoptic",
     )
     parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
     parser.add_argument(

@@ -7,8 +7,10 @@ import pytest
 from trace_d2.io.categories import (
     UNKNOWN,
     category_entries,
+    describe_categories,
     load_categories,
     parse_categories,
+    parse_category_lines,
 )
 
 
@@ -111,3 +113,59 @@ def test_wide_ids_only_where_no_mask_goes_with_them():
     assert parse_categories(entries, "truth", max_id=None)[0].id == 26001
     with pytest.raises(ValueError, match=f"0..{UNKNOWN - 1}"):
         parse_categories(entries, "truth")
+
+
+LABELME = ["__ignore__", "_background_", "cat"]
+CVAT = [
+    "# label:color_rgb:parts:actions", "background:0,0,0::", "bus stop:128,0,0:wheel,door:honk",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            ["cup", "", "stop sign", "sky stuff"],
+            [(0, "cup", 1), (1, "stop sign", 1), (2, "sky", 0)],
+        ),
+        (["stuff", "Background thing"], [(0, "stuff", 1), (1, "Background", 1)]),
+        (LABELME, [(0, "_background_", 0), (1, "cat", 1)]),
+        (CVAT, [(0, "background", 0), (1, "bus stop", 1)]),
+        (["7: road, 128 64 128, stuff", "3\tcar (thing)"], [(7, "road", 0), (3, "car", 1)]),
+        (["0,cup", "1,plate"], [(0, "cup", 1), (1, "plate", 1)]),
+        (["3d printer", "route 66"], [(0, "3d printer", 1), (1, "route 66", 1)]),
+    ],
+)
+def test_texts_with_a_name_a_line(lines, expected, tmp_path):
+    (tmp_path / "classes.TXT").write_text("\ufeff" + "\r\n".join(lines), "utf-8")
+    categories = load_categories(tmp_path / "classes.TXT")
+    assert [(c.id, c.name, int(c.isthing)) for c in categories] == expected
+    colors = {"road": (128, 64, 128), "bus stop": (128, 0, 0)}
+    for category in categories:
+        assert category.color == colors.get(category.name, category.color)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("18 wheeler\ncup", "'18 wheeler' begins with a number, 'cup' does not"),
+        ("# nothing\n\n", "names no category"),
+        ("300 x", "id 300"),
+        ("1 x\n1 y", "give every category its own id"),
+        ("cup 1,2,300", "color"),
+        ('[{"id": 1}]', "rename it to end in .json"),
+        (b"\xff\xfe", "is no UTF-8 text"),
+    ],
+)
+def test_texts_that_are_no_list(text, message, tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message):
+        load_categories(path)
+    with pytest.raises(FileNotFoundError, match="a text with a name a line"):
+        load_categories(tmp_path / "none.txt")
+
+
+def test_categories_are_told_with_their_ids():
+    text = describe_categories(parse_category_lines(["background", "cup", "plate"], "f"))
+    assert text == "things 1 cup, 2 plate; stuff 0 background"

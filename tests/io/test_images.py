@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from trace_d2.io.categories import Category
-from trace_d2.io.images import load_sample, read_image, read_semantic
+from trace_d2.io.categories import Category, parse_category_lines
+from trace_d2.io.images import load_sample, read_class_mask, read_image, read_semantic
 
 CATEGORIES = (Category(1, "cat", True, (255, 0, 0)), Category(2, "sky", False, (0, 0, 255)))
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -131,6 +131,30 @@ def test_masks_in_colour_or_of_16_bits_are_refused(tmp_path: Path) -> None:
     for name, mode in (("a", "RGB"), ("b", "I;16")):
         with pytest.raises(ValueError, match=rf"{name}\.png is a mask of mode {mode}: save it as"):
             read_semantic(tmp_path / f"{name}.png")
+
+
+def test_masks_of_colours_are_read_by_the_colours_of_the_categories(tmp_path: Path) -> None:
+    lines = ["background:0,0,0::", "cup:128,0,0::", "plate 0 128 0"]
+    categories = parse_category_lines(lines, "labelmap.txt")
+    colours = np.array([[[0, 0, 0], [128, 0, 0], [0, 128, 0], [255, 255, 255], [224, 224, 192]]])
+    path = save(tmp_path / "a.png", colours.astype(np.uint8))
+    assert read_class_mask(path, categories, "labelmap.txt").tolist() == [[0, 1, 2, 255, 255]]
+    clear = np.dstack([colours, [[255, 0, 255, 255, 255]]]).astype(np.uint8)
+    path = save(tmp_path / "a.png", clear)
+    assert read_class_mask(path, categories, "labelmap.txt").tolist() == [[0, 255, 2, 255, 255]]
+    path = save(tmp_path / "a.png", np.array([[[1, 2, 3]]], np.uint8))
+    with pytest.raises(ValueError, match=r"colours that no category has \(#010203\): give each"):
+        read_class_mask(path, categories, "labelmap.txt")
+    path = save(tmp_path / "a.png", np.array([[2, 1]], np.uint8))
+    assert read_class_mask(path, categories, "labelmap.txt").tolist() == [[2, 1]]
+
+
+def test_ids_beyond_a_text_hint_at_a_missing_background(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", RGB)
+    path = save(tmp_path / "mask.png", np.full((4, 6), 2, np.uint8))
+    categories = parse_category_lines(["cup", "plate"], "classes.txt")
+    with pytest.raises(ValueError, match="if 0 is background, let the first line say so"):
+        load_sample(tmp_path / "a.png", path, None, categories, "classes.txt")
 
 
 def sample_of(folder: Path, mask: np.ndarray, orientation: int = 1, edges: object = None):

@@ -84,7 +84,7 @@ BAD = {
     "no image": (r"images/x\.png cannot be read .*: repair or replace it"),
     "dangling image": (r"no image at .*images/x\.png"),
     "truncated mask": (r"semantic/x\.png cannot be read .*: write the mask again"),
-    "colour mask": (r"semantic/x\.png is a mask of mode RGB: save it as"),
+    "colour mask": (r"semantic/x\.png has colours that no category has"),
     "mask size": (r"semantic/x\.png is 31x24 pixels, but the image .*x\.png is 32x24: make it"),
     "class value": (r"class values \[9\] that the categories \(.*categories\.json\) lack: add"),
     "NaN edges": (r"edges/x\.npy has NaN or infinite values in 1 of 768 pixels"),

@@ -11,18 +11,32 @@ from __future__ import annotations
 import colorsys
 import itertools
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .json_files import FieldError, flag, quoted, read_json, whole_number
+from .json_files import FieldError, flag, quoted, read_json, shown, whole_number
 
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""
 
 BUILTIN_CATEGORIES = ("voc", "coco-panoptic")
 """Names that ``load_categories`` knows; their files are beside this module."""
+
+TEXT_SUFFIXES = (".csv", ".names", ".txt")
+"""Endings of files that list categories a line each."""
+
+_BACKGROUND = {"background", "bg", "void", "unlabeled", "unlabelled"}  # stuff, unless said
+_IGNORED = "__ignore__"  # labelme's first line: the class of 255, so that ids start behind it
+_LINE = re.compile(  # behind a colour CVAT's labelmap.txt has columns for parts and actions
+    r"(?:(?P<id>\d+)[\s:,;]+)?"
+    r"(?P<name>\S.*?)"
+    r"(?:\s*[\s:,;]\s*(?P<color>\d{1,3}(?:\s*[\s,]\s*\d{1,3}){2})(?::[^:]*:[^:]*)?)?"
+    r"(?:[\s:,;(]+(?P<kind>thing|stuff)\)?)?"
+    r"[\s:,;]*"
+)
 
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -45,12 +59,13 @@ class Category:
 
 
 def load_categories(source: str | Path) -> tuple[Category, ...]:
-    """Categories of a JSON file, or of a built-in list.
+    """Categories of a file, or of a built-in list.
 
     Args:
         source: ``"voc"``, ``"coco-panoptic"``, or the path of a JSON file that holds a COCO-style
             list of ``{id, name, isthing[, color]}``, or a dict with that list under
-            ``categories``. A file named like a built-in list is reached as ``./voc``.
+            ``categories``; or of a text of ``TEXT_SUFFIXES``, see ``parse_category_lines``. A file
+            named like a built-in list is reached as ``./voc``.
 
     Returns:
         The categories in the order of the file.
@@ -60,10 +75,12 @@ def load_categories(source: str | Path) -> tuple[Category, ...]:
         ValueError: the file is not such a list; the message names the file and the remedy.
     """
     path = Path(source)
+    remedy = "give a JSON file, a text with a name a line, or one of the built-in names: "
+    remedy += ", ".join(BUILTIN_CATEGORIES)
+    if path.suffix.lower() in TEXT_SUFFIXES:
+        return _read_lines(path, remedy)
     if source in BUILTIN_CATEGORIES:
         path = Path(__file__).with_name(f"categories_{path.name.replace('-', '_')}.json")
-    names = ", ".join(BUILTIN_CATEGORIES)
-    remedy = f"give a JSON file or one of the built-in names: {names}"
     content = read_json(path, "categories file", remedy)
     if isinstance(content, dict):
         if "categories" not in content:
@@ -105,6 +122,67 @@ def parse_categories(
         Category(identity, name, bool(entry["isthing"]), color)
         for (identity, name), entry, color in zip(seen.items(), entries, colors, strict=True)
     )
+
+
+def parse_category_lines(lines: Sequence[str], origin: str) -> tuple[Category, ...]:
+    """Categories of a text: ``[ID] NAME [R,G,B] [thing|stuff]`` a line.
+
+    Without ids, which all lines have or none, they count from 0 in the order of the lines. What is
+    called background is stuff, everything else countable, unless the line says so. Empty lines and
+    comments (#) do not count, nor does labelme's ``__ignore__``, whose pixels are 255. Blanks,
+    commas, colons, semicolons and tabs part the columns: that reads labelme's ``labels.txt``,
+    CVAT's ``labelmap.txt`` and the ``classes.txt`` of most others.
+
+    Args:
+        origin: where ``lines`` are from, for messages.
+
+    Raises:
+        ValueError: there is none, some begin with a number and others do not, or an id, name or
+            colour is not fit for a category.
+    """
+    kept = [text for text in (line.strip() for line in lines) if text and text[0] != "#"]
+    kept = kept[1:] if kept[:1] == [_IGNORED] else kept
+    found = [match for match in map(_LINE.fullmatch, kept) if match]
+    numbered = [match for match in found if match["id"]]
+    if numbered and len(numbered) < len(found):
+        bare = next(match[0] for match in found if not match["id"])
+        raise ValueError(
+            f"{origin}: the line {shown(numbered[0][0])!r} begins with a number, {shown(bare)!r} "
+            "does not: begin every line with its id, or none"
+        )
+    if not found:
+        raise ValueError(f"{origin} names no category: write a name a line")
+    return parse_categories([_line_entry(match, rank) for rank, match in enumerate(found)], origin)
+
+
+def _line_entry(match: re.Match[str], rank: int) -> dict[str, Any]:
+    name, kind = match["name"], match["kind"]
+    stuff = kind == "stuff" if kind else name.strip("_").lower() in _BACKGROUND
+    color = [int(number) for number in re.findall(r"\d+", match["color"] or "")]
+    number = int(match["id"] or rank)
+    return {"id": number, "name": name, "isthing": int(not stuff), "color": color or None}
+
+
+def _read_lines(path: Path, remedy: str) -> tuple[Category, ...]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no categories file at {path}: {remedy}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error}): save it as one") from error
+    if text.lstrip()[:1] in ("[", "{"):
+        raise ValueError(f"{path} holds JSON: rename it to end in .json")
+    return parse_category_lines(text.splitlines(), str(path))
+
+
+def describe_categories(categories: Sequence[Category]) -> str:
+    """``things 1 cup, 2 plate; stuff 0 table``."""
+    kinds = {"things": True, "stuff": False}
+    named = {
+        kind: ", ".join(f"{c.id} {shown(c.name)}" for c in categories if c.isthing == isthing)
+        for kind, isthing in kinds.items()
+    }
+    return "; ".join(f"{kind} {names or 'none'}" for kind, names in named.items())
 
 
 def category_entries(categories: tuple[Category, ...]) -> list[dict[str, Any]]:

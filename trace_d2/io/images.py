@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from trace_d2.io.categories import UNKNOWN, Category
+from trace_d2.io.categories import TEXT_SUFFIXES, UNKNOWN, Category
 from trace_d2.io.edge_maps import (
     FAINT,
     edge_remarks,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
 _WRITE_AGAIN = "write the mask again"
+_VOID = (0xFFFFFF, 0xE0E0C0)  # white, and the cream of VOC: unknown, in masks of colours
+_TRANSPARENT = -1
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def load_sample(
         edges = Path(edges)
         edges = find_edges(edges, Path(image).stem) if edges.is_dir() else edges
     photograph = read_image(image, [semantic] if edges is None else [semantic, edges])
-    mask = read_semantic(semantic)
+    mask = read_class_mask(semantic, categories, categories_name)
     counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
     strange = set(np.flatnonzero(counts).tolist()) - {UNKNOWN, *(c.id for c in categories)}
     if strange:
         raise ValueError(
             f"{semantic} has class values {sorted(strange)} that the categories "
             f"({categories_name}) lack: add them there, or write {UNKNOWN} where the class is "
-            "unknown"
+            f"unknown{_counted_from(categories_name)}"
         )
     mask, remarks = fit_to_photograph(mask, photograph, semantic)
     notes = [*photograph.notes, *remarks]
@@ -131,6 +133,46 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
                 size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
                 check_fit(size, opened.size, other, path)
         return opened.read()
+
+
+def read_class_mask(
+    path: str | Path, categories: Sequence[Category], categories_name: str
+) -> np.ndarray:
+    """As ``read_semantic``, and of an RGB or RGBA PNG whose pixels have the categories' colours.
+
+    White and VOC's cream (224, 224, 192) that no category has, and what is wholly transparent, are
+    unknown.
+
+    Raises:
+        ValueError: as ``read_semantic``, or a pixel has a colour that no category has.
+    """
+    path = Path(path)
+    if read_png_header(path, "semantic mask", _WRITE_AGAIN).mode not in ("RGB", "RGBA"):
+        return read_semantic(path)
+    pixels = read_png(path, "semantic mask", _WRITE_AGAIN).decode()
+    codes = pixels[..., 2::-1].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    ids_of = dict.fromkeys(_VOID, UNKNOWN)
+    ids_of |= {int.from_bytes(bytes(c.color), "big"): c.id for c in categories}
+    if pixels.shape[2] == 4:
+        codes[pixels[..., 3] == 0] = _TRANSPARENT
+        ids_of[_TRANSPARENT] = UNKNOWN
+    found, places = np.unique(codes, return_inverse=True)
+    strange = [f"#{code:06x}" for code in found.tolist() if code not in ids_of]
+    if strange:
+        raise ValueError(
+            f"{path} has colours that no category has ({', '.join(strange[:5])}): give "
+            f'each category its colour in {categories_name} (a line NAME R,G,B, or "color" in '
+            "JSON), or save masks as 8-bit palette or grey PNGs whose pixels are category ids"
+        )
+    table = np.array([ids_of[code] for code in found.tolist()], np.uint8)
+    return table[places].reshape(codes.shape)
+
+
+def _counted_from(categories_name: str) -> str:
+    """What one is to know of a text whose lines may stand for other ids than they seem to."""
+    if Path(categories_name).suffix.lower() not in TEXT_SUFFIXES:
+        return ""
+    return ". Lines without ids count from 0: if 0 is background, let the first line say so"
 
 
 def read_semantic(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:

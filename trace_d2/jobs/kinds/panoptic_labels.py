@@ -23,9 +23,11 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.io.atomic import atomic_file, write_png
 from trace_d2.io.categories import (
+    TEXT_SUFFIXES,
     UNKNOWN,
     Category,
     category_entries,
+    describe_categories,
     load_categories,
     parse_categories,
 )
@@ -114,6 +116,8 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         cfg = load_edge_cfg(args)
         semantic = existing_folder(args.semantic, "--semantic")
         categories = load_categories(args.categories)
+        if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
+            say(f"{args.categories}: {describe_categories(categories)}")
         names = list_images(args.images)
         ids = read_image_ids(args.images_json) if args.images_json else ids_of_stems(list(names))
         if ids.keys().isdisjoint(names):
