@@ -127,6 +127,7 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     from trace_d2.config import ConfigError
     from trace_d2.data.registration import register_from_config
     from trace_d2.engine.checks import check_all, check_data, check_machine, check_processes
+    from trace_d2.engine.configs import complete_categories, load_cfg
 
     if args.fresh and args.eval_only:
         raise ConfigError("--fresh starts a training over, and --eval-only trains nothing")
@@ -144,11 +145,12 @@ def prepare(args: argparse.Namespace) -> CfgNode:
             lambda: check_machine(cfg, train=train, resume=go_on),
             data,
         )
-    return cfg
+        return complete_categories(cfg, train=train, resume=go_on)
 
 
 def _start(args: argparse.Namespace, cfg: CfgNode) -> str | None:
     """How a training starts in ``OUTPUT_DIR``; None: it is none."""
+    from trace_d2.engine.configs import load_cfg
     from trace_d2.engine.run_folder import NEW, how_to_start, move_aside
 
     if args.eval_only:
@@ -183,33 +185,6 @@ def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
         raise ConfigError(str(message)) from error
 
 
-def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """Detectron2's defaults, ours, the official Mask2Former's where needed, then the file."""
-    from detectron2.config import get_cfg
-
-    import trace_d2
-    from trace_d2.config import explained, merge_pairs, read_config
-    from trace_d2.modeling.mask2former.official import (
-        add_official_mask2former_config,
-        adopt_official_input,
-    )
-    from trace_d2.settings import flatten
-
-    cfg = get_cfg()
-    trace_d2.add_trace_config(cfg)
-    official = False
-    if config_file:
-        content = read_config(config_file, type(cfg))
-        official = add_official_mask2former_config(cfg, config_file)
-        with explained(cfg, flatten(content), config_file):
-            cfg.merge_from_file(config_file, allow_unsafe=False)
-    merge_pairs(cfg, opts)
-    if official:
-        adopt_official_input(cfg)
-    cfg.freeze()
-    return cfg
-
-
 def run_apart(args: argparse.Namespace) -> None:
     """``run`` as one of several processes: what the user can mend ends it by status 2."""
     try:
@@ -225,6 +200,7 @@ def run(args: argparse.Namespace) -> Any:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
+    from trace_d2.config import configured_categories
     from trace_d2.engine.checkpointer import TraceCheckpointer
     from trace_d2.engine.checks import check_test_data
     from trace_d2.engine.run_folder import note
@@ -248,7 +224,9 @@ def run(args: argparse.Namespace) -> Any:
         if comm.is_main_process():
             note(cfg, finished=True)
         return results
-    checkpointer = TraceCheckpointer(model, save_dir=cfg.OUTPUT_DIR, whole=True)
+    checkpointer = TraceCheckpointer(
+        model, cfg.OUTPUT_DIR, whole=True, categories=configured_categories(cfg)
+    )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     return TraceTrainer.test(cfg, model)
 

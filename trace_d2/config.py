@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from trace_d2.io.categories import Category, parse_categories
 from trace_d2.io.json_files import quoted, shown
 from trace_d2.settings import flatten
 
@@ -107,6 +108,19 @@ def load_trace_cfg(
     merge_pairs(cfg, overrides or ())
     cfg.freeze()
     return cfg
+
+
+def configured_categories(cfg: CfgNode) -> tuple[Category, ...]:
+    """What the classes of the model of ``cfg`` are, in their order; empty where it does not say.
+
+    Raises:
+        ConfigError: ``MODEL.TRACE.CATEGORIES`` is no list of categories.
+    """
+    entries = cfg.MODEL.TRACE.CATEGORIES
+    try:
+        return parse_categories(entries, "MODEL.TRACE.CATEGORIES", max_id=None) if entries else ()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def read_config(config_file: str | Path, kind: type[CfgNode] = CfgNode) -> dict[str, Any]:

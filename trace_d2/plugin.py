@@ -3,7 +3,7 @@
 ``register`` runs by itself: when ``trace_d2`` is imported after Detectron2, and when
 ``trace_d2.add_trace_config`` gets a Detectron2 config. It registers the package's
 modules and data sets, and lets ``detectron2.modeling.build_model`` obey
-``MODEL.TRACE.POSTPROCESSOR.ENABLED``.
+``MODEL.TRACE.POSTPROCESSOR.ENABLED`` and ``MODEL.TRACE.CATEGORIES``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ def register() -> None:
 class PostProcessedRegistry(Registry):
     """Meta-architectures that get the post-processor when the config asks for it.
 
+    Classes that the config names are told to the metadata of its data sets, as far as those are
+    not registered: a trained model needs none of its labels.
+
     ``build_model`` looks its registry up in its own module, so that replacing it there reaches
     every architecture, every caller and no other user of the registry.
 
@@ -50,17 +53,15 @@ class PostProcessedRegistry(Registry):
 
         @functools.wraps(architecture, updated=())
         def build(cfg: Any) -> Any:
-            model = architecture(cfg)
-            if not _postprocessor_enabled(cfg):
-                return model
+            # Configs without add_trace_config, and those of Detectron2's lazy kind, lack the node.
+            trace = cfg.MODEL.get("TRACE")
+            if trace is None:
+                return architecture(cfg)
+            from trace_d2.data.categories import name_classes
             from trace_d2.modeling.postprocessor import with_postprocessor
 
-            return with_postprocessor(model, cfg)
+            name_classes(cfg)
+            model = architecture(cfg)
+            return with_postprocessor(model, cfg) if trace.POSTPROCESSOR.ENABLED else model
 
         return build
-
-
-def _postprocessor_enabled(cfg: Any) -> bool:
-    # Configs without add_trace_config, and those of Detectron2's lazy kind, have no such node.
-    trace = cfg.MODEL.get("TRACE")
-    return trace is not None and trace.POSTPROCESSOR.ENABLED

@@ -19,6 +19,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from fvcore.common.config import CfgNode
 
+from trace_d2.data.categories import category_metadata, forget_classes
 from trace_d2.data.coco_dicts import (
     check_same_categories,
     load_class_agnostic_dicts,
@@ -27,7 +28,7 @@ from trace_d2.data.coco_dicts import (
 from trace_d2.data.dataset_files import datasets_root
 from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
-from trace_d2.io.categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
+from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
 
 Categories = str | Path | Sequence[Category]
 """Categories as a built-in name, a file or a list."""
@@ -80,8 +81,9 @@ def register(name: str, spec: DatasetSpec) -> None:
         raise ValueError(f"a data set {name!r} is registered already, {owner}: choose another name")
     if name in _REGISTERED:  # removed from the catalogue since
         MetadataCatalog.pop(name, None)
+    forget_classes(name)
     files = {key: str(path) for key, path in spec.files.items() if path is not None}
-    known = _category_metadata(spec.categories) if spec.categories else {}
+    known = category_metadata(spec.categories) if spec.categories else {}
     MetadataCatalog.get(name).set(**files, **known, **spec.metadata)
     DatasetCatalog.register(name, spec)
     _REGISTERED[name] = spec
@@ -295,24 +297,6 @@ def rooted(row: Mapping[str, str], root: Path) -> dict[str, str | Path]:
         if key == "categories" and text in BUILTIN_CATEGORIES
         else root / os.path.expanduser(text)
         for key, text in row.items()
-    }
-
-
-def _category_metadata(categories: Sequence[Category]) -> dict[str, Any]:
-    """What follows from the categories, laid out as ``coco_panoptic_standard``."""
-    names = [category.name for category in categories]
-    colors = [list(category.color) for category in categories]
-    ranks = list(enumerate(categories))
-    return {
-        "thing_classes": names,
-        "stuff_classes": names,
-        "thing_colors": colors,
-        "stuff_colors": colors,
-        "thing_dataset_id_to_contiguous_id": {c.id: rank for rank, c in ranks if c.isthing},
-        "stuff_dataset_id_to_contiguous_id": {c.id: rank for rank, c in ranks if not c.isthing},
-        "categories": tuple(categories),
-        "ignore_label": UNKNOWN,  # of pixels in sem_seg files
-        "label_divisor": 1000,  # ids of models without segments_info: category x this + instance
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trace_d2.config import ConfigError
+from trace_d2.data.categories import KEY, check_agreement
 from trace_d2.io.atomic import atomic_file, write_text
+from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.json_files import shown
 from trace_d2.io.paths import file_below
 from trace_d2.io.safe_pickle import UnfitPickleError, read_pickle
@@ -27,6 +30,7 @@ _TORCHVISION_NAMES = (
     (re.compile(r"\.downsample\.0\."), ".shortcut."),
     (re.compile(r"\.downsample\.1\."), ".shortcut.norm."),
 )
+_CATEGORIES = "trace_categories"  # in a checkpoint: as MODEL.TRACE.CATEGORIES
 _LEAST_SHARE = 0.5  # of a backbone's tensors that its checkpoint must fill
 _SHOWN = 5  # names of tensors in a message
 
@@ -49,13 +53,22 @@ class TraceCheckpointer(DetectionCheckpointer):
     Args:
         model, save_dir, options: as Detectron2's.
         whole: the checkpoint is to fill the whole model: for evaluation.
+        categories: what the classes of the model are, which checkpoints then tell; one that fills
+            the whole model and tells others is refused. Empty: not known.
     """
 
     def __init__(
-        self, model: torch.nn.Module, save_dir: str = "", *, whole: bool = False, **options: Any
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        whole: bool = False,
+        categories: Sequence[Category] = (),
+        **options: Any,
     ) -> None:
         super().__init__(model, save_dir, **options)
         self.whole = whole
+        self.categories = tuple(categories)
         self._goes_on = False
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -65,8 +78,7 @@ class TraceCheckpointer(DetectionCheckpointer):
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", path)
-        with atomic_file(path) as file:
-            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
+        write_checkpoint(path, self.model, self.categories, **states, **kwargs)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -95,6 +107,9 @@ class TraceCheckpointer(DetectionCheckpointer):
         if {"conv1.weight", "layer1.0.conv1.weight"} <= loaded["model"].keys():
             loaded["model"] = _rename_torchvision_resnet(loaded["model"])
             loaded["matching_heuristics"] = True
+        own = _categories_in(loaded, filename)
+        if self.whole:
+            _check_categories(self.categories, own, filename)
         self._path = filename
         return loaded
 
@@ -104,6 +119,49 @@ class TraceCheckpointer(DetectionCheckpointer):
         unfilled = {*missing, *(key for key, *_ in incompatible.incorrect_shapes)}
         _check_fit(self.model, unfilled, self._path, whole=self.whole)
         return incompatible
+
+
+def write_checkpoint(
+    path: Path, model: torch.nn.Module, categories: Sequence[Category], **more: Any
+) -> None:
+    """Write the weights of ``model`` and what its classes are, whole or not at all."""
+    told = {_CATEGORIES: category_entries(tuple(categories))} if categories else {}
+    with atomic_file(path) as file:
+        torch.save({"model": model.state_dict(), **told, **more}, file)
+
+
+def agreed_categories(given: Sequence[Category], path: str) -> tuple[Category, ...]:
+    """What the classes of the model of a checkpoint are: ``given`` by the config, or told by it.
+
+    Empty where neither tells. The weights are not read, but mapped into memory.
+
+    Raises:
+        UnfitCheckpointError: they contradict each other, or it cannot be read.
+        OSError: it cannot be read.
+    """
+    told: tuple[Category, ...] = ()
+    if zipfile.is_zipfile(path):  # .pkl and .safetensors have weights alone
+        told = _categories_in(read_checkpoint(path, mmap=True), path)
+    _check_categories(given, told, path)
+    return tuple(given) or told
+
+
+def _check_categories(given: Sequence[Category], told: Sequence[Category], path: str) -> None:
+    """Raise an UnfitCheckpointError if the config gives others than the checkpoint tells."""
+    both = {f"the config ({KEY})": given, shown(path): told}
+    try:
+        check_agreement(both, "take the config that belongs to the weights")
+    except ConfigError as error:
+        raise UnfitCheckpointError(str(error)) from error
+
+
+def _categories_in(loaded: dict[str, Any], path: str) -> tuple[Category, ...]:
+    """What the content of a checkpoint tells of its classes, which is taken out of it."""
+    entries = loaded.pop(_CATEGORIES, None)
+    try:
+        return parse_categories(entries, shown(path), max_id=None) if entries else ()
+    except ValueError as error:
+        raise UnfitCheckpointError(f"{error}: copy the checkpoint again") from error
 
 
 def last_checkpoint(folder: str | Path) -> Path:
@@ -127,8 +185,10 @@ def last_checkpoint(folder: str | Path) -> Path:
     return path
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
+def read_checkpoint(path: str, mmap: bool = False) -> dict[str, Any]:
     """The content of a file of weights: ``"model"`` holds tensors or arrays by name.
+
+    ``mmap`` leaves the tensors of PyTorch's own format in the file until they are used.
 
     Raises:
         UnfitCheckpointError: it names code to run, is damaged, or holds no weights.
@@ -141,7 +201,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         if kind == ".safetensors":
             return _with_model(load_file(path), where)
         _check_stored(path, where)
-        return _with_model(torch.load(path, map_location="cpu", weights_only=True), where)
+        return _with_model(
+            torch.load(path, map_location="cpu", weights_only=True, mmap=mmap), where
+        )
     except UnfitPickleError as error:
         raise UnfitCheckpointError(str(error)) from error
     except pickle.UnpicklingError as error:

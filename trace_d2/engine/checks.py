@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from trace_d2.config import ConfigError
 from trace_d2.data.augmentation import build_edge_augmentations
+from trace_d2.data.categories import trained_categories
 from trace_d2.data.label_folder import UnfinishedLabelsError
 from trace_d2.engine.builders import (
     EDGE_EVALUATORS,
@@ -23,6 +24,7 @@ from trace_d2.engine.builders import (
     build_evaluator,
 )
 from trace_d2.engine.optimizer import check_optimizer
+from trace_d2.io.categories import Category
 
 RCNN, MASK2FORMER = "GeneralizedRCNN", "TraceMask2Former"
 
@@ -129,6 +131,7 @@ def check_data(cfg: CfgNode, *, train: bool) -> None:
         mask2former = cfg.MODEL.META_ARCHITECTURE == MASK2FORMER
         check_categories(list(names), number if mask2former else None)
     if train:
+        trained_categories(cfg)
         _check_mapper(cfg)
         _check_edge_training(cfg)
         _check_rcnn_classes(cfg, cfg.DATASETS.TRAIN[0])
@@ -136,14 +139,19 @@ def check_data(cfg: CfgNode, *, train: bool) -> None:
         _check_outputs(cfg, name)
 
 
-def check_categories(names: Sequence[str], num_classes: int | None = None) -> None:
+def check_categories(
+    names: Sequence[str], num_classes: int | None = None, categories: Sequence[Category] = ()
+) -> None:
     """Raise unless the data sets ``names`` have the same classes in the same order.
 
     Data sets of a single class agree whatever they call it. Those that know their classes only
     once they are loaded (Detectron2's ``register_coco_instances`` of unknown files) are passed by.
-    ``num_classes`` is what the model is built for; None: not compared.
+    ``num_classes`` is what the model is built for; None: not compared. ``categories`` are those
+    that it was trained on; empty: not known.
     """
     first: tuple[str, list[tuple[str, bool]]] | None = None
+    if categories:
+        first = "the model", [(category.name, category.isthing) for category in categories]
     for name in names:
         classes = _classes(name)
         if classes is None:

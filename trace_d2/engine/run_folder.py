@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 
 from trace_d2._version import __version__
 from trace_d2.config import ConfigError
+from trace_d2.data.categories import KEY
 from trace_d2.engine.checkpointer import last_checkpoint
 from trace_d2.io.atomic import write_json
 from trace_d2.io.json_files import quoted, read_json
@@ -165,6 +166,8 @@ def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], defaults: Callable[[], CfgNode]
 ) -> list[str]:
     """A line for each key that has another value now; keys that are gone decided nothing new."""
+    # What the categories of older trainings were is not known.
+    new = {k: v for k, v in new.items() if k in old or k != KEY}
     came = new.keys() - old.keys()
     before = {**(_settings(defaults()) if came else {}), **old}
     return [

@@ -17,13 +17,14 @@ from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from trace_d2.config import configured_categories
 from trace_d2.data.copy_paste import CopyPaste
 from trace_d2.engine.accumulation import accumulating
 from trace_d2.engine.builders import MAPPERS, BatchLoader, build_evaluator
-from trace_d2.engine.checkpointer import TraceCheckpointer
+from trace_d2.engine.checkpointer import TraceCheckpointer, write_checkpoint
 from trace_d2.engine.hooks import ExponentialMovingAverage, SampleSheets, StudentFiles
 from trace_d2.engine.optimizer import build_optimizer
-from trace_d2.io.atomic import atomic_file, write_json
+from trace_d2.io.atomic import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,10 @@ class TraceTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, with averaging, sample sheets and the student where they are due."""
         self.checkpointer = TraceCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            categories=configured_categories(self.cfg),
+            trainer=weakref.proxy(self),
         )
         decay = self.cfg.MODEL.TRACE.SOLVER.EMA_DECAY
         self.averaging = ExponentialMovingAverage(self.checkpointer.model, decay) if decay else None
@@ -86,8 +90,7 @@ class TraceTrainer(DefaultTrainer):
         results = super().train()
         if self.averaging and comm.is_main_process():
             path = Path(self.cfg.OUTPUT_DIR) / "model_averaged.pth"
-            with atomic_file(path) as file:
-                torch.save({"model": self.averaging.model.state_dict()}, file)
+            write_checkpoint(path, self.averaging.model, self.checkpointer.categories)
             logger.info("averaged weights: %s", path)
         return results
 

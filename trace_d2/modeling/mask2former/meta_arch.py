@@ -15,6 +15,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
 from torch import nn
 
+from trace_d2.config import configured_categories
 from trace_d2.settings import NodeSettings, within
 
 from .head import KEY, Mask2FormerCriterion, Mask2FormerHead, Mask2FormerSettings
@@ -89,8 +90,8 @@ class TraceMask2Former(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments from ``MODEL.TRACE.MASK2FORMER``, ``MODEL.SEM_SEG_HEAD.NUM_CLASSES`` and
-        the first data set of ``DATASETS.TRAIN`` and ``DATASETS.TEST`` that knows its things.
+        """Arguments from ``MODEL.TRACE.MASK2FORMER`` and ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``; things
+        by ``MODEL.TRACE.CATEGORIES``, or the first of the data sets that knows its own.
         """
         settings = Mask2FormerSettings.from_config(cfg)
         test = Mask2FormerTestSettings.from_config(cfg)
@@ -100,7 +101,12 @@ class TraceMask2Former(nn.Module):
             "settings": settings,
             "test": test,
             "num_classes": num_classes,
-            "thing_ids": thing_ids_of(names, num_classes=num_classes, panoptic=test.panoptic_on),
+            "thing_ids": thing_ids_of(
+                names,
+                configured_categories(cfg),
+                num_classes=num_classes,
+                panoptic=test.panoptic_on,
+            ),
             "backbone": build_backbone(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.structures import BitMasks, Instances
 
+from trace_d2.io.categories import Category
+
 
 def prepare_targets(
     batched_inputs: Sequence[dict[str, Any]],
@@ -66,8 +68,12 @@ def _mask_tensor(instances: Instances, name: str) -> torch.Tensor:
     )
 
 
-def thing_ids_of(names: Sequence[str], *, num_classes: int, panoptic: bool) -> frozenset[int]:
-    """Contiguous ids of the thing classes of the first data set that knows its own, or the first.
+def thing_ids_of(
+    names: Sequence[str], categories: Sequence[Category], *, num_classes: int, panoptic: bool
+) -> frozenset[int]:
+    """Contiguous ids of the thing classes: by the categories, if there are any, or a data set.
+
+    That is the first data set that knows its own, or the first.
 
     For evaluation the training set need not be there. A data set without stuff classes, or one
     whose classes are not known yet (Detectron2 fills those of a COCO file in as it loads it), has
@@ -75,9 +81,17 @@ def thing_ids_of(names: Sequence[str], *, num_classes: int, panoptic: bool) -> f
 
     Args:
         names: ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        categories: ``MODEL.TRACE.CATEGORIES``.
         num_classes: ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
         panoptic: whether panoptic results are wanted, which need to know things from stuff.
     """
+    if categories:
+        if len(categories) != num_classes:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but MODEL.TRACE.CATEGORIES has "
+                f"{len(categories)} categories: make them agree"
+            )
+        return frozenset(rank for rank, category in enumerate(categories) if category.isthing)
     key = "thing_dataset_id_to_contiguous_id"
     registered = [name for name in names if name in MetadataCatalog]
     known = [name for name in registered if MetadataCatalog.get(name).get(key) is not None]
@@ -95,7 +109,8 @@ def thing_ids_of(names: Sequence[str], *, num_classes: int, panoptic: bool) -> f
             raise ValueError(
                 "MODEL.TRACE.MASK2FORMER.TEST.PANOPTIC_ON needs the thing classes of the first "
                 f"data set in DATASETS.TRAIN, and {dataset or 'an empty list'} has none: register "
-                "it with register_trace_panoptic, or switch PANOPTIC_ON off"
+                "it with register_trace_panoptic, set MODEL.TRACE.CATEGORIES (the config.yaml that "
+                "training writes has them), or switch PANOPTIC_ON off"
             )
         return frozenset(range(num_classes))
     ids = frozenset(int(value) for value in things.values())
