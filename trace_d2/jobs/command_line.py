@@ -58,6 +58,7 @@ def job_parser(
     done: str,
     folder: str = "OUTPUT",
     workers: int | None = None,
+    config: bool = True,
 ) -> argparse.ArgumentParser:
     """A parser with the options of every job, whose help shows a tool's docstring as it is.
 
@@ -68,6 +69,7 @@ def job_parser(
         folder: where the journal lies.
         workers: processes that write files beside the one that looks at images; None: as many
             processes as CPUs that do all.
+        config: whether it takes config keys, and has a report with pictures.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -75,7 +77,10 @@ def job_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config-file", metavar="FILE", help="YAML; default: all keys' defaults")
+    if config:
+        parser.add_argument(
+            "--config-file", metavar="FILE", help="YAML; default: all keys' defaults"
+        )
     processes = "processes (default: CPUs)"
     if workers:
         processes = f"processes that write files beside the one that looks (default: {workers})"
@@ -93,14 +98,16 @@ def job_parser(
     parser.add_argument(
         "--overwrite", action="store_true", help="drop results that were made with other settings"
     )
-    parser.add_argument(
-        "--report-images", type=int, default=60, metavar="K", help="images in report.html"
-    )
+    if config:
+        parser.add_argument(
+            "--report-images", type=int, default=60, metavar="K", help="images in report.html"
+        )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--merge", metavar="OUTPUT", help="join the results of shards, no more")
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="config keys, as MODEL.TRACE.SEED 1"
-    )
+    if config:
+        parser.add_argument(
+            "opts", nargs="*", metavar="KEY VALUE", help="config keys, as MODEL.TRACE.SEED 1"
+        )
     return parser
 
 

@@ -14,20 +14,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from trace_d2.io.atomic import write_json
-from trace_d2.io.images import Inputs
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.output import is_of_one_name, writing_to
 from trace_d2.jobs.pictures import data_addresses
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import PREVIEWS, JobStore, Layout
 
+
+class Noted(Protocol):
+    """What the inputs of every kind of job have.
+
+    Attributes:
+        notes: remarks for the journal.
+    """
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
 EntryT = TypeVar("EntryT", bound=ImageEntry)
-InputsT = TypeVar("InputsT", bound=Inputs)
+InputsT = TypeVar("InputsT", bound=Noted)
 ResultT = TypeVar("ResultT")
 
 

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.jobs.command_line import NONE
-from trace_d2.jobs.job import EntryT, InputsT, Looked, ResultT
-from trace_d2.jobs.kinds.edge_job import EdgeTakingJob
+from trace_d2.jobs.job import EntryT, Looked, ResultT
+from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
 from trace_d2.jobs.locks import LOCKS, hold_lock
 from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.output import writing_to
@@ -46,17 +46,17 @@ _T = TypeVar("_T")
 logger = logging.getLogger(__name__)
 
 
-class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
+class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
     """A job that cuts masks along edges, whose strengths are calibrated first."""
 
     calibrated = True
     cutter: Any  # cuts as its ``settings.cut`` says, and by its ``calibration``
 
     @abstractmethod
-    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: InputsT) -> None:
+    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: PhotoT) -> None:
         """Count the edges of ``entry``, of which there are, for the calibration."""
 
-    def count_false_pieces(self, inputs: InputsT) -> tuple[int, int]:
+    def count_false_pieces(self, inputs: PhotoT) -> tuple[int, int]:
         """Masks of one image that hold no border, and the pieces that edges cut off them."""
         return 0, 0
 
@@ -81,7 +81,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
                 content = self._measure(workers, progress)
                 write_json(path, content, indent=1)
 
-    def ready(self, entry: EntryT, inputs: InputsT) -> Any:
+    def ready(self, entry: EntryT, inputs: PhotoT) -> Any:
         path = self._sampled_path(entry)
         found = _read_sampled(path) if path.is_file() else None
         return super().ready(entry, inputs) if found is None else found
@@ -111,13 +111,13 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
         sample, total = self._sample(), EdgeStatistics()
 
-        def count(entry: EntryT, inputs: InputsT) -> EdgeStatistics:
+        def count(entry: EntryT, inputs: PhotoT) -> EdgeStatistics:
             statistics = EdgeStatistics()
             if inputs.edges is not None:
                 self.count_edges(statistics, entry, inputs)
             return statistics
 
-        def cut_stuff(entry: EntryT, inputs: InputsT) -> tuple[int, int]:
+        def cut_stuff(entry: EntryT, inputs: PhotoT) -> tuple[int, int]:
             return self.count_false_pieces(inputs)
 
         bar = {"desc": "measuring edges", "unit": "image", "disable": not progress}
@@ -136,7 +136,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         }
 
     def _of_each(
-        self, sample: Sequence[EntryT], work: Callable[[EntryT, InputsT], _T], threads: int
+        self, sample: Sequence[EntryT], work: Callable[[EntryT, PhotoT], _T], threads: int
     ) -> Iterator[_T | None]:
         """``work`` of the images with edges; None where one will fail, and be recorded then."""
         if self.looks:
@@ -154,7 +154,7 @@ class CuttingJob(EdgeTakingJob[EntryT, InputsT, ResultT]):
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(attempt, sample)
 
-    def _kept(self, entry: EntryT, looked: Looked[InputsT]) -> InputsT:
+    def _kept(self, entry: EntryT, looked: Looked[PhotoT]) -> PhotoT:
         """The inputs; detected edges are kept for when the image's turn comes."""
         path = self._sampled_path(entry)
         if looked.inputs.edges is not None and not path.is_file():

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from trace_d2.edges.student_files import student_print
 from trace_d2.io.edge_maps import check_edges, write_edges
 from trace_d2.io.images import Inputs
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER
-from trace_d2.jobs.job import EntryT, InputsT, Job, Read, ResultT
+from trace_d2.jobs.job import EntryT, Job, Read, ResultT
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.pinned_model import build_pinned
 from trace_d2.jobs.report import Outcome, Report
@@ -31,6 +31,8 @@ from trace_d2.settings import flatten
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
+
+PhotoT = TypeVar("PhotoT", bound=Inputs)
 
 KEPT_EDGES = "edges/{}.png"
 
@@ -66,7 +68,7 @@ _DETECTOR_KEYS = {
 }
 
 
-class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
+class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     """A job whose images have edges: given ones, detected ones, or none.
 
     Args:
@@ -123,17 +125,17 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
         """Whether there is a detector yet: it is built in the main thread, at the first look."""
         return "detector" in vars(self)
 
-    def read(self, entry: EntryT) -> Read[EntryT, InputsT]:
+    def read(self, entry: EntryT) -> Read[EntryT, PhotoT]:
         inputs = self.load(entry)
         return Read(entry, inputs, self.ready(entry, inputs))
 
-    def ready(self, entry: EntryT, inputs: InputsT) -> Any:
+    def ready(self, entry: EntryT, inputs: PhotoT) -> Any:
         """Edges that were found before, or what the detector takes; None if there is none yet."""
         return batched(self.detector).ready(*_seen(entry, inputs)) if self._is_built else None
 
     def look(
-        self, images: Sequence[Read[EntryT, InputsT]]
-    ) -> list[tuple[InputsT, Mapping[str, Any]] | Exception]:
+        self, images: Sequence[Read[EntryT, PhotoT]]
+    ) -> list[tuple[PhotoT, Mapping[str, Any]] | Exception]:
         """The inputs with detected edges; of the teacher's the emergence point is a fact."""
         known = [image.ready if isinstance(image.ready, EdgeOutput) else None for image in images]
         new = [image for image, found in zip(images, known, strict=True) if found is None]
@@ -143,15 +145,15 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
             for image, found in zip(images, known, strict=True)
         ]
 
-    def _detect(self, images: Sequence[Read[EntryT, InputsT]]) -> list[EdgeOutput | Exception]:
+    def _detect(self, images: Sequence[Read[EntryT, PhotoT]]) -> list[EdgeOutput | Exception]:
         if any(image.ready is None for image in images):
             seen = [_seen(image.entry, image.inputs) for image in images]
             return OneByOne(self.detector).detect(seen)
         return batched(self.detector).detect([image.ready for image in images])
 
     def _with(
-        self, image: Read[EntryT, InputsT], found: EdgeOutput | Exception
-    ) -> tuple[InputsT, Mapping[str, Any]] | Exception:
+        self, image: Read[EntryT, PhotoT], found: EdgeOutput | Exception
+    ) -> tuple[PhotoT, Mapping[str, Any]] | Exception:
         if isinstance(found, Exception):
             return found
         try:
@@ -160,7 +162,7 @@ class EdgeTakingJob(Job[EntryT, InputsT, ResultT]):
             return error
         return inputs, {"timestep": found.timestep} if self.source == TEACHER else {}
 
-    def with_detected(self, entry: EntryT, inputs: InputsT, found: EdgeOutput) -> InputsT:
+    def with_detected(self, entry: EntryT, inputs: PhotoT, found: EdgeOutput) -> PhotoT:
         """``inputs`` with what was detected. Raises ValueError if that is no map of edges."""
         return inputs.with_edges(
             check_edges(found.edges, f"the edges detected in {entry.file_name}")
