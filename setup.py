@@ -63,7 +63,9 @@ LINT_REQUIREMENTS = ["mypy", "ruff"]
 
 PACKAGE_DATA = [
     "py.typed",
+    "**/*.css",
     "**/*.html",
+    "**/*.js",
     "**/*.json",
     "**/*.md",
     "**/*.safetensors",

@@ -240,12 +240,17 @@ class TestFalsePieces:
         assert PanopticLabeler(CATEGORIES).cut_stuff(semantic, np.zeros((50, 80))) == (0, 0)
 
 
-def test_things_without_edges_are_counted():
+def count_things(labeler: PanopticLabeler, semantic: np.ndarray) -> int:
+    return sum(segment.isthing for segment in labeler(semantic).segments)
+
+
+def test_without_edges_things_that_touch_are_one():
     semantic, _ = two_touching_rectangles()
-    assert PanopticLabeler(CATEGORIES).count_uncut(semantic) == 1
+    assert count_things(PanopticLabeler(CATEGORIES), semantic) == 1
     semantic[85:95, 10:20] = semantic[0:2, 0:2] = DOG  # the tiny one joins the other
-    assert PanopticLabeler(CATEGORIES).count_uncut(semantic) == 2
-    assert PanopticLabeler(CATEGORIES, LabelSettings(tiny_pieces="keep")).count_uncut(semantic) == 3
+    assert count_things(PanopticLabeler(CATEGORIES), semantic) == 2
+    keeping = PanopticLabeler(CATEGORIES, LabelSettings(tiny_pieces="keep"))
+    assert count_things(keeping, semantic) == 3
 
 
 class TestTinyPieces:

@@ -6,6 +6,9 @@ the pixels makes areas, boxes and overlaps some twenty times faster; on noise it
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -57,6 +60,21 @@ def overlaps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     counts = np.zeros(len(pairs), np.int64)
     np.add.at(counts, inverse, np.diff(starts, append=flat_first.size))
     return pairs >> 31, pairs & (2**31 - 1), counts
+
+
+def is_sliver(area: float, box: Sequence[float], pixels: int) -> bool:
+    """Whether a region is too small or too thin for most objects.
+
+    It is below 100 pixels of an image of 640 x 480, or on average thinner than 4.
+
+    Args:
+        area: pixels.
+        box: x, y, width, height in pixels.
+        pixels: of the image.
+    """
+    scale = pixels / (640 * 480)
+    thickness = area / max(box[2], box[3], 1)
+    return area < 100 * scale or thickness < 4 * math.sqrt(scale)
 
 
 def check_map(labels: np.ndarray, rule: str = "a label map is (H, W) of integers") -> None:

@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-import numpy as np
-
 from trace_d2.io.atomic import write_json
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.output import is_of_one_name, writing_to
-from trace_d2.jobs.pictures import data_addresses
+from trace_d2.jobs.pictures import Pictures, encode
 from trace_d2.jobs.report import Outcome, Report
 from trace_d2.jobs.store import PREVIEWS, JobStore, Layout
 
@@ -160,8 +158,8 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         """Write the files of the result; returns the note of it that ``join`` reads."""
 
     @abstractmethod
-    def pictures(self, inputs: InputsT, result: ResultT) -> dict[str, np.ndarray]:
-        """Pictures for the report page, uint8 (H, W) or RGB (H, W, 3)."""
+    def pictures(self, inputs: InputsT, result: ResultT) -> Pictures:
+        """What the report page shows of the image."""
 
     def facts(self, inputs: InputsT, result: ResultT) -> Mapping[str, Any]:
         """Numbers of the result for the journal."""
@@ -271,7 +269,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
     def _write(self, entry: EntryT, inputs: InputsT, result: ResultT) -> None:
         if entry.pictured:
             path = self.store.place(PREVIEWS, entry.stem)
-            write_json(path, data_addresses(self.pictures(inputs, result)))
+            write_json(path, encode(self.pictures(inputs, result)))
         self.store.write_note(entry.stem, self.write(entry, inputs, result))
 
     def _failure(self, entry: EntryT, error: Exception, start: float) -> Record:

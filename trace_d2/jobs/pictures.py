@@ -1,68 +1,212 @@
-"""Painting of small pictures for the report page: masks, edges, segments."""
+"""What the report page shows of one image: its photograph, and regions and strengths over it.
+
+A kind of job describes it as data (``Pictures``). The photograph is kept once, maps of regions are
+kept as numbers, a few kilobytes each, and the page's script paints them: so every pane is sharp
+where it is enlarged, and what lies under the pointer is shown in all of them at once.
+"""
 
 from __future__ import annotations
 
 import base64
-import colorsys
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 
-from trace_d2.io.categories import Category
+from trace_d2.io.regions import overlaps
+from trace_d2.jobs.colors import GREY, Color, distinct_colors
 
-_LONG_SIDE = 320  # pixels
-_JPEG_QUALITY = 85
-_UNKNOWN_COLOR = (40, 40, 40)
-_GOLDEN_RATIO = 0.6180339887498949
+PHOTOGRAPH = "image"
+"""The pane of the photograph, over which cut borders are drawn."""
+
+LONG_SIDE = 560  # pixels
+_QUALITY = 70  # of WebP
+_MOST_NUMBERS = 65535
 
 
-def paint_masks(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Masks over a pale image, outlined and tinted, each in a colour of its own.
+@dataclass(frozen=True)
+class Mark:
+    """What a number of a map of regions stands for.
+
+    Attributes:
+        name: of the class: what images are filtered by.
+        color: RGB.
+        text: what is said besides, as ``"no. 3, 1.2 % of the image"``.
+    """
+
+    name: str
+    color: Color
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of an image.
+
+    Attributes:
+        numbers: integer (H, W), 0 = none.
+        marks: what each number stands for.
+    """
+
+    numbers: np.ndarray
+    marks: Mapping[int, Mark]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is shown of one image.
+
+    Attributes:
+        photograph: uint8 (H, W, 3) RGB.
+        panes: by their keys: regions, or strengths, float (H, W) in 0..1. The pane
+            ``PHOTOGRAPH`` is there without being named.
+        cuts: how strong the edges are along borders of ``cuts_of``, by pairs of numbers.
+        cuts_of: the pane whose borders these are.
+    """
+
+    photograph: np.ndarray
+    panes: Mapping[str, Regions | np.ndarray]
+    cuts: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    cuts_of: str = ""
+
+
+def stacked(masks: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """int32 (H, W): 1 + the mask that a pixel is in, of several the smallest; 0 = none.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
-        masks: (K, H, W) bool; they may overlap, small ones are painted over large ones.
+        masks: bool (H, W) each.
+        shape: (H, W).
     """
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    painted = np.repeat((0.5 * grey + 0.5 * 255).astype(np.uint8), 3, axis=2)
-    order = np.argsort([-np.count_nonzero(mask) for mask in masks], kind="stable")
-    for rank in order:
-        color = np.array(_segment_color(int(rank) + 1), np.float32)
-        painted[masks[rank]] = (0.5 * painted[masks[rank]] + 0.5 * color).astype(np.uint8)
-    for rank in order:
-        contours, _ = cv2.findContours(
-            masks[rank].astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-        )
-        dark = tuple(0.6 * channel for channel in _segment_color(int(rank) + 1))
-        cv2.drawContours(painted, contours, -1, dark, 1)
-    return painted
+    numbers = np.zeros(shape, np.int32)
+    for rank in sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i])):
+        numbers[masks[rank]] = rank + 1
+    return numbers
 
 
-def paint_classes(semantic: np.ndarray, categories: Sequence[Category]) -> np.ndarray:
-    """uint8 (H, W) category ids to uint8 (H, W, 3) RGB in the categories' colours."""
-    table = np.full((256, 3), _UNKNOWN_COLOR, np.uint8)
-    for category in categories:
-        table[category.id] = category.color
-    return table[semantic]
-
-
-def paint_segments(image: np.ndarray, segment_ids: np.ndarray) -> np.ndarray:
-    """Segments over a pale image, each in a colour of its own, with white borders.
+def colored(
+    numbers: np.ndarray,
+    names: Mapping[int, str],
+    wanted: Mapping[str, Color],
+    texts: Mapping[int, str] | None = None,
+) -> Regions:
+    """Regions, each in a colour of its own.
 
     Args:
-        image: uint8 (H, W, 3) RGB.
-        segment_ids: int (H, W) from 0 = void, which stays dark; ids count up without large gaps.
+        numbers: integer (H, W), 0 = none.
+        names: of the class of each number.
+        wanted: colours of classes. The largest region of a class gets it, unless it is nearly one
+            that a larger region has.
+        texts: what is said of a number besides its share of the image, as ``"score 0.93"``.
     """
-    last = int(segment_ids.max())
-    colors = np.array([_UNKNOWN_COLOR, *map(_segment_color, range(1, last + 1))], np.float32)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    painted = (0.7 * colors[segment_ids] + 0.3 * grey).astype(np.uint8)
-    border = np.zeros(segment_ids.shape, bool)
-    border[:-1] |= segment_ids[:-1] != segment_ids[1:]
-    border[:, :-1] |= segment_ids[:, :-1] != segment_ids[:, 1:]
-    painted[border] = 255
-    return painted
+    areas = np.bincount(numbers.ravel(), minlength=max(names, default=0) + 1)
+    largest: dict[str, int] = {}
+    for number, name in names.items():
+        if name not in largest or areas[number] > areas[largest[name]]:
+            largest[name] = number
+    own = {number: wanted[name] for name, number in largest.items() if name in wanted}
+    colors = distinct_colors(numbers, own)
+    return Regions(
+        numbers,
+        {
+            number: Mark(name, colors[number], _told(areas[number], numbers, texts, number))
+            for number, name in names.items()
+            if areas[number]
+        },
+    )
+
+
+def following(numbers: np.ndarray, names: Mapping[int, str], regions: Regions) -> Regions:
+    """Regions in the colours that ``regions`` have in the same place.
+
+    Each takes the colour of the one that it shares most pixels with; where there is none, grey.
+
+    Args:
+        numbers: integer (H, W), 0 = none.
+        names: of the class of each number.
+        regions: of the same size.
+    """
+    colors: dict[int, Color] = {}
+    most: dict[int, int] = {}
+    for one, other, pixels in zip(*map(np.ndarray.tolist, overlaps(numbers, regions.numbers)),
+                                  strict=True):  # fmt: skip
+        if one and other in regions.marks and pixels > most.get(one, 0):
+            most[one], colors[one] = pixels, regions.marks[other].color
+    areas = np.bincount(numbers.ravel(), minlength=max(names, default=0) + 1)
+    return Regions(
+        numbers,
+        {
+            number: Mark(name, colors.get(number, GREY), _told(areas[number], numbers))
+            for number, name in names.items()
+            if areas[number]
+        },
+    )
+
+
+def cut_strengths(
+    numbers: np.ndarray, uncut: np.ndarray, edges: np.ndarray
+) -> dict[tuple[int, int], float]:
+    """How strong edges are where they cut, by pairs of numbers of the regions that touch there.
+
+    Args:
+        numbers: integer (H, W) regions, 0 = none.
+        uncut: integer (H, W): the regions without edges. A cut lies inside one of them.
+        edges: float (H, W) strength in 0..1.
+
+    Returns:
+        the mean over each border, 0..1, of the stronger of the two pixels that face each other.
+    """
+    count = int(numbers.max(initial=0)) + 1
+    codes, strengths = [], []
+    for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        one, other = numbers[first], numbers[second]
+        inside = (uncut[first] == uncut[second]) & (uncut[first] > 0)
+        facing = np.nonzero((one != other) & (one > 0) & (other > 0) & inside)
+        one, other = one[facing].astype(np.int64), other[facing].astype(np.int64)
+        codes.append(np.minimum(one, other) * count + np.maximum(one, other))
+        strengths.append(np.maximum(edges[first][facing], edges[second][facing]))
+    code, index = np.unique(np.concatenate(codes), return_inverse=True)
+    means = np.bincount(index, np.concatenate(strengths)) / np.bincount(index)
+    pairs = zip((code // count).tolist(), (code % count).tolist(), strict=True)
+    return dict(zip(pairs, means.tolist(), strict=True))
+
+
+def encode(pictures: Pictures) -> dict[str, Any]:
+    """``pictures`` as JSON, no larger than the page shows them."""
+    photograph = pictures.photograph
+    height, width = photograph.shape[:2]
+    scale = min(1.0, LONG_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(photograph, size, interpolation=cv2.INTER_AREA)
+    regions, strengths = {}, {}
+    for key, pane in pictures.panes.items():
+        if isinstance(pane, Regions):
+            regions[key] = {
+                "numbers": _packed(nearest(pane.numbers, size)),
+                "marks": [
+                    [number, mark.name, list(mark.color), mark.text]
+                    for number, mark in pane.marks.items()
+                ],
+            }
+        else:
+            strengths[key] = _address(paint_edges(pane, size))
+    return {
+        "format": 2,
+        "size": list(size),
+        "photograph": _address(small),
+        "regions": regions,
+        "strengths": strengths,
+        "cuts_of": pictures.cuts_of,
+        "cuts": [[*pair, round(strength, 3)] for pair, strength in pictures.cuts.items()],
+    }
+
+
+def holds_numbers(packed: bytes, pixels: int) -> bool:
+    """Whether ``packed``, of ``encode``, holds a number for each pixel. Raises zlib.error."""
+    reader = zlib.decompressobj()
+    return len(reader.decompress(packed, 2 * pixels + 1)) == 2 * pixels and reader.eof
 
 
 def paint_edges(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -75,20 +219,23 @@ def paint_edges(edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.rint(np.clip(nearest(strongest, size), 0, 1) * 255).astype(np.uint8)
 
 
-def _segment_color(segment_id: int) -> tuple[int, int, int]:
-    """Neighbouring ids get hues far apart."""
-    hue = segment_id * _GOLDEN_RATIO % 1.0
-    value = (1.0, 0.75, 0.55)[segment_id % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
+def paint_segments(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Segments over a pale image, each in a colour of its own, with white borders.
 
-
-def shrink(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """``image`` (H, W, 3) with a long side that fits the page, and its size (width, height)."""
-    height, width = image.shape[:2]
-    scale = min(1.0, _LONG_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), size
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        numbers: int (H, W) from 0 = void, which stays dark; they count up without large gaps.
+    """
+    colors = np.full((int(numbers.max()) + 1, 3), 40, np.float32)
+    for number, color in distinct_colors(numbers).items():
+        colors[number] = color
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    painted = (0.7 * colors[numbers] + 0.3 * grey).astype(np.uint8)
+    border = np.zeros(numbers.shape, bool)
+    border[:-1] |= numbers[:-1] != numbers[1:]
+    border[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
+    painted[border] = 255
+    return painted
 
 
 def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -98,12 +245,26 @@ def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return array[np.ix_(rows, columns)]
 
 
-def data_addresses(pictures: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Pictures, uint8 (H, W) or RGB (H, W, 3), as JPEGs in ``data:`` addresses."""
-    addresses = {}
-    for key, pixels in pictures.items():
-        ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
-        _, data = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        text = base64.b64encode(data.tobytes()).decode("ascii")
-        addresses[key] = f"data:image/jpeg;base64,{text}"
-    return addresses
+def _packed(numbers: np.ndarray) -> str:
+    """All low bytes, then all high bytes, deflated: a map has few numbers above 255."""
+    levels = np.minimum(numbers, _MOST_NUMBERS).astype("<u2")
+    planes = levels.view(np.uint8).reshape(-1, 2).T
+    return _text(zlib.compress(planes.tobytes(), 9))
+
+
+def _address(pixels: np.ndarray) -> str:
+    """uint8 (H, W) or RGB (H, W, 3) as a WebP in a ``data:`` address."""
+    ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
+    _, data = cv2.imencode(".webp", ordered, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
+    return f"data:image/webp;base64,{_text(data.tobytes())}"
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _told(
+    area: int, numbers: np.ndarray, texts: Mapping[int, str] | None = None, number: int = 0
+) -> str:
+    own = [f"no. {number}", (texts or {}).get(number, "")] if number else []
+    return ", ".join(filter(None, [*own, f"{area / numbers.size:.1%} of the image"]))

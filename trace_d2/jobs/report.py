@@ -1,22 +1,31 @@
-"""The report page: one HTML file to look at, with totals, failures and pictures inside."""
+"""The report page: one HTML file to look at, with totals, failures and pictures inside.
+
+A kind of job says as data what it adds (``Report``), and each image what is shown of it
+(``trace_d2.jobs.pictures``). The page is ``report.html`` with ``report.css`` and ``report.js``
+inside; its script paints what is in view, sorts, filters and enlarges.
+"""
 
 from __future__ import annotations
 
-import re
+import base64
+import hashlib
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trace_d2.io.atomic import write_bytes
-from trace_d2.io.json_files import read_json, shown
+from trace_d2.io.json_files import shown
 from trace_d2.jobs.journal import FAILED, SKIPPED, ImageEntry, Record
-from trace_d2.jobs.store import PREVIEWS, JobStore
+from trace_d2.jobs.preview import Preview, read_preview
+from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import plain_lines
 
-_MOST_LINES = 300  # of a table
-_PICTURE = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]+={0,2}")
+_HERE = Path(__file__).parent
+_MOST_LINES = 300  # of a table, and failures that are shown among the images
+_MOST_UNSEEN = 20  # suspicious images without pictures that are named
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,42 @@ class Table:
     Attributes:
         title: what they are.
         rows: names and texts.
-        first_column: what the names are of.
+        columns: what the names and the texts are.
         source: the file that has them all.
+        folded: whether it is opened by a click.
     """
 
     title: str
-    rows: Sequence[tuple[str, str]]
-    first_column: str = "Image"
+    rows: Sequence[tuple[str, Any]]
+    columns: tuple[str, str] = ("Image", "Why")
     source: str = "journal.jsonl"
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of an image by which the page sorts, the greatest first.
+
+    Attributes:
+        title: what is counted, as ``"slivers"``.
+        value: of the record of a finished image, 0 or more.
+        suspicious: whether the more of it, the more an image should be looked at. It is then said
+            of the image, unless it is 0.
+    """
+
+    title: str
+    value: Callable[[Record], float]
+    suspicious: bool = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line drawn from points, x and y in 0..1."""
+
+    title: str
+    points: Sequence[tuple[float, float]]
+    x: str
+    y: str
 
 
 @dataclass(frozen=True)
@@ -72,8 +109,11 @@ class Report:
         cards: names and values beside the counts.
         warnings, notes: sentences.
         bars: titles of bar charts, with how often each value occurs.
-        tables: beside those of failures, skipped images and remarks.
-        legend: of one image, colours (RGB) and texts.
+        tables: beside those of failures, skipped images, remarks and settings.
+        legend: the pane of regions whose classes are the legend of an image, and what images are
+            filtered by; empty: there is none.
+        measures: what images are sorted by.
+        curves: drawn with the settings.
     """
 
     title: str
@@ -85,7 +125,32 @@ class Report:
     notes: Sequence[str] = ()
     bars: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
-    legend: Callable[[ImageEntry], list[tuple[tuple[int, int, int], str]]] = lambda entry: []
+    legend: str = ""
+    measures: Sequence[Measure] = ()
+    curves: Sequence[Curve] = ()
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One image on the page.
+
+    Attributes:
+        name: its file name.
+        said: a line of it.
+        reason: why it failed; empty if it did not.
+        values: of the measures.
+        suspicion: how soon it should be looked at.
+        stem: names its file of pictures.
+        preview: its pictures; None where they are damaged, or it failed.
+    """
+
+    name: str
+    said: str = ""
+    reason: str = ""
+    values: tuple[float, ...] = ()
+    suspicion: float = 0.0
+    stem: str = ""
+    preview: Preview | None = None
 
 
 def write_report(report: Report, outcome: Outcome, word: str) -> None:
@@ -97,49 +162,131 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         word: what a finished image is, as ``"labelled"``.
     """
     import jinja2  # here, as workers need it not
+    from markupsafe import Markup
+
+    def plain(value: object) -> str:
+        if isinstance(value, Markup):  # of ours
+            return value
+        return plain_lines(value) if isinstance(value, str) else shown(value)
 
     # Whatever comes out of a file of the folder is shown, not obeyed, by the page and its browser.
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
-        finalize=lambda value: plain_lines(value) if isinstance(value, str) else shown(value),
+        trim_blocks=True,
+        finalize=plain,
     )
-    page = environment.get_template("report.html")
     entries, records, finished = outcome.entries, outcome.records, outcome.finished
     own = [records[entry.stem] for entry in entries if entry.stem in records]
     failed, skipped = ([r for r in own if r.status == status] for status in (FAILED, SKIPPED))
+    images, unseen = _images(report, outcome, failed)
     tables = [
         *report.tables,
-        Table("Failed", [(r.file_name, r.reason) for r in failed]),
-        Table("Skipped", [(r.file_name, r.reason) for r in skipped]),
+        Table("Worth a look, but without pictures: raise --report-images", unseen, folded=True),
+        Table("Skipped", [(r.file_name, r.reason) for r in skipped], folded=True),
         Table("Remarks", [(r.file_name, "\n".join(r.notes)) for r in finished if r.notes]),
     ]
-    text = page.render(
+    counts = Counter(name for image in images if image.preview for name in image.preview.legend)
+    classes = sorted(counts.items())
+    parts = {name: (_HERE / f"report.{name}").read_text("utf-8") for name in ("css", "js")}
+    pages = environment.get_template("report.html")
+    text = pages.render(
         report=report,
         cards=_cards(report, finished, len(failed), len(skipped), len(entries), word),
         tables=[table for table in tables if table.rows],
-        images=[
-            (entry, report.caption(records[entry.stem]), _pictures(outcome.store, entry))
-            for entry in outcome.done
-            if entry.pictured
-        ],
+        settings=_settings(outcome.settings),
+        images=images,
+        failed=len(failed),
+        pictured=sum(entry.pictured for entry in outcome.done),
         done=len(outcome.done),
+        index=_index(report, images, list(dict(classes))),
+        classes=classes,
         most=_MOST_LINES,
+        parts={name: Markup(part) for name, part in parts.items()},
+        hashes={name: _hash(part) for name, part in parts.items()},
     )
     # File names may hold bytes that are no text.
     write_bytes(outcome.store.root / "report.html", text.encode("utf-8", errors="replace"))
 
 
-def _pictures(store: JobStore, entry: ImageEntry) -> dict[str, str]:
-    """The pictures of an image as addresses in the page; none where their file is damaged."""
-    try:
-        content = read_json(store.root / PREVIEWS.format(entry.stem))
-    except ValueError:
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    sound = all(isinstance(value, str) and _PICTURE.fullmatch(value) for value in content.values())
-    return content if sound else {}
+def _images(
+    report: Report, outcome: Outcome, failed: Sequence[Record]
+) -> tuple[list[_Shown], list[tuple[str, str]]]:
+    """Images to show, most suspicious first, and names and numbers of those without pictures."""
+    values = {
+        entry.stem: tuple(
+            float(measure.value(outcome.records[entry.stem])) for measure in report.measures
+        )
+        for entry in outcome.done
+    }
+    most = [max(column, default=0.0) for column in zip(*values.values(), strict=True)]
+
+    def suspicion(stem: str) -> float:
+        return sum(
+            value / highest
+            for value, highest, measure in zip(values[stem], most, report.measures, strict=True)
+            if measure.suspicious and highest > 0
+        )
+
+    def numbers(stem: str) -> list[str]:
+        return [
+            f"{value:,.6g} {measure.title}"
+            for measure, value in zip(report.measures, values[stem], strict=True)
+            if value and measure.suspicious
+        ]
+
+    def said(entry: ImageEntry) -> str:
+        caption = report.caption(outcome.records[entry.stem])
+        return ", ".join(filter(None, [caption, *numbers(entry.stem)]))
+
+    shown = [
+        _Shown(
+            entry.file_name, said(entry), "", values[entry.stem], suspicion(entry.stem), entry.stem,
+            read_preview(outcome.store, entry.stem, report.legend),
+        )
+        for entry in outcome.done
+        if entry.pictured
+    ]  # fmt: skip
+    shown.sort(key=lambda image: -image.suspicion)
+    failures = [_Shown(r.file_name, reason=r.reason or "no reason") for r in failed[:_MOST_LINES]]
+    unseen = [entry for entry in outcome.done if not entry.pictured and suspicion(entry.stem) > 0]
+    unseen = sorted(unseen, key=lambda entry: -suspicion(entry.stem))[:_MOST_UNSEEN]
+    rows = [(entry.file_name, ", ".join(numbers(entry.stem))) for entry in unseen]
+    return failures + shown, rows
+
+
+def _index(report: Report, images: Sequence[_Shown], classes: Sequence[str]) -> dict[str, Any]:
+    """What the page's script sorts and filters by."""
+    rank = {name: position for position, name in enumerate(classes)}
+    return {
+        "classes": classes,
+        "panes": [[key, title] for key, title in report.panes],
+        "images": [
+            {
+                "values": image.values,
+                "classes": [rank[name] for name in image.preview.legend] if image.preview else [],
+                "failed": bool(image.reason),
+            }
+            for image in images
+        ],
+    }
+
+
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of what the results were made with; lists of categories in short."""
+    rows = []
+    for name, value in settings.items():
+        if name == "categories" and isinstance(value, list):
+            named = [one.get("name", one) if isinstance(one, dict) else one for one in value]
+            value = f"{len(named)}: " + ", ".join(map(str, named))
+        rows.append((name, value if isinstance(value, str) else shown(value)))
+    return rows
+
+
+def _hash(part: str) -> str:
+    """What allows exactly this script or style in the page's content security policy."""
+    digest = hashlib.sha256(part.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _cards(

@@ -163,14 +163,6 @@ class PanopticLabeler:
             if label
         ]
 
-    def count_uncut(self, semantic: np.ndarray) -> int:
-        """Thing segments of ``semantic`` uint8 (H, W) if no edge cut anything."""
-        return sum(
-            int(self._settle(ndimage.label(semantic[box] == category)[0], semantic.size).max())
-            for category, box in _present(semantic)
-            if self.isthing[category]
-        )
-
     def cut_stuff(self, semantic: np.ndarray, edges: np.ndarray | None) -> tuple[int, int]:
         """Cut stuff as if it were things: masks and the false pieces that edges add to them.
 

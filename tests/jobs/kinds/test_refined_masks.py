@@ -17,7 +17,7 @@ from trace_d2.io.coco_panoptic import encode_mask
 from trace_d2.jobs.coco_files import mask_annotations
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.kinds.refined_masks import MaskEntry, RefineJob
-from trace_d2.jobs.pictures import paint_masks
+from trace_d2.jobs.pictures import stacked
 from trace_d2.settings import fingerprint
 
 LEFT, RIGHT, MIDDLE = (np.zeros((12, 20), bool) for _ in range(3))
@@ -146,16 +146,15 @@ def test_annotations_hold_what_coco_readers_expect() -> None:
     assert mask_annotations(masks[:0], [], None) == []
 
 
-def test_masks_are_painted_in_their_own_colours_small_over_large() -> None:
-    grey = np.full((12, 20, 3), 128, np.uint8)
+def test_small_masks_are_shown_over_large_ones() -> None:
     whole = np.ones((12, 20), bool)
-    painted = paint_masks(grey, np.stack([LEFT, whole]))
-    assert len({tuple(painted[0 + 5, 5]), tuple(painted[5, 15])}) == 2
-    assert np.array_equal(paint_masks(grey, np.zeros((0, 12, 20), bool))[0, 0], [191] * 3)
+    assert np.array_equal(stacked([whole, LEFT], (12, 20)), 1 + LEFT.astype(int))
+    assert np.array_equal(stacked([LEFT, whole], (12, 20)), 2 - LEFT.astype(int))
+    assert not stacked([], (12, 20)).any()
 
 
 def test_pictures_without_edges(tmp_path: Path) -> None:
     job = job_of(tmp_path)
     entry = entry_of(tmp_path, LEFT)
     inputs = job.load(entry)
-    assert sorted(job.pictures(inputs, job.make(entry, inputs))) == ["given", "image", "refined"]
+    assert sorted(job.pictures(inputs, job.make(entry, inputs)).panes) == ["given", "refined"]

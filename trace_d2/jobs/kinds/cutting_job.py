@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +26,14 @@ from tqdm import tqdm
 
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
+from trace_d2.io.json_files import number
 from trace_d2.jobs.command_line import NONE
 from trace_d2.jobs.job import EntryT, Looked, ResultT
 from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
 from trace_d2.jobs.locks import LOCKS, hold_lock
 from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.output import writing_to
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.report import Curve, Outcome, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import CALIBRATION, read_measured, trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
@@ -105,7 +107,8 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         """A report page that tells how far the edges were trusted as well."""
         cards = [*cards, *trust_facts(outcome.store, outcome.finished)]
         warnings = trust_warnings(outcome.store, outcome.finished)
-        return cls.page(outcome, *args, cards=cards, warnings=warnings, **more)
+        curves = calibration_curves(outcome)
+        return cls.page(outcome, *args, cards=cards, warnings=warnings, curves=curves, **more)
 
     def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
         """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
@@ -172,6 +175,20 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         """Named by a hash, as the image's name may be as long as names can be."""
         stem = hashlib.sha256(os.fsencode(entry.stem)).hexdigest()[:16]
         return self.store.root / SCRATCH / f"{stem}-{self.fingerprint(entry)}.npz"
+
+
+def calibration_curves(outcome: Outcome) -> list[Curve]:
+    """What the strengths of the edges mean, measured or given; nothing where neither is."""
+    content = read_measured(outcome.store) or outcome.settings.get("calibration")
+    if not isinstance(content, dict):
+        return []
+    title = "Calibration: what an edge inside a mask means"
+    try:
+        odds = zip(map(number, content["strengths"]), map(number, content["log_odds"]), strict=True)
+        points = [(strength, math.exp(min(0.0, value))) for strength, value in odds]
+    except (KeyError, TypeError, ValueError):  # of settings that somebody changed
+        return []
+    return [Curve(title, points, "strength of the edge", "probability that it parts two objects")]
 
 
 def _write_sampled(path: Path, edges: np.ndarray, timestep: float | None) -> None:

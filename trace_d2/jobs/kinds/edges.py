@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,14 +29,14 @@ from trace_d2.jobs.command_line import STUDENT, TEACHER, job_parser, load_edge_c
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
-from trace_d2.jobs.pictures import paint_edges, shrink
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures
+from trace_d2.jobs.report import Measure, Outcome, Report
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.terminal import say
 
 PSEUDO_EDGES = "pseudo_edges/{}.png"
 _PANES = (
-    ("image", "Image"),
+    (PHOTOGRAPH, "Image"),
     ("edges", "Edge strength"),
     ("labels", "Pseudo edges (white: edge, black: none, grey: ignored)"),
 )
@@ -117,14 +117,12 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         height, width = inputs.photograph.pixels.shape[:2]
         return {"height": height, "width": width}
 
-    def pictures(self, inputs: EdgeInputs, result: tuple[float, ...]) -> dict[str, np.ndarray]:
+    def pictures(self, inputs: EdgeInputs, result: tuple[float, ...]) -> Pictures:
         assert inputs.edges is not None
-        small, size = shrink(inputs.photograph.pixels)
-        painted = {"image": small, "edges": paint_edges(inputs.edges, size)}
+        panes = {"edges": inputs.edges}
         if inputs.labels is not None:
-            grey = (inputs.labels == EDGE) + np.float32(0.5) * (inputs.labels == IGNORED)
-            painted["labels"] = paint_edges(grey, size)
-        return painted
+            panes["labels"] = (inputs.labels == EDGE) + np.float32(0.5) * (inputs.labels == IGNORED)
+        return Pictures(inputs.photograph.pixels, panes)
 
     def facts(self, inputs: EdgeInputs, result: tuple[float, ...]) -> Mapping[str, Any]:
         return {"shares": [round(share, 6) for share in result]}
@@ -142,7 +140,14 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
             shares = zip(facts.get("shares", ()), ("edge", "none", "ignored"), strict=False)
             return [f"{share:.1%} {name}" for share, name in shares]
 
-        return cls.page(outcome, cls.title, _PANES, caption, notes=label_summary(outcome.finished))
+        def percent(rank: int) -> Callable[[Record], float]:
+            return lambda record: 100 * (record.facts.get("shares") or (0, 0, 0))[rank]
+
+        labelled = any(record.facts.get("shares") for record in outcome.finished)
+        titles = ("edge pixels", "negative pixels", "ignored pixels") if labelled else ()
+        measures = [Measure(title, percent(i), False) for i, title in enumerate(titles)]
+        notes = label_summary(outcome.finished)
+        return cls.page(outcome, cls.title, _PANES, caption, notes=notes, measures=measures)
 
 
 class PseudoEdgeJob(PredictedEdgeJob):

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,14 +40,15 @@ from trace_d2.io.edge_maps import edge_paths
 from trace_d2.io.images import Sample, load_sample
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
 from trace_d2.io.paths import composed, file_below
+from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.command_line import existing_folder, load_edge_cfg
 from trace_d2.jobs.job import UsageError, files_print
-from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
-from trace_d2.jobs.pictures import nearest, paint_classes, paint_edges, paint_segments, shrink
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths, following
+from trace_d2.jobs.report import Measure, Outcome, Report
 from trace_d2.jobs.store import Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.labels import PanopticLabel, PanopticLabeler
@@ -58,9 +58,10 @@ from trace_d2.terminal import say
 
 PANOPTIC, SEMANTIC = "panoptic/{}.png", "semantic/{}.png"
 _PANES = (
-    ("image", "Image"),
+    (PHOTOGRAPH, "Image"),
     ("semantic", "Semantic mask"),
     ("edges", "Edges"),
+    ("uncut", "Segments without edges"),
     ("segments", "Segments"),
 )
 
@@ -199,26 +200,37 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         height, width = ids.shape
         return {"height": height, "width": width, "segments": segments, "instances": instances}
 
-    def pictures(self, inputs: Sample, result: PanopticLabel) -> dict[str, np.ndarray]:
-        small, size = shrink(inputs.photograph.pixels)
-        painted = {
-            "image": small,
-            "semantic": paint_classes(nearest(inputs.semantic, size), self.categories),
-            "segments": paint_segments(small, nearest(result.segment_ids, size)),
-        }
-        if inputs.edges is not None:
-            painted["edges"] = paint_edges(inputs.edges, size)
-        return painted
+    def pictures(self, inputs: Sample, result: PanopticLabel) -> Pictures:
+        ids = result.segment_ids
+        wanted = {c.name: c.color for c in self.categories}
+        segments = colored(ids, self._names(result), wanted)
+        classes = np.where(inputs.semantic == UNKNOWN, 0, inputs.semantic.astype(np.int32) + 1)
+        names = {c.id + 1: c.name for c in self.categories}
+        panes = {"semantic": following(classes, names, segments), "segments": segments}
+        if inputs.edges is None:
+            return Pictures(inputs.photograph.pixels, panes)
+        uncut = self.cutter(inputs.semantic)
+        panes["uncut"] = following(uncut.segment_ids, self._names(uncut), segments)
+        cuts = cut_strengths(ids, uncut.segment_ids, inputs.edges)
+        strengths = {"edges": inputs.edges}
+        return Pictures(inputs.photograph.pixels, {**panes, **strengths}, cuts, "segments")
+
+    def _names(self, label: PanopticLabel) -> dict[int, str]:
+        """The classes of the segments, by their ids."""
+        names = {c.id: c.name for c in self.categories}
+        return {segment.id: names[segment.category_id] for segment in label.segments}
 
     def facts(self, inputs: Sample, result: PanopticLabel) -> Mapping[str, Any]:
         things = sum(segment.isthing for segment in result.segments)
         cut = inputs.edges is not None and not of_one_strength(inputs.edges)
-        uncut = self.cutter.count_uncut(inputs.semantic) if cut else 0
+        uncut = self.cutter(inputs.semantic) if cut else None
         return {
             "segments": len(result.segments),
             "things": things,
-            "uncut": uncut,
+            "uncut": sum(segment.isthing for segment in uncut.segments) if uncut else 0,
             "blunt": int(inputs.blunt),
+            "slivers": _slivers(result),
+            "uncut_slivers": _slivers(uncut) if uncut else 0,
         }
 
     @classmethod
@@ -247,23 +259,13 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        store, categories, records = outcome.store, _categories(outcome), outcome.finished
+        records = outcome.finished
         segments = sum(record.facts["segments"] for record in records)
         things = sum(record.facts["things"] for record in records)
         images = max(1, len(records))
 
         def caption(facts: dict[str, Any]) -> list[str]:
             return [f"{facts['things']} things, {facts['segments'] - facts['things']} stuff"]
-
-        def legend(entry: ImageEntry) -> list[tuple[tuple[int, int, int], str]]:
-            count = outcome.records[entry.stem].facts["segments"]
-            segments = read_result(store, entry.stem, segments=count)["segments"]
-            counts = Counter(segment["category_id"] for segment in segments)
-            return [
-                (c.color, f"{c.name} ×{counts[c.id]}" if c.isthing else c.name)
-                for c in categories
-                if counts[c.id]
-            ]
 
         return cls.trust_page(
             outcome,
@@ -276,7 +278,13 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
                 ("things an image", f"{things / images:.1f}"),
                 ("stuff an image", f"{(segments - things) / images:.1f}"),
             ],
-            legend=legend,
+            legend="segments",
+            measures=[
+                Measure("pieces added by edges", _added),
+                Measure("slivers added by edges", _added_slivers),
+                Measure("slivers", lambda record: record.facts.get("slivers", 0), False),
+                Measure("segments", lambda record: record.facts["segments"], suspicious=False),
+            ],
         )
 
 
@@ -291,6 +299,24 @@ def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarra
     for segment in label.segments:
         table[segment.id] = rank[segment.category_id]
     return table[label.segment_ids]
+
+
+def _added(record: Record) -> int:
+    """Things that there are for edges alone; 0 where none cut anything, or none was counted."""
+    uncut = record.facts.get("uncut")
+    return max(0, record.facts["things"] - uncut) if uncut else 0
+
+
+def _added_slivers(record: Record) -> int:
+    facts = record.facts
+    cut = facts.get("uncut") and "slivers" in facts
+    return max(0, facts["slivers"] - facts.get("uncut_slivers", 0)) if cut else 0
+
+
+def _slivers(label: PanopticLabel) -> int:
+    """Things too small or thin for most objects."""
+    pixels = label.segment_ids.size
+    return sum(one.isthing and is_sliver(one.area, one.bbox, pixels) for one in label.segments)
 
 
 def _categories(outcome: Outcome) -> tuple[Category, ...]:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
@@ -31,15 +32,23 @@ from trace_d2.io.json_files import shown
 from trace_d2.io.listing import locate_images, spread
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
 from trace_d2.io.paths import check_output
+from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import load_edge_cfg
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.journal import ImageEntry, check_name
+from trace_d2.jobs.journal import ImageEntry, Record, check_name
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.output import DamagedFileError, writing_to
-from trace_d2.jobs.pictures import nearest, paint_edges, paint_masks, shrink
-from trace_d2.jobs.report import Outcome, Report, Table
+from trace_d2.jobs.pictures import (
+    PHOTOGRAPH,
+    Pictures,
+    colored,
+    cut_strengths,
+    following,
+    stacked,
+)
+from trace_d2.jobs.report import Measure, Outcome, Report, Table
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
@@ -50,7 +59,7 @@ _LEFT_OUT = "left_out.jsonl"
 _MOST_GIB = 4  # of the masks of one image, decoded
 _MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
 _PANES = (
-    ("image", "Image"),
+    (PHOTOGRAPH, "Image"),
     ("given", "Given masks"),
     ("edges", "Edges"),
     ("refined", "Refined masks"),
@@ -85,6 +94,7 @@ class RefinedMasks:
 
     Attributes:
         given: (K, H, W) bool, the masks it was made from.
+        given_categories: (K,) their category ids.
         masks: (N, H, W) bool; they may overlap.
         categories: (N,) category ids.
         scores: (N,) confidences; None if the given masks have none.
@@ -92,6 +102,7 @@ class RefinedMasks:
     """
 
     given: np.ndarray
+    given_categories: list[int]
     masks: np.ndarray
     categories: list[int]
     scores: list[float] | None
@@ -215,7 +226,10 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             categories += [category] * len(refined.masks)
             scores += refined.scores.tolist()
         masks = np.concatenate(parts)
-        return RefinedMasks(given, masks, categories, scores if scored else None, notes)
+        given_categories = [mask.category_id for mask in kept]
+        return RefinedMasks(
+            given, given_categories, masks, categories, scores if scored else None, notes
+        )
 
     def write(self, entry: MaskEntry, inputs: Inputs, result: RefinedMasks) -> dict[str, Any]:
         if self.optional:
@@ -224,20 +238,36 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         annotations = mask_annotations(result.masks, result.categories, result.scores)
         return {"height": height, "width": width, "instances": annotations}
 
-    def pictures(self, inputs: Inputs, result: RefinedMasks) -> dict[str, np.ndarray]:
-        small, size = shrink(inputs.photograph.pixels)
-        painted = {"image": small}
-        for key, masks in (("given", result.given), ("refined", result.masks)):
-            shrunk = np.array([nearest(mask, size) for mask in masks], bool)
-            painted[key] = paint_masks(small, shrunk)
-        if inputs.edges is not None:
-            painted["edges"] = paint_edges(inputs.edges, size)
-        return painted
+    def pictures(self, inputs: Inputs, result: RefinedMasks) -> Pictures:
+        pixels = inputs.photograph.pixels
+        listed = self.settings["categories"]
+        names = {one["id"]: str(one.get("name", one["id"])) for one in listed}
+        maps, named = {}, {}
+        for key, masks, categories in (
+            ("given", result.given, result.given_categories),
+            ("refined", result.masks, result.categories),
+        ):
+            maps[key] = stacked(masks, pixels.shape[:2])
+            named[key] = {rank: names[one] for rank, one in enumerate(categories, start=1)}
+        scores = {rank: f"score {s:.2f}" for rank, s in enumerate(result.scores or (), start=1)}
+        refined = colored(maps["refined"], named["refined"], {}, scores)
+        given = following(maps["given"], named["given"], refined)
+        panes = {"given": given, "refined": refined}
+        if inputs.edges is None:
+            return Pictures(pixels, panes)
+        cuts = cut_strengths(maps["refined"], maps["given"], inputs.edges)
+        return Pictures(pixels, {**panes, "edges": inputs.edges}, cuts, "refined")
 
     def facts(self, inputs: Inputs, result: RefinedMasks) -> Mapping[str, Any]:
         count = len(result.masks)
-        given = len(result.given)
-        return {"segments": count, "things": count, "given": given, "blunt": int(inputs.blunt)}
+        return {
+            "segments": count,
+            "things": count,
+            "given": len(result.given),
+            "blunt": int(inputs.blunt),
+            "slivers": sum(map(_is_sliver, result.masks)),
+            "given_slivers": sum(map(_is_sliver, result.given)),
+        }
 
     def notes(self, inputs: Inputs, result: RefinedMasks) -> tuple[str, ...]:
         return (*inputs.notes, *result.notes)
@@ -261,6 +291,13 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             [("Masks", outcome.settings.get("masks", ""))],
             cards=[("masks given", f"{given:,}"), ("refined masks", f"{refined:,}")],
             tables=[_left_out(outcome.store)],
+            legend="refined",
+            measures=[
+                Measure("masks added by edges", _added),
+                Measure("slivers added by edges", _added_slivers),
+                Measure("slivers", lambda record: record.facts.get("slivers", 0), False),
+                Measure("refined masks", lambda record: record.facts["segments"], False),
+            ],
         )
 
     def _decode(
@@ -303,6 +340,19 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return kept, masks[: len(kept)], tuple(notes)
 
 
+def _added(record: Record) -> int:
+    return max(0, record.facts["segments"] - record.facts["given"])
+
+
+def _added_slivers(record: Record) -> int:
+    return max(0, record.facts.get("slivers", 0) - record.facts.get("given_slivers", 0))
+
+
+def _is_sliver(mask: np.ndarray) -> bool:
+    pixels = mask.view(np.uint8)
+    return is_sliver(cv2.countNonZero(pixels), cv2.boundingRect(pixels), mask.size)
+
+
 def _categories(outcome: Outcome) -> list[dict[str, Any]]:
     categories = outcome.settings.get("categories")
     if isinstance(categories, list) and all(isinstance(one, dict) for one in categories):
@@ -331,7 +381,7 @@ def _left_out(store: JobStore) -> Table:
                 f"{path} is damaged in line {number} ({error}): run the job again, which writes it "
                 "anew"
             ) from error
-    return Table("Annotations left out", rows, "Annotation", _LEFT_OUT)
+    return Table("Annotations left out", rows, ("Annotation", "Why"), _LEFT_OUT)
 
 
 def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
