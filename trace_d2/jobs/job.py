@@ -157,9 +157,9 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
     def write(self, entry: EntryT, inputs: InputsT, result: ResultT) -> Mapping[str, Any]:
         """Write the files of the result; returns the note of it that ``join`` reads."""
 
-    @abstractmethod
     def pictures(self, inputs: InputsT, result: ResultT) -> Pictures:
-        """What the report page shows of the image."""
+        """What the report page shows of an image that is ``pictured``."""
+        raise NotImplementedError
 
     def facts(self, inputs: InputsT, result: ResultT) -> Mapping[str, Any]:
         """Numbers of the result for the journal."""

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import numpy as np
-
 from trace_d2.io.atomic import atomic_file
 from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.exports.shapes import Shape
@@ -265,9 +263,6 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
             place_image(self.images / entry.file_name, self._place(entry), self.placing)
         height, width = inputs.size
         return {"height": height, "width": width}
-
-    def pictures(self, inputs: ExportInputs, result: Any) -> dict[str, np.ndarray]:
-        return {}
 
     @staticmethod
     @abstractmethod
