@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -56,6 +57,7 @@ PARTS = (
     Part("memory", "memory", 60),
 )
 # Imported once, before the parts are forked off; what is missing fails in the part that needs it.
+_LIBRARIES = ("torch", "transformers", "diffusers")
 _COMMON = ("gpu_checks.common", "random_backbone", "peft", "trace_d2.edges.student_loading")
 
 
@@ -157,7 +159,9 @@ def _told(part: Part, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_common() -> None:
-    for module in _COMMON:
+    # peft imports bitsandbytes, which opens CUDA as it is imported.
+    sound = importlib.util.find_spec("bitsandbytes") is None
+    for module in (*_LIBRARIES, *(_COMMON if sound else ())):
         try:
             importlib.import_module(module)
         except Exception as error:

@@ -76,7 +76,6 @@ def plans(name: str, resolution: int = 0) -> dict[str, Plan]:
 
     settings = BackboneSettings(name=name, resolution=resolution, dtype="bfloat16")
     backbone = random_backbone(name, settings, torch.bfloat16, torch.device("meta"))
-    nn.Module.to(backbone.vae, torch.bfloat16)  # as it is loaded; diffusers' own warns of it
     denoiser, activations = backbone.denoiser, _activations(backbone)
     kept = modules_kept(type(denoiser), denoiser.config)
     few = {

@@ -11,6 +11,7 @@ from architectures import ARCHITECTURES, Architecture
 
 from trace_d2.backbones import NullPrompt
 from trace_d2.backbones.backbone import BackboneSettings
+from trace_d2.backbones.loading import vae_dtype
 from trace_d2.backbones.registry import BACKBONE_REGISTRY, REGISTERED_MODELS
 
 
@@ -23,17 +24,18 @@ def random_backbone(
 ) -> Any:
     """A backbone of ``ARCHITECTURES``, or another ``architecture``, with the null prompt at zeros.
 
-    On the meta device it has shapes and no values. The VAE has its own configuration's type.
+    On the meta device it has shapes and no values.
     """
     architecture, registered = architecture or ARCHITECTURES[name], REGISTERED_MODELS[name]
     family = BACKBONE_REGISTRY.get(registered.family)
-    vae_dtype = torch.float32 if architecture.vae.get("force_upcast", True) else dtype
     denoiser = materialise(family.denoiser_class, architecture.denoiser, dtype, device)
     scheduler = getattr(diffusers, architecture.scheduler)
     return family(
         settings,
         denoiser=denoiser,
-        vae=materialise(diffusers.AutoencoderKL, architecture.vae, vae_dtype, device),
+        vae=materialise(
+            diffusers.AutoencoderKL, architecture.vae, vae_dtype(architecture.vae, dtype), device
+        ),
         scheduler=scheduler(**architecture.schedule),
         null_prompt=NullPrompt.zeros(family.prompt_shapes(denoiser.config)),
         native_resolution=registered.native_resolution,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,13 @@ def load_text_encoder(source: ModelSource, component: str, dtype: torch.dtype) -
 
 def load_vae(source: ModelSource, dtype: torch.dtype) -> AutoencoderKL:
     """The VAE, in float32 where it would overflow: SDXL's does in float16, none in bfloat16."""
-    config = load_config(source, "vae")
+    return load_model(source, AutoencoderKL, "vae", vae_dtype(load_config(source, "vae"), dtype))
+
+
+def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """What a VAE of that configuration runs in beside a denoiser in ``dtype``."""
     upcast = dtype == torch.float16 and config.get("force_upcast", True)
-    return load_model(source, AutoencoderKL, "vae", torch.float32 if upcast else dtype)
+    return torch.float32 if upcast else dtype
 
 
 def load_config(source: ModelSource, component: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,8 @@ def _launches(check: Check, work: Callable[[], Any]) -> dict[str, Any]:
         work()
         if check.cuda:
             torch.cuda.synchronize()
-    rows = [row for row in profiler.key_averages() if not row.key.startswith("cuda")]
+    # Calls of CUDA's two interfaces (cudaLaunchKernel, cuLaunchKernelEx) stand beside the kernels.
+    rows = [row for row in profiler.key_averages() if not re.match("cu(da)?[A-Z]", row.key)]
 
     def own_ms(row: Any) -> float:
         time = row.self_device_time_total if check.cuda else row.self_cpu_time_total
