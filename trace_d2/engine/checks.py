@@ -62,9 +62,9 @@ def check_machine(cfg: CfgNode, *, train: bool, resume: bool) -> None:
     """The part of ``check_config`` that looks at no data: device, weights, solver."""
     goes_on = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     check_all(
-        lambda: _check_device(cfg),
+        lambda: check_device(cfg),
         lambda: _check_precision(cfg, train),
-        lambda: None if goes_on else _check_weights(cfg.MODEL.WEIGHTS),
+        lambda: None if goes_on else check_weights(cfg.MODEL.WEIGHTS),
         lambda: _check_solver(cfg) if train else None,
     )
 
@@ -201,7 +201,8 @@ def _classes(name: str) -> list[tuple[str, bool]] | None:
     return [(text, rank in things) for rank, text in enumerate(metadata.stuff_classes)]
 
 
-def _check_device(cfg: CfgNode) -> None:
+def check_device(cfg: CfgNode) -> None:
+    """Raise a ValueError unless the devices of ``cfg`` are there."""
     keys = {"MODEL.DEVICE": cfg.MODEL.DEVICE, "MODEL.TRACE.DEVICE": cfg.MODEL.TRACE.DEVICE}
     for key, name in keys.items():
         if key == "MODEL.TRACE.DEVICE" and name == "auto":
@@ -251,13 +252,14 @@ def _check_solver(cfg: CfgNode) -> None:
     check_optimizer(cfg)
 
 
-def _check_weights(weights: str) -> None:
+def check_weights(weights: str, option: str = "MODEL.WEIGHTS") -> None:
+    """Raise a FileNotFoundError unless the file that ``option`` names is there."""
     if not weights or "://" in weights:  # fetched by Detectron2, which names the address
         return
     if not PathManager.isfile(weights):
+        more = ", or leave it empty to start from random weights" if "." in option else ""
         raise FileNotFoundError(
-            f"MODEL.WEIGHTS: no file at {Path(weights).absolute()}; correct the path, or leave it "
-            "empty to start from random weights"
+            f"{option}: no file at {Path(weights).absolute()}; correct the path{more}"
         )
 
 

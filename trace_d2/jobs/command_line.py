@@ -123,10 +123,17 @@ def add_edge_options(parser: argparse.ArgumentParser) -> None:
     edges.add_argument("--save-edges", action="store_true", help="keep the detected edges")
 
 
-def run_command(kind: type[AnyJob], args: argparse.Namespace) -> int:
-    """Run, or merge, the job that ``args`` of a ``job_parser`` describe; returns the status."""
+def run_command(
+    kind: type[AnyJob],
+    args: argparse.Namespace,
+    make: Callable[[argparse.Namespace], AnyJob] | None = None,
+) -> int:
+    """Run, or merge, the job that ``args`` of a ``job_parser`` describe; returns the status.
+
+    ``make`` takes the place of ``kind.from_args``, for jobs that need what is beyond this room.
+    """
     return exit_status(
-        lambda: _merge(kind, args.merge) if args.merge else _run(kind, args),
+        lambda: _merge(kind, args.merge) if args.merge else _run(kind, args, make),
         lambda: _what_is_safe(kind, args.merge or args.output),
     )
 
@@ -250,13 +257,17 @@ def parse_shard(text: str) -> Shard:
     raise ValueError(f"a shard is I/N with I in 1..N, such as 1/4; got {text!r}")
 
 
-def _run(kind: type[AnyJob], args: argparse.Namespace) -> int:
-    missing = [f"--{name}" for name in kind.needs if getattr(args, name) is None]
+def _run(
+    kind: type[AnyJob],
+    args: argparse.Namespace,
+    make: Callable[[argparse.Namespace], AnyJob] | None,
+) -> int:
+    missing = [f"--{name.replace('_', '-')}" for name in kind.needs if getattr(args, name) is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; see --help")
     try:
         shard = parse_shard(args.shard)
-        job = kind.from_args(args)
+        job = (make or kind.from_args)(args)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     progress = not args.quiet

@@ -118,7 +118,12 @@ def colored(
     )
 
 
-def following(numbers: np.ndarray, names: Mapping[int, str], regions: Regions) -> Regions:
+def following(
+    numbers: np.ndarray,
+    names: Mapping[int, str],
+    regions: Regions,
+    texts: Mapping[int, str] | None = None,
+) -> Regions:
     """Regions in the colours that ``regions`` have in the same place.
 
     Each takes the colour of the one that it shares most pixels with; where there is none, grey.
@@ -127,6 +132,7 @@ def following(numbers: np.ndarray, names: Mapping[int, str], regions: Regions) -
         numbers: integer (H, W), 0 = none.
         names: of the class of each number.
         regions: of the same size.
+        texts: as of ``colored``; numbers are then told as well.
     """
     colors: dict[int, Color] = {}
     most: dict[int, int] = {}
@@ -138,7 +144,11 @@ def following(numbers: np.ndarray, names: Mapping[int, str], regions: Regions) -
     return Regions(
         numbers,
         {
-            number: Mark(name, colors.get(number, GREY), _told(areas[number], numbers))
+            number: Mark(
+                name,
+                colors.get(number, GREY),
+                _told(areas[number], numbers, texts, 0 if texts is None else number),
+            )
             for number, name in names.items()
             if areas[number]
         },

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Layout:
         optional: files of one image that a run may be asked for besides.
         facts: numbers that the record of a finished image has.
         joined: files of all images.
+        told: files of one image by the fact in its record that tells that it has them.
         scratch: a folder that is needed only until all images are done.
         beside: whether the output is a file, and the folder is ``<file>.work``.
         upgrade: from settings of format 1 to those of today.
@@ -83,6 +84,7 @@ class Layout:
     optional: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
+    told: Mapping[str, str] = field(default_factory=dict)
     scratch: str = ""
     beside: bool = False
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
@@ -90,7 +92,7 @@ class Layout:
     @property
     def patterns(self) -> tuple[str, ...]:
         """All files of one image."""
-        return (*self.results, *self.optional, NOTES, PREVIEWS)
+        return (*self.results, *self.optional, *self.told.values(), NOTES, PREVIEWS)
 
     @property
     def folders(self) -> list[str]:
@@ -267,7 +269,7 @@ class JobStore:
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
         """Note the images of the job, the first ``limit`` of which are to be done."""
-        names = [field.name for field in fields(ImageEntry)]  # what a subclass adds stays out
+        names = [own.name for own in fields(ImageEntry)]  # what a subclass adds stays out
         images = [{name: getattr(entry, name) for name in names} for entry in entries]
         write_json(self.images_path, {"limit": limit, "images": images})
 
@@ -346,7 +348,8 @@ class JobStore:
             return False
         if record.file_name != entry.file_name or not record.facts.keys() >= {*self.layout.facts}:
             return False
-        needed = [*self.layout.results, NOTES, *optional]
+        told = [path for fact, path in self.layout.told.items() if fact in record.facts]
+        needed = [*self.layout.results, NOTES, *told, *optional]
         if entry.pictured:
             needed.append(PREVIEWS)
         # A name too long for the file system is no file, but an error to ``Path.is_file``.

@@ -95,20 +95,14 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     ) -> None:
         self.cfg = cfg
         self.images = Path(images)
-        node = cfg.MODEL.TRACE.EDGES
-        self.source: str = node.SOURCE
+        self.source: str = cfg.MODEL.TRACE.EDGES.SOURCE
         self.looks = self.source in _DETECTOR_KEYS
-        self.edges_folder = Path(node.DIR) if self.source == FILES else None
+        self.edges_folder = given_edges(cfg)
         content = {
             "images": str(self.images.resolve()),
-            "edges": str(self.edges_folder.resolve()) if self.edges_folder else self.source,
             **settings,
-            **deciding_keys(cfg, (*self.nodes, *_DETECTOR_KEYS.get(self.source, ()))),
+            **edge_settings(cfg, self.nodes, self.calibrated),
         }
-        if self.source == STUDENT:
-            content["student"] = student_print(cfg)
-        if self.calibrated and node.CALIBRATION and self.source != NONE:
-            content["calibration"] = EdgeCalibration.load(node.CALIBRATION).to_json()
         super().__init__(output, content, entries, [KEPT_EDGES] if save_edges else [])
 
     @cached_property
@@ -211,6 +205,31 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
 def _seen(entry: ImageEntry, inputs: Inputs) -> tuple[np.ndarray, str]:
     """What a detector is shown; the stem without folders fixes its noise."""
     return inputs.photograph.pixels, Path(entry.file_name).stem
+
+
+def given_edges(cfg: CfgNode) -> Path | None:
+    """The folder of given edges; None where they are detected, or there are none."""
+    node = cfg.MODEL.TRACE.EDGES
+    return Path(node.DIR) if node.SOURCE == FILES else None
+
+
+def edge_settings(cfg: CfgNode, nodes: Sequence[str], calibrated: bool) -> dict[str, Any]:
+    """What decides results as far as edges do: where they are from, and what they depend on.
+
+    Args:
+        nodes: nodes of ``MODEL.TRACE`` that decide as well.
+        calibrated: whether the strengths of edges are.
+    """
+    node, folder = cfg.MODEL.TRACE.EDGES, given_edges(cfg)
+    content = {
+        "edges": str(folder.resolve()) if folder else node.SOURCE,
+        **deciding_keys(cfg, (*nodes, *_DETECTOR_KEYS.get(node.SOURCE, ()))),
+    }
+    if node.SOURCE == STUDENT:
+        content["student"] = student_print(cfg)
+    if calibrated and node.CALIBRATION and node.SOURCE != NONE:
+        content["calibration"] = EdgeCalibration.load(node.CALIBRATION).to_json()
+    return content
 
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Predict photographs by a trained model: instances, panoptic segments, and a page to look at.
+
+    python tools/predict.py --config-file OUTPUT_DIR/config.yaml \\
+        --weights OUTPUT_DIR/model_final.pth --images DIR --output DIR [KEY VALUE ...]
+    python tools/predict.py --merge OUTPUT
+
+OUTPUT/predictions.json holds instances with scores (COCO, RLE), OUTPUT/panoptic.json and
+OUTPUT/panoptic/ panoptic segments (COCO panoptic), whichever the model gives. It is any of
+tools/train_net.py, or any Detectron2 model with masks; what its classes are stands in the config
+and in the checkpoint. With MODEL.TRACE.POSTPROCESSOR.ENABLED True its masks are cut along instance
+edges, and the page shows them before and after. An image that cannot be read is recorded in
+OUTPUT/journal.jsonl, and the others go on. A job that was cut short, in whatever way, continues
+when the same command runs again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from trace_d2.jobs.command_line import job_parser, run_command
+
+_WORKERS = 2  # they encode files, which takes far less time than predicting
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``; returns the exit status."""
+    args = build_parser().parse_intermixed_args(argv)
+    from trace_d2.engine.predict_command import predict_job  # once the arguments are right
+    from trace_d2.jobs.kinds.predictions import PredictionJob
+
+    return run_command(PredictionJob, args, predict_job)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = job_parser(__doc__, "every image is predicted", "predicted", workers=_WORKERS)
+    parser.add_argument(
+        "--weights", metavar="FILE", help="checkpoint of the model: a file, or an address"
+    )
+    parser.add_argument("--images", metavar="DIR", help="photographs")
+    parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="least score of an instance, 0..1 (default: 0.5); 0 keeps all, as evaluation wants. "
+        "Panoptic segments have thresholds of their own in the config",
+    )
+    parser.add_argument(
+        "--categories",
+        metavar="FILE",
+        help="what the classes of the model are, in their order, where neither its config nor its "
+        "checkpoint says so: JSON list of {id, name, isthing}, or voc, or coco",
+    )
+    parser.add_argument(
+        "--images-json",
+        metavar="FILE",
+        help="COCO file whose images give the ids; images that it does not name are skipped. "
+        "Without it stems are the ids if all are numbers, else the ranks in the sorted list",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,405 @@
+"""Predictions: what a trained model sees in photographs.
+
+::
+
+    OUTPUT/
+      predictions.json                      COCO instances with scores, of a model that gives them
+      panoptic.json  panoptic/<stem>.png    COCO panoptic, of a model that gives it
+      categories.json                       what both speak of, in the order of the model's classes
+
+What the model is, and how it is built, the job is told by ``build``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from trace_d2.io.atomic import atomic_file, write_json, write_png
+from trace_d2.io.categories import Category, category_entries, parse_categories
+from trace_d2.io.coco_panoptic import id2rgb, image_entry, panoptic_annotation
+from trace_d2.io.edge_maps import edge_paths
+from trace_d2.io.images import Inputs, read_image
+from trace_d2.io.mask_rle import decode_segmentation
+from trace_d2.io.regions import is_sliver
+from trace_d2.jobs.coco_files import CocoStream, read_result
+from trace_d2.jobs.job import Job, Read, UsageError, files_print
+from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.jobs.pictures import (
+    PHOTOGRAPH,
+    Pictures,
+    colored,
+    cut_strengths,
+    following,
+    stacked,
+)
+from trace_d2.jobs.report import Measure, Outcome, Report
+from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.terminal import say
+
+PANOPTIC = "panoptic/{}.png"
+_INSTANCES, _PANOPTIC_JSON, _CATEGORIES = "predictions.json", "panoptic.json", "categories.json"
+_OUTPUTS = ("instances", "segments")  # facts, and panes
+_PANES = (
+    (PHOTOGRAPH, "Image"),
+    ("uncut_instances", "Instances as predicted"),
+    ("uncut_segments", "Panoptic segments as predicted"),
+    ("edges", "Edges"),
+    ("instances", "Instances"),
+    ("segments", "Panoptic segments"),
+)
+_SCALE = 1000  # of scores in the journal, which holds whole numbers
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image, with the category ids of the data set.
+
+    Attributes:
+        instances: COCO annotations without ``id`` and ``image_id``, by falling score; None: the
+            model gives no instances.
+        segment_ids: (H, W) int32, 0 = void; None: the model gives no panoptic segments.
+        segments: of ``segment_ids``: COCO ``segments_info``.
+        below: instances that were left out for their score.
+        best: the highest score of an instance, 0..1; 0 without any.
+        notes: remarks for the journal.
+    """
+
+    instances: list[dict[str, Any]] | None = None
+    segment_ids: np.ndarray | None = None
+    segments: tuple[dict[str, Any], ...] = ()
+    below: int = 0
+    best: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came out for one image.
+
+    Attributes:
+        found: the prediction.
+        uncut: the same before it was cut along edges; None: it was not.
+        edges: float32 (H, W) in 0..1, along which it was cut; None: it was not.
+    """
+
+    found: Prediction
+    uncut: Prediction | None = None
+    edges: np.ndarray | None = None
+
+
+class Predictor(Protocol):
+    """A trained model. Results do not depend on which images are seen together."""
+
+    def ready(self, pixels: np.ndarray) -> Any:
+        """What ``predict`` takes of an image uint8 (H, W, 3) RGB; any thread may do it ahead."""
+
+    def predict(self, ready: Any, pixels: np.ndarray, file_name: str) -> Predicted:
+        """What the model says of the image.
+
+        Raises:
+            UsageError: it gives nothing that could be written, whatever the image.
+        """
+
+
+@dataclass(frozen=True)
+class PredictInputs(Inputs):
+    """A photograph, and what the model says of it once it has seen it."""
+
+    predicted: Predicted | None = None
+
+
+class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
+    """Predicts image by image.
+
+    Args:
+        build: gives the model once the folder is ours, which ``store`` tells of.
+        images: folder of the photographs.
+        output, entries: see ``Job``.
+        categories: what the classes of the model are.
+        settings: what decides the results besides images and categories.
+        edges_folder: of given edges, files of which are inputs as well; None: none are given.
+    """
+
+    layout = Layout(
+        "predictions",
+        joined=(_INSTANCES, _PANOPTIC_JSON, _CATEGORIES),
+        told={"segments": PANOPTIC},
+    )
+    done = "predicted"
+    files = "predictions: {}"
+    needs = ("config_file", "weights", "images", "output")
+    looks = True
+    stays = (*Job.stays, "build", "predictor")
+
+    def __init__(
+        self,
+        build: Callable[[JobStore], Predictor],
+        images: str | Path,
+        output: str | Path,
+        entries: Sequence[ImageEntry],
+        categories: Sequence[Category],
+        settings: Mapping[str, Any],
+        edges_folder: Path | None = None,
+    ) -> None:
+        self.build = build
+        self.images = Path(images)
+        self.categories = tuple(categories)
+        self.edges_folder = edges_folder
+        content = {
+            "images": str(self.images.resolve()),
+            "categories": category_entries(self.categories),
+            **settings,
+        }
+        super().__init__(output, content, entries)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The model. Raises UsageError where it cannot be loaded."""
+        return self.build(self.store)
+
+    def fingerprint(self, entry: ImageEntry) -> str:
+        paths = [self.images / entry.file_name]
+        if self.edges_folder is not None:
+            paths += edge_paths(self.edges_folder, entry.stem)
+        return files_print(paths)
+
+    def skip(self, entry: ImageEntry) -> str:
+        return "the list given by --images-json does not name it" if entry.image_id is None else ""
+
+    def load(self, entry: ImageEntry) -> PredictInputs:
+        photograph = read_image(self.images / entry.file_name)
+        return PredictInputs(photograph, None, photograph.notes)
+
+    def read(self, entry: ImageEntry) -> Read[ImageEntry, PredictInputs]:
+        inputs = self.load(entry)
+        # The model is built in the main thread, at the first look.
+        built = "predictor" in vars(self)
+        ready = self.predictor.ready(inputs.photograph.pixels) if built else None
+        return Read(entry, inputs, ready)
+
+    def look(
+        self, images: Sequence[Read[ImageEntry, PredictInputs]]
+    ) -> list[tuple[PredictInputs, Mapping[str, Any]] | Exception]:
+        return [self._attempt(image) for image in images]
+
+    def _attempt(
+        self, image: Read[ImageEntry, PredictInputs]
+    ) -> tuple[PredictInputs, Mapping[str, Any]] | Exception:
+        predictor, pixels = self.predictor, image.inputs.photograph.pixels
+        try:
+            ready = predictor.ready(pixels) if image.ready is None else image.ready
+            predicted = predictor.predict(ready, pixels, image.entry.file_name)
+        except UsageError:  # no fault of the image
+            raise
+        except Exception as error:  # recorded with its cause; the other images go on
+            return error
+        if not image.entry.pictured:  # workers need not be sent them
+            predicted = replace(predicted, edges=None)
+        return replace(image.inputs, predicted=predicted), {}
+
+    def make(self, entry: ImageEntry, inputs: PredictInputs) -> Prediction:
+        assert inputs.predicted is not None
+        return inputs.predicted.found
+
+    def write(
+        self, entry: ImageEntry, inputs: PredictInputs, result: Prediction
+    ) -> Mapping[str, Any]:
+        height, width = inputs.photograph.pixels.shape[:2]
+        note: dict[str, Any] = {"height": height, "width": width}
+        if result.segment_ids is not None:
+            path = self.store.place(PANOPTIC, entry.stem)
+            write_png(path, id2rgb(result.segment_ids), fast=True)
+            note["segments"] = list(result.segments)
+        if result.instances is not None:
+            note["instances"] = result.instances
+        return note
+
+    def pictures(self, inputs: PredictInputs, result: Prediction) -> Pictures:
+        assert inputs.predicted is not None
+        uncut, edges = inputs.predicted.uncut, inputs.predicted.edges
+        shape = inputs.photograph.pixels.shape[:2]
+        maps = self._maps(result, shape)
+        key = _main(maps)
+        numbers, names, texts = maps.pop(key)
+        wanted = {c.name: c.color for c in self.categories}
+        panes = {key: colored(numbers, names, wanted, texts)}
+        before = {} if uncut is None else self._maps(uncut, shape)
+        others = {**maps, **{f"uncut_{name}": own for name, own in before.items()}}
+        panes |= {name: following(*own[:2], panes[key], own[2]) for name, own in others.items()}
+        if edges is None:
+            return Pictures(inputs.photograph.pixels, panes)
+        cuts = cut_strengths(numbers, before[key][0], edges)
+        return Pictures(inputs.photograph.pixels, {**panes, "edges": edges}, cuts, key)
+
+    def _maps(
+        self, found: Prediction, shape: tuple[int, int]
+    ) -> dict[str, tuple[np.ndarray, dict[int, str], dict[int, str]]]:
+        """Of each pane: numbers of regions, their classes, and what is said besides."""
+        names = {category.id: category.name for category in self.categories}
+        maps = {}
+        if found.instances is not None:
+            rows = dict(enumerate(found.instances, start=1))
+            masks = [decode_segmentation(row["segmentation"], *shape) for row in rows.values()]
+            maps["instances"] = (
+                stacked(masks, shape),
+                {rank: names[row["category_id"]] for rank, row in rows.items()},
+                {rank: f"score {row['score']:.2f}" for rank, row in rows.items()},
+            )
+        if found.segment_ids is not None:
+            known = np.unique(np.append(found.segment_ids, 0))  # some models' ids are large
+            ids = [segment["id"] for segment in found.segments]
+            ranks = dict(zip(ids, np.searchsorted(known, ids).tolist(), strict=True))
+            maps["segments"] = (
+                np.searchsorted(known, found.segment_ids).astype(np.int32),
+                {ranks[segment["id"]]: names[segment["category_id"]] for segment in found.segments},
+                {},
+            )
+        return maps
+
+    def facts(self, inputs: PredictInputs, result: Prediction) -> Mapping[str, Any]:
+        found: dict[str, int] = {}
+        if result.instances is not None:
+            found["instances"] = len(result.instances)
+            found["below"] = result.below
+            found["best"] = round(_SCALE * result.best)
+        if result.segment_ids is not None:
+            found["segments"] = len(result.segments)
+        things = self._things(result)
+        height, width = inputs.photograph.pixels.shape[:2]
+        slivers = [is_sliver(row["area"], row["bbox"], height * width) for row in things]
+        found["things"], found["slivers"] = len(things), sum(slivers)
+        assert inputs.predicted is not None
+        if inputs.predicted.uncut is not None:
+            found["uncut"] = len(self._things(inputs.predicted.uncut))
+        return found
+
+    def _things(self, found: Prediction) -> list[dict[str, Any]]:
+        """Annotations of the things of a prediction: instances, if the model gives them."""
+        if found.instances is not None:
+            return found.instances
+        isthing = {category.id: category.isthing for category in self.categories}
+        return [segment for segment in found.segments if isthing[segment["category_id"]]]
+
+    def notes(self, inputs: PredictInputs, result: Prediction) -> tuple[str, ...]:
+        return (*inputs.notes, *result.notes)
+
+    @classmethod
+    def join(cls, outcome: Outcome) -> None:
+        root, categories = outcome.store.root, _categories(outcome)
+        things = [c for c in categories if c.isthing]
+        lists = {
+            "instances": (_INSTANCES, category_entries(tuple(things)), "predicted instances"),
+            "segments": (_PANOPTIC_JSON, category_entries(categories), "panoptic predictions"),
+        }
+        write_json(root / _CATEGORIES, category_entries(categories), indent=1)
+        given = {key for record in outcome.finished for key in record.facts}
+        images: list[dict[str, Any]] = []
+        with ExitStack() as stack:
+            streams = {
+                key: CocoStream(stack.enter_context(atomic_file(root / name)), listed, text)
+                for key, (name, listed, text) in lists.items()
+                if key in given
+            }
+            for entry in outcome.done:
+                facts = outcome.records[entry.stem].facts
+                counts = {key: facts[key] for key in streams}
+                note = read_result(outcome.store, entry.stem, **counts)
+                image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
+                images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
+                for row in note.get("instances", ()):
+                    stream = streams["instances"]
+                    stream.add({"id": stream.count + 1, "image_id": image_id, **row})
+                if "segments" in streams:
+                    segments = note["segments"]
+                    annotation = panoptic_annotation(image_id, f"{entry.stem}.png", segments)
+                    streams["segments"].add(annotation)
+            for stream in streams.values():
+                stream.close(images)
+
+    @classmethod
+    def tell(cls, store: JobStore) -> None:
+        for line in _summary(store):
+            say(line)
+
+    @classmethod
+    def report(cls, outcome: Outcome) -> Report:
+        settings, records = outcome.settings, outcome.finished
+        count = max(1, len(records))
+        things = sum(record.facts["things"] for record in records)
+        cards = [("things an image", f"{things / count:.1f}")]
+        if any("uncut" in record.facts for record in records):
+            before = sum(record.facts.get("uncut", 0) for record in records)
+            cards.append(("before the cut along edges", f"{before / count:.1f}"))
+
+        def caption(record: Record) -> str:
+            facts = record.facts
+            return ", ".join(f"{facts[key]} {key}" for key in _OUTPUTS if key in facts)
+
+        return Report(
+            "Predictions",
+            _PANES,
+            caption,
+            [
+                ("Images", settings.get("images", "")),
+                ("Weights", settings.get("weights", "")),
+                ("Edges", settings.get("edges", "none: nothing is cut")),
+            ],
+            cards=cards,
+            notes=_summary(outcome.store),
+            legend=_main({key for record in records for key in record.facts}),
+            measures=[
+                Measure("things added by edges", _added),
+                Measure("slivers", lambda record: record.facts.get("slivers", 0)),
+                Measure("times nothing at all", _is_empty),
+                Measure("things", lambda record: record.facts["things"], suspicious=False),
+            ],
+        )
+
+
+def _main(keys: Collection[str]) -> str:
+    """The pane whose colours the others follow."""
+    return "segments" if "segments" in keys else "instances"
+
+
+def _added(record: Record) -> int:
+    """Things that there are for edges alone."""
+    return max(0, record.facts["things"] - record.facts.get("uncut", record.facts["things"]))
+
+
+def _is_empty(record: Record) -> int:
+    return int(not any(record.facts.get(key) for key in _OUTPUTS))
+
+
+def _summary(store: JobStore) -> list[str]:
+    """What users should know of all predictions, a line each."""
+    facts = [record.facts for record in store.read_records().values() if record.facts]
+    lines = []
+    if any("instances" in own for own in facts):
+        found = sum(own.get("instances", 0) for own in facts)
+        below = sum(own.get("below", 0) for own in facts)
+        score = store.read_settings().get("score", 0)
+        lines.append(
+            f"{found} instances of a score of {score:g} or more, {below} below it are left out"
+        )
+        if not found and below:
+            best = max(own.get("best", 0) for own in facts) / _SCALE
+            lines.append(f"the highest score is {best:.3f}: a lower --score shows more")
+    if any("segments" in own for own in facts):
+        segments = sum(own.get("segments", 0) for own in facts)
+        lines.append(f"{segments} panoptic segments")
+    if any("uncut" in own for own in facts):
+        before, after = (sum(own.get(key, 0) for own in facts) for key in ("uncut", "things"))
+        lines.append(f"{after} things once they were cut along edges, {before} before")
+    return lines
+
+
+def _categories(outcome: Outcome) -> tuple[Category, ...]:
+    origin = str(outcome.store.settings_path)
+    return parse_categories(outcome.settings.get("categories"), origin, max_id=None)
