@@ -25,6 +25,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--series", type=int, default=0, help="which scenes; trace-tiny was trained on series 1")
     add("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="in pixels")
     add(
+        "--style", choices=("textures", "still-life"), default="textures",
+        help="textures: class is no colour; still-life: fruits on a table, like photographs",
+    )  # fmt: skip
+    add(
         "--semantic-noise", type=float, default=0.0, metavar="LEVEL",
         help="errors of the semantic masks, 0 (none) to 1 (poor)",
     )  # fmt: skip
@@ -37,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     from trace_d2.scenes.dataset import SceneSettings, write_scenes  # --help loads nothing
 
-    settings = SceneSettings(args.series, tuple(args.size), args.semantic_noise)
+    settings = SceneSettings(args.series, tuple(args.size), args.semantic_noise, args.style)
     try:
         write_scenes(args.output, args.count, settings, args.workers)
     except (ValueError, OSError) as error:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trace_d2.io.atomic import write_json, write_png
-from trace_d2.io.categories import Category, category_entries, parse_categories
+from trace_d2.io.atomic import write_bytes, write_json, write_png
+from trace_d2.io.categories import (
+    Category,
+    category_entries,
+    parse_categories,
+    parse_category_lines,
+)
 from trace_d2.io.coco_panoptic import (
     coco_dataset,
     image_entry,
@@ -23,7 +29,8 @@ from trace_d2.parallel import ordered_map
 
 from .noise import degrade_semantic
 from .oracle import boundaries
-from .procedural import CATEGORY_IDS, THING_CLASSES, make_scene
+from .procedural import CATEGORY_IDS, THING_CLASSES, Scene, make_scene
+from .still_life import STILL_LIFE_IDS, make_still_life
 
 _FOLDERS = ("images", "panoptic", "semantic", "edges_oracle")
 
@@ -36,11 +43,13 @@ class SceneSettings:
         series: which scenes; no scene of one series stands in another.
         size: (height, width) in pixels.
         semantic_noise: 0 (perfect masks) to 1, see ``degrade_semantic``.
+        style: one of ``STYLES``.
     """
 
     series: int = 0
     size: tuple[int, int] = (128, 128)
     semantic_noise: float = 0.0
+    style: str = "textures"
 
 
 def scene_categories() -> tuple[Category, ...]:
@@ -52,6 +61,20 @@ def scene_categories() -> tuple[Category, ...]:
     return parse_categories(entries, "the scenes' categories")
 
 
+def still_life_categories() -> tuple[Category, ...]:
+    """The categories of still lifes: fruits as things, the rest as background."""
+    return parse_category_lines(list(STILL_LIFE_IDS), "the categories of still lifes")
+
+
+STYLES: dict[
+    str, tuple[Callable[[int, int, tuple[int, int]], Scene], Callable[[], tuple[Category, ...]]]
+] = {
+    "textures": (make_scene, scene_categories),
+    "still-life": (make_still_life, still_life_categories),
+}
+"""What makes a scene of (series, index, size), and its categories."""
+
+
 def write_scenes(
     output: Path, count: int, settings: SceneSettings, workers: int = 1, progress: bool = True
 ) -> None:
@@ -59,7 +82,8 @@ def write_scenes(
 
     ``output`` receives images/, panoptic/ and panoptic.json (truth), instances.json (the things of
     the truth), semantic/ (8 bit, pixel = category id), edges_oracle/ (boundaries of the truth) and
-    categories.json. Stems are ``scene_000000`` on, image ids 1 on.
+    categories.json; of still lifes, too, classes.txt, which says the same in a name a line. Stems
+    are ``scene_000000`` on, image ids 1 on.
     """
     if count < 1:
         raise ValueError(f"a data set has at least one scene, not {count}")
@@ -73,21 +97,25 @@ def write_scenes(
     instances = list(itertools.chain.from_iterable(several))
     for number, annotation in enumerate(instances, start=1):
         annotation["id"] = number
-    categories = scene_categories()
+    categories = STYLES[settings.style][1]()
     for name, truth in (("panoptic", panoptic), ("instances", instances)):
         content = coco_dataset(images, truth, categories, "procedural scenes of trace_d2")
         write_json(output / f"{name}.json", content)
+    if settings.style == "still-life":  # their ids are ranks
+        names = "".join(f"{category.name}\n" for category in categories)
+        write_bytes(output / "classes.txt", names.encode())
     write_json(output / "categories.json", category_entries(categories), indent=1)
 
 
 def _write_scene(
     output: Path, settings: SceneSettings, index: int
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    scene = make_scene(settings.series, index, settings.size)
+    make, make_categories = STYLES[settings.style]
+    scene, categories = make(settings.series, index, settings.size), make_categories()
     name = f"scene_{index:06d}.png"
     semantic = degrade_semantic(
         scene.semantic(),
-        scene_categories(),
+        categories,
         settings.semantic_noise,
         zlib.crc32(f"{settings.series} {index}".encode()),
     )
@@ -101,5 +129,5 @@ def _write_scene(
     return (
         image_entry(image_id, name, *scene.segment_ids.shape),
         panoptic_annotation(image_id, name, segments),
-        instance_annotations(scene.segment_ids, segments, scene_categories(), image_id),
+        instance_annotations(scene.segment_ids, segments, categories, image_id),
     )
