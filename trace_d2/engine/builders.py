@@ -23,6 +23,7 @@ from trace_d2.evaluation.evaluators import (
     EdgeEvaluator,
     PanopticQualityEvaluator,
 )
+from trace_d2.io.json_files import read_json
 
 Batch = list[dict[str, Any]]
 
@@ -51,10 +52,36 @@ EDGE_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
 }
 """The same for models that predict edges, which are held against borders between segments."""
 
+RCNN = "GeneralizedRCNN"
+"""The ``MODEL.META_ARCHITECTURE`` of R-CNNs, which predict instances alone."""
+
+
+def _coco_of_panoptic(name: str, folder: str) -> COCOEvaluator:
+    """AP of each class, on the things of a panoptic data set (its ``instances.json``)."""
+    own, twin = MetadataCatalog.get(name), MetadataCatalog.get(f"{name}/instances")
+    known = {row["id"]: row["name"] for row in read_json(own.json_file)["categories"]}
+    twin.set(
+        json_file=own.json_file,
+        thing_classes=[known[key] for key in sorted(known)],
+        # Classes are counted over things and stuff, of which R-CNNs predict none.
+        thing_dataset_id_to_contiguous_id={
+            **own.thing_dataset_id_to_contiguous_id,
+            **own.stuff_dataset_id_to_contiguous_id,
+        },
+        evaluator_type="coco",
+    )
+    return COCOEvaluator(twin.name, output_dir=folder)
+
+
+_OWN_EVALUATORS = {
+    EDGE_PREDICTOR: EDGE_EVALUATORS,
+    RCNN: {**EVALUATORS, "coco_panoptic_seg": _coco_of_panoptic},
+}
+
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of a registered data set; results go to ``OUTPUT_DIR/inference/<name>``."""
-    known = EDGE_EVALUATORS if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR else EVALUATORS
+    known = _OWN_EVALUATORS.get(cfg.MODEL.META_ARCHITECTURE, EVALUATORS)
     build = known[MetadataCatalog.get(dataset_name).evaluator_type]
     return build(dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
 

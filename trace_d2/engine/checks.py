@@ -21,12 +21,13 @@ from trace_d2.engine.builders import (
     EDGE_PREDICTOR,
     EVALUATORS,
     MAPPERS,
+    RCNN,
     build_evaluator,
 )
 from trace_d2.engine.optimizer import check_optimizer
 from trace_d2.io.categories import Category
 
-RCNN, MASK2FORMER = "GeneralizedRCNN", "TraceMask2Former"
+MASK2FORMER = "TraceMask2Former"
 
 _SEVERAL = "several things are wrong:\n- "
 
@@ -289,12 +290,6 @@ def _check_outputs(cfg: CfgNode, dataset_name: str) -> None:
         raise ValueError(
             f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
             f"{', '.join(EVALUATORS)}. A data set without truth cannot be evaluated"
-        )
-    if kind == "coco_panoptic_seg" and cfg.MODEL.META_ARCHITECTURE == RCNN:
-        raise ValueError(
-            f"DATASETS.TEST has the panoptic {dataset_name!r}, but MODEL.META_ARCHITECTURE "
-            "GeneralizedRCNN predicts instances: test on its instances.json by "
-            "DATASETS.TRACE.INSTANCES"
         )
     if kind in _MASK2FORMER_SWITCHES and cfg.MODEL.META_ARCHITECTURE == MASK2FORMER:
         key, output = _MASK2FORMER_SWITCHES[kind]
