@@ -177,9 +177,9 @@ def _check_first(images: Sequence[dict[str, Any]], folder: Path, option: str) ->
 
 def _median_size(images: Sequence[dict[str, Any]]) -> tuple[int, int]:
     """Median height and width; 640 x 480 where the file says nothing."""
-    sizes = [[image.get("height"), image.get("width")] for image in images]
-    known = [size for size in sizes if all(size)] or [[480, 640]]
-    return round(median(h for h, _ in known)), round(median(w for _, w in known))
+    known = [(i["height"], i["width"]) for i in images if i.get("height") and i.get("width")]
+    heights, widths = zip(*(known or [(480, 640)]), strict=True)
+    return round(median(heights)), round(median(widths))
 
 
 def config_entries(

@@ -114,7 +114,7 @@ def _photographed(
     image *= (1 - 0.22 * (x**2 + y**2) / 2)[..., None]
     image *= rng.uniform(0.92, 1.08, 3) * rng.uniform(0.85, 1.1)
     image = cv2.GaussianBlur(image, (0, 0), 0.45)
-    image += rng.normal(0, 0.012, image.shape)
+    image = image + rng.normal(0, 0.012, image.shape)
     seen = cv2.resize(owner, (width, height), interpolation=cv2.INTER_NEAREST)
     present, ids = np.unique(seen, return_inverse=True)
     names = ["background", *(fruit.name for fruit in fruits)]
@@ -253,8 +253,8 @@ def _paint(
 def _apple(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Red with a yellow cheek, in streaks from stalk to flower."""
     meridian = u / np.sqrt(np.clip(1.08 - v**2, 0.05, None))
-    streaks = np.interp(meridian, np.linspace(-1.5, 1.5, 50), rng.normal(0, 0.14, 50))
-    streaks = cv2.GaussianBlur(streaks + 0.12 * smooth_noise(u.shape, 3.0, rng), (0, 0), 1.5)
+    stripes = np.interp(meridian, np.linspace(-1.5, 1.5, 50), rng.normal(0, 0.14, 50))
+    streaks = cv2.GaussianBlur(stripes + 0.12 * smooth_noise(u.shape, 3.0, rng), (0, 0), 1.5)
     cheek = np.clip(rng.uniform(-0.3, 0.3) + 0.6 * u * rng.choice([-1, 1]) + streaks, 0, 1)
     red, yellow = np.array([0.72, 0.1, 0.1]), np.array([0.86, 0.68, 0.22])
     return red + cheek[..., None] * (yellow - red)
