@@ -112,7 +112,7 @@ def _photographed(
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image *= (1 - 0.22 * (x**2 + y**2) / 2)[..., None]
-    image *= rng.uniform(0.92, 1.08, 3) * rng.uniform(0.85, 1.1)
+    image = image * (rng.uniform(0.92, 1.08, 3) * rng.uniform(0.85, 1.1))
     image = cv2.GaussianBlur(image, (0, 0), 0.45)
     image = image + rng.normal(0, 0.012, image.shape)
     seen = cv2.resize(owner, (width, height), interpolation=cv2.INTER_NEAREST)
