@@ -46,7 +46,7 @@ class Part:
 PARTS = (
     Part("machine", "machine", 60),
     Part("kernels", "kernels", 90),
-    Part("tests", "gpu_tests", 100),
+    Part("tests", "gpu_tests", 120),
     Part("sd35-large", "models", 120, ("sd35-large",)),
     Part("host", "host", 60),
     Part("distillation", "distillation", 75),

@@ -141,9 +141,12 @@ def load_student(
 def student_to_train(cfg: Any) -> EdgeStudent:
     """A new student by ``MODEL.TRACE.STUDENT``, or the one in its ``WEIGHTS`` to be trained on.
 
-    From here on this process does without cuDNN's attention; see ``forbid_cudnn_attention``.
+    From here on this process does without cuDNN's attention, see ``forbid_cudnn_attention``, and
+    multiplies float32 matrices in TF32 on CUDA: those are the adapters', and what they meet is
+    bfloat16, of which TF32 loses nothing.
     """
     forbid_cudnn_attention()
+    torch.backends.cuda.matmul.allow_tf32 = True
     trace = cfg.MODEL.TRACE
     if not trace.STUDENT.WEIGHTS:
         return EdgeStudent.from_config(cfg)

@@ -19,7 +19,8 @@ from trace_d2.edges.student import EdgeStudent
 
 def run(check: Check) -> None:
     """Measure."""
-    forbid_cudnn_attention()
+    forbid_cudnn_attention()  # both as in training
+    torch.backends.cuda.matmul.allow_tf32 = True
     name = "sd35-large"
     config = CONFIGS / "sd35_large_distill.yaml"
     rank = ("MODEL.TRACE.STUDENT.LORA.RANK", 2) if check.small else ()
