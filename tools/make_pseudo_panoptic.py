@@ -32,12 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     all_done = "every image is labelled, or skipped for want of a semantic mask"
     parser = job_parser(__doc__, all_done, "labelled")
-    parser.add_argument("--images", metavar="DIR", help="photographs")
+    parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
     parser.add_argument(
         "--semantic",
         metavar="DIR",
         help="<stem>.png, 8 bit, palette or grey: pixel = category id, 255 = unknown; or RGB in "
-        "the colours of the categories",
+        "the colours of the categories; in the same sub-folders as the images",
     )
     parser.add_argument(
         "--categories",
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--images-json",
         metavar="FILE",
         help="COCO file whose images give the ids; images that it does not name are skipped. "
-        "Without it stems are the ids if all are numbers, else the ranks in the sorted list",
+        "Without it names are the ids if all are numbers, else the ranks in the sorted list",
     )
     add_edge_options(parser)
     return parser

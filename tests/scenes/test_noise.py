@@ -85,7 +85,9 @@ def test_a_subset_of_a_folder_gets_the_same_files(tmp_path: Path) -> None:
     assert written[0] == written[1]
     assert written[0] != (tmp_path / "all/s1.png").read_bytes()
     with pytest.raises(ValueError, match="no semantic masks"):
-        write_degraded_semantic(tmp_path, tmp_path / "none", CATEGORIES, 0.6, progress=False)
+        write_degraded_semantic(
+            tmp_path / "empty", tmp_path / "none", CATEGORIES, 0.6, progress=False
+        )
 
 
 PERFECT = EdgeQuality(false=0, miss=0)
@@ -194,4 +196,4 @@ def test_files_at_fault_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"detector/a\.png"):
         write_degraded_edges(oracle, detector, output, PERFECT, progress=False)
     with pytest.raises(ValueError, match="no true edges"):
-        write_degraded_edges(tmp_path, detector, output, PERFECT, progress=False)
+        write_degraded_edges(tmp_path / "empty", detector, output, PERFECT, progress=False)

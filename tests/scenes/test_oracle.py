@@ -152,9 +152,13 @@ def edited(truth, change):
 
 def test_oracle_files_are_named_after_the_images(truth, tmp_path):
     *files, _ = truth
-    edited(files, lambda c: c["images"][0].update(file_name="x/photo.jpg"))
-    write_oracle(*files, tmp_path / "o", progress=False)
-    assert (tmp_path / "o/semantic/photo.png").is_file()
+    for name in ("x/photo", "/x/photo", "../photo"):
+        edited(files, lambda c, name=name: c["images"][0].update(file_name=f"{name}.jpg"))
+        output = tmp_path / name.replace("/", "-")
+        write_oracle(*files, output, progress=False)
+        stem = name if name == "x/photo" else "photo"  # nothing leads out of the output
+        assert (output / f"semantic/{stem}.png").is_file()
+        assert (output / f"edges/{stem}.png").is_file()
 
 
 def test_oracle_refuses_what_eight_bits_cannot_hold(truth, tmp_path):

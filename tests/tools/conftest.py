@@ -122,6 +122,7 @@ class LabelJob:
 
     def save(self, name: str, pixels: np.ndarray, **options: object) -> Path:
         """Write ``pixels`` as an image file below the root."""
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(self.root / name, **options)
         return self.root / name
 
@@ -160,7 +161,7 @@ class LabelJob:
         """All label files by name: what must not depend on how the job was run."""
         kept = ("panoptic", "semantic", "annotations")
         paths = [self.output / "panoptic.json", self.output / "instances.json"]
-        paths += [path for name in kept for path in (self.output / name).iterdir()]
+        paths += [p for name in kept for p in (self.output / name).rglob("*") if p.is_file()]
         return {str(path.relative_to(self.output)): path.read_bytes() for path in paths}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -244,14 +245,18 @@ def test_usage(tool, scenes, arguments, capsys) -> None:
     assert caught.value.code == 2
 
 
-def test_two_truths_of_one_stem(tool, scenes, edges, tmp_path, capsys) -> None:
+def test_truths_of_one_name_in_two_folders(tool, scenes, edges, tmp_path, capsys) -> None:
     content = json.loads((scenes / "panoptic.json").read_text())
     again = content["annotations"][0] | {"image_id": 99, "file_name": f"b/{STEMS[0]}.png"}
     content["annotations"].append(again)
     (tmp_path / "two.json").write_text(json.dumps(content))
     extra = ["--truth-json", str(tmp_path / "two.json"), "--truth-dir", str(scenes / "panoptic")]
     assert tool.main(["--edges", str(edges), *extra]) == 2
-    assert "share a stem" in capsys.readouterr().err
+    assert f"no edges of 1 of 5 images (b/{STEMS[0]})" in capsys.readouterr().err
+    again["file_name"] = f"./{STEMS[0]}.jpg"
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    assert tool.main(["--edges", str(edges), *extra]) == 2
+    assert re.search("share a stem|both have the PNG", capsys.readouterr().err)
 
 
 def test_edges_that_no_threshold_finds_are_told(tool, scenes, edges, capsys, caplog) -> None:

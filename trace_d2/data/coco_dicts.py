@@ -16,7 +16,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
-from trace_d2.data.dataset_files import folder_names, keep_present
+from trace_d2.data.dataset_files import keep_present, part_present
 from trace_d2.data.label_folder import check_labels
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
@@ -73,7 +73,7 @@ def load_panoptic_dicts(
         records = keep_present(records, "file_name", "images", remedy)
         records = keep_present(records, "pan_seg_file_name", "panoptic PNG files", remedy)
     if job is not None and (path.parent / "semantic").is_dir():
-        _add_semantic(records, path.parent / "semantic", remedy)
+        _add_semantic(records, Path(panoptic_root), path.parent / "semantic", remedy)
     return records
 
 
@@ -170,14 +170,16 @@ def _segment(
     return record
 
 
-def _add_semantic(records: Sequence[dict[str, Any]], folder: Path, remedy: str) -> None:
-    """Note the semantic map of each record, which has the name of its panoptic PNG."""
-    present = folder_names(folder, "semantic maps", remedy)
+def _add_semantic(
+    records: Sequence[dict[str, Any]], panoptic: Path, folder: Path, remedy: str
+) -> None:
+    """Note the semantic map of each record, which has the name of its PNG in ``panoptic``."""
     for record in records:
-        name = record["pan_seg_file_name"].rpartition("/")[2]
-        if name not in present:
-            raise FileNotFoundError(f"no semantic map at {folder / name}: {remedy}")
+        name = record["pan_seg_file_name"].removeprefix(f"{panoptic}/")
         record["sem_seg_file_name"] = f"{folder}/{name}"
+    _, absent = part_present(records, "sem_seg_file_name", "semantic maps", remedy)
+    if absent:
+        raise FileNotFoundError(f"no semantic map at {absent[0]}: {remedy}")
 
 
 @paused_collector()

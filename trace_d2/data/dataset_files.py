@@ -32,6 +32,15 @@ def keep_present(
     records: Sequence[dict[str, Any]], key: str, what: str, remedy: str
 ) -> list[dict[str, Any]]:
     """The records whose file ``record[key]``, one of ``what`` ("images"), exists."""
+    kept, absent = part_present(records, key, what, remedy)
+    tolerate_absent(absent, len(records), f"{what} are missing", remedy)
+    return kept
+
+
+def part_present(
+    records: Sequence[dict[str, Any]], key: str, what: str, remedy: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records whose file ``record[key]``, one of ``what``, exists; and the absent files."""
     present: dict[str, frozenset[str]] = {}
     kept: list[dict[str, Any]] = []
     absent: list[str] = []
@@ -43,8 +52,7 @@ def keep_present(
             kept.append(record)
         else:
             absent.append(record[key])
-    tolerate_absent(absent, len(records), f"{what} are missing", remedy)
-    return kept
+    return kept, absent
 
 
 def tolerate_absent(absent: Sequence[str], total: int, message: str, remedy: str) -> None:

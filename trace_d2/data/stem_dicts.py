@@ -1,10 +1,10 @@
 """Images as dataset dicts with what other folders hold of their stem: semantic masks, edges, pseudo
-edges."""
+edges. ``io.subfolders`` tells which sub-folders are searched and what belongs together."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from trace_d2.data.dataset_files import folder_names, tolerate_absent
 from trace_d2.data.label_folder import check_done
 from trace_d2.io.json_files import paused_collector
 from trace_d2.io.listing import ids_of_stems, list_images
-from trace_d2.io.paths import composed, file_below
+from trace_d2.io.paths import composed
 from trace_d2.io.png import read_png_header
+from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.jobs.folder import open_job_folder
 
 logger = logging.getLogger(__name__)
@@ -34,39 +35,40 @@ def load_semantic_dicts(
     """Dataset dicts of all images that have a mask, in order of their stems.
 
     Args:
-        image_root: folder of the images (not below it).
+        image_root: folder of the images.
         semantic_root: folder of ``<stem>.png``, pixel = category id, 255 = unknown.
         edges_root: folder of ``<stem>.png`` or ``<stem>.npy``, or None.
 
     Returns:
         ``{file_name, image_id, height, width (pixels, of the mask), trace_semantic_file_name}``
         each, and ``trace_edges_file_name`` if there is an ``edges_root``. An image's id is its
-        stem if all stems are numbers, else its rank in the folder, from 1.
+        name if all names are numbers, else its rank, from 1 (``ids_of_stems``).
 
     Raises:
         FileNotFoundError: a folder is missing, or 1 % of the masks or more lack image or edges.
         ValueError: no image has a mask, a mask is no PNG, or two files share a stem.
     """
-    masks = _png_stems(semantic_root, "semantic masks", remedy)
-    images = _list_images(image_root, remedy)
-    masked = [stem for stem in images if stem in masks]
-    if not masked:
+    masks = _files(semantic_root, (".png",), "semantic masks", remedy)
+    images = _list_images(image_root, remedy, semantic_root, edges_root)
+    pairs = counterparts(images, masks)
+    if not pairs:
         raise ValueError(
             f"no image of {image_root} has a mask <stem>.png in {semantic_root}: {remedy}"
         )
-    _log_rest(logging.INFO, masked, images, image_root, f"mask in {semantic_root}")
-    strays = [f"{stem}.png" for stem in sorted(masks - images.keys())]
+    _log_rest(logging.INFO, pairs, images, image_root, f"mask in {semantic_root}")
+    strays = _strays(set(masks), pairs, images, f"masks of {semantic_root}")
     lost = f"masks of {semantic_root} have no image in {image_root}"
-    tolerate_absent(strays, len(masks), lost, remedy)
+    tolerate_absent([masks[stem] for stem in strays], len(masks), lost, remedy)
     if edges_root is None:
-        return _records(image_root, images, masked, SEMANTIC_KEY, semantic_root)
-    edges = _edge_files(edges_root, remedy)
-    bare = [images[stem] for stem in masked if stem not in edges]
-    tolerate_absent(bare, len(masked), f"images with a mask have no edges in {edges_root}", remedy)
-    edged = [stem for stem in masked if stem in edges]
-    records = _records(image_root, images, edged, SEMANTIC_KEY, semantic_root)
-    for stem, record in zip(edged, records, strict=True):
-        record[EDGES_KEY] = f"{edges_root}/{edges[stem]}"
+        return _records(image_root, images, pairs, SEMANTIC_KEY, semantic_root, masks)
+    edges = _files(edges_root, (".png", ".npy"), "edges", remedy)
+    edge_pairs = counterparts(images, edges)
+    bare = [images[stem] for stem in pairs if stem not in edge_pairs]
+    tolerate_absent(bare, len(pairs), f"images with a mask have no edges in {edges_root}", remedy)
+    both = {stem: mask for stem, mask in pairs.items() if stem in edge_pairs}
+    records = _records(image_root, images, both, SEMANTIC_KEY, semantic_root, masks)
+    for stem, record in zip(both, records, strict=True):
+        record[EDGES_KEY] = f"{edges_root}/{edges[edge_pairs[stem]]}"
     return records
 
 
@@ -77,7 +79,7 @@ def load_edge_dicts(
     """Dataset dicts of all images that have pseudo edges, in order of their stems.
 
     Args:
-        image_root: folder of the images (not below it).
+        image_root: folder of the images.
         edges_root: output folder of ``tools/make_pseudo_edges.py``, or a folder of 8-bit
             ``<stem>.png``: 0 no edge, 255 edge, 128 ignored.
 
@@ -92,22 +94,22 @@ def load_edge_dicts(
     """
     folder = edges_folder(edges_root)
     done = _done_stems(folder.parent) if folder.name == SUBFOLDER else None
-    present = _png_stems(folder, "pseudo edges", remedy)
-    wanted = present if done is None else done
-    images = _list_images(image_root, remedy)
-    usable = wanted & present
-    used = [stem for stem in images if stem in usable]
+    present = _files(folder, (".png",), "pseudo edges", remedy)
+    wanted = set(present) if done is None else done
+    images = _list_images(image_root, remedy, folder)
+    pairs = counterparts(images, wanted)
+    used = {stem: other for stem, other in pairs.items() if other in present}
     if not used:
         raise ValueError(
             f"no image of {image_root} has pseudo edges <stem>.png in {folder}: {remedy}"
         )
     for absent, lost in (
-        (wanted - present, "are missing"),
-        (wanted - images.keys(), f"have no image in {image_root}"),
+        (sorted(wanted - present.keys()), "are missing"),
+        (_strays(wanted, pairs, images, f"maps of {folder}"), f"have no image in {image_root}"),
     ):
-        tolerate_absent(sorted(absent), len(wanted), f"maps of {folder} {lost}", remedy)
+        tolerate_absent(absent, len(wanted), f"maps of {folder} {lost}", remedy)
     _log_rest(logging.WARNING, used, images, image_root, f"pseudo edges in {folder}")
-    return _records(image_root, images, used, PSEUDO_EDGES_KEY, folder)
+    return _records(image_root, images, used, PSEUDO_EDGES_KEY, folder, present)
 
 
 def edges_folder(edges_root: str | Path) -> Path:
@@ -122,14 +124,36 @@ def png_size(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
-def _png_stems(folder: str | Path, what: str, remedy: str) -> set[str]:
-    names = folder_names(folder, what, remedy)
-    return {composed(name.removesuffix(".png")) for name in names if name.endswith(".png")}
+def _files(folder: str | Path, endings: Collection[str], what: str, remedy: str) -> dict[str, str]:
+    """Stem to path below ``folder`` of the files of ``what``."""
+    folder_names(folder, what, remedy)
+    files = files_by_stem(folder, endings)
+    for first, *others in files.values():
+        if others:
+            raise ValueError(f"both {first} and {others[0]} are in {folder}: remove one of them")
+    return {stem: names[0] for stem, names in files.items()}
 
 
-def _list_images(image_root: str | Path, remedy: str) -> dict[str, str]:
+def _list_images(image_root: str | Path, remedy: str, *others: str | Path | None) -> dict[str, str]:
     folder_names(image_root, "images", remedy)
-    return list_images(image_root)
+    return list_images(image_root, others)
+
+
+def _strays(
+    files: Collection[str], pairs: Mapping[str, str], images: Collection[str], what: str
+) -> list[str]:
+    """Those of ``files`` that have no image, though their folder has; others are told of."""
+    bare = sorted(set(files).difference(pairs.values()))
+    folders = {stem.rpartition("/")[0] for stem in images}
+    strays = [stem for stem in bare if stem.rpartition("/")[0] in folders]
+    others = [stem for stem in bare if stem.rpartition("/")[0] not in folders]
+    if others:
+        hint = unclear(images, files)
+        logger.warning(
+            "%d %s lie in folders without images, such as %s, and are not used%s",
+            len(others), what, others[0], f"; {hint}" if hint else "",
+        )  # fmt: skip
+    return strays
 
 
 def _log_rest(
@@ -144,34 +168,20 @@ def _log_rest(
 def _records(
     image_root: str | Path,
     images: Mapping[str, str],
-    stems: Sequence[str],
+    pairs: Mapping[str, str],
     key: str,
     folder: str | Path,
+    files: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Dicts of the ``stems`` of ``images``; their PNG in ``folder`` tells sizes and is ``key``."""
+    """Dicts of images; what ``pairs`` says is theirs of ``files`` is ``key`` and tells sizes."""
     ids = ids_of_stems(list(images))
     records = []
-    for stem in stems:
-        name = f"{stem}.png"
-        path = f"{folder}/{name}" if name.isascii() else str(file_below(folder, name))
+    for stem, other in pairs.items():
+        path = f"{folder}/{files[other]}"
         height, width = png_size(path)
         record = {"image_id": ids[stem], "height": height, "width": width, key: path}
         records.append({"file_name": f"{image_root}/{images[stem]}", **record})
     return records
-
-
-def _edge_files(folder: str | Path, remedy: str) -> dict[str, str]:
-    """Stem to name of the edge files in ``folder``."""
-    files: dict[str, str] = {}
-    for name in sorted(folder_names(folder, "edges", remedy)):
-        stem, dot, suffix = name.rpartition(".")
-        if not dot or suffix not in ("png", "npy"):
-            continue
-        stem = composed(stem)
-        if stem in files:
-            raise ValueError(f"both {files[stem]} and {name} are in {folder}: remove one of them")
-        files[stem] = name
-    return files
 
 
 def _done_stems(root: Path) -> set[str] | None:

@@ -27,7 +27,7 @@ from trace_d2.data.targets import (
 from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.categories import Category, category_entries
-from trace_d2.io.edge_maps import check_edges, find_edges
+from trace_d2.io.edge_maps import check_edges, edge_stem, find_edges
 from trace_d2.io.images import Sample, load_sample
 from trace_d2.labels import PanopticLabeler
 from trace_d2.propagation.calibration import (
@@ -173,7 +173,7 @@ class OnlineTargetGenerator:
         if self.edges is None:
             return image, semantic, None
         with blame(record):
-            return image, semantic, find_edges(self.edges, image.stem)
+            return image, semantic, find_edges(self.edges, edge_stem(self.edges, image))
 
 
 def _edge_input(cfg: CfgNode, choice: str) -> tuple[Path | str | None, EdgeSource | None]:

@@ -121,7 +121,7 @@ class FileEdges:
         return cls(cfg.MODEL.TRACE.EDGES.DIR)
 
     def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """Edges of the image file with the stem ``key``; of ``image`` only the size counts."""
+        """Edges of the stem ``key`` below the folder; of ``image`` only the size counts."""
         path = find_edges(self.folder, key)
         width, height = edge_size(path)
         if (height, width) != image.shape[:2]:

@@ -23,8 +23,8 @@ from trace_d2.engine.checks import MASK2FORMER, check_all, check_device, check_w
 from trace_d2.engine.configs import load_cfg
 from trace_d2.engine.model_classes import resolve_classes
 from trace_d2.engine.predictor import ModelPredictor
-from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
-from trace_d2.jobs.command_line import existing_folder
+from trace_d2.io.listing import spread
+from trace_d2.jobs.command_line import existing_folder, image_ids, images_below
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.kinds.edge_job import edge_settings, given_edges
@@ -73,16 +73,17 @@ def predict_job(args: argparse.Namespace) -> PredictionJob:
     }
     if cut:
         settings |= edge_settings(cfg, ("POSTPROCESSOR", "BGP"), calibrated=True)
+    edges = given_edges(cfg) if cut else None
     for remark in remarks:
         say(f"note: {remark}")
     return PredictionJob(
         partial(_build, cfg, weights, classes, args.score),
         args.images,
         args.output,
-        _entries(args),
+        _entries(args, edges),
         classes.categories,
         settings,
-        given_edges(cfg) if cut else None,
+        edges,
     )
 
 
@@ -145,14 +146,9 @@ def _check_model(cfg: CfgNode) -> None:
         raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; it must be one of BGR, RGB")
 
 
-def _entries(args: argparse.Namespace) -> list[ImageEntry]:
-    names = list_images(args.images)
-    ids = read_image_ids(args.images_json) if args.images_json else ids_of_stems(list(names))
-    if ids.keys().isdisjoint(names):
-        raise UsageError(
-            f"the list of images names none of the {len(names)} images (the first is "
-            f"{next(iter(names.values()))}): give the list that belongs to them"
-        )
+def _entries(args: argparse.Namespace, edges: Path | None) -> list[ImageEntry]:
+    names = images_below(args.images, edges, args.output)
+    ids = image_ids(names, args.images_json)
     named = [stem for stem in list(names)[: args.limit] if stem in ids]
     shown = frozenset(spread(named, args.report_images))
     return [ImageEntry(stem, name, ids.get(stem), stem in shown) for stem, name in names.items()]

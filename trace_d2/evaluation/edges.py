@@ -17,12 +17,13 @@ import numpy as np
 from trace_d2.edges.sources import EdgeSource
 from trace_d2.io.agreement import Disagreement, check_segments, warn_of_disagreements
 from trace_d2.io.coco_panoptic import VOID, PanopticSet, load_panoptic_json, read_panoptic_png
-from trace_d2.io.edge_maps import SCALE, edge_size, find_edges, has_edges, read_edges
+from trace_d2.io.edge_maps import SCALE, edge_size, edge_stems, find_edges, read_edges
 from trace_d2.io.images import read_image
 from trace_d2.io.listing import list_images
 from trace_d2.io.paths import file_below
 from trace_d2.io.png import read_png_header
 from trace_d2.io.regions import check_map
+from trace_d2.io.subfolders import counterparts
 from trace_d2.parallel import ordered_map
 
 from .edge_metrics import (
@@ -91,7 +92,7 @@ class EdgeEvaluation:
 
     Attributes:
         scores: of all images together.
-        counts: of each image, by the stem of its file.
+        counts: of each image, by its ``image_stem``.
         settings: what they were counted with.
         missing: stems that had no edges and were left out.
     """
@@ -126,7 +127,8 @@ def evaluate_edges(
 
     Args:
         folder: of ``<stem>.png`` or ``<stem>.npy``, as ``trace_d2.io.edge_maps`` reads them; with
-            ``source``, of images. Those that the truth lacks are not looked at.
+            ``source``, of images. Those that the truth lacks are not looked at. Sub-folders are
+            those of the truth's images, or none.
         truth_json: COCO panoptic JSON.
         truth_dir: folder of the PNGs that its annotations name. Edges are named after the images;
             a JSON without a list of images is taken to name its PNGs after them.
@@ -234,14 +236,16 @@ def thing_instances(segments: Iterable[Mapping[str, Any]]) -> frozenset[int]:
     return frozenset(s["id"] for s in segments if s["isthing"] and not s.get("iscrowd", 0))
 
 
-def _paths_by_stem(folder: Path, stems: Iterable[str], images: bool) -> dict[str, Path]:
+def _paths_by_stem(folder: Path, stems: Collection[str], images: bool) -> dict[str, Path]:
     """The image, or the edge file, of each stem that has one."""
     if images:
         names = list_images(folder)
-        return {stem: folder / names[stem] for stem in stems if stem in names}
+        found = counterparts(stems, names)
+        return {stem: folder / names[other] for stem, other in found.items()}
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder of edges at {folder}: correct the path")
-    return {stem: find_edges(folder, stem) for stem in stems if has_edges(folder, stem)}
+    found = counterparts(stems, edge_stems(folder))
+    return {stem: find_edges(folder, other) for stem, other in found.items()}
 
 
 def things_of_records(

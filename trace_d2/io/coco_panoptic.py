@@ -25,7 +25,7 @@ from .mask_rle import text_rle
 from .panoptic_fields import MAX_SEGMENT_ID as MAX_SEGMENT_ID
 from .panoptic_fields import VOID as VOID
 from .panoptic_fields import check_annotation, images_by_id
-from .paths import name_keys
+from .paths import image_stem
 from .png import RGB, read_png
 from .regions import check_map, region_statistics
 
@@ -64,11 +64,11 @@ class PanopticSet:
         }
 
     def by_stem(self) -> dict[str, Any]:
-        """Annotated image ids by the stems of their files, after which other files are named."""
+        """Annotated image ids by ``image_stem``, after which other files are named."""
         ids: dict[str, Any] = {}
         names = self.names.names
         for image_id, name in names.items():
-            stem = name_keys(str(name))[0]
+            stem = image_stem(str(name))
             if stem in ids:
                 raise ValueError(
                     f"{self.path}: {shown(names[ids[stem]])} and {shown(name)} share a stem, so "
@@ -192,7 +192,7 @@ def image_entry(image_id: int | str, file_name: str, height: int, width: int) ->
 def panoptic_annotation(
     image_id: int, file_name: str, segments: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One entry of panoptic ``annotations``; ``file_name`` is the PNG's, without folder."""
+    """One entry of panoptic ``annotations``; ``file_name`` is the PNG's below its folder."""
     return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
 
 

@@ -22,6 +22,7 @@ from .json_files import shown
 from .limits import check_size
 from .paths import file_below
 from .png import GREY, read_png, read_png_header
+from .subfolders import files_by_stem
 
 EDGE, NONE, IGNORED = 1, 0, -1
 """The labels of pseudo edges."""
@@ -51,6 +52,25 @@ _HEADERS = {
 def edge_paths(folder: str | Path, stem: str) -> list[Path]:
     """The files that may hold the edges of the image ``stem`` in ``folder``."""
     return [file_below(folder, f"{stem}{ending}") for ending in (".png", ".npy")]
+
+
+def edge_stems(folder: str | Path) -> dict[str, list[str]]:
+    """The edge files below ``folder``, by stem."""
+    return files_by_stem(folder, (".png", ".npy"))
+
+
+def edge_stem(folder: str | Path, image: str | Path) -> str:
+    """The stem below ``folder`` of the edges of ``image``, any path of which the end is mirrored.
+
+    They are looked for in the most of the image's folders that ``folder`` has as well.
+    """
+    path = Path(image)
+    folders = list(path.parent.parts[bool(path.anchor) :])
+    while ".." in folders:
+        del folders[0]
+    while folders and not Path(folder, *folders).is_dir():
+        del folders[0]
+    return "/".join((*folders, path.stem))
 
 
 def has_edges(folder: str | Path, stem: str) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from .json_files import FieldError, file_name, quoted, read_json, shown, whole_number
 from .paths import composed, file_below, name_keys
+from .subfolders import counterparts, files_by_stem, path_ends, walk_folder
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 
@@ -25,57 +26,71 @@ IMAGE_SUFFIXES = (
 _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
 
-def list_images(folder: str | Path) -> dict[str, str]:
-    """Stem to file name of every image in ``folder`` (not below it), in sorted order of stems.
+def list_images(folder: str | Path, leave_out: Iterable[str | Path | None] = ()) -> dict[str, str]:
+    """Stem to path below ``folder`` of every image in it and its sub-folders.
 
-    Links count as what they lead to. Stems are composed (NFC), however the folder has them.
+    ``subfolders`` tells what stems are and which folders are searched. Images of a folder come
+    before those of its sub-folders, in sorted order of stems.
+
+    Args:
+        leave_out: folders that are not searched: what the images' masks, edges and results are in.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: it has no images, or two of one stem.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise NotADirectoryError(f"no folder of images at {folder}: correct the path")
-    names = defaultdict(list)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in IMAGE_SUFFIXES and stem[0] != "." and not entry.is_dir():
-                names[composed(stem)].append(entry.name)
-    if not names:
+    files = files_by_stem(folder, IMAGE_SUFFIXES, leave_out, any_case=True)
+    if not files:
         raise ValueError(
-            f"no images in {folder} (sub-folders are not searched); endings known: "
-            + " ".join(IMAGE_SUFFIXES)
+            f"no images in {folder} or below it; endings known: {' '.join(IMAGE_SUFFIXES)}"
         )
-    for stem, twins in sorted(names.items()):
+    for stem, twins in files.items():
         if len(twins) > 1:
-            listed = " and ".join(shown(str(folder / name)) for name in sorted(twins))
+            listed = " and ".join(shown(str(Path(folder) / name)) for name in twins)
             raise ValueError(
                 f"{listed} share the stem {stem!r}, so their labels would have one name: "
                 "rename or remove all but one"
             )
-    return {stem: names[stem][0] for stem in sorted(names)}
+    return {stem: names[0] for stem, names in files.items()}
 
 
 def ids_of_stems(stems: Sequence[str]) -> dict[str, int]:
-    """Numeric stems are the ids if all are, else ranks from 1, as a mixture could collide.
+    """Numeric names are the ids if all are, else ranks from 1, as a mixture could collide.
+
+    So are names that several folders have.
 
     Raises:
-        ValueError: two numeric stems are one number.
+        ValueError: two numeric names in one folder are one number.
     """
-    numeric = all(s.isascii() and s.isdecimal() and int(s) < _MAX_NUMERIC_STEM for s in stems)
-    if not numeric:
+    numbers = list(map(_number, stems))
+    if None in numbers:
         return {stem: rank for rank, stem in enumerate(stems, start=1)}
-    owners: dict[int, str] = {}
-    for stem in stems:
-        other = owners.setdefault(int(stem), stem)
+    owners: dict[tuple[str, int | None], str] = {}
+    for stem, number in zip(stems, numbers, strict=True):
+        other = owners.setdefault((stem.rpartition("/")[0], number), stem)
         if other != stem:
             raise ValueError(
-                f"the images {other!r} and {stem!r} are both number {int(stem)}: rename one, or "
+                f"the images {other!r} and {stem!r} are both number {number}: rename one, or "
                 "give ids by --images-json"
             )
-    return {stem: int(stem) for stem in stems}
+    if len(set(numbers)) < len(numbers):
+        return {stem: rank for rank, stem in enumerate(stems, start=1)}
+    return dict(zip(stems, numbers, strict=True))  # type: ignore[arg-type]
 
 
-def read_image_ids(path: str | Path) -> dict[str, int]:
-    """Stem to id from the ``images`` of a COCO file (or a bare list of ``{id, file_name}``)."""
+def _number(stem: str) -> int | None:
+    name = stem.rpartition("/")[2]
+    numeric = name.isascii() and name.isdecimal() and int(name) < _MAX_NUMERIC_STEM
+    return int(name) if numeric else None
+
+
+def read_image_ids(path: str | Path, stems: Collection[str]) -> dict[str, int]:
+    """Ids of ``stems`` from the ``images`` of a COCO file (or a bare list of ``{id, file_name}``).
+
+    Names of the list may have more folders than there are, or fewer, where that is clear.
+    """
     path = Path(path)
     content = read_json(path, "list of images")
     entries = content.get("images") if isinstance(content, dict) else content
@@ -85,7 +100,7 @@ def read_image_ids(path: str | Path) -> dict[str, int]:
     owners: dict[int, str] = {}
     for rank, entry in enumerate(entries):
         try:
-            stem = name_keys(file_name(entry["file_name"]))[0]
+            stem = name_keys(file_name(entry["file_name"]))[1]
             image_id = whole_number(entry["id"])
         except (TypeError, LookupError, FieldError) as error:
             raise ValueError(
@@ -98,7 +113,20 @@ def read_image_ids(path: str | Path) -> dict[str, int]:
             raise ValueError(f"{path} gives id {image_id} to {owners[image_id]!r} and {stem!r}")
         ids[stem] = image_id
         owners[image_id] = stem
-    return ids
+    _check_clear(path, ids, stems)
+    return {stem: ids[other] for stem, other in counterparts(stems, ids).items()}
+
+
+def _check_clear(path: Path, listed: Collection[str], stems: Collection[str]) -> None:
+    """Raise where a list has several names for one of ``stems``, and not all of them are images."""
+    known = set(stems)
+    longer = {end: name for name in listed if name not in known for end in path_ends(name)}
+    twice = next((stem for stem in stems if stem in longer and stem in listed), None)
+    if twice is not None:
+        raise ValueError(
+            f"{path} names the stem {twice!r} twice, as {shown(longer[twice])} too: give the list "
+            "that belongs to the folder of images"
+        )
 
 
 def locate_images(
@@ -187,30 +215,17 @@ class ImageFinder:
     def _index(self) -> dict[str, list[str]]:
         """Paths by name, by ``/stem`` and, of numeric stems, by ``#number``."""
         below: dict[str, list[str]] = defaultdict(list)
-        for path in _walk(self.folder):
-            stem, suffix = os.path.splitext(composed(path.name))
-            if suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            keys = [f"{stem}{suffix}", f"/{stem}"]
-            if stem.isascii() and stem.isdecimal():
-                keys.append(f"#{int(stem)}")
-            for key in keys:
-                below[key].append(path.relative_to(self.folder).as_posix())
-        return dict(below)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below ``root``, in sorted order; no folder twice, so that loops of links end."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        state = os.stat(folder)
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            yield Path(folder) / name
+        for folder, names in walk_folder(self.folder):
+            for name in names:
+                stem, suffix = os.path.splitext(composed(name))
+                if suffix.lower() not in IMAGE_SUFFIXES:
+                    continue
+                keys = [f"{stem}{suffix}", f"/{stem}"]
+                if stem.isascii() and stem.isdecimal():
+                    keys.append(f"#{int(stem)}")
+                for key in keys:
+                    below[key].append(f"{folder}{name}")
+        return {key: sorted(paths) for key, paths in below.items()}
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:

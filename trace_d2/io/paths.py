@@ -50,11 +50,11 @@ def file_below(folder: str | Path, name: Any) -> Path:
     path = Path(folder) / relative
     if relative.isascii() or os.path.lexists(path):
         return path
-    for form in ("NFC", "NFD"):
-        other = Path(folder) / unicodedata.normalize(form, relative)
-        if os.path.lexists(other):
-            return other
-    return path
+    found = Path(folder)
+    for part in relative.split("/"):
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        found /= next((form for form in forms if os.path.lexists(found / form)), part)
+    return found
 
 
 def composed(name: str) -> str:
@@ -71,6 +71,18 @@ def name_keys(name: str) -> tuple[str, str, str]:
     path = composed(name).replace("\\", "/")
     stem = _ENDING.sub("", path)
     return stem.rpartition("/")[2], stem, path
+
+
+def image_stem(name: str) -> str:
+    """The path of the image ``name`` below its folder without ending, after which others are named.
+
+    Of a name that leads out of any folder it is the last part alone.
+    """
+    _, path, _ = name_keys(name)
+    try:
+        return relative_name(path)
+    except ValueError:
+        return path.rpartition("/")[2]
 
 
 def check_output(output: str | Path | None, **inputs: str | Path | None) -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trace_d2.io.json_files import shown
+from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob, UsageError
@@ -42,6 +46,7 @@ _REFUSALS = (
     NoLocksError,
 )
 _SHOWN_FAILURES = 10
+_SHOWN_FOLDERS = 5
 _EXIT_STATUS = """exit status:
   0    {all_done}
   1    the job stopped: full disk, dead worker, files changed by others; finished images are safe
@@ -239,6 +244,37 @@ def existing_folder(path: str, option: str) -> Path:
     if not path or not Path(path).is_dir():
         raise UsageError(f"no folder at {path}: correct {option}")
     return Path(path)
+
+
+def images_below(images: str | Path, *others: str | Path | None) -> dict[str, str]:
+    """``list_images``, without the folders ``others``; says which sub-folders have images."""
+    names = list_images(images, others)
+    folders = Counter(stem.partition("/")[0] for stem in names if "/" in stem)
+    if folders:
+        listed = ", ".join(
+            f"{shown(name)} ({n})" for name, n in islice(folders.items(), _SHOWN_FOLDERS)
+        )
+        more = ", ..." if len(folders) > _SHOWN_FOLDERS else ""
+        say(
+            f"note: {folders.total()} of {len(names)} images are in sub-folders of {images}: "
+            f"{listed}{more}"
+        )
+    return names
+
+
+def image_ids(names: Mapping[str, str], images_json: str | None) -> dict[str, int]:
+    """Ids of the images ``names``, of all or of those that ``images_json`` lists, if it is given.
+
+    Raises:
+        UsageError: it lists none of them; and as ``read_image_ids`` and ``ids_of_stems``.
+    """
+    ids = read_image_ids(images_json, names) if images_json else ids_of_stems(list(names))
+    if not ids:
+        raise UsageError(
+            f"the list of images names none of the {len(names)} images (the first is "
+            f"{next(iter(names.values()))}): give the list that belongs to them"
+        )
+    return ids
 
 
 def count(text: str) -> int:

@@ -18,7 +18,7 @@ from trace_d2.io.json_files import shown
 from trace_d2.jobs.executors import Task, build_executor
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
-from trace_d2.jobs.locks import Shard, folder_lock
+from trace_d2.jobs.locks import Shard, folder_lock, ignores_case
 from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.output import OutputError, SettingsChangedError, writing_to
 from trace_d2.jobs.report import Outcome, write_report
@@ -84,6 +84,7 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
     store.check_place()
     _make_room(job, options.overwrite)
     with folder_lock(store.root, options.shard):
+        _check_apart(store, job.entries)
         store.check_settings(job.settings)
         with writing_to(store.root):
             store.open(job.settings)
@@ -144,6 +145,18 @@ def _make_room(job: AnyJob, overwrite: bool) -> None:
                 len(others),
                 store.root,
                 shown(str(others[0])),
+            )
+
+
+def _check_apart(store: JobStore, entries: Sequence[ImageEntry]) -> None:
+    """Raise a UsageError if two images would have one file, as the output takes A for a."""
+    owners: dict[str, str] = {}
+    for entry in entries:
+        other = owners.setdefault(entry.stem.casefold(), entry.file_name)
+        if other != entry.file_name and ignores_case(store.root):
+            raise UsageError(
+                f"the file system of {store.root} does not tell the names of {shown(other)} and "
+                f"{shown(entry.file_name)} apart: rename one, or choose an --output elsewhere"
             )
 
 

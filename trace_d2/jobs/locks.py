@@ -101,6 +101,11 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of ``folder``, which we hold, takes A and a for one name."""
+    return (folder / LOCKS.upper()).exists()
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
     """Hold the lock ``path`` within the block; a negative ``timeout`` waits as long as it takes.

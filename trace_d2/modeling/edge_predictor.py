@@ -20,6 +20,7 @@ from trace_d2.edges.distillation import dice_loss, reconstruction_loss
 from trace_d2.edges.sources import EdgeSource, FileEdges, build_edge_source
 from trace_d2.edges.student import EdgeStudent
 from trace_d2.edges.student_loading import save_student, student_to_train
+from trace_d2.io.edge_maps import edge_stem
 
 _TAG_BYTES = 256
 
@@ -219,7 +220,10 @@ def find_image_edges(
             "them by (DefaultPredictor gives none): add it, or set another SOURCE"
         )
     rgb = _rgb_image(record["image"], input_format, size)
-    key = Path(name).stem if name else hashlib.sha256(rgb.tobytes()).hexdigest()
+    if name and isinstance(source, FileEdges):
+        key = edge_stem(source.folder, name)
+    else:
+        key = Path(name).stem if name else hashlib.sha256(rgb.tobytes()).hexdigest()
     edges = np.asarray(source(rgb, key).edges, np.float32)
     if edges.shape != size:
         raise ValueError(

@@ -79,9 +79,8 @@ def write_degraded_semantic(
     The errors of a mask are fixed by its stem, so that a subset of the masks gets the same files.
     Levels and categories are those of ``degrade_semantic``.
     """
-    for path, seed in _seeded(semantic, "semantic masks", output, progress):
-        mask = degrade_semantic(read_semantic(path), categories, level, seed)
-        write_png(output / path.name, mask)
+    for path, target, seed in _seeded(semantic, "semantic masks", output, progress):
+        write_png(target, degrade_semantic(read_semantic(path), categories, level, seed))
 
 
 @dataclass(frozen=True)
@@ -151,26 +150,29 @@ def write_degraded_edges(
         detector: folder of a detector's edges, ``<stem>.png`` or ``<stem>.npy``.
         output: receives ``<stem>.png``, 8 bit.
     """
-    for path, seed in _seeded(oracle, "true edges", output, progress):
-        found = find_edges(detector, path.stem)
+    for path, target, seed in _seeded(oracle, "true edges", output, progress):
+        found = find_edges(detector, target.relative_to(output).with_suffix("").as_posix())
         try:
             edges = degrade_edges(read_edges(path) > 0, read_edges(found), quality, [0, seed])
         except ValueError as error:
             raise ValueError(f"{found} does not fit {path} ({error}): make it again") from error
-        write_png(output / path.name, np.rint(edges * 255).astype(np.uint8))
+        write_png(target, np.rint(edges * 255).astype(np.uint8))
 
 
-def _seeded(folder: Path, what: str, output: Path, progress: bool) -> Iterator[tuple[Path, int]]:
-    """Each file ``<stem>.png`` with a seed that its stem fixes; ``output`` is made."""
-    paths = sorted(folder.glob("*.png"))
+def _seeded(
+    folder: Path, what: str, output: Path, progress: bool
+) -> Iterator[tuple[Path, Path, int]]:
+    """Each file ``<stem>.png``, its place in ``output``, and a seed that its name fixes."""
+    paths = sorted(folder.rglob("*.png"))
     if not paths:
         raise ValueError(
             f"no {what} (<stem>.png) in {folder}: correct the path, or make them "
             "(tools/make_oracle.py)"
         )
-    output.mkdir(parents=True, exist_ok=True)
     for path in tqdm(paths, desc=what, unit="image", disable=not progress):
-        yield path, zlib.crc32(path.stem.encode())
+        target = output / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield path, target, zlib.crc32(path.stem.encode())
 
 
 def _wobble(semantic: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:

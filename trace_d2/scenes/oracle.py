@@ -72,7 +72,8 @@ def write_oracle(
 ) -> int:
     """Write semantic/, edges/ and categories.json of a panoptic data set; returns the images.
 
-    Crowd regions and void are unknown (255) in the masks. Files are named after the images.
+    Crowd regions and void are unknown (255) in the masks. Files are named after the images, in
+    sub-folders as theirs.
     """
     truth = load_panoptic_json(truth_json)
     wide = [category.id for category in truth.categories if category.id >= UNKNOWN]
@@ -82,13 +83,16 @@ def write_oracle(
             f"unknown: number the categories 0..{UNKNOWN - 1}"
         )
     stems = {image_id: stem for stem, image_id in truth.by_stem().items()}
-    for folder in ("semantic", "edges"):
-        (output / folder).mkdir(parents=True, exist_ok=True)
     for image_id, ids, annotation in _images(truth, truth_dir, "oracle", progress):
-        stem = stems[image_id]
-        edges = punch_gaps(boundaries(ids), gaps, [0, zlib.crc32(stem.encode())])
-        write_png(output / "semantic" / f"{stem}.png", _semantic(ids, annotation["segments_info"]))
-        write_png(output / "edges" / f"{stem}.png", edges)
+        semantic, edges = (
+            file_below(output / folder, f"{stems[image_id]}.png")
+            for folder in ("semantic", "edges")
+        )
+        for path in (semantic, edges):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(semantic, _semantic(ids, annotation["segments_info"]))
+        seed = [0, zlib.crc32(edges.stem.encode())]  # of the name alone
+        write_png(edges, punch_gaps(boundaries(ids), gaps, seed))
     write_json(output / "categories.json", category_entries(truth.categories), indent=1)
     return len(truth.annotations)
 

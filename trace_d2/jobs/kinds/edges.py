@@ -24,8 +24,8 @@ from fvcore.common.config import CfgNode
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
-from trace_d2.io.listing import list_images, spread
-from trace_d2.jobs.command_line import STUDENT, TEACHER, job_parser, load_edge_cfg
+from trace_d2.io.listing import spread
+from trace_d2.jobs.command_line import STUDENT, TEACHER, images_below, job_parser, load_edge_cfg
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
@@ -85,7 +85,7 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         if getattr(args, "weights", None):
             opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
         cfg = load_edge_cfg(args, *opts)
-        entries = edge_entries(args.images, args.limit, args.report_images)
+        entries = edge_entries(args.images, args.limit, args.report_images, args.output)
         return cls(cfg, args.images, args.output, entries)
 
     def fingerprint(self, entry: ImageEntry) -> str:
@@ -171,7 +171,7 @@ class PseudoEdgeJob(PredictedEdgeJob):
 def edge_parser(description: str | None) -> argparse.ArgumentParser:
     """The options of a tool that detects edges."""
     parser = job_parser(description, "every image has its edges", "finished", workers=_WORKERS)
-    parser.add_argument("--images", metavar="DIR", help="photographs")
+    parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
     parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
     return parser
 
@@ -201,12 +201,14 @@ def label_summary(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def edge_entries(images: str | Path, limit: int | None, pictured: int) -> list[ImageEntry]:
+def edge_entries(
+    images: str | Path, limit: int | None, pictured: int, *others: str | Path
+) -> list[ImageEntry]:
     """The images of a folder, their ids being their ranks; ``pictured`` of the first ``limit``.
 
-    Raises as ``list_images``.
+    Takes ``others`` and raises as ``images_below``.
     """
-    names = list_images(images)
+    names = images_below(images, *others)
     shown = frozenset(spread(list(names)[:limit], pictured))
     return [
         ImageEntry(stem, name, rank, stem in shown)

@@ -36,17 +36,23 @@ from trace_d2.io.coco_panoptic import (
     instance_annotations,
     panoptic_annotation,
 )
-from trace_d2.io.edge_maps import edge_paths
+from trace_d2.io.edge_maps import edge_paths, edge_stems, find_edges
 from trace_d2.io.images import Sample, load_sample
-from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids, spread
-from trace_d2.io.paths import composed, file_below
+from trace_d2.io.listing import spread
+from trace_d2.io.paths import file_below
 from trace_d2.io.regions import is_sliver
+from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.jobs.coco_files import CocoStream, read_result
-from trace_d2.jobs.command_line import existing_folder, load_edge_cfg
+from trace_d2.jobs.command_line import (
+    existing_folder,
+    image_ids,
+    images_below,
+    load_edge_cfg,
+)
 from trace_d2.jobs.job import UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
-from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, given_edges, upgrade
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths, following
 from trace_d2.jobs.report import Measure, Outcome, Report
 from trace_d2.jobs.store import Layout
@@ -74,6 +80,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         semantic: folder of the semantic masks.
         categories: what the masks hold.
         origin: file or built-in name the categories are from, for messages.
+        mask_stems, edge_stems: of the masks and given edges that have not the stem of their image.
     """
 
     layout = Layout(
@@ -100,8 +107,11 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         entries: Sequence[ImageEntry],
         origin: str = "",
         save_edges: bool = False,
+        mask_stems: Mapping[str, str] | None = None,
+        edge_stems: Mapping[str, str] | None = None,
     ) -> None:
         self.semantic = Path(semantic)
+        self.mask_stems, self.edge_stems = mask_stems or {}, edge_stems or {}
         self.categories = tuple(categories)
         self.origin = origin
         self.cutter = PanopticLabeler.from_config(cfg, categories)
@@ -119,54 +129,58 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         categories = load_categories(args.categories)
         if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
             say(f"{args.categories}: {describe_categories(categories)}")
-        names = list_images(args.images)
-        ids = read_image_ids(args.images_json) if args.images_json else ids_of_stems(list(names))
-        if ids.keys().isdisjoint(names):
-            raise UsageError(
-                f"the list of images names none of the {len(names)} images (the first is "
-                f"{next(iter(names.values()))}): give the list that belongs to them"
-            )
-        masked = [stem for stem in names if file_below(semantic, f"{stem}.png").is_file()]
-        if not masked:
+        given = given_edges(cfg)
+        names = images_below(args.images, semantic, given, args.output)
+        ids = image_ids(names, args.images_json)
+        masks = files_by_stem(semantic, (".png",))
+        mask_stems = counterparts(names, masks)
+        if not mask_stems:
             raise UsageError(
                 f"no mask in {semantic} is named like one of the {len(names)} images: "
-                f"expected {next(iter(names))}.png"
+                f"expected {next(iter(names))}.png{_what_is_there(masks)}"
             )
-        shown = frozenset(spread(masked[: args.limit], args.report_images))
+        shown = frozenset(spread(list(mask_stems)[: args.limit], args.report_images))
         entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
         job = cls(
             cfg, args.images, semantic, categories, args.output, entries, args.categories,
-            args.save_edges,
+            args.save_edges, _elsewhere(mask_stems),
+            _elsewhere(counterparts(names, edge_stems(given))) if given else {},
         )  # fmt: skip
         # Before hours of work.
-        orphans = sorted(p.name for p in semantic.glob("*.png") if composed(p.stem) not in names)
+        bare = [name for stem, name in names.items() if stem not in mask_stems]
+        if bare:
+            say(f"note: {len(bare)} of {len(names)} images have no mask: {bare[0]}, ...")
+        orphans = sorted(masks.keys() - mask_stems.values())
         if orphans:
-            say(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}, ...")
+            say(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}.png, ...")
+        if near := unclear(names, masks):
+            say(f"note: of these masks {near}")
         unnamed = [entry.file_name for entry in entries if entry.image_id is None]
         if unnamed:
             say(f"note: {args.images_json} does not name {len(unnamed)} images: {unnamed[0]}, ...")
         return job
 
     def fingerprint(self, entry: ImageEntry) -> str:
-        paths = [self.images / entry.file_name, file_below(self.semantic, f"{entry.stem}.png")]
+        paths = [self.images / entry.file_name, self._mask_path(entry)]
         if self.edges_folder is not None:
-            paths += edge_paths(self.edges_folder, entry.stem)
+            paths += edge_paths(self.edges_folder, self.edge_stems.get(entry.stem, entry.stem))
         return files_print(paths)
 
     def skip(self, entry: ImageEntry) -> str:
         if entry.image_id is None:
             return "the list given by --images-json does not name it"
-        path = file_below(self.semantic, f"{entry.stem}.png")
+        path = self._mask_path(entry)
         return "" if path.is_file() else f"no semantic mask at {path} (an image without tags?)"
 
     def load(self, entry: ImageEntry) -> Sample:
-        return load_sample(
-            self.images / entry.file_name,
-            file_below(self.semantic, f"{entry.stem}.png"),
-            self.edges_folder,
-            self.categories,
-            self.origin,
-        )
+        edges = self.edges_folder
+        if edges is not None:
+            edges = find_edges(edges, self.edge_stems.get(entry.stem, entry.stem))
+        image = self.images / entry.file_name
+        return load_sample(image, self._mask_path(entry), edges, self.categories, self.origin)
+
+    def _mask_path(self, entry: ImageEntry) -> Path:
+        return file_below(self.semantic, f"{self.mask_stems.get(entry.stem, entry.stem)}.png")
 
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
         assert inputs.edges is not None
@@ -286,6 +300,15 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
                 Measure("segments", lambda record: record.facts["segments"], suspicious=False),
             ],
         )
+
+
+def _what_is_there(masks: Mapping[str, Any]) -> str:
+    return f", but there is {next(iter(masks))}.png" if masks else ""
+
+
+def _elsewhere(stems: Mapping[str, str]) -> dict[str, str]:
+    """Those that differ from the stem of their image: mostly none."""
+    return {stem: other for stem, other in stems.items() if other != stem}
 
 
 def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:

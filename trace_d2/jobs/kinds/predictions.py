@@ -24,7 +24,7 @@ import numpy as np
 from trace_d2.io.atomic import atomic_file, write_json, write_png
 from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.coco_panoptic import id2rgb, image_entry, panoptic_annotation
-from trace_d2.io.edge_maps import edge_paths
+from trace_d2.io.edge_maps import edge_paths, edge_stem
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.regions import is_sliver
@@ -167,7 +167,7 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
     def fingerprint(self, entry: ImageEntry) -> str:
         paths = [self.images / entry.file_name]
         if self.edges_folder is not None:
-            paths += edge_paths(self.edges_folder, entry.stem)
+            paths += edge_paths(self.edges_folder, edge_stem(self.edges_folder, entry.file_name))
         return files_print(paths)
 
     def skip(self, entry: ImageEntry) -> str:

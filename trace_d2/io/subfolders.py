@@ -1,0 +1,180 @@
+"""Sub-folders: which of them are searched, and which file of one folder goes with which of another.
+
+The stem of a file is its path below the folder that is searched, without its ending and with ``/``
+between its parts: ``train/a/0001``. Stems are composed (NFC), however the folder has them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from .json_files import shown
+from .paths import composed
+
+_RESULTS = frozenset({"settings.json", "journal.jsonl"})  # what every folder of a job's results has
+_OF_SYSTEMS = frozenset(  # for the use of file systems, archives and network disks
+    {
+        "#recycle", "$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX",
+        "lost+found",
+    }
+)  # fmt: skip
+
+
+def walk_folder(
+    root: str | Path, leave_out: Iterable[str | Path | None] = ()
+) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from ``root`` down with the names of its files.
+
+    Links to folders are followed, but no folder is visited twice, so that loops end; one that links
+    lead to as well counts where it lies itself. Left out are hidden files and folders, folders that
+    systems keep, folders of results of our jobs, and ``leave_out``.
+
+    Args:
+        root: the folder, whatever it is.
+        leave_out: other folders, which need not exist; None: none.
+
+    Yields:
+        the path of the folder below ``root`` with ``/`` at its end, "" for ``root``; and the names.
+
+    Raises:
+        OSError: a folder cannot be looked into.
+    """
+    seen = {_identity(path) for path in leave_out if path and os.path.isdir(path)}
+    seen.discard(_identity(root))
+    folders, links = [""], list[str]()
+    while folders or links:
+        if not folders:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        folder = folders.pop()
+        path = os.path.join(root, folder)
+        identity = _identity(path)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        names, inner = list[str](), list[str]()
+        for entry in _entries(path):
+            if entry.name[0] == ".":
+                continue
+            if not _is_folder(entry):
+                names.append(entry.name)
+            elif entry.name not in _OF_SYSTEMS:
+                (links if entry.is_symlink() else inner).append(f"{folder}{entry.name}/")
+        if folder and _RESULTS.issubset(names):
+            continue
+        yield folder, names
+        folders += sorted(inner, reverse=True)
+
+
+def files_by_stem(
+    root: str | Path,
+    endings: Collection[str],
+    leave_out: Iterable[str | Path | None] = (),
+    *,
+    any_case: bool = False,
+) -> dict[str, list[str]]:
+    """Paths below ``root`` of the files with ``endings`` (".png"), by stem; see ``walk_folder``.
+
+    Stems are in order of their folders, those of a folder before those of its sub-folders. Several
+    files of one stem are in sorted order. ``any_case``: so is that of the endings.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder, names in walk_folder(root, leave_out):
+        start = composed(folder)
+        for name in names:
+            stem, ending = os.path.splitext(name)
+            if (ending.lower() if any_case else ending) in endings:
+                found[start + composed(stem)].append(folder + name)
+    return {stem: sorted(found[stem]) for stem in sorted(found, key=_folder_first)}
+
+
+def counterparts(stems: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """The one of ``others`` that belongs to each of ``stems`` that has one.
+
+    That is the same path; else the only one that is the end of the other, or of which the other is
+    the end: ``train/a/0001`` goes with ``a/0001``. Where the end is the name alone, so that files
+    may lie in a flat folder, no other on either side may have that name.
+    """
+    given = set(others)
+    found = {stem: stem for stem in stems if stem in given}
+    bare, rest = [stem for stem in stems if stem not in found], given - found.keys()
+    if not bare or not rest:
+        return found
+    longer: dict[str, list[str]] = defaultdict(list)
+    for other in rest:
+        for end in path_ends(other):
+            longer[end].append(other)
+    choices = {
+        stem: [*longer.get(stem, ()), *(end for end in path_ends(stem) if end in rest)]
+        for stem in bare
+    }
+    chosen = Counter(chain.from_iterable(choices.values()))
+    names = Counter(map(_name, stems)), Counter(map(_name, given))
+    for stem, choice in choices.items():
+        if len(choice) != 1 or chosen[choice[0]] != 1:
+            continue
+        if "/" in min(stem, choice[0], key=len) or all(side[_name(stem)] == 1 for side in names):
+            found[stem] = choice[0]
+    return {stem: found[stem] for stem in stems if stem in found}
+
+
+def path_ends(stem: str) -> list[str]:
+    """The ends of a path that are shorter than it: of ``a/b/c`` they are ``b/c`` and ``c``."""
+    ends = []
+    while "/" in stem:
+        stem = stem.partition("/")[2]
+        ends.append(stem)
+    return ends
+
+
+def unclear(stems: Collection[str], others: Collection[str]) -> str:
+    """What to say where some of ``others`` have names of ``stems``, but ``counterparts`` has not
+    found them to belong together; empty if there are none.
+    """
+    found = counterparts(stems, others)
+    bare = {_name(stem): stem for stem in sorted(set(stems) - found.keys(), reverse=True)}
+    rest = sorted(set(others).difference(found.values()))
+    near = [(bare[_name(other)], other) for other in rest if _name(other) in bare]
+    if not near:
+        return ""
+    stem, other = near[0]
+    return (
+        f"{len(near)} have the name of an image in another folder, such as {shown(other)} for "
+        f"{shown(stem)}: put them into the same sub-folders as the images"
+    )
+
+
+def _folder_first(stem: str) -> tuple[str, str]:
+    folder, _, name = stem.rpartition("/")
+    return folder, name
+
+
+def _name(stem: str) -> str:
+    return stem.rpartition("/")[2]
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except PermissionError as error:
+        raise PermissionError(
+            f"cannot look into {shown(path)} ({error.strerror}): make it readable, or move it away "
+            "from the images"
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
