@@ -62,6 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="COCO file whose images give the ids; images that it does not name are skipped. "
         "Without it stems are the ids if all are numbers, else the ranks in the sorted list",
     )
+    parser.add_argument(
+        "--project",
+        action="append",
+        default=[],
+        dest="projects",
+        metavar="MODULE",
+        help="import a project that registers the model, and take over its config keys; may be "
+        "repeated. Detectron2's own: detectron2.projects.point_rend and others",
+    )
     return parser
 
 

@@ -6,18 +6,24 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 pytest.importorskip("detectron2")
 
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 
 from trace_d2.io.categories import load_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json, read_panoptic_png
+from trace_d2.io.edge_maps import write_edges
 
 pytestmark = pytest.mark.detectron2
 
@@ -156,3 +162,208 @@ def test_predictions_are_those_that_evaluation_scores(
     assert expected
     assert rows(found["annotations"]) == rows(expected)
     assert not (output / "panoptic.json").exists()
+
+
+def rcnn_cfg(name: str = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", **changes: Any):
+    """A tiny model of Detectron2's zoo, without any of our keys."""
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(name))
+    cfg.merge_from_list([part.replace('""', "") for part in TINY_RCNN.split()])
+    for key, value in changes.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    return cfg
+
+
+TINY_RCNN = """
+MODEL.DEVICE cpu MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.STEM_OUT_CHANNELS 16
+MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 8
+MODEL.ROI_MASK_HEAD.NUM_CONV 1 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0 TEST.DETECTIONS_PER_IMAGE 4
+INPUT.MIN_SIZE_TEST 64 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.SEM_SEG_HEAD.CONVS_DIM 16
+MODEL.SEM_SEG_HEAD.NORM "" MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH 0.0
+MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT 1
+"""
+
+
+def save_model(cfg, folder: Path, **more: Any) -> Path:
+    """The two files of a trained model, as somebody else's training leaves them."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    state = build_model(cfg.clone()).state_dict()
+    torch.save({"model": state, **more}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture
+def two(small_scenes, tmp_path) -> Path:
+    """A folder of two images."""
+    shutil.copytree(small_scenes / "images", tmp_path / "two")
+    return tmp_path / "two"
+
+
+def predicted(output: Path) -> dict:
+    return json.loads((output / "predictions.json").read_text())
+
+
+def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys):
+    folder = save_model(rcnn_cfg(), tmp_path / "model")
+    plain, cut = tmp_path / "plain", tmp_path / "cut"
+    assert predict.main(command(folder, two, plain, "--score", "0")) == 0
+    note = "taken to be those of the data set coco_2017_train"
+    assert note in capsys.readouterr().out
+    assert {c["id"] for c in predicted(plain)["categories"]} >= {1, 90}
+
+    edges = np.zeros((64, 64), np.float32)
+    edges[::9] = edges[:, ::11] = 1
+    (tmp_path / "edges").mkdir()
+    for path in two.iterdir():
+        write_edges(tmp_path / "edges" / f"{path.stem}.png", edges)
+    keys = ["MODEL.TRACE.POSTPROCESSOR.ENABLED", "True", "MODEL.TRACE.EDGES.SOURCE", "files"]
+    keys += ["MODEL.TRACE.EDGES.DIR", str(tmp_path / "edges")]
+    keys += ["MODEL.TRACE.POSTPROCESSOR.MIN_SCORE", "0.0"]
+    assert predict.main(command(folder, two, cut, "--score", "0", *keys)) == 0
+    before, after = predicted(plain)["annotations"], predicted(cut)["annotations"]
+    assert len(after) > len(before)
+    lines = (cut / "journal.jsonl").read_text().splitlines()
+    facts = [json.loads(line)["facts"] for line in lines]
+    assert sum(one["uncut"] for one in facts) == len(before)
+    assert sum(one["things"] for one in facts) == len(after)
+    assert f"{len(after)} things once they were cut along edges, {len(before)} before" in (
+        capsys.readouterr().out
+    )
+    for path in (cut / "previews").iterdir():
+        preview = json.loads(path.read_text())
+        assert set(preview["regions"]) == {"instances", "uncut_instances"}
+        assert set(preview["strengths"]) == {"edges"}
+    # An edge file that changes makes its image again, and only that.
+    write_edges(tmp_path / "edges" / f"{next(two.iterdir()).stem}.png", edges[::-1].copy())
+    assert predict.main(command(folder, two, cut, "--score", "0", *keys)) == 0
+    assert "2 predicted (1 of them before)" in capsys.readouterr().out
+    # Other weights are other predictions.
+    save_model(rcnn_cfg(MODEL__FPN__OUT_CHANNELS=32), folder)
+    assert predict.main(command(folder, two, plain, "--score", "0")) == 2
+    message = capsys.readouterr().err
+    assert "weights: model_final.pth, sha256" in message
+    assert "MODEL.FPN.OUT_CHANNELS: 16 there, 32 now" in message
+
+
+def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path):
+    cfg = rcnn_cfg("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml")
+    folder, output = save_model(cfg, tmp_path / "model"), tmp_path / "out"
+    assert predict.main(command(folder, two, output, "--score", "0")) == 0
+    panoptic = load_panoptic_json(output / "panoptic.json")
+    assert len(panoptic.categories) == 133
+    known = {c.id: c for c in load_categories("coco-panoptic")}
+    assert {c.id: (c.name in known[c.id].name, c.isthing) for c in panoptic.categories} == {
+        key: (True, c.isthing) for key, c in known.items()
+    }
+    segments = [s for a in panoptic.annotations.values() for s in a["segments_info"]]
+    assert {known[s["category_id"]].isthing for s in segments} == {True, False}
+    again = tmp_path / "again"
+    assert predict.main(command(folder, two, again, "--score", "0", "--categories", "coco")) == 0
+    ours = load_panoptic_json(again / "panoptic.json").annotations
+    assert {k: [s["category_id"] for s in a["segments_info"]] for k, a in ours.items()} == {
+        k: [s["category_id"] for s in a["segments_info"]] for k, a in panoptic.annotations.items()
+    }
+
+
+def test_classes_that_nobody_tells(predict, two, tmp_path, capsys):
+    cfg = rcnn_cfg(MODEL__ROI_HEADS__NUM_CLASSES=3)
+    folder, output = save_model(cfg, tmp_path / "model"), tmp_path / "out"
+    assert predict.main(command(folder, two, output, "--score", "0")) == 0
+    said = capsys.readouterr().out
+    assert "it has 3; coco_2017_train has 80" in said
+    assert "numbered from 1, as things" in said
+    named = load_categories(output / "categories.json")
+    assert [(c.id, c.name) for c in named] == [(1, "class 1"), (2, "class 2"), (3, "class 3")]
+
+    assert predict.main(command(folder, two, output, "--categories", "voc")) == 2
+    message = "the model has 3 classes, but --categories has 21 categories, 20 of them things"
+    assert message in capsys.readouterr().err
+
+    own = [{"id": 5, "name": "sky", "isthing": 0}]
+    own += [{"id": 9 - n, "name": name, "isthing": 1} for n, name in enumerate("abc")]
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    more = ["--score", "0", "--overwrite", "--categories", str(tmp_path / "own.json")]
+    before = [row["category_id"] for row in predicted(output)["annotations"]]
+    assert predict.main(command(folder, two, output, *more)) == 0
+    # The things alone, as the model has no stuff.
+    assert [row["category_id"] for row in predicted(output)["annotations"]] == [
+        10 - number for number in before
+    ]
+
+    told = {"trace_categories": own[1:]}
+    save_model(cfg, folder, **told)
+    assert predict.main(command(folder, two, tmp_path / "told")) == 0
+    assert [c.name for c in load_categories(tmp_path / "told" / "categories.json")] == [*"abc"]
+    given = ["--categories", str(tmp_path / "given.json")]
+    (tmp_path / "given.json").write_text(json.dumps(own[:0:-1]))
+    assert predict.main(command(folder, two, tmp_path / "other", *given)) == 2
+    message = capsys.readouterr().err
+    assert "number 0 is a (id 9, thing) in the one and c (id 7, thing) in the other" in message
+    assert not (tmp_path / "other").exists()
+
+
+def test_nothing_is_found(predict, trained, two, tmp_path, capsys):
+    folder, output = trained(MASK2FORMER), tmp_path / "out"
+    assert predict.main(command(folder, two, output, "--score", "1")) == 0
+    assert predicted(output)["annotations"] == []
+    panoptic = load_panoptic_json(output / "panoptic.json")
+    assert [a["segments_info"] for a in panoptic.annotations.values()] == [[], []]
+    assert "a lower --score shows more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["MODEL.MASK_ON", "False"], "GeneralizedRCNN predicts no masks of instances"),
+        (["MODEL.META_ARCHITECTURE", "Nobody"], "no MODEL.META_ARCHITECTURE 'Nobody'"),
+        (["MODEL.META_ARCHITECTURE", "TraceEdgePredictor"], "use predict_edges.py"),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet predicts no masks"),
+        (["MODEL.ROI_BOX_HEAD.FC_DIM", "32"], "the model cannot be loaded: "),
+        (["MODEL.NOTHING", "1"], "MODEL.NOTHING"),
+        (["MODEL.DEVICE", "cuda"], "MODEL.DEVICE is cuda, but no CUDA device is visible"),
+        (["INPUT.FORMAT", "L"], "INPUT.FORMAT is 'L'"),
+    ],
+)
+def test_mistakes_end_with_status_2(
+    keys, message, predict, two, tmp_path_factory, capsys, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    folder = tmp_path_factory.getbasetemp() / "mistakes"
+    if not folder.exists():
+        save_model(rcnn_cfg(), folder)
+    assert predict.main(command(folder, two, folder / "out", *keys)) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "out" / "predictions.json").exists()
+
+
+def test_all_that_is_wrong_is_said_at_once(predict, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("MODEL:\n  DEVICE: nowhere\nVERSION: 2\n")
+    assert predict.main(command(tmp_path, tmp_path / "none", tmp_path / "out")) == 2
+    message = capsys.readouterr().err
+    for part in ("'nowhere' cannot be used", "--weights: no file at", "no folder at"):
+        assert part in message
+    assert predict.main(["--images", "here"]) == 2
+    assert "--config-file, --weights, --output missing" in capsys.readouterr().err
+
+
+def test_a_project_of_its_own(predict, two, tmp_path, capsys):
+    pytest.importorskip("detectron2.projects.point_rend")
+    from detectron2.projects.point_rend import add_pointrend_config
+
+    cfg = get_cfg()
+    add_pointrend_config(cfg)
+    cfg.merge_from_other_cfg(rcnn_cfg())
+    keys = """MODEL.ROI_HEADS.NUM_CLASSES 2 MODEL.ROI_MASK_HEAD.NAME PointRendMaskHead
+    MODEL.ROI_MASK_HEAD.POOLER_TYPE "" MODEL.ROI_MASK_HEAD.FC_DIM 8 MODEL.ROI_MASK_HEAD.NUM_FC 1
+    MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION 7 MODEL.POINT_HEAD.FC_DIM 8
+    MODEL.POINT_HEAD.NUM_CLASSES 2 MODEL.POINT_HEAD.NUM_FC 1
+    MODEL.ROI_MASK_HEAD.POINT_HEAD_ON True"""
+    cfg.merge_from_list([part.replace('""', "") for part in keys.split()])
+    folder = save_model(cfg, tmp_path / "model")
+    assert predict.main(command(folder, two, tmp_path / "out")) == 2
+    assert "name its module by --project" in capsys.readouterr().err
+    more = ["--score", "0", "--project", "detectron2.projects.point_rend"]
+    assert predict.main(command(folder, two, tmp_path / "out", *more)) == 0
+    assert predicted(tmp_path / "out")["annotations"]

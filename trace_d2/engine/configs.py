@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,21 +22,30 @@ from trace_d2.modeling.mask2former.official import (
 )
 from trace_d2.settings import flatten
 
+_ADDS_CONFIG = re.compile(r"add_\w+_config")
 
-def load_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
+
+def load_cfg(config_file: str, opts: Sequence[str], projects: Sequence[str] = ()) -> CfgNode:
     """Detectron2's defaults, ours, the official Mask2Former's where needed, then the file; frozen.
 
     Args:
         config_file: path; empty: none.
         opts: KEY VALUE pairs, which win.
+        projects: modules that register models of their own when they are imported; what they have
+            of functions ``add_..._config`` adds their keys.
 
     Raises:
         FileNotFoundError: there is no such file.
         ConfigError: a key does not exist, or has a value of the wrong kind.
-        ImportError: the config needs the official Mask2Former, which cannot be imported.
+        ImportError: the config needs the official Mask2Former, which cannot be imported, or a
+            project cannot.
     """
     cfg = get_cfg()
     trace_d2.add_trace_config(cfg)
+    for project in projects:
+        module = importlib.import_module(project)
+        for name in filter(_ADDS_CONFIG.fullmatch, dir(module)):
+            getattr(module, name)(cfg)
     official = False
     if config_file:
         content = read_config(config_file, type(cfg))

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
-from trace_d2.config import add_trace_config
+from trace_d2.config import ConfigError, add_trace_config
 from trace_d2.data.categories import ModelClasses
 from trace_d2.edges.sources import build_edge_source, check_edge_source
 from trace_d2.engine.builders import EDGE_PREDICTOR
@@ -52,9 +52,14 @@ def predict_job(args: argparse.Namespace) -> PredictionJob:
         ValueError, OSError: it cannot be; everything that is wrong is said.
     """
     try:
-        cfg = _for_this_machine(load_cfg(args.config_file, args.opts), args.opts)
+        cfg = load_cfg(args.config_file, args.opts, args.projects)
     except ImportError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{error}; --project takes modules that Python can import") from error
+    except ConfigError as error:
+        if args.projects or "do not exist" not in str(error):
+            raise
+        raise UsageError(f"{error}. A project's own keys: name its module by --project") from error
+    cfg = _for_this_machine(cfg, args.opts)
     cut = cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED
     check_all(
         lambda: _check_score(args.score),
@@ -128,8 +133,8 @@ def _check_model(cfg: CfgNode) -> None:
         raise ValueError(f"MODEL.META_ARCHITECTURE {name} predicts edges: use predict_edges.py")
     if name not in META_ARCH_REGISTRY:
         raise ValueError(
-            f"no MODEL.META_ARCHITECTURE {name!r} is registered: correct it, or import the project "
-            "that registers it before tools/predict.py's main() is called"
+            f"no MODEL.META_ARCHITECTURE {name!r} is registered: correct it, or name the module of "
+            "the project that registers it by --project"
         )
     if name in _WITHOUT_MASKS or (name in _MASK_SWITCH and not cfg.MODEL.MASK_ON):
         switch = ": set MODEL.MASK_ON True where it was trained so" if name in _MASK_SWITCH else ""
