@@ -162,6 +162,10 @@ def test_predictions_are_those_that_evaluation_scores(
     assert expected
     assert rows(found["annotations"]) == rows(expected)
     assert not (output / "panoptic.json").exists()
+    labels = ["--labels", truth, "--output", str(tmp_path / "next.json"), "--threshold", "0.0"]
+    given = ["--predictions", str(output / "predictions.json")]
+    assert load_tool("make_self_training").main([*labels, *given]) == 0
+    assert len(json.loads((tmp_path / "next.json").read_text())["annotations"]) >= len(expected)
 
 
 def rcnn_cfg(name: str = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", **changes: Any):
