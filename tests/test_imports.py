@@ -14,7 +14,7 @@ PACKAGE = Path(trace_d2.__file__).parent
 FLOORS = (
     (
         *("_version", "io", "attention", "propagation", "config", "settings", "parallel"),
-        *("remarks", "terminal"),
+        *("remarks", "terminal", "complaints", "devices"),
     ),
     ("backbones", "labels", "masks"),
     ("edges",),

@@ -75,3 +75,21 @@ def test_defaults_are_those_of_the_config():
 def test_names_the_key_of_a_value_of_another_kind(values, message):
     with pytest.raises(ValueError, match=message):
         Example.from_config(config(**values))
+
+
+def test_choices_are_those_that_are_there():
+    """Settings name them, so that they are checked without PyTorch."""
+    from trace_d2.attention import DIVERGENCES
+    from trace_d2.attention.settings import METRICS
+    from trace_d2.edges.abdiv import _DIRECTIONS
+    from trace_d2.edges.lora import _KINDS
+    from trace_d2.edges.settings import LORA_LAYERS, NEIGHBOURHOODS
+
+    assert tuple(DIVERGENCES) == METRICS
+    assert tuple(_DIRECTIONS) == NEIGHBOURHOODS
+    assert tuple(_KINDS) == LORA_LAYERS
+
+
+def test_a_choice_that_is_nearly_one_is_guessed():
+    with pytest.raises(ValueError, match=r"not 'basin' \(did you mean basins\?\)$"):
+        Example.from_config(config(CUT="basin"))

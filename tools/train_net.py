@@ -124,9 +124,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def prepare(args: argparse.Namespace) -> CfgNode:
     """The frozen config of ``args``, with its data sets registered, checked."""
+    from trace_d2.complaints import check_all
     from trace_d2.config import ConfigError
     from trace_d2.data.registration import register_from_config
-    from trace_d2.engine.checks import check_all, check_data, check_machine, check_processes
+    from trace_d2.engine.checks import check_data, check_machine, check_processes
     from trace_d2.engine.configs import complete_categories, load_cfg
 
     if args.fresh and args.eval_only:

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import difflib
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from trace_d2.complaints import Complaints
+from trace_d2.complaints import ConfigError as ConfigError
 from trace_d2.io.categories import Category, parse_categories
+from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import quoted, shown
 from trace_d2.settings import flatten
 
@@ -34,10 +36,6 @@ _FORMER_KEYS = (
     ),
     "MODEL.TRACE.BGP.IRNET_PADDING",
 )
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key or the file, and the remedy."""
 
 
 def add_trace_config(cfg: CfgNode) -> None:
@@ -97,15 +95,26 @@ def load_trace_cfg(
         ConfigError: the file is no config, or it or a pair names a key that does not exist or a
             value that the key cannot have.
     """
+    wrong = Complaints()
+    cfg = usable_trace_cfg(wrong, config_file, overrides)
+    wrong.end()
+    return cfg
+
+
+def usable_trace_cfg(
+    wrong: Complaints,
+    config_file: str | Path | None = None,
+    overrides: Sequence[str] | None = None,
+) -> CfgNode:
+    """As ``load_trace_cfg``, of the keys that can be used; ``wrong`` is told of the others."""
     cfg = get_trace_cfg()
-    if config_file is not None:
-        content = read_config(config_file)
+    content = wrong.of(read_config, config_file) if config_file is not None else None
+    if content is not None:
         model = content.get("MODEL")
         if isinstance(model, Mapping) and "META_ARCHITECTURE" in model:
             content = _own_keys(content)
-        with explained(cfg, flatten(content), shown(str(config_file))):
-            cfg.merge_from_other_cfg(CfgNode(content))
-    merge_pairs(cfg, overrides or ())
+        merge_usable(wrong, cfg, content, shown(str(config_file)))
+    wrong.of(merge_pairs, cfg, overrides or ())
     cfg.freeze()
     return cfg
 
@@ -123,6 +132,16 @@ def configured_categories(cfg: CfgNode) -> tuple[Category, ...]:
         raise ConfigError(str(error)) from error
 
 
+def merge_usable(wrong: Complaints, cfg: CfgNode, content: dict[str, Any], where: str) -> None:
+    """Merge the keys of a file into ``cfg``; ``wrong`` is told of those that cannot be."""
+
+    def merge() -> None:
+        with explained(cfg, flatten(content), where):
+            cfg.merge_from_other_cfg(type(cfg)(copy.deepcopy(content)))
+
+    wrong.of(merge)
+
+
 def read_config(config_file: str | Path, kind: type[CfgNode] = CfgNode) -> dict[str, Any]:
     """The keys of a YAML file and of its ``_BASE_``, opened as configs of ``kind`` are.
 
@@ -132,7 +151,9 @@ def read_config(config_file: str | Path, kind: type[CfgNode] = CfgNode) -> dict[
     """
     where = shown(str(config_file))
     if "://" not in where and not Path(config_file).is_file():
-        raise FileNotFoundError(f"no config file at {where}: correct --config-file")
+        raise FileNotFoundError(
+            f"no config file at {where}{nearest_path(config_file)}: correct --config-file"
+        )
     try:
         content = kind.load_yaml_with_base(str(config_file), allow_unsafe=False)
         CfgNode(content)
@@ -166,8 +187,9 @@ def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
 def explained(cfg: CfgNode, given: Mapping[str, Any], where: str) -> Iterator[None]:
     """Within it, errors of merging the keys ``given`` into ``cfg`` become a ConfigError.
 
-    It names every key that does not exist, with the one that may be meant, or else the key whose
-    value is of another kind. ``where`` the keys stand begins the message.
+    It names every key that does not exist, with the one that may be meant, and every key whose
+    value is of another kind; the other keys are merged. ``where`` the keys stand begins the
+    message.
     """
     before = {key: _value(cfg, key) for key in given if _is_key(cfg, key) and "TRACE" in key}
     try:
@@ -178,21 +200,33 @@ def explained(cfg: CfgNode, given: Mapping[str, Any], where: str) -> Iterator[No
     except ConfigError:
         raise
     except (KeyError, AssertionError, ValueError, TypeError, AttributeError) as error:
-        unknown = [k for k in given if not _is_key(cfg, k) and not cfg.key_is_deprecated(k)]
-        if unknown:
-            known = list(flatten(cfg))
-            texts = "; ".join(f"{shown(key)}{_meant(key, known)}" for key in unknown)
-            raise ConfigError(
-                f"{where} names config keys that do not exist: {texts}. docs/config.md lists"
-                " TRACE's keys"
-            ) from error
-        mismatch = re.search(r"for config key: (\S+)$", str(error))
-        if mismatch is None:
-            raise ConfigError(f"{where}: {error}") from error
-        key = mismatch[1]
-        raise ConfigError(
-            f"{where}: {key} must be {_kind_of(_value(cfg, key))}, not {quoted(given.get(key))}"
-        ) from error
+        raise _explanation(cfg, given, where, error) from error
+
+
+def _explanation(
+    cfg: CfgNode, given: Mapping[str, Any], where: str, error: Exception
+) -> ConfigError:
+    """What is wrong with the keys ``given``; those that are right are merged."""
+    lines = []
+    unknown = [k for k in given if not _is_key(cfg, k) and not cfg.key_is_deprecated(k)]
+    if unknown:
+        known = list(flatten(cfg))
+        texts = "; ".join(f"{shown(key)}{_meant(key, known)}" for key in unknown)
+        lines.append(
+            f"{where} names config keys that do not exist: {texts}. docs/config.md lists"
+            " TRACE's keys"
+        )
+    for key, value in given.items():
+        if _is_key(cfg, key):
+            kind = _kind_of(_value(cfg, key))
+            try:
+                cfg.merge_from_list([key, copy.deepcopy(value)])
+            except (KeyError, AssertionError, ValueError, TypeError, AttributeError):
+                lines.append(f"{where}: {key} must be {kind}, not {quoted(value)}")
+    wrong = Complaints()
+    for line in lines or [f"{where}: {error}"]:
+        wrong.say(line)
+    return wrong.joined()
 
 
 def _own_keys(content: Mapping[str, Any]) -> dict[str, Any]:

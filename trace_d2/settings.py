@@ -19,6 +19,8 @@ from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
+from trace_d2.io.hints import did_you_mean
+
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
     from typing_extensions import Self
@@ -85,7 +87,10 @@ def _check(key: str, own: Field[Any], kind: type, value: Any) -> None:
         raise ValueError(f"{key} must be {name}, not {value!r}")
     choices = own.metadata.get("choices")
     if choices is not None and value not in choices:
-        raise ValueError(f"{key} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        raise ValueError(
+            f"{key} must be one of {', '.join(map(str, choices))}, not {value!r}"
+            f"{did_you_mean(value, choices) if value else ''}"
+        )
     low, high = own.metadata.get("bounds", (-math.inf, math.inf))
     if "bounds" in own.metadata and not low <= value <= high:
         limits = f"{low:g} or more" if high == math.inf else f"in {low:g}..{high:g}"

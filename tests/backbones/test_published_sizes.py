@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trace_d2.attention import SelfAttentionReader, native_attention
 from trace_d2.backbones import REGISTERED_MODELS
-from trace_d2.backbones.backbone import BackboneSettings
 from trace_d2.backbones.diffusion import Noising
+from trace_d2.backbones.settings import BackboneSettings
 
 
 @dataclass(frozen=True)

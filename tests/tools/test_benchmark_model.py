@@ -114,7 +114,7 @@ PUBLISHED = {
 def test_architectures_have_the_size_of_the_published_models(load_tool, name: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from trace_d2.backbones.backbone import BackboneSettings
+    from trace_d2.backbones.settings import BackboneSettings
 
     millions, sides, tera = PUBLISHED[name]
     backbone = load_tool("random_backbone").random_backbone(

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trace_d2.complaints import Complaints
 from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.sources import EDGE_SOURCES, EdgeOutput
 from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
-from trace_d2.jobs.command_line import UsageError, load_cfg, load_edge_cfg
+from trace_d2.jobs.command_line import edge_cfg, load_cfg
 from trace_d2.jobs.kinds.edges import PredictedEdgeJob, PseudoEdgeJob
 
 CONFIGS = Path(__file__).parents[2] / "configs/edges"
@@ -91,6 +92,8 @@ def student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setitem(EDGE_SOURCES, "student", SimpleNamespace(from_config=from_config))
     monkeypatch.setattr("trace_d2.edges.sources.student_folder", student_folder)
     monkeypatch.setattr("trace_d2.edges.student_files.student_folder", student_folder)
+    monkeypatch.setattr("trace_d2.edges.preflight.student_folder", student_folder)
+    monkeypatch.setattr("trace_d2.edges.preflight._check_student", lambda *_: None)
     return own
 
 
@@ -236,6 +239,7 @@ def test_the_next_image_is_read_while_one_is_looked_at(job, monkeypatch) -> None
         return find_edges(image, key)
 
     monkeypatch.setattr(PseudoEdgeJob, "load", load)
+    monkeypatch.setattr(PseudoEdgeJob, "probe", lambda *_: None)  # which reads some before
     monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert job.run() == 0
 
@@ -300,7 +304,7 @@ def test_a_student_that_cannot_be_loaded(tmp_path, load_tool, student, capsys) -
     shutil.rmtree(student.folder)
     assert job.run() == 2
     said = capsys.readouterr().err
-    assert "error: the student of sd35-large cannot be loaded: no student in" in said
+    assert "error: no student in" in said
 
 
 def test_folders_of_the_two_tools_are_told_apart(job, load_tool, student, capsys) -> None:
@@ -335,11 +339,16 @@ def test_sources_on_the_command_line(student) -> None:
     def source_of(name: str) -> str:
         opts = ["MODEL.TRACE.EDGES.SOURCE", name]
         args = SimpleNamespace(no_edges=False, edges=None, config_file=None, opts=opts)
-        return load_edge_cfg(args).MODEL.TRACE.EDGES.SOURCE
+        wrong = Complaints()
+        cfg = edge_cfg(wrong, args)
+        wrong.end()
+        return cfg.MODEL.TRACE.EDGES.SOURCE
 
     assert source_of("student") == "student"
-    with pytest.raises(UsageError, match='"teacher", "student" or "files"'):
+    with pytest.raises(ValueError, match=r"one of teacher, files, student"):
         source_of("canny")
+    with pytest.raises(ValueError, match=r"did you mean teacher\?"):
+        source_of("techer")
 
 
 @pytest.mark.parametrize("name", ["trace_tiny", "sd35_large"])

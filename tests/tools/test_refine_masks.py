@@ -349,7 +349,7 @@ def test_limit_grows(mask_job) -> None:
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),
         (["MODEL.TRACE.BGP.STRIDE", "0"], r"STRIDE"),
         (["--masks", "nowhere.json"], r"no file at nowhere\.json"),
-        (["--images", "nowhere"], r"no folder of images at nowhere: correct --images"),
+        (["--images", "nowhere"], r"no folder at nowhere: correct --images"),
         (["--edges", "nowhere"], r"no folder at nowhere: correct --edges"),
         (["--images-json", "nowhere.json"], r"no file at nowhere\.json"),
     ],

@@ -152,8 +152,8 @@ def narrow(name: str) -> Any:
     import torch
     from random_backbone import random_backbone
 
-    from trace_d2.backbones.backbone import BackboneSettings
     from trace_d2.backbones.registry import REGISTERED_MODELS
+    from trace_d2.backbones.settings import BackboneSettings
 
     family = REGISTERED_MODELS[name].family
     changes = _NARROW[family] | (_UNET if "block_out_channels" in _NARROW[family] else {})
@@ -169,7 +169,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     import torch
     from random_backbone import random_backbone
 
-    from trace_d2.backbones.backbone import BackboneSettings
+    from trace_d2.backbones.settings import BackboneSettings
 
     settings, meta = BackboneSettings(name=name), torch.device("meta")
     found = counts(random_backbone(name, settings, torch.bfloat16, meta))

@@ -71,8 +71,8 @@ def plans(name: str, resolution: int = 0) -> dict[str, Plan]:
     from random_backbone import random_backbone
     from torch import nn
 
-    from trace_d2.backbones.backbone import BackboneSettings
     from trace_d2.backbones.quantization import modules_kept
+    from trace_d2.backbones.settings import BackboneSettings
 
     settings = BackboneSettings(name=name, resolution=resolution, dtype="bfloat16")
     backbone = random_backbone(name, settings, torch.bfloat16, torch.device("meta"))

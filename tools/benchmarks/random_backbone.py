@@ -10,9 +10,9 @@ import torch
 from architectures import ARCHITECTURES, Architecture
 
 from trace_d2.backbones import NullPrompt
-from trace_d2.backbones.backbone import BackboneSettings
 from trace_d2.backbones.loading import vae_dtype
 from trace_d2.backbones.registry import BACKBONE_REGISTRY, REGISTERED_MODELS
+from trace_d2.backbones.settings import BackboneSettings
 
 
 def random_backbone(

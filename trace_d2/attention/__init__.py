@@ -1,20 +1,9 @@
-"""What a denoiser's self-attention says: the reader, and divergences between maps."""
+"""What a denoiser's self-attention says: the reader, and divergences between maps.
 
-from .divergences import DIVERGENCES, divergence, mean_divergence, mean_divergence_tensor
-from .layout import AttentionLayout
-from .native import forbid_cudnn_attention, full_precision, native_attention
-from .reader import SelfAttentionReader
-from .settings import AttentionSettings
+Names (``__init__.pyi`` lists them) are imported at their first use: the settings of the reader do
+without PyTorch.
+"""
 
-__all__ = [
-    "DIVERGENCES",
-    "AttentionLayout",
-    "AttentionSettings",
-    "SelfAttentionReader",
-    "divergence",
-    "forbid_cudnn_attention",
-    "full_precision",
-    "mean_divergence",
-    "mean_divergence_tensor",
-    "native_attention",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

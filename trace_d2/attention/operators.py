@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from . import mean_softmax as plain
-from .kernels.choice import KERNELS, takes_triton
+from .kernels.choice import takes_triton
 from .registration import operator
+from .settings import KERNELS
 
 __all__ = ["KERNELS", "accumulate_mean_softmax", "mean_softmax"]
 

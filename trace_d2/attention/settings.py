@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from trace_d2.settings import NodeSettings, one_of
 
-from .operators import KERNELS
+KERNELS = ("auto", "triton", "plain")
+"""Values of ``MODEL.TRACE.ATTENTION.KERNELS``."""
+
+METRICS = ("kl", "jsd", "l1", "l2", "entropy", "wasserstein")
+"""Names of the divergences between maps."""
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,13 @@
 >>> cfg = get_trace_cfg()
 >>> cfg.MODEL.TRACE.BACKBONE.NAME = "trace-tiny"
 >>> backbone = build_backbone(cfg)  # doctest: +SKIP
+
+Names (``__init__.pyi`` lists them) are imported at their first use: what is known of a backbone
+before it is loaded does without PyTorch.
 """
 
-from __future__ import annotations
+import lazy_loader
 
 from . import import_remarks  # noqa: F401 -- before diffusers is imported
-from .backbone import AttentionBackbone
-from .diffusion import DiffusionBackbone
-from .families import (
-    FluxBackbone,
-    PixArtBackbone,
-    StableDiffusion3Backbone,
-    StableDiffusionBackbone,
-    StableDiffusionXLBackbone,
-)
-from .null_prompt import NullPrompt
-from .registry import BACKBONE_REGISTRY, REGISTERED_MODELS, RegisteredModel, build_backbone
 
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "REGISTERED_MODELS",
-    "AttentionBackbone",
-    "DiffusionBackbone",
-    "FluxBackbone",
-    "NullPrompt",
-    "PixArtBackbone",
-    "RegisteredModel",
-    "StableDiffusion3Backbone",
-    "StableDiffusionBackbone",
-    "StableDiffusionXLBackbone",
-    "build_backbone",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,11 +17,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from . import loading, offloading, quantization
-from .backbone import AttentionBackbone, BackboneSettings
+from .backbone import AttentionBackbone
 from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
 from .registry import REGISTERED_MODELS, family_of, source_of
+from .settings import BackboneSettings
 
 
 class Noising(NamedTuple):

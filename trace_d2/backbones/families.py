@@ -24,7 +24,7 @@ from trace_d2.attention import AttentionLayout
 from .diffusion import DiffusionBackbone
 from .model_files import ModelSource
 from .null_prompt import TextEncoding
-from .registry import BACKBONE_REGISTRY
+from .registry import BACKBONE_REGISTRY, FAMILY_FILES, FamilyFiles
 
 # Tokens that the pipelines pad a prompt to.
 _CLIP_TOKENS = 77
@@ -38,11 +38,9 @@ class StableDiffusionBackbone(DiffusionBackbone):
 
     denoiser_class = UNet2DConditionModel
     denoiser_subfolder = "unet"
-    pipeline_names: ClassVar[tuple[str, ...]] = (
-        "StableDiffusionPipeline",
-        "StableDiffusionImg2ImgPipeline",
-    )
-    text_encoding = TextEncoding(1, {"prompt_embeds": 0})
+    files: ClassVar[FamilyFiles] = FAMILY_FILES["StableDiffusionBackbone"]
+    pipeline_names: ClassVar[tuple[str, ...]] = files.pipelines
+    text_encoding = TextEncoding(files.text_parts, {"prompt_embeds": 0})
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
@@ -84,8 +82,12 @@ class StableDiffusionBackbone(DiffusionBackbone):
 class StableDiffusionXLBackbone(StableDiffusionBackbone):
     """Stable Diffusion XL, base model."""
 
-    pipeline_names = ("StableDiffusionXLPipeline",)
-    text_encoding = TextEncoding(2, {"prompt_embeds": 0, "pooled_prompt_embeds": 2})
+    files = FAMILY_FILES["StableDiffusionXLBackbone"]
+    pipeline_names = files.pipelines
+    text_encoding = TextEncoding(
+        files.text_parts,
+        {"prompt_embeds": 0, "pooled_prompt_embeds": 2},
+    )
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
@@ -142,8 +144,9 @@ class PixArtBackbone(DiffusionTransformer):
     """PixArt-alpha and PixArt-Sigma: cross-attention to T5."""
 
     denoiser_class = PixArtTransformer2DModel
-    pipeline_names = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
-    text_encoding = TextEncoding(1, {"prompt_embeds": 0, "prompt_attention_mask": 1})
+    files = FAMILY_FILES["PixArtBackbone"]
+    pipeline_names = files.pipelines
+    text_encoding = TextEncoding(files.text_parts, {"prompt_embeds": 0, "prompt_attention_mask": 1})
 
     @staticmethod
     def prompt_shapes(config: Any, pipeline_name: str = "") -> dict[str, tuple[int, ...]]:
@@ -183,8 +186,12 @@ class StableDiffusion3Backbone(DiffusionTransformer):
     """SD3 and SD3.5, medium and large."""
 
     denoiser_class = SD3Transformer2DModel
-    pipeline_names = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
-    text_encoding = TextEncoding(3, {"prompt_embeds": 0, "pooled_prompt_embeds": 2})
+    files = FAMILY_FILES["StableDiffusion3Backbone"]
+    pipeline_names = files.pipelines
+    text_encoding = TextEncoding(
+        files.text_parts,
+        {"prompt_embeds": 0, "pooled_prompt_embeds": 2},
+    )
     prompt_first = False
 
     @staticmethod
@@ -217,8 +224,9 @@ class FluxBackbone(DiffusionTransformer):
     """FLUX.1 [dev] and [schnell], trace-tiny, and every folder of the same classes."""
 
     denoiser_class = FluxTransformer2DModel
-    pipeline_names = ("FluxPipeline", "FluxImg2ImgPipeline")
-    text_encoding = TextEncoding(2, {"prompt_embeds": 0, "pooled_prompt_embeds": 1})
+    files = FAMILY_FILES["FluxBackbone"]
+    pipeline_names = files.pipelines
+    text_encoding = TextEncoding(files.text_parts, {"prompt_embeds": 0, "pooled_prompt_embeds": 1})
     prompt_first = True
     patch = 2  # the denoiser's own patch_size counts what is packed already
 

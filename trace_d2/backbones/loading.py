@@ -15,10 +15,12 @@ from fvcore.common.config import CfgNode
 from trace_d2.io.json_files import read_json
 
 from . import quantization
-from .backbone import BackboneSettings
+from .denoiser_files import check_file, gguf_in
 from .model_files import ModelSource, weight_files, weights_in
+from .packages import METHODS, stored_method
 from .reports import check_report
-from .single_file import check_file, gguf_in, load_single_file
+from .settings import BackboneSettings
+from .single_file import load_single_file
 
 # What a class is called today that was called Transformer2DModel, by its norm_type. The hub's
 # PixArt-alpha is published under that name.
@@ -108,7 +110,7 @@ def load_model(
     """
     folder, device = source.component(component), torch.device(device)
     _check_class(source, model_class, component)
-    method = quantization.stored_method(folder)
+    method = stored_method(folder)
     options: dict[str, Any] = {}
     if quantize:
         if method:
@@ -120,7 +122,7 @@ def load_model(
         options["quantization_config"] = quantization.build_config(
             quantize, model_class, config, dtype
         )
-        method = quantization.METHODS[quantize]
+        method = METHODS[quantize]
     weights = weights_in(folder, source.variant, must)
     try:
         with quantization.on_any_device(device):

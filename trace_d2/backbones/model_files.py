@@ -26,6 +26,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from trace_d2.io.hints import nearest_path
+
 INDEX = "model_index.json"
 DENOISERS = ("unet", "transformer")
 _WEIGHT_FILE = re.compile(
@@ -83,12 +85,12 @@ class ModelSource:
         """The folder of a component, downloaded first where it must be."""
         path = self.folder / name
         weights = not (self.bare and name in DENOISERS)
-        if self.hub_id and not _is_complete(path, self.variant, weights):
+        if self.hub_id and not is_complete(path, self.variant, weights):
             try:
                 _download_component(self.hub_id, self.revision, name, self.variant, weights)
             except FileNotFoundError:
                 # Few parts have the variant, and the hub alone could tell whether this one does.
-                if not (self.variant and _is_complete(path, "", weights)):
+                if not (self.variant and is_complete(path, "", weights)):
                     raise
         if self.class_name(name) is None or not path.is_dir():
             raise FileNotFoundError(
@@ -154,13 +156,32 @@ def open_model(
             )
         return ModelSource(folder, _read_index(folder / INDEX), variant=variant, bare=bare)
     if weights.count("/") != 1 or weights.startswith((".", "~", "/")):
-        raise FileNotFoundError(f"no model folder at {weights}; pass a diffusers folder or hub id")
+        raise FileNotFoundError(
+            f"no model folder at {weights}{nearest_path(weights)}; pass a diffusers folder or hub"
+            " id"
+        )
     try:
         index = Path(huggingface_hub.hf_hub_download(weights, INDEX, revision=revision or None))
     except (OSError, HTTPError, HFValidationError, EntryNotFoundError) as error:
         raise FileNotFoundError(_hub_remedy(weights, error)) from error
     found = _read_index(index)
     return ModelSource(index.parent, found, weights, index.parent.name, variant, bare)
+
+
+def cached_model(
+    hub_id: str, revision: str = "", variant: str = "", bare: bool = False
+) -> ModelSource:
+    """As ``open_model``, of a hub model as far as it is in the local cache; nobody is asked."""
+    index = huggingface_hub.try_to_load_from_cache(hub_id, INDEX, revision=revision or None)
+    if not isinstance(index, str):
+        raise FileNotFoundError(
+            f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE is set: run"
+            f" `hf download {hub_id}` with network access and HF_HUB_OFFLINE unset, or download it"
+            " elsewhere and pass its folder as MODEL.TRACE.BACKBONE.WEIGHTS"
+        )
+    path = Path(index)
+    found = _read_index(path)
+    return ModelSource(path.parent, found, hub_id, path.parent.name, variant, bare)
 
 
 def choose_weights(names: Iterable[str], variant: str = "") -> WeightFiles | None:
@@ -221,7 +242,7 @@ def weights_in(folder: Path, variant: str = "", must: bool = False) -> WeightFil
     return found
 
 
-def _is_complete(folder: Path, variant: str, weights: bool) -> bool:
+def is_complete(folder: Path, variant: str, weights: bool) -> bool:
     """Whether a snapshot's component is on disk: its configuration, and weights if it has any."""
     names = [path.name for path in folder.glob("*")]
     if "config.json" in names:

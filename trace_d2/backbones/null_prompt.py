@@ -94,18 +94,12 @@ class TextEncoding:
     """How a family's pipeline makes the null prompt.
 
     Attributes:
-        encoders: how many text encoders it has, each with its tokenizer.
+        components: its text encoders and tokenizers, by their names in ``model_index.json``.
         outputs: where its ``encode_prompt`` returns each tensor.
     """
 
-    encoders: int
+    components: tuple[str, ...]
     outputs: dict[str, int]
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names in ``model_index.json``."""
-        ends = ["", *(f"_{number}" for number in range(2, self.encoders + 1))]
-        return tuple(f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer"))
 
 
 def load_null_prompt(

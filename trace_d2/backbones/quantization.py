@@ -8,10 +8,8 @@ weights. All is computed in the denoiser's own dtype.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -21,62 +19,7 @@ from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from diffusers.quantizers import DiffusersAutoQuantizer
 from torch import nn
 
-from trace_d2.io.json_files import quoted, read_json
-
-NONE = ""
-
-# The packages that diffusers and transformers read quantised weights by, by quant_method.
-_PACKAGES = {
-    "bitsandbytes": "bitsandbytes",
-    "bitsandbytes_4bit": "bitsandbytes",
-    "bitsandbytes_8bit": "bitsandbytes",
-    "gguf": "gguf",
-    "torchao": "torchao",
-    "quanto": "optimum-quanto",
-    "modelopt": "nvidia-modelopt",
-    "compressed-tensors": "compressed-tensors",
-    "gptq": "gptqmodel",
-    "awq": "gptqmodel",
-    "hqq": "hqq",
-}
-METHODS = {"nf4": "bitsandbytes", "int8": "torchao"}
-"""The quant_method of each of ``MODEL.TRACE.BACKBONE.QUANTIZE``."""
-
-
-def need_package(method: str, what: str) -> None:
-    """Raise a ValueError if the package of a quant_method, by which ``what`` is read, is absent."""
-    package = _PACKAGES[method]
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            f"{what} needs the package {package}: run `pip install {package}`, or pass the model in"
-            " full precision"
-        ) from error
-
-
-def stored_method(folder: Path) -> str:
-    """The quant_method of the weights in ``folder``; empty for full precision.
-
-    Raises:
-        ValueError: it is not known here, or its package is not installed.
-    """
-    path = folder / "config.json"
-    config = read_json(path, "configuration", "copy or download the model again")
-    settings = config.get("quantization_config") if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        return NONE
-    method = settings.get("quant_method")
-    if method is None and any("load_in_" in key for key in settings):
-        method = "bitsandbytes"  # as its first versions wrote it
-    name = str(method).lower()
-    if name not in _PACKAGES:
-        raise ValueError(
-            f"{path}: quantization_config has the quant_method {quoted(method)}, which is not known"
-            " here: pass the model in full precision"
-        )
-    need_package(name, f"{folder} is quantised by {method}, which")
-    return name
+from .packages import METHODS, NONE, need_package
 
 
 def build_config(scheme: str, model_class: type[Any], config: Any, dtype: torch.dtype) -> Any:

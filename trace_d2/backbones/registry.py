@@ -1,16 +1,20 @@
-"""Backbones by name or by folder, and the builder."""
+"""Backbones by name or by folder: what is known of them before anything is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fvcore.common.config import CfgNode
 from fvcore.common.registry import Registry
 
-from .backbone import AttentionBackbone, BackboneSettings
+from trace_d2.io.hints import did_you_mean, nearest_path
+
 from .model_files import ModelSource, open_model
-from .versions import check_versions
+from .settings import BackboneSettings
+
+if TYPE_CHECKING:
+    from .backbone import AttentionBackbone
 
 BACKBONE_REGISTRY = Registry("ATTENTION_BACKBONE")
 BACKBONE_REGISTRY.__doc__ = """
@@ -18,6 +22,39 @@ Families: subclasses of AttentionBackbone. A family reads every diffusers folder
 ``model_index.json`` names one of its ``pipeline_names``; one that reads no such folders has names
 in ``REGISTERED_MODELS`` alone.
 """
+
+
+@dataclass(frozen=True)
+class FamilyFiles:
+    """What the folders of a family of diffusion models hold.
+
+    Attributes:
+        pipelines: diffusers' pipeline classes that they belong to.
+        text_encoders: how many there are, each with its tokenizer.
+    """
+
+    pipelines: tuple[str, ...]
+    text_encoders: int
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Names of text encoders and tokenizers in ``model_index.json``."""
+        ends = ["", *(f"_{number}" for number in range(2, self.text_encoders + 1))]
+        return tuple(f"{part}{end}" for end in ends for part in ("text_encoder", "tokenizer"))
+
+
+FAMILY_FILES: dict[str, FamilyFiles] = {
+    "StableDiffusionBackbone": FamilyFiles(
+        ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), 1
+    ),
+    "StableDiffusionXLBackbone": FamilyFiles(("StableDiffusionXLPipeline",), 2),
+    "PixArtBackbone": FamilyFiles(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), 1),
+    "StableDiffusion3Backbone": FamilyFiles(
+        ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), 3
+    ),
+    "FluxBackbone": FamilyFiles(("FluxPipeline", "FluxImg2ImgPipeline"), 2),
+}
+"""By the names of our own families of diffusion models."""
 
 _MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
 
@@ -68,26 +105,6 @@ def canonical_name(name: str) -> str:
     return short if short in REGISTERED_MODELS else next(same, short)
 
 
-def build_backbone(cfg: CfgNode) -> AttentionBackbone:
-    """Build the backbone that ``cfg.MODEL.TRACE.BACKBONE`` and ``cfg.MODEL.TRACE.DEVICE`` name.
-
-    Raises:
-        ValueError: an unknown name, a folder of an unknown pipeline class, a folder that does not
-            fit the registered name, an unusable device, or damaged weights.
-        FileNotFoundError: something the folder should hold is missing, or a hub model cannot be
-            had; the message says what to do.
-        ImportError: a package is too old.
-    """
-    check_versions()
-    settings = BackboneSettings.from_config(cfg)
-    registered = REGISTERED_MODELS.get(settings.name)
-    if registered:
-        family: type[AttentionBackbone] = BACKBONE_REGISTRY.get(registered.family)
-    else:
-        family = family_of(source_of(settings))
-    return family.from_config(cfg)
-
-
 def family_of(source: ModelSource) -> type[AttentionBackbone]:
     """The family that reads folders of the pipeline class of ``source``."""
     for _, family in BACKBONE_REGISTRY:
@@ -103,23 +120,25 @@ def family_of(source: ModelSource) -> type[AttentionBackbone]:
 def source_of(settings: BackboneSettings) -> ModelSource:
     """The model that ``BACKBONE.NAME``, ``WEIGHTS`` and ``REVISION`` mean."""
     bare = bool(settings.denoiser)
-    return open_model(_weights_of(settings), settings.revision, settings.variant, bare)
+    return open_model(weights_of(settings), settings.revision, settings.variant, bare)
 
 
-def _weights_of(settings: BackboneSettings) -> str:
+def weights_of(settings: BackboneSettings) -> str:
     """The folder or hub id that ``BACKBONE.NAME`` and ``BACKBONE.WEIGHTS`` mean."""
     name, weights = settings.name, settings.weights
     if name in REGISTERED_MODELS:
         return weights or REGISTERED_MODELS[name].weights
+    hint = did_you_mean(name, REGISTERED_MODELS)
     if weights:
         raise ValueError(
             f"MODEL.TRACE.BACKBONE.WEIGHTS goes with a registered name, and {name!r} is none of"
-            f" {', '.join(REGISTERED_MODELS)}; set BACKBONE.NAME to the folder and WEIGHTS to ''"
+            f" {', '.join(REGISTERED_MODELS)}{hint}; set BACKBONE.NAME to the folder and WEIGHTS"
+            " to ''"
         )
     if not Path(name).exists():
         raise FileNotFoundError(
             f"MODEL.TRACE.BACKBONE.NAME {name!r} is neither a registered name"
-            f" ({', '.join(REGISTERED_MODELS)}) nor a folder; pass the folder that holds"
-            " model_index.json"
+            f" ({', '.join(REGISTERED_MODELS)}) nor a folder{hint or nearest_path(name)}; pass the"
+            " folder that holds model_index.json"
         )
     return name

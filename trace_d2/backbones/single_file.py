@@ -22,37 +22,17 @@ from torch import Tensor
 from trace_d2.io.json_files import shown
 
 from . import quantization
+from .denoiser_files import PREFIX, check_is_denoiser
+from .packages import need_package
 from .reports import check_report
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
-# What the denoiser's tensors begin with where a file holds other models as well.
-_PREFIX = "model.diffusion_model."
 _USUAL_ENDINGS = (".weight", ".bias", ".scale", "pos_embed")
 _UNSAFE_REMEDY = (
     "it was not read: pass a .safetensors file of the same model, or convert it where it can be"
     " trusted"
 )
-
-
-def gguf_in(folder: Path) -> Path | None:
-    """The GGUF file of a component's folder, if it holds one and no other weights are chosen."""
-    files = sorted(folder.glob("*.gguf"))
-    if len(files) > 1:
-        raise ValueError(
-            f"{folder} holds {len(files)} GGUF files ({', '.join(shown(f.name) for f in files)}):"
-            " name the one in MODEL.TRACE.BACKBONE.DENOISER"
-        )
-    return files[0] if files else None
-
-
-def check_file(path: Path, key: str) -> None:
-    """Raise unless ``path``, which the config's ``key`` names, may be a denoiser's file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{key}: there is no file {path}")
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"{key}: {path} is none of {', '.join(ENDINGS)}")
 
 
 def load_single_file(
@@ -67,11 +47,11 @@ def load_single_file(
     """The denoiser in ``path``.
 
     Args:
-        path: one of ``ENDINGS``.
+        path: one of ``denoiser_files.ENDINGS``.
         model_class: of diffusers.
         configuration: the folder of the ``config.json`` of the same model.
         dtype: of what is not quantised, and of what is computed.
-        quantize: of ``quantization.METHODS``; empty for as it is.
+        quantize: of ``packages.METHODS``; empty for as it is.
         device: where weights are quantised.
 
     Raises:
@@ -90,12 +70,14 @@ def load_single_file(
             " model in full precision"
         )
     if gguf:
-        quantization.need_package("gguf", f"{path} is a GGUF file, which")
+        need_package("gguf", f"{path} is a GGUF file, which")
     config = model_class.load_config(str(configuration), local_files_only=True)
     with init_empty_weights():
         model = model_class.from_config(config)
     expected = model.state_dict()
-    tensors = _named_as(expected, _denoiser_of(_read(path), path), model_class, config, path)
+    found = _read(path)
+    check_is_denoiser(found, path)
+    tensors = _named_as(expected, _denoiser_of(found, path), model_class, config, path)
     check_report(_report(expected, tensors), path)
     try:
         if quantize:
@@ -155,7 +137,7 @@ def _first_line(error: Exception) -> str:
 
 def _denoiser_of(tensors: Mapping[str, Callable[[], Tensor]], path: Path) -> dict[str, Tensor]:
     """The tensors of the denoiser alone, without the prefix that they may have."""
-    own = [name for name in tensors if name.startswith(_PREFIX)]
+    own = [name for name in tensors if name.startswith(PREFIX)]
     if not own:
         return {name: get() for name, get in tensors.items()}
     if len(own) < len(tensors):
@@ -164,7 +146,7 @@ def _denoiser_of(tensors: Mapping[str, Callable[[], Tensor]], path: Path) -> dic
             path,
             len(tensors) - len(own),
         )
-    return {name.removeprefix(_PREFIX): tensors[name]() for name in own}
+    return {name.removeprefix(PREFIX): tensors[name]() for name in own}
 
 
 def _named_as(
@@ -181,7 +163,7 @@ def _named_as(
     convert = single_file_model.SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]
     names, size = list(given), _elements(given.values())
     # diffusers finds the U-Net by the prefix.
-    prefixed = {_PREFIX + name: tensor for name, tensor in given.items()}
+    prefixed = {PREFIX + name: tensor for name, tensor in given.items()}
     try:
         converted = convert(config=config, checkpoint=prefixed)
     except Exception as error:  # a name that is not there ends in any kind of error

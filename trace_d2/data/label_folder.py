@@ -12,7 +12,7 @@ from trace_d2.jobs.folder import JobFolder, open_job_folder
 logger = logging.getLogger(__name__)
 
 
-class UnfinishedLabelsError(RuntimeError):
+class UnfinishedLabelsError(ValueError):
     """A folder of labels is still being written, or was left half done."""
 
 

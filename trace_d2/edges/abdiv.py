@@ -14,12 +14,13 @@ from trace_d2.attention.kernels.choice import takes_triton
 from trace_d2.attention.native import full_precision
 from trace_d2.attention.registration import operator
 
+from .settings import THRESHOLDS
+
 # Steps (down, right) from the centre to one neighbour; the other lies opposite.
 _DIRECTIONS = {
     4: ((1, 0), (0, 1)),
     8: ((1, 0), (0, 1), (1, 1), (1, -1)),
 }
-NEIGHBOURHOODS = tuple(_DIRECTIONS)
 # A spread below this share of the mean is rounding: such a map holds no edge.
 _CONSTANT = 1e-5
 
@@ -183,10 +184,6 @@ torch.library.register_autograd(
     _backward,
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0]),
 )
-
-
-THRESHOLDS = ("mean_std", "upper_band", "mean")
-"""Values of ``MODEL.TRACE.ABDIV.THRESHOLD``, see ``pseudo_edges``."""
 
 
 def pseudo_edges(

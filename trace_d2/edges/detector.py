@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,51 +16,18 @@ from trace_d2.attention import (
     SelfAttentionReader,
     native_attention,
 )
-from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.attention.kernels.choice import check_kernels
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.backbone import ReadImage
-from trace_d2.settings import NodeSettings, one_of, within
 
-from .abdiv import (
-    NEIGHBOURHOODS,
-    THRESHOLDS,
-    attention_boundary_divergence,
-    normalise_edges,
-    upsample_edges,
-)
+from .abdiv import attention_boundary_divergence, normalise_edges, upsample_edges
 from .emergence import most_changed, search_trajectory
-from .network_source import (
-    NetworkSource,
-    PassSettings,
-    ReadyImage,
-    timesteps_per_pass,
-    to_host,
-)
+from .network_source import NetworkSource, ReadyImage, timesteps_per_pass, to_host
+from .settings import AbdivSettings, EmergenceSettings, PassSettings
 from .sources import EdgeOutput
 from .student import EdgeStudent, square_layout
 from .student_files import student_folder
 from .student_loading import load_student
-
-
-@dataclass(frozen=True)
-class EmergenceSettings(NodeSettings, node="MODEL.TRACE.EMERGENCE"):
-    """The search along the trajectory (Algorithm 1)."""
-
-    stride: int = within(1, 999, default=100)
-    metric: str = one_of(*DIVERGENCES, default="kl")
-    fixed_timestep: int = within(-1, 999, default=-1)
-    batch: int = within(0, default=0)
-    memory_mb: float = 256
-    spacing: str = one_of("uniform", "scheduler", default="uniform")
-
-
-@dataclass(frozen=True)
-class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
-    """Boundary divergence (Algorithm 2)."""
-
-    neighbourhood: int = one_of(*NEIGHBOURHOODS, default=4)
-    threshold: str = one_of(*THRESHOLDS, default="mean_std")
 
 
 class AttentionView:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import nn
 
-from trace_d2.settings import NodeSettings, one_of, within
+from .settings import LoraSettings
 
 ADAPTER = "trace"
 
@@ -25,20 +24,6 @@ _KINDS: dict[str, re.Pattern[str]] = {
         r"(^|\.)(ff\.net\.0\.proj|ff\.net\.2)$|single_transformer_blocks\.\d+\.(proj_mlp|proj_out)$"
     ),
 }
-
-
-@dataclass(frozen=True)
-class LoraSettings(NodeSettings, node="MODEL.TRACE.STUDENT.LORA"):
-    """Of the adapters. Their strength is alpha / rank; an alpha of 0 means the rank."""
-
-    rank: int = within(1, default=64)
-    alpha: float = within(0.0, default=0.0)
-    layers: tuple[str, ...] = one_of(*_KINDS, default=tuple(_KINDS))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.layers:
-            raise ValueError(f"{self.node}.LAYERS holds some of {', '.join(_KINDS)}, not none")
 
 
 def lora_layers(denoiser: nn.Module, kinds: Sequence[str]) -> list[str]:

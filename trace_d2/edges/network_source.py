@@ -6,7 +6,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from trace_d2.backbones import AttentionBackbone
 from trace_d2.backbones.backbone import ReadImage
-from trace_d2.settings import NodeSettings, within
 
 from .sources import EdgeOutput
 from .student import square_layout
@@ -26,13 +24,6 @@ logger = logging.getLogger(__name__)
 _MOST_IMAGES = 16  # of a pass; beyond that a GPU gains next to nothing
 _MAPS_MB = 256  # of their attention
 _PIXEL_BYTES = 2048  # of activations, of VAE and denoiser: 2 GiB at 1024 x 1024
-
-
-@dataclass(frozen=True)
-class PassSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
-    """How many images are looked at in one pass."""
-
-    batch: int = within(0, default=0)
 
 
 class ReadyImage(NamedTuple):

@@ -13,6 +13,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from trace_d2.io.edge_maps import edge_remarks, edge_size, find_edges, read_edges
+from trace_d2.io.hints import did_you_mean, nearest_path
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.remarks import RemarkLog
 
@@ -109,8 +110,8 @@ class FileEdges:
             )
         if not Path(folder).is_dir():
             raise FileNotFoundError(
-                f"MODEL.TRACE.EDGES.DIR: there is no folder {folder}; name the one that holds "
-                "<stem>.png or <stem>.npy"
+                f"MODEL.TRACE.EDGES.DIR: there is no folder {folder}{nearest_path(folder)}; name "
+                "the one that holds <stem>.png or <stem>.npy"
             )
         self.folder = Path(folder)
         self._remark = RemarkLog(logger)
@@ -149,6 +150,7 @@ def check_edge_source(cfg: CfgNode) -> None:
     if source not in EDGE_SOURCES:
         raise ValueError(
             f"MODEL.TRACE.EDGES.SOURCE is {source!r}; choose one of {', '.join(EDGE_SOURCES)}"
+            f"{did_you_mean(source, EDGE_SOURCES)}"
         )
     if source == "files":
         FileEdges.from_config(cfg)

@@ -19,7 +19,9 @@ from trace_d2.attention import (
 from trace_d2.backbones import AttentionBackbone, build_backbone
 
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
-from .lora import LoraSettings, add_lora
+from .lora import add_lora
+from .preflight import check_trainable
+from .settings import LoraSettings
 
 
 @dataclass(frozen=True)
@@ -135,23 +137,6 @@ class EdgeStudent(nn.Module):
         if not reconstruct:
             return StudentOutput(logits)
         return StudentOutput(logits, *self.backbone.reconstruct(prepared, output))
-
-
-def check_trainable(cfg: Any) -> None:
-    """Raise a ValueError for keys of ``cfg`` with which no student can be trained."""
-    trace = cfg.MODEL.TRACE
-    if trace.BACKBONE.CPU_OFFLOAD:
-        raise ValueError("MODEL.TRACE.BACKBONE.CPU_OFFLOAD is for inference: set it to False")
-    if trace.BACKBONE.OFFLOAD != "none":
-        raise ValueError('MODEL.TRACE.BACKBONE.OFFLOAD is for inference: set it to "none"')
-    if trace.BACKBONE.COMPILE:
-        raise ValueError("MODEL.TRACE.BACKBONE.COMPILE is for inference: set it to False")
-    loss = trace.STUDENT.LOSS
-    if min(loss.DICE, loss.RECONSTRUCTION) < 0 or loss.DICE + loss.RECONSTRUCTION == 0:
-        raise ValueError(
-            "MODEL.TRACE.STUDENT.LOSS: DICE and RECONSTRUCTION are 0 or more, and not both 0; they "
-            f"are {loss.DICE} and {loss.RECONSTRUCTION}"
-        )
 
 
 def square_layout(backbone: AttentionBackbone) -> AttentionLayout:

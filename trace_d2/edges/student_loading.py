@@ -28,7 +28,8 @@ from .lora import (
     merge_lora_adapters,
     partly_adapted,
 )
-from .student import EdgeStudent, check_trainable, square_layout
+from .preflight import check_trainable
+from .student import EdgeStudent, square_layout
 from .student_files import (
     DECODER_FILE,
     FORMAT,

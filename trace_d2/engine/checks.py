@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from trace_d2.config import ConfigError
+from trace_d2.complaints import check_all
 from trace_d2.data.augmentation import build_edge_augmentations
 from trace_d2.data.categories import trained_categories
-from trace_d2.data.label_folder import UnfinishedLabelsError
 from trace_d2.engine.builders import (
     EDGE_EVALUATORS,
     EDGE_PREDICTOR,
@@ -28,8 +26,6 @@ from trace_d2.engine.optimizer import check_optimizer
 from trace_d2.io.categories import Category
 
 MASK2FORMER = "TraceMask2Former"
-
-_SEVERAL = "several things are wrong:\n- "
 
 # What evaluators need that a config may switch off: evaluator_type -> (its key, the output).
 _MASK2FORMER_SWITCHES = {
@@ -68,27 +64,6 @@ def check_machine(cfg: CfgNode, *, train: bool, resume: bool) -> None:
         lambda: None if goes_on else check_weights(cfg.MODEL.WEIGHTS),
         lambda: _check_solver(cfg) if train else None,
     )
-
-
-def check_all(*checks: Callable[[], Any]) -> None:
-    """Run all ``checks``; what one of them raises is raised, of several all that they say.
-
-    Raises:
-        ValueError, OSError: as the checks do. A ConfigError lists the messages of several.
-    """
-    wrong: list[Exception] = []
-    for check in checks:
-        try:
-            check()
-        except (ValueError, OSError, UnfinishedLabelsError) as error:
-            wrong.append(error)
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        texts = [
-            line for error in wrong for line in str(error).removeprefix(_SEVERAL).split("\n- ")
-        ]
-        raise ConfigError(_SEVERAL + "\n- ".join(texts))
 
 
 def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int = 1, rank: int = 0) -> None:

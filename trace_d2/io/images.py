@@ -70,6 +70,10 @@ class Inputs:
         return self.edges is not None and float(self.edges.max()) < FAINT
 
 
+class UnknownClassError(ValueError):
+    """A semantic mask has values or colours that no category has."""
+
+
 @dataclass(frozen=True)
 class Sample(Inputs):
     """All that one label is made from, in the frame of the photograph.
@@ -103,7 +107,7 @@ def load_sample(
     counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
     strange = set(np.flatnonzero(counts).tolist()) - {UNKNOWN, *(c.id for c in categories)}
     if strange:
-        raise ValueError(
+        raise UnknownClassError(
             f"{semantic} has class values {sorted(strange)} that the categories "
             f"({categories_name}) lack: add them there, or write {UNKNOWN} where the class is "
             f"unknown{_counted_from(categories_name)}"
@@ -159,7 +163,7 @@ def read_class_mask(
     found, places = np.unique(codes, return_inverse=True)
     strange = [f"#{code:06x}" for code in found.tolist() if code not in ids_of]
     if strange:
-        raise ValueError(
+        raise UnknownClassError(
             f"{path} has colours that no category has ({', '.join(strange[:5])}): give "
             f'each category its colour in {categories_name} (a line NAME R,G,B, or "color" in '
             "JSON), or save masks as 8-bit palette or grey PNGs whose pixels are category ids"

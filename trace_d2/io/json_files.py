@@ -17,6 +17,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .hints import nearest_path
+
 T = TypeVar("T")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # editors of Windows put it before UTF-8
@@ -70,7 +72,7 @@ def read_json(path: str | Path, what: str = "file", remedy: str = "correct the p
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no {what} at {path}: {remedy}")
+        raise FileNotFoundError(f"no {what} at {path}{nearest_path(path)}: {remedy}")
     data = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
         return json.loads(data)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from .hints import nearest_path
 from .json_files import FieldError, file_name, quoted, read_json, shown, whole_number
 from .paths import composed, file_below, name_keys
 from .subfolders import counterparts, files_by_stem, path_ends, walk_folder
@@ -40,7 +41,9 @@ def list_images(folder: str | Path, leave_out: Iterable[str | Path | None] = ())
         ValueError: it has no images, or two of one stem.
     """
     if not Path(folder).is_dir():
-        raise NotADirectoryError(f"no folder of images at {folder}: correct the path")
+        raise NotADirectoryError(
+            f"no folder of images at {folder}{nearest_path(folder)}: correct the path"
+        )
     files = files_by_stem(folder, IMAGE_SUFFIXES, leave_out, any_case=True)
     if not files:
         raise ValueError(

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trace_d2.complaints import Complaints
+from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
@@ -27,6 +29,7 @@ from trace_d2.jobs.output import (
     OutputError,
     SettingsChangedError,
 )
+from trace_d2.jobs.preflight import look_at_some
 from trace_d2.jobs.store import JobStore
 from trace_d2.parallel import available_cpus
 from trace_d2.terminal import say
@@ -193,18 +196,21 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
         raise UsageError(str(error)) from error
 
 
-def load_edge_cfg(args: argparse.Namespace, *opts: str) -> CfgNode:
+def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode:
     """The config of a command line, ``MODEL.TRACE.EDGES`` as the options say where they do.
 
+    What is known to be wrong with it, or with the teacher or student that it names, is complained
+    of; what is left is a config all the same, so that other things can be looked at, too.
+
     Args:
+        wrong: is told.
         args: of a ``job_parser``, with ``add_edge_options`` or not.
         opts: config keys and values that win over those of the command line.
-
-    Raises:
-        UsageError: a key does not exist, or there is no such folder, student or source.
-        FileNotFoundError: there is no such config file.
     """
-    cfg = load_cfg(args.config_file, [*args.opts, *opts])
+    from trace_d2.config import usable_trace_cfg
+    from trace_d2.edges.preflight import check_edges
+
+    cfg = usable_trace_cfg(wrong, args.config_file, [*args.opts, *opts])
     cfg.defrost()
     node, option = cfg.MODEL.TRACE.EDGES, "MODEL.TRACE.EDGES.DIR"
     if getattr(args, "no_edges", False):
@@ -213,16 +219,9 @@ def load_edge_cfg(args: argparse.Namespace, *opts: str) -> CfgNode:
         node.SOURCE, node.DIR, option = FILES, args.edges, "--edges"
     cfg.freeze()
     if node.SOURCE == FILES:
-        existing_folder(node.DIR, option)
-    elif node.SOURCE == STUDENT:
-        from trace_d2.edges.sources import check_edge_source
-
-        with detector_errors(cfg):
-            check_edge_source(cfg)
-    elif node.SOURCE not in (TEACHER, NONE):
-        raise UsageError(
-            f'MODEL.TRACE.EDGES.SOURCE is {node.SOURCE!r}; choose "teacher", "student" or "files"'
-        )
+        wrong.of(existing_folder, node.DIR, option)
+    elif node.SOURCE != NONE:
+        wrong.of(check_edges, cfg)
     return cfg
 
 
@@ -242,7 +241,7 @@ def detector_errors(cfg: CfgNode) -> Iterator[None]:
 def existing_folder(path: str, option: str) -> Path:
     """``path``, or a UsageError that names ``option`` if no folder is there."""
     if not path or not Path(path).is_dir():
-        raise UsageError(f"no folder at {path}: correct {option}")
+        raise UsageError(f"no folder at {path}{_hint(path)}: correct {option}")
     return Path(path)
 
 
@@ -277,6 +276,10 @@ def image_ids(names: Mapping[str, str], images_json: str | None) -> dict[str, in
     return ids
 
 
+def _hint(path: str) -> str:
+    return nearest_path(path) if path else ""
+
+
 def count(text: str) -> int:
     """A whole number of 1 or more, as an argument's type."""
     value = int(text)
@@ -301,11 +304,7 @@ def _run(
     missing = [f"--{name.replace('_', '-')}" for name in kind.needs if getattr(args, name) is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; see --help")
-    try:
-        shard = parse_shard(args.shard)
-        job = (make or kind.from_args)(args)
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+    shard, job = _prepared(kind, args, make or kind.from_args)
     progress = not args.quiet
     result = run_job(job, RunOptions(shard, args.limit, args.workers, args.overwrite, progress))
     say(
@@ -321,6 +320,28 @@ def _run(
     _show_failures(result, job.store)
     kind.tell_last(job.store)
     return 3 if result.failed else 0
+
+
+def _prepared(
+    kind: type[AnyJob], args: argparse.Namespace, make: Callable[[argparse.Namespace], AnyJob]
+) -> tuple[Shard, AnyJob]:
+    """The job, once nothing is known to be wrong; all that is wrong is said at once."""
+    wrong = Complaints()
+    shard = wrong.of(parse_shard, args.shard)
+    if args.output:
+        wrong.of(JobStore(args.output, kind.layout).check_place)
+    job = wrong.of(make, args)
+    if job is not None:
+        wrong.of(look_at_some, job, args.limit)
+        if not args.overwrite and job.store.has_results():
+            wrong.of(job.store.check_settings, job.settings)
+    try:
+        wrong.end()
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    assert shard is not None
+    assert job is not None
+    return shard, job
 
 
 def _merge(kind: type[AnyJob], output: str) -> int:

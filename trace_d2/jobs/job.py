@@ -128,6 +128,10 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             OSError, ValueError: a file is missing, damaged or does not fit.
         """
 
+    def probe(self, entry: EntryT) -> None:
+        """Raise what would be wrong with ``entry``, before any model is there."""
+        self.load(entry)
+
     def read(self, entry: EntryT) -> Read[EntryT, InputsT]:
         """``load``, and what can be made ready for ``look``; other threads do it ahead."""
         return Read(entry, self.load(entry))

@@ -99,7 +99,7 @@ class Check:
         """A backbone with random weights, at its native resolution or another."""
         from random_backbone import random_backbone
 
-        from trace_d2.backbones.backbone import BackboneSettings
+        from trace_d2.backbones.settings import BackboneSettings
 
         if self.small:
             resolution = _SMALL_SIDE

@@ -9,9 +9,6 @@ import os
 import torch
 from torch import Tensor
 
-KERNELS = ("auto", "triton", "plain")
-"""Values of ``MODEL.TRACE.ATTENTION.KERNELS``."""
-
 _KEY = "MODEL.TRACE.ATTENTION.KERNELS"
 _OLDEST = (8, 0)  # compute capability: bfloat16 on tensor cores
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -24,7 +21,7 @@ def takes_triton(kernels: str, like: Tensor, obstacle: str = "") -> bool:
     "auto" takes them on a GPU if it can, and else says once in the log why not.
 
     Args:
-        kernels: one of ``KERNELS``.
+        kernels: one of ``settings.KERNELS``.
         like: decides by device and type.
         obstacle: why kernels cannot make what is asked for, whatever the device; "" if they can.
 

@@ -21,11 +21,12 @@ from typing import Any, ClassVar
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from trace_d2.complaints import Complaints
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.listing import spread
-from trace_d2.jobs.command_line import STUDENT, TEACHER, images_below, job_parser, load_edge_cfg
+from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below, job_parser
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
@@ -84,8 +85,10 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         opts = ["MODEL.TRACE.EDGES.SOURCE", cls.source_wanted]
         if getattr(args, "weights", None):
             opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
-        cfg = load_edge_cfg(args, *opts)
-        entries = edge_entries(args.images, args.limit, args.report_images, args.output)
+        wrong = Complaints()
+        cfg = edge_cfg(wrong, args, *opts)
+        entries = wrong.of(edge_entries, args.images, args.limit, args.report_images, args.output)
+        wrong.end()
         return cls(cfg, args.images, args.output, entries)
 
     def fingerprint(self, entry: ImageEntry) -> str:

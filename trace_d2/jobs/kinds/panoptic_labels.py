@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file, write_png
 from trace_d2.io.categories import (
     TEXT_SUFFIXES,
@@ -44,10 +45,10 @@ from trace_d2.io.regions import is_sliver
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.command_line import (
+    edge_cfg,
     existing_folder,
     image_ids,
     images_below,
-    load_edge_cfg,
 )
 from trace_d2.jobs.job import UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
@@ -58,7 +59,7 @@ from trace_d2.jobs.report import Measure, Outcome, Report
 from trace_d2.jobs.store import Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.labels import PanopticLabel, PanopticLabeler
-from trace_d2.labels.panoptic import of_one_strength
+from trace_d2.labels.panoptic import LabelSettings, of_one_strength
 from trace_d2.propagation.calibration import EdgeStatistics
 from trace_d2.terminal import say
 
@@ -124,21 +125,21 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> LabelJob:
         """The job of ``tools/make_pseudo_panoptic.py``; says what will be left out."""
-        cfg = load_edge_cfg(args)
-        semantic = existing_folder(args.semantic, "--semantic")
-        categories = load_categories(args.categories)
+        wrong = Complaints()
+        cfg = edge_cfg(wrong, args)
+        wrong.of(LabelSettings.from_config, cfg)
+        semantic = wrong.of(existing_folder, args.semantic, "--semantic")
+        categories = wrong.of(load_categories, args.categories)
+        given = given_edges(cfg)
+        names = wrong.of(images_below, args.images, semantic, given, args.output)
+        if names:
+            ids = wrong.of(image_ids, names, args.images_json)
+        if names and semantic:
+            masks = files_by_stem(semantic, (".png",))
+            mask_stems = wrong.of(_masked, names, masks, semantic)
+        wrong.end()
         if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
             say(f"{args.categories}: {describe_categories(categories)}")
-        given = given_edges(cfg)
-        names = images_below(args.images, semantic, given, args.output)
-        ids = image_ids(names, args.images_json)
-        masks = files_by_stem(semantic, (".png",))
-        mask_stems = counterparts(names, masks)
-        if not mask_stems:
-            raise UsageError(
-                f"no mask in {semantic} is named like one of the {len(names)} images: "
-                f"expected {next(iter(names))}.png{_what_is_there(masks)}"
-            )
         shown = frozenset(spread(list(mask_stems)[: args.limit], args.report_images))
         entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
         job = cls(
@@ -300,6 +301,17 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
                 Measure("segments", lambda record: record.facts["segments"], suspicious=False),
             ],
         )
+
+
+def _masked(names: Mapping[str, str], masks: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The stem of the mask of each image that has one; a UsageError if none has."""
+    stems = counterparts(names, masks)
+    if not stems:
+        raise UsageError(
+            f"no mask in {folder} is named like one of the {len(names)} images: "
+            f"expected {next(iter(names))}.png{_what_is_there(masks)}"
+        )
+    return stems
 
 
 def _what_is_there(masks: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ import cv2
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file
 from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage, load_mask_json
 from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
@@ -34,7 +36,7 @@ from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
 from trace_d2.io.paths import check_output
 from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
-from trace_d2.jobs.command_line import load_edge_cfg
+from trace_d2.jobs.command_line import edge_cfg, existing_folder
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import ImageEntry, Record, check_name
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
@@ -52,10 +54,12 @@ from trace_d2.jobs.report import Measure, Outcome, Report, Table
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
+from trace_d2.propagation.bgp import BgpSettings
 from trace_d2.propagation.calibration import EdgeStatistics
 from trace_d2.terminal import say
 
 _LEFT_OUT = "left_out.jsonl"
+_QUICKLY_READ = 2**26  # bytes of a file of masks, which takes seconds beyond
 _MOST_GIB = 4  # of the masks of one image, decoded
 _MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
 _PANES = (
@@ -150,10 +154,17 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> RefineJob:
         """The job of ``tools/refine_masks.py``; says what is peculiar about the masks."""
-        check_output(args.output, masks=args.masks, images_json=args.images_json)
-        cfg = load_edge_cfg(args)
-        file = load_mask_json(args.masks, args.images_json)
-        entries = mask_entries(file, args.images)
+        wrong = Complaints()
+        wrong.of(check_output, args.output, masks=args.masks, images_json=args.images_json)
+        cfg = edge_cfg(wrong, args)
+        wrong.of(BgpSettings.from_config, cfg)
+        wrong.of(existing_folder, args.images, "--images")
+        if wrong and os.path.isfile(args.masks) and os.path.getsize(args.masks) > _QUICKLY_READ:
+            wrong.end()
+        file = wrong.of(load_mask_json, args.masks, args.images_json)
+        if file and os.path.isdir(args.images):
+            entries = wrong.of(mask_entries, file, args.images)
+        wrong.end()
         ready = [entry.stem for entry in entries[: args.limit] if not entry.skipped]
         shown = frozenset(spread(ready, args.report_images))
         entries = [replace(entry, pictured=entry.stem in shown) for entry in entries]
@@ -196,6 +207,9 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         photograph = read_image(image, [] if edges is None else [edges])
         inputs = Inputs(photograph, None, (*photograph.notes, *entry.remarks))
         return inputs if edges is None else inputs.with_edge_file(edges)
+
+    def probe(self, entry: MaskEntry) -> None:
+        self._decode(entry, self.load(entry).photograph)
 
     def count_edges(self, statistics: EdgeStatistics, entry: MaskEntry, inputs: Inputs) -> None:
         assert inputs.edges is not None

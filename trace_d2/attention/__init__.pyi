@@ -1,0 +1,18 @@
+from .divergences import DIVERGENCES, divergence, mean_divergence, mean_divergence_tensor
+from .layout import AttentionLayout
+from .native import forbid_cudnn_attention, full_precision, native_attention
+from .reader import SelfAttentionReader
+from .settings import AttentionSettings
+
+__all__ = [
+    "DIVERGENCES",
+    "AttentionLayout",
+    "AttentionSettings",
+    "SelfAttentionReader",
+    "divergence",
+    "forbid_cudnn_attention",
+    "full_precision",
+    "mean_divergence",
+    "mean_divergence_tensor",
+    "native_attention",
+]

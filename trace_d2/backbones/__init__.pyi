@@ -1,0 +1,27 @@
+from .backbone import AttentionBackbone
+from .building import BACKBONE_REGISTRY, build_backbone
+from .diffusion import DiffusionBackbone
+from .families import (
+    FluxBackbone,
+    PixArtBackbone,
+    StableDiffusion3Backbone,
+    StableDiffusionBackbone,
+    StableDiffusionXLBackbone,
+)
+from .null_prompt import NullPrompt
+from .registry import REGISTERED_MODELS, RegisteredModel
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "REGISTERED_MODELS",
+    "AttentionBackbone",
+    "DiffusionBackbone",
+    "FluxBackbone",
+    "NullPrompt",
+    "PixArtBackbone",
+    "RegisteredModel",
+    "StableDiffusion3Backbone",
+    "StableDiffusionBackbone",
+    "StableDiffusionXLBackbone",
+    "build_backbone",
+]

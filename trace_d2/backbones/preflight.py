@@ -1,0 +1,181 @@
+"""What can be known to be wrong with a backbone before PyTorch is imported or the hub is asked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+from huggingface_hub import constants
+
+from trace_d2.complaints import Complaints
+from trace_d2.devices import backbone_device, check_device
+from trace_d2.io.hints import did_you_mean
+from trace_d2.io.json_files import read_json
+from trace_d2.io.weight_files import tensor_shapes
+
+from .denoiser_files import check_file, gguf_in
+from .model_files import (
+    DENOISERS,
+    ModelSource,
+    cached_model,
+    is_complete,
+    open_model,
+    weight_files,
+    weights_in,
+)
+from .packages import METHODS, need_package, stored_method
+from .registry import BACKBONE_REGISTRY, FAMILY_FILES, REGISTERED_MODELS, weights_of
+from .settings import BackboneSettings
+from .versions import check_versions
+
+_NULL_PROMPT = "null_prompt.safetensors"
+
+
+def check_backbone(cfg: CfgNode) -> None:
+    """Raise what ``build_backbone`` would, as far as it can be known; all of it at once.
+
+    Nothing is loaded or downloaded. What a hub model lacks is known where ``HF_HUB_OFFLINE`` is
+    set, and of a folder which files it lacks and which are not whole.
+
+    Raises:
+        ConfigError, ValueError, OSError, ImportError: as ``build_backbone``.
+    """
+    wrong = Complaints()
+    wrong.of(check_versions)
+    name, key = backbone_device(cfg)
+    if name != "auto":
+        wrong.of(check_device, name, key)
+    settings = wrong.of(BackboneSettings.from_config, cfg)
+    if settings is not None:
+        wrong.of(_check_options, settings)
+        if settings.denoiser:
+            wrong.of(_check_denoiser, settings)
+        source = wrong.of(_source_at_hand, settings)
+        if source is not None:
+            wrong.of(_check_source, source, settings)
+    wrong.end()
+
+
+def _check_options(settings: BackboneSettings) -> None:
+    if settings.quantize:
+        method = METHODS[settings.quantize]
+        need_package(method, f"MODEL.TRACE.BACKBONE.QUANTIZE {settings.quantize}")
+    if settings.quantize == "nf4" and settings.offloading == "group":
+        raise ValueError(
+            "MODEL.TRACE.BACKBONE.OFFLOAD group cannot move weights that are quantised as nf4: set "
+            'it to "model" or "none", or take GGUF or QUANTIZE int8'
+        )
+
+
+def _check_denoiser(settings: BackboneSettings) -> None:
+    path = Path(settings.denoiser).expanduser()
+    check_file(path, "MODEL.TRACE.BACKBONE.DENOISER")
+    if path.suffix == ".gguf":
+        need_package("gguf", f"{path} is a GGUF file, which")
+        if settings.quantize:
+            raise ValueError(
+                f"{path} is quantised already: leave MODEL.TRACE.BACKBONE.QUANTIZE empty, or pass "
+                "the model in full precision"
+            )
+
+
+def _source_at_hand(settings: BackboneSettings) -> ModelSource | None:
+    """The model, if its files are here; None where the hub has to be asked."""
+    weights, bare = weights_of(settings), bool(settings.denoiser)
+    options = (settings.revision, settings.variant, bare)
+    folder = Path(weights).expanduser()
+    if folder.exists() or weights.count("/") != 1 or weights.startswith((".", "~", "/")):
+        return open_model(weights, *options)
+    return cached_model(weights, *options) if constants.HF_HUB_OFFLINE else None
+
+
+def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
+    """Raise unless the folder of ``source`` is of the family, with all files that are needed."""
+    registered = REGISTERED_MODELS.get(settings.name)
+    family = _family_of(source, registered.family if registered else None)
+    if family is None:
+        return
+    parts = {name: True for name in DENOISERS if source.class_name(name)}
+    wrong = Complaints()
+    if not parts:
+        wrong.say(
+            f"{source} has no denoiser: model_index.json must name a unet or a transformer; copy "
+            "or download the model again"
+        )
+    parts |= {"vae": True, "scheduler": False}
+    if _needs_text(source, settings):
+        own = FAMILY_FILES[family].text_parts
+        parts |= {name: name.startswith("text_encoder") for name in own}
+    for name, weighted in parts.items():
+        wrong.of(_check_part, source, name, weighted, settings)
+    wrong.end()
+
+
+def _family_of(source: ModelSource, wanted: str | None) -> str | None:
+    """The family of our own that ``source`` is of; None where it is of somebody else's.
+
+    Raises:
+        ValueError: it is not of the family that is ``wanted``, or of none that is known.
+    """
+    pipeline = source.pipeline_name
+    if wanted is not None and wanted not in FAMILY_FILES:
+        return None
+    if wanted is not None:
+        pipelines = FAMILY_FILES[wanted].pipelines
+        if pipeline not in pipelines:
+            raise ValueError(
+                f"MODEL.TRACE.BACKBONE.NAME needs a folder of {', '.join(pipelines)}; {source} "
+                f"holds a {pipeline}"
+            )
+        return wanted
+    found = next((n for n, files in FAMILY_FILES.items() if pipeline in files.pipelines), None)
+    others = [name for _, family in BACKBONE_REGISTRY for name in family.pipeline_names]
+    if found is None and pipeline not in others:
+        known = sorted({*others, *(n for f in FAMILY_FILES.values() for n in f.pipelines)})
+        raise ValueError(
+            f"{source} holds a {pipeline}, which no backbone family reads"
+            f"{did_you_mean(pipeline, known)}; known pipeline classes: {', '.join(known)}"
+        )
+    return found
+
+
+def _needs_text(source: ModelSource, settings: BackboneSettings) -> bool:
+    """Whether the text encoders of a folder will be read, as far as can be told."""
+    if settings.null_prompt != "encoded" or source.hub_id:
+        return False
+    cache = Path(os.environ.get("TRACE_D2_CACHE") or Path("~/.cache/trace_d2").expanduser())
+    return not ((source.folder / _NULL_PROMPT).is_file() or any(cache.glob("null_prompts/*")))
+
+
+def _check_part(source: ModelSource, name: str, weighted: bool, settings: BackboneSettings) -> None:
+    """Raise unless the part ``name`` is there, with whole weights if it has any."""
+    if source.class_name(name) is None and name not in source.index:
+        raise FileNotFoundError(
+            f"{source} has no {name}: model_index.json must name its class; copy or download the "
+            "model again"
+        )
+    folder = source.folder / name
+    denoiser = name in DENOISERS
+    bare = source.bare and denoiser
+    if source.hub_id and not is_complete(folder, source.variant if denoiser else "", not bare):
+        raise FileNotFoundError(
+            f"{source} ({name}) is not in the local cache, and HF_HUB_OFFLINE is set: run "
+            f"`hf download {source}` with network access and HF_HUB_OFFLINE unset"
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{source} has no {name}: the folder {folder} must hold its files; copy or download "
+            "the model again"
+        )
+    if not weighted:
+        return
+    read_json(folder / "config.json", "configuration", "copy or download the model again")
+    if bare or (denoiser and not weight_files(folder) and gguf_in(folder)):
+        return
+    if stored_method(folder) and denoiser and settings.quantize:
+        raise ValueError(
+            f"{folder} is quantised already: leave MODEL.TRACE.BACKBONE.QUANTIZE empty"
+        )
+    for file in weights_in(folder, source.variant, must=denoiser).names:
+        tensor_shapes(folder / file)

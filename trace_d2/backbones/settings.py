@@ -1,0 +1,32 @@
+"""Which backbone, and how it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trace_d2.settings import NodeSettings, one_of, within
+
+
+@dataclass(frozen=True)
+class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
+    """Which network, and how it is run."""
+
+    name: str = "sd35-large"
+    weights: str = ""
+    revision: str = ""
+    dtype: str = one_of("auto", "float32", "float16", "bfloat16", default="auto")
+    variant: str = ""
+    denoiser: str = ""
+    quantize: str = one_of("", "nf4", "int8", default="")
+    offload: str = one_of("none", "model", "group", default="none")
+    cpu_offload: bool = False
+    compile: bool = False
+    null_prompt: str = one_of("encoded", "zeros", "pipeline", default="encoded")
+    guidance: float = within(0.0, default=1.0)
+    resolution: int = within(0, default=0)
+    aspect: str = one_of("square", "keep", default="square")
+
+    @property
+    def offloading(self) -> str:
+        """OFFLOAD; "model" was CPU_OFFLOAD before there was the key."""
+        return "model" if self.cpu_offload and self.offload == "none" else self.offload

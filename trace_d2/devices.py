@@ -1,0 +1,97 @@
+"""Whether a device that a config names is there, as far as can be told without PyTorch.
+
+PyTorch takes seconds to import; its version file, and NVIDIA's driver, are asked instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from trace_d2.io.hints import did_you_mean
+
+_KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "xla", "meta")
+_DEVICE = re.compile(r"([a-z]+)(?::([0-9]+))?")
+
+
+def backbone_device(cfg: CfgNode) -> tuple[str, str]:
+    """The device of the backbone, or "auto", and the key that says so.
+
+    ``MODEL.TRACE.DEVICE`` wins over ``MODEL.DEVICE``, unless it is "auto".
+    """
+    if cfg.MODEL.TRACE.DEVICE != "auto":
+        return cfg.MODEL.TRACE.DEVICE, "MODEL.TRACE.DEVICE"
+    return cfg.MODEL.get("DEVICE", "auto"), "MODEL.DEVICE"
+
+
+def check_device(name: str, key: str) -> None:
+    """Raise a ValueError unless this machine may have the device ``name`` of the config's ``key``.
+
+    What cannot be told without PyTorch passes.
+    """
+    cpu = f"put `{key} cpu` at the end of the command"
+    found = _DEVICE.fullmatch(name)
+    if found is None:
+        raise ValueError(
+            f"{key} {name!r} cannot be used: a device is cpu, cuda, or one of several GPUs as "
+            f"cuda:1{_hint(name)}; {cpu}, or name a device that this machine has"
+        )
+    if found[1] not in _KINDS:
+        raise ValueError(
+            f"{key} {name!r} cannot be used: no kind of device is called {found[1]}"
+            f"{_hint(found[1])}; {cpu}, or name a device that this machine has"
+        )
+    visible = cuda_devices() if found[1] == "cuda" else None
+    if visible == 0:
+        raise ValueError(
+            f"{key} is {name}, but no CUDA device is visible: {cpu}, or mend the driver"
+        )
+    if visible is not None and found[2] and int(found[2]) >= visible:
+        raise ValueError(
+            f"{key} is {name}, but {visible} CUDA devices are visible, which count from 0: name "
+            "one of them"
+        )
+
+
+def _hint(name: str) -> str:
+    return did_you_mean("cuda" if "gpu" in name.lower() else name, _KINDS)
+
+
+def cuda_devices() -> int | None:
+    """How many CUDA devices PyTorch sees; None where only PyTorch itself can tell."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+    version = _torch_version()
+    if "hip: Optional[str] = None" not in version:  # AMD's, or of an unknown form
+        return None
+    if re.search(r"^cuda: Optional\[str\] = None", version, re.MULTILINE):
+        return 0
+    return _driver_devices()
+
+
+@functools.cache
+def _torch_version() -> str:
+    """The text of ``torch/version.py``; empty where there is none."""
+    spec = importlib.util.find_spec("torch")
+    path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    return path.read_text(encoding="utf-8") if path and path.is_file() else ""
+
+
+@functools.cache
+def _driver_devices() -> int | None:
+    """0 where NVIDIA's driver is absent; else None: how many it shows is left to PyTorch."""
+    if os.name != "posix":
+        return None
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    return None

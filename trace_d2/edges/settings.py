@@ -1,0 +1,58 @@
+"""Settings of edge detection, which are checked before PyTorch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trace_d2.attention.settings import METRICS
+from trace_d2.settings import NodeSettings, one_of, within
+
+NEIGHBOURHOODS = (4, 8)
+"""Values of ``MODEL.TRACE.ABDIV.NEIGHBOURHOOD``."""
+
+THRESHOLDS = ("mean_std", "upper_band", "mean")
+"""Values of ``MODEL.TRACE.ABDIV.THRESHOLD``, see ``abdiv.pseudo_edges``."""
+
+LORA_LAYERS = ("attention", "feed_forward")
+"""What ``MODEL.TRACE.STUDENT.LORA.LAYERS`` chooses from."""
+
+
+@dataclass(frozen=True)
+class EmergenceSettings(NodeSettings, node="MODEL.TRACE.EMERGENCE"):
+    """The search along the trajectory (Algorithm 1)."""
+
+    stride: int = within(1, 999, default=100)
+    metric: str = one_of(*METRICS, default="kl")
+    fixed_timestep: int = within(-1, 999, default=-1)
+    batch: int = within(0, default=0)
+    memory_mb: float = 256
+    spacing: str = one_of("uniform", "scheduler", default="uniform")
+
+
+@dataclass(frozen=True)
+class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
+    """Boundary divergence (Algorithm 2)."""
+
+    neighbourhood: int = one_of(*NEIGHBOURHOODS, default=4)
+    threshold: str = one_of(*THRESHOLDS, default="mean_std")
+
+
+@dataclass(frozen=True)
+class PassSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
+    """How many images are looked at in one pass."""
+
+    batch: int = within(0, default=0)
+
+
+@dataclass(frozen=True)
+class LoraSettings(NodeSettings, node="MODEL.TRACE.STUDENT.LORA"):
+    """Of the adapters. Their strength is alpha / rank; an alpha of 0 means the rank."""
+
+    rank: int = within(1, default=64)
+    alpha: float = within(0.0, default=0.0)
+    layers: tuple[str, ...] = one_of(*LORA_LAYERS, default=LORA_LAYERS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers:
+            raise ValueError(f"{self.node}.LAYERS holds some of {', '.join(LORA_LAYERS)}, not none")

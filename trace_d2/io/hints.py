@@ -1,0 +1,39 @@
+"""What may have been meant: the known name, or the file that is there, nearest to a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+_MOST_NAMES = 10_000  # of a folder, that are compared
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """`` (did you mean ...?)`` with the one of ``known`` that ``word`` resembles; else empty."""
+    by_folded = {str(name).casefold(): str(name) for name in known}
+    close = difflib.get_close_matches(str(word).casefold(), by_folded, n=1, cutoff=0.6)
+    return f" (did you mean {by_folded[close[0]]}?)" if close else ""
+
+
+def nearest_path(path: str | Path) -> str:
+    """`` (did you mean ...?)`` with what is there by nearly that name; else empty.
+
+    Looked for is the first part of ``path`` that is absent, among what lies beside it.
+    """
+    path = Path(path).expanduser()
+    rest: tuple[str, ...] = ()
+    while not path.parent.is_dir() and path.parent != path:
+        rest, path = (path.name, *rest), path.parent
+    try:
+        beside = os.listdir(path.parent)[:_MOST_NAMES]
+    except OSError:
+        return ""
+    by_folded = {name.casefold(): name for name in beside}
+    close = difflib.get_close_matches(path.name.casefold(), by_folded, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    found = path.parent.joinpath(by_folded[close[0]], *rest)
+    # Names of files may steer terminals.
+    return f" (did you mean {found}?)" if found.exists() and str(found).isprintable() else ""
