@@ -188,8 +188,28 @@ def test_files_that_are_not_there_or_damaged(originals, build_tiny, tmp_path):
     whole = originals("sd3")[1].read_bytes()
     for name in ("cut.safetensors", "cut.ckpt", "cut.gguf"):
         (tmp_path / name).write_bytes(whole[:-100])
-        with pytest.raises(ValueError, match=r"cannot read .*cut"):
+        with pytest.raises(ValueError, match=r"cut.*(is no whole|it is|cannot read)"):
             build_tiny("sd3", DENOISER=str(tmp_path / name))
+
+
+def test_other_files_are_called_what_they_are(build_tiny, tiny_folder, tmp_path):
+    def refused(name: str, content: bytes, message: str) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            build_tiny("sd3", DENOISER=str(tmp_path / name))
+
+    folder = tiny_folder("sd3")
+    vae = (folder / "vae/diffusion_pytorch_model.safetensors").read_bytes()
+    refused("a.ckpt", b"just some text\n", "a.ckpt holds no weights, it is text: name another file")
+    refused("b.ckpt", b"<html>not found</html>", "b.ckpt is a web page, not the file")
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    refused("c.safetensors", pointer, "c.safetensors is a pointer of Git LFS, .*run `git lfs pull`")
+    refused("d.safetensors", b"", "d.safetensors is empty")
+    refused("e.safetensors", vae, "e.safetensors holds a VAE, no denoiser: .* U-Net or transformer")
+    refused("f.safetensors", vae[:-100], r"f.safetensors is no whole safetensors file \(\d+ of \d+")
+    refused("g.pt", b"PK\x03\x04" + bytes(100), "g.pt breaks off, it is no whole file")
+    text = next((folder / "text_encoder").glob("*.safetensors")).read_bytes()
+    refused("h.safetensors", text, "h.safetensors holds a text encoder, no denoiser")
 
 
 def test_flux_under_its_makers_names(original_names):
