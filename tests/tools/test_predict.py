@@ -200,9 +200,14 @@ def save_model(cfg, folder: Path, **more: Any) -> Path:
 
 @pytest.fixture
 def two(small_scenes, tmp_path) -> Path:
-    """A folder of two images."""
-    shutil.copytree(small_scenes / "images", tmp_path / "two")
+    """A folder with an image, and another in a sub-folder."""
+    (tmp_path / "two" / "sub").mkdir(parents=True)
+    for path, name in zip(sorted((small_scenes / "images").iterdir()), NAMES, strict=True):
+        shutil.copy(path, tmp_path / "two" / f"{name}.png")
     return tmp_path / "two"
+
+
+NAMES = ("a", "sub/b")  # stems
 
 
 def predicted(output: Path) -> dict:
@@ -219,9 +224,9 @@ def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys)
 
     edges = np.zeros((64, 64), np.float32)
     edges[::9] = edges[:, ::11] = 1
-    (tmp_path / "edges").mkdir()
-    for path in two.iterdir():
-        write_edges(tmp_path / "edges" / f"{path.stem}.png", edges)
+    (tmp_path / "edges" / "sub").mkdir(parents=True)
+    for name in NAMES:
+        write_edges(tmp_path / "edges" / f"{name}.png", edges)
     keys = ["MODEL.TRACE.POSTPROCESSOR.ENABLED", "True", "MODEL.TRACE.EDGES.SOURCE", "files"]
     keys += ["MODEL.TRACE.EDGES.DIR", str(tmp_path / "edges")]
     keys += ["MODEL.TRACE.POSTPROCESSOR.MIN_SCORE", "0.0"]
@@ -235,12 +240,12 @@ def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys)
     assert f"{len(after)} things once they were cut along edges, {len(before)} before" in (
         capsys.readouterr().out
     )
-    for path in (cut / "previews").iterdir():
-        preview = json.loads(path.read_text())
+    for name in NAMES:
+        preview = json.loads((cut / "previews" / f"{name}.json").read_text())
         assert set(preview["regions"]) == {"instances", "uncut_instances"}
         assert set(preview["strengths"]) == {"edges"}
     # An edge file that changes makes its image again, and only that.
-    write_edges(tmp_path / "edges" / f"{next(two.iterdir()).stem}.png", edges[::-1].copy())
+    write_edges(tmp_path / "edges" / "sub" / "b.png", edges[::-1].copy())
     assert predict.main(command(folder, two, cut, "--score", "0", *keys)) == 0
     assert "2 predicted (1 of them before)" in capsys.readouterr().out
     # Other weights are other predictions.
@@ -261,6 +266,8 @@ def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path):
     assert {c.id: (c.name in known[c.id].name, c.isthing) for c in panoptic.categories} == {
         key: (True, c.isthing) for key, c in known.items()
     }
+    assert [a["file_name"] for a in panoptic.annotations.values()] == [f"{n}.png" for n in NAMES]
+    assert all((output / "panoptic" / f"{name}.png").is_file() for name in NAMES)
     segments = [s for a in panoptic.annotations.values() for s in a["segments_info"]]
     assert {known[s["category_id"]].isthing for s in segments} == {True, False}
     again = tmp_path / "again"

@@ -101,8 +101,8 @@ def _build(
         source = build_pinned(build_edge_source, cfg, store)
     try:
         return ModelPredictor(cfg, weights, classes, score, source)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise UsageError(f"the model cannot be loaded: {error}") from error
+    except (ValueError, KeyError, OSError, ImportError, AssertionError) as error:
+        raise UsageError(f"the model cannot be loaded: {str(error) or type(error)}") from error
 
 
 def _for_this_machine(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:

@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode, Instances
 from trace_d2.config import configured_categories
 from trace_d2.data.augmentation import ResizeShortestEdge
 from trace_d2.data.categories import ModelClasses
-from trace_d2.edges.sources import EdgeOutput, EdgeSource, build_edge_source
+from trace_d2.edges.sources import EdgeSource
 from trace_d2.engine.checkpointer import TraceCheckpointer
 from trace_d2.evaluation.panoptic import decode_prediction
 from trace_d2.io.coco_panoptic import segments_info
@@ -37,7 +37,7 @@ class ModelPredictor:
         weights: its checkpoint, which must fill the whole model.
         classes: what its classes are.
         score: instances of a lower score are left out, 0..1.
-        edge_source: for the post-processor.
+        edge_source: for the post-processor; None: as ``MODEL.TRACE.EDGES`` says.
 
     Raises:
         ValueError, OSError: the model cannot be built, or the checkpoint is of another one.
@@ -56,8 +56,7 @@ class ModelPredictor:
         self.cut = None
         if cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED:
             cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED = False
-            self.source = KeptEdges(edge_source or build_edge_source(cfg))
-            self.cut = PostProcessor(cfg, edge_source=self.source)
+            self.cut = PostProcessor(cfg, edge_source=edge_source)
         self.model = build_model(cfg).eval()
         checkpointer = TraceCheckpointer(
             self.model, whole=True, categories=configured_categories(cfg)
@@ -92,9 +91,8 @@ class ModelPredictor:
             found = self._prediction(output[0])
             if self.cut is None:
                 return Predicted(found)
-            self.source.edges = None
             cut = self.cut(self.model, ([record],), {}, output)
-        return Predicted(self._prediction(cut[0]), uncut=found, edges=self.source.edges)
+        return Predicted(self._prediction(cut[0]), uncut=found, edges=self.cut.last_edges)
 
     def _prediction(self, output: dict[str, Any]) -> Prediction:
         instances, panoptic = output.get("instances"), output.get("panoptic_seg")
@@ -151,20 +149,6 @@ class ModelPredictor:
         categories = {s["id"]: s["category_id"] for s in decoded if s["id"] in present}
         segments = segments_info(segment_ids, categories)
         return replace(found, segment_ids=segment_ids, segments=tuple(segments))
-
-
-class KeptEdges:
-    """An edge source that remembers the edges that it gave last."""
-
-    def __init__(self, source: EdgeSource) -> None:
-        self.source = source
-        self.edges: np.ndarray | None = None
-
-    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """An ``EdgeSource``."""
-        found = self.source(image, key)
-        self.edges = found.edges
-        return found
 
 
 def _metadata(classes: ModelClasses, names: Sequence[str]) -> SimpleNamespace:

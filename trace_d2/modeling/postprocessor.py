@@ -61,6 +61,9 @@ class PostProcessor:
     """The hook: predictions of a batch in, refined predictions out; see ``with_postprocessor``.
 
     The metadata of ``DATASETS.TEST`` decodes panoptic predictions without ``segments_info``.
+
+    Attributes:
+        last_edges: float32 (H, W) in 0..1, along which the last image was cut; None: it was not.
     """
 
     def __init__(self, cfg: Any, *, edge_source: EdgeSource | None = None) -> None:
@@ -80,6 +83,7 @@ class PostProcessor:
         self.input_format = cfg.INPUT.FORMAT
         self.dataset_name = cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else ""
         self.resting = False
+        self.last_edges: np.ndarray | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PostProcessor:
         # Copies of a model (moving averages of its weights, say) share one frozen edge source.
@@ -110,10 +114,12 @@ class PostProcessor:
         self, record: dict[str, Any], prediction: dict[str, Any], source: EdgeSource
     ) -> dict[str, Any]:
         """One image's prediction, cut; what else it holds (``sem_seg``) stays."""
+        self.last_edges = None
 
         @cache  # found when they are first needed, once a size
         def edges(height: int, width: int) -> np.ndarray:
-            return find_image_edges(record, source, self.input_format, (height, width))
+            self.last_edges = find_image_edges(record, source, self.input_format, (height, width))
+            return self.last_edges
 
         refined = dict(prediction)
         if self.settings.instances and "instances" in prediction:
