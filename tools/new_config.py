@@ -72,22 +72,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 def write_config(args: argparse.Namespace) -> None:
     """Write the config that ``args`` ask for; raises ValueError or OSError with the remedy."""
+    from trace_d2.complaints import Complaints
     from trace_d2.engine import new_config as plan
     from trace_d2.io.atomic import write_bytes
 
-    labels = plan.read_labels(args.labels, args.images)
-    truth = plan.read_labels(args.val, args.val_images, "--val-images") if args.val else None
-    if truth is not None and [(c.name, c.isthing) for c in truth.categories] != [
-        (c.name, c.isthing) for c in labels.categories
-    ]:
-        raise ValueError(
-            f"{args.val} and {args.labels} have other categories: evaluate on labels of the same"
-        )
-    output = args.output or Path(f"{labels.path.stem}.yaml")
-    if output.exists() and not args.overwrite:
-        raise ValueError(f"{output} is there already: give another --output, or --overwrite")
-    if not output.parent.is_dir():
-        raise NotADirectoryError(f"no folder {output.parent}: make it, or correct --output")
+    wrong = Complaints()
+    output = args.output or Path(f"{Path(args.labels).stem}.yaml")
+    wrong.of(check_place, output, args.overwrite)
+    labels = wrong.of(plan.read_labels, args.labels, args.images)
+    truth = args.val and wrong.of(plan.read_labels, args.val, args.val_images, "--val-images")
+    if labels and truth and not plan.alike(labels, truth):
+        wrong.say(f"{args.val} and {args.labels} have other categories: give labels of the same")
+    if args.weights not in (None, "none") and "://" not in args.weights:
+        wrong.of(check_file, args.weights)
+    if args.gpus is not None and args.gpus < 0:
+        wrong.say(f"--gpus is {args.gpus}; it must be 0 (a CPU) or more")
+    wrong.end()
     model = args.model or (plan.MASK2FORMER if labels.categories else plan.MASK_RCNN)
     machine = find_machine(args.gpus)
     weights = find_weights(args.weights, small=machine.gpus == 0)
@@ -102,6 +102,20 @@ def write_config(args: argparse.Namespace) -> None:
     write_bytes(output, plan.config_text(title, entries).encode())
     report(labels, values, weights[1])
     say(f"written: {output}; look into it, then\n  {train}\n  {predict}")
+
+
+def check_place(output: Path, overwrite: bool) -> None:
+    """Raise unless a config may be written to ``output``."""
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} is there already: give another --output, or --overwrite")
+    if not output.parent.is_dir():
+        raise NotADirectoryError(f"no folder {output.parent}: make it, or correct --output")
+
+
+def check_file(weights: str) -> None:
+    """Raise unless there are such weights."""
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"no weights at {weights}: correct --weights, or give none")
 
 
 def report(labels: Labels, values: dict[str, Any], weights: str) -> None:
@@ -139,8 +153,6 @@ def find_machine(gpus: int | None) -> Machine:
 
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     number = visible if gpus is None else gpus
-    if number < 0:
-        raise ValueError(f"--gpus is {number}; it must be 0 (a CPU) or more")
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if visible else 16.0
     return Machine(number, memory)
 
@@ -150,8 +162,6 @@ def find_weights(given: str | None, small: bool) -> tuple[str, str]:
     if given == "none":
         return "", "random, as you asked for"
     if given is not None:
-        if "://" not in given and not Path(given).is_file():
-            raise FileNotFoundError(f"no weights at {given}: correct --weights, or give none")
         return given if "://" in given else str(Path(given).resolve()), "as you gave them"
     address = _SMALL if small else _LARGE_FROM
     missing = why_out_of_reach(address)

@@ -208,6 +208,21 @@ def test_what_is_wrong_is_said(own_data, new_config, load_tool, tmp_path, capsys
     assert "no weights at nowhere.pth" in capsys.readouterr().err
 
 
+def test_all_that_is_wrong_is_said_at_once(own_data, load_tool, tmp_path, capsys):
+    command = [str(own_data / "labels"), "--output", str(tmp_path / "a/b.yaml"), "--gpus", "-2"]
+    command += ["--weights", "nowhere.pth", "--val", str(tmp_path / "none")]
+    assert load_tool("new_config").main(command) == 2
+    said = capsys.readouterr().err
+    for part in (
+        "several things are wrong",
+        "no folder",
+        "nowhere.pth",
+        "--gpus is -2",
+        "no labels",
+    ):
+        assert part in said
+
+
 def test_labels_that_are_not_finished_are_refused(own_data, new_config, tmp_path):
     import shutil
 

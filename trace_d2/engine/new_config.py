@@ -111,6 +111,12 @@ def read_labels(path: str | Path, images: str | Path | None, option: str = "--im
     return _read_instances(path, images, option)
 
 
+def alike(labels: Labels, others: Labels) -> bool:
+    """Whether both have the same classes in the same order."""
+    first, second = ([(c.name, c.isthing) for c in one.categories] for one in (labels, others))
+    return first == second
+
+
 def _read_panoptic(folder: Path, images: str | Path | None, option: str) -> Labels:
     job = open_job_folder(folder)
     if job is not None:
