@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from trace_d2.jobs.trajectory_sheet import Panel
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny.yaml"
+# Of the student's training, so that the pseudo edges are those that it saw.
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny_distill.yaml"
 MOST_STEPS = 100  # a sheet with more could not be read
 REMARKS = {
     "trace-tiny": (

@@ -199,17 +199,17 @@ def run(args: argparse.Namespace) -> Any:
     """Train or evaluate in this process; returns what the trainer does."""
     from detectron2.engine import default_setup
     from detectron2.utils import comm
-    from detectron2.utils.logger import setup_logger
 
     from trace_d2.config import configured_categories
     from trace_d2.engine.checkpointer import TraceCheckpointer
     from trace_d2.engine.checks import check_test_data
+    from trace_d2.engine.logs import set_up_logs
     from trace_d2.engine.run_folder import note
     from trace_d2.engine.trainer import TraceTrainer
 
     cfg = prepare(args)
+    set_up_logs(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="trace_d2")
     _quieten()
     with blamed_on_user():  # all data sets are read here
         check_test_data(cfg)

@@ -24,6 +24,9 @@ def test_trace_tiny_on_scenes(tmp_path, load_tool, small_scenes, capsys) -> None
     output = tmp_path / "out"
     tool = load_tool("make_pseudo_edges")
     assert tool.main([*arguments, "--output", str(output), "--workers", "1"]) == 0
+    remark = "trace-tiny, the backbone that comes with trace_d2, has never seen a photograph"
+    assert f"note: {remark}" in capsys.readouterr().out
+    assert remark in (output / "report.html").read_text()
     for path in (output / "pseudo_edges").iterdir():
         labels, edges = read_ternary(path), read_edges(output / "edges" / path.name)
         assert labels.shape == edges.shape == (64, 64)

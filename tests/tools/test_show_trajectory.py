@@ -42,6 +42,15 @@ def test_sheet_with_truth_and_student(
     assert "t* = " in capsys.readouterr().out
 
 
+def test_the_pseudo_edges_are_those_that_a_student_is_trained_on(load_tool) -> None:
+    from trace_d2.jobs.command_line import load_cfg
+
+    tool = load_tool("show_trajectory")
+    assert load_cfg(str(tool.CONFIG), []).MODEL.TRACE.ABDIV.THRESHOLD == "upper_band"
+    large = tool.CONFIG.with_name("sd35_large_distill.yaml")
+    assert load_cfg(str(large), []).MODEL.TRACE.ABDIV.THRESHOLD == "upper_band"
+
+
 def test_without_a_student_the_sheet_says_so(
     load_tool, small_scenes: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,8 @@ def test_the_log_has_the_table(train_net, small_options, tmp_path):
 
     log = (tmp_path / "log.txt").read_text()
     assert "AR_100" in log
+    assert "\x1b" not in log  # no colours in a file
+    assert log.count("Running with full config") == 1
     assert f"results: {tmp_path / 'results.json'}" in log
     predictions = tmp_path / "inference" / "small_instances" / "coco_instances_results.json"
     assert isinstance(json.loads(predictions.read_text()), list)

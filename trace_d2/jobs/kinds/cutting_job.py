@@ -90,6 +90,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
+        super().tell(store)
         records = list(store.read_records().values())
         facts = trust_facts(store, records)
         counted = [r.facts.get("things", 0) for r in records if r.facts.get("uncut")]

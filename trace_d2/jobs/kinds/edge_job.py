@@ -26,8 +26,10 @@ from trace_d2.jobs.job import EntryT, Job, Read, ResultT
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.pinned_model import build_pinned
 from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import flatten
+from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 PhotoT = TypeVar("PhotoT", bound=Inputs)
 
 KEPT_EDGES = "edges/{}.png"
+EMBEDDED = "trace-tiny"
 
 
 # How the work is done, which leaves results as they are (up to rounding).
@@ -168,6 +171,11 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
             write_edges(self.store.place(KEPT_EDGES, entry.stem), edges)
 
     @classmethod
+    def tell(cls, store: JobStore) -> None:
+        for remark in backbone_remarks(store.read_settings()):
+            say(f"note: {remark}")
+
+    @classmethod
     def page(
         cls,
         outcome: Outcome,
@@ -199,7 +207,19 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
 
         counts = {timestep_text(t): count for t, count in sorted(Counter(found).items())}
         bars = {"Instance emergence point (of 1000)": counts}
-        return Report(title, panes, full_caption, sources, bars=bars, **more)
+        notes = [*more.pop("notes", ()), *backbone_remarks(settings)]
+        return Report(title, panes, full_caption, sources, bars=bars, notes=notes, **more)
+
+
+def backbone_remarks(settings: Mapping[str, Any]) -> list[str]:
+    """What users should know of the backbone that found the edges."""
+    if settings.get("MODEL.TRACE.BACKBONE.NAME") != EMBEDDED:
+        return []
+    return [
+        f"{EMBEDDED}, the backbone that comes with trace_d2, has never seen a photograph: there "
+        "its edges part what is one object. Take --config-file configs/edges/sd35_large.yaml for "
+        "photographs, or another of docs/backbones.md"
+    ]
 
 
 def _seen(entry: ImageEntry, inputs: Inputs) -> tuple[np.ndarray, str]:
