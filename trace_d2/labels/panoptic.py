@@ -13,6 +13,7 @@ from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.edge_maps import check_edges
 from trace_d2.io.regions import region_statistics
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeEvidence, EdgeStatistics
+from trace_d2.propagation.grid import REFERENCE_PIXELS
 from trace_d2.propagation.regions import (
     CUTS,
     TINY_PIECES,
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from trace_d2.io.categories import Category
-
-REFERENCE_PIXELS = 640 * 480
 
 
 @dataclass(frozen=True)

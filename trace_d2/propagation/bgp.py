@@ -18,14 +18,25 @@ import numpy as np
 from scipy import ndimage
 
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
-from trace_d2.propagation.grid import check_edges, pool, pool_labels, upsample
+from trace_d2.propagation.grid import (
+    REFERENCE_PIXELS,
+    check_edges,
+    pool,
+    pool_labels,
+    upsample,
+)
 from trace_d2.propagation.merging import (
     PropagatedInstances,
     check_masks,
     merge_groups,
     unite,
 )
-from trace_d2.propagation.regions import CUTS, cut_basins, cut_components, settle_tiny_pieces
+from trace_d2.propagation.regions import (
+    CUTS,
+    cut_basins,
+    cut_components,
+    settle_tiny_pieces,
+)
 from trace_d2.settings import NodeSettings, one_of, within
 
 if TYPE_CHECKING:
@@ -69,7 +80,7 @@ class BgpSettings(NodeSettings, node="MODEL.TRACE.BGP"):
     stride: int = within(1, default=4)
     merge_iou: float = within(0.0, 1.0, default=0.5)
     reach: float = within(1e-6, 1.0, default=0.5)
-    min_area: int = 16
+    min_area: int = within(0, default=64)
     grow: bool = False
     threads: int = within(1, default=1)
 
@@ -123,9 +134,15 @@ class BoundaryGuidedPropagation:
         groups = merge_groups(reaches, edges.size, self.settings.merge_iou)
         return self._instances(pieces, groups, scores, edges.shape)
 
+    def _sliver(self, edges: np.ndarray) -> int:
+        """Pixels below which a piece is a sliver in an image of this size."""
+        return round(self.settings.min_area * max(1.0, edges.size / REFERENCE_PIXELS))
+
     def _components(self, edges: np.ndarray) -> _Cut:
+        sliver = self._sliver(edges)
+
         def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
-            labels, count = cut_components(mask, edges, min_area=self.settings.min_area)
+            labels, count = cut_components(mask, edges, min_area=sliver)
             # Where nothing remains beside edges and specks, the mask itself is the one piece.
             return (labels, count) if count else (mask.astype(np.int32), 1)
 
@@ -133,6 +150,7 @@ class BoundaryGuidedPropagation:
 
     def _basins(self, edges: np.ndarray, masks: np.ndarray) -> _Cut:
         strength = edges.astype(np.float32, copy=False)
+        sliver = self._sliver(edges)
         calibration = self.calibration
         if calibration is None:
             statistics = EdgeStatistics()
@@ -144,7 +162,7 @@ class BoundaryGuidedPropagation:
             box = _bounding_box(mask)
             regions = cut_basins(mask[box], evidence.crop(box), self.settings.neck_depth, _MERGED)
             labels = np.zeros(mask.shape, np.int32)
-            labels[box] = settle_tiny_pieces(regions, self.settings.min_area, 0.0, "join")
+            labels[box] = settle_tiny_pieces(regions, sliver, 0.0, "join")
             return labels, int(labels.max())
 
         return cut

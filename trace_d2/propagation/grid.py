@@ -12,6 +12,9 @@ import numpy as np
 EDGE_THRESHOLD = 0.5
 """An edge is a strength above this, everywhere in the package."""
 
+REFERENCE_PIXELS = 640 * 480
+"""Sizes of tiny pieces are told for an image of so many."""
+
 
 def check_edges(edges: np.ndarray) -> None:
     """Raise ValueError unless ``edges`` is a non-empty (H, W) float map in 0..1 without NaN."""
