@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -209,26 +208,19 @@ def test_basins_give_every_pixel_of_their_masks_to_one_of_its_instances(seed, he
         assert not (mask & ~masks[source]).any()
 
 
-@pytest.mark.parametrize("cut", ["basins", "components"])
-def test_slivers_are_told_by_the_size_of_large_images(cut):
-    """The same picture at twice the side parts the same objects, and no specks."""
+def test_slivers_are_told_by_the_size_of_large_images():
+    """An edge leaves a corner of 7 x 7: a sliver at any size from 640 x 480 on, as told below."""
+    propagation = BoundaryGuidedPropagation(BgpSettings(cut="components", min_area=64))
 
-    def parts(scale: int) -> int:
-        mask, edges = np.zeros((1, 480, 640), bool), np.zeros((480, 640), np.float32)
-        mask[0, 100:180, 100:220] = True
-        edges[100:180, 160] = 1  # two halves
-        edges[100:107, 107] = edges[107, 100:107] = 1  # a speck of 7 x 7 in a corner
-        size = (mask.shape[2] * scale, mask.shape[1] * scale)
-        mask = cv2.resize(mask[0].view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        edges = cv2.resize(edges, size, interpolation=cv2.INTER_NEAREST)
-        return len(boundary_guided_propagation(mask.astype(bool)[None], edges, cut=cut).masks)
+    def pieces(side: int, height: int, width: int) -> int:
+        mask, edges = np.zeros((height, width), bool), np.zeros((height, width), np.float32)
+        mask[: 10 * side, : 10 * side] = True
+        edges[: side + 1, side] = edges[side, : side + 1] = 1
+        return propagation._components(edges)(mask)[1]
 
-    assert parts(1) == parts(2) == 2
-    mask = np.zeros((1, 60, 80), bool)
-    mask[0, :20, :20] = True
-    edges = np.zeros((60, 80), np.float32)
-    edges[:20, 9:11] = 1
-    assert len(boundary_guided_propagation(mask, edges, cut=cut).masks) == 2  # small images as told
+    assert [pieces(side, 480, 640) for side in (7, 8)] == [1, 2]
+    assert [pieces(side, 960, 1280) for side in (15, 16)] == [1, 2]
+    assert [pieces(side, 120, 160) for side in (7, 8)] == [1, 2]
 
 
 def test_options_come_from_the_config():
