@@ -58,7 +58,8 @@ DETECTRON2_REQUIREMENTS = [
 QUANTISED_REQUIREMENTS = ["bitsandbytes>=0.46", "gguf>=0.10"]
 TORCHAO_REQUIREMENTS = ["torchao>=0.16"]
 
-TEST_REQUIREMENTS = ["hypothesis", "pytest>=9", "pytest-xdist"]
+# playwright drives the Chromium that is installed; it brings none.
+TEST_REQUIREMENTS = ["hypothesis", "playwright>=1.49", "pytest>=9", "pytest-xdist"]
 LINT_REQUIREMENTS = ["mypy", "ruff"]
 
 PACKAGE_DATA = [

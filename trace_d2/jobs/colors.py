@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -51,8 +51,8 @@ def distinct_colors(
     """A colour for every region of a map.
 
     The largest region chooses first. It takes the colour wanted for it, unless that is nearly one
-    taken already; else the one that is farthest from all that are taken, the colours of its
-    neighbours counting as half as far away. The colours depend on the map alone.
+    that a larger region wants; else the one that is farthest from all that are taken, the colours
+    of its neighbours counting as half as far away. Nothing else decides.
 
     Args:
         numbers: integer (H, W), 0 = none.
@@ -69,22 +69,31 @@ def distinct_colors(
     nearest = np.full(len(palette), np.inf)  # distance of each to the nearest that is taken
     taken: dict[int, np.ndarray] = {}
     colors: dict[int, Color] = {}
-    for number in sorted(sizes, key=lambda n: (n not in wanted, -sizes[n], n)):
-        color = wanted.get(number)
-        place = None if color is None else oklab(np.array([color]))[0]
-        if color is None or _is_near(place, taken):
+    own = _own_colors(
+        [n for n in sorted(sizes, key=lambda n: (-sizes[n], n)) if n in wanted], wanted
+    )
+    for number in sorted(sizes, key=lambda n: (n not in own, -sizes[n], n)):
+        if number in own:
+            color = own[number]
+            place = oklab(np.array([color]))[0]
+        else:
             beside = [taken[other] for other in neighbours[number] if other in taken]
             near = _distances(places, beside)
             rank = int(np.argmax(np.minimum(nearest, near / 2) + np.minimum(near, 1) / 10))
             color, place = palette[rank], places[rank]
-        assert place is not None
         colors[number], taken[number] = color, place
         nearest = np.minimum(nearest, _distances(places, [place]))
     return colors
 
 
-def _is_near(place: np.ndarray | None, taken: Mapping[int, np.ndarray]) -> bool:
-    return any(np.linalg.norm(place - other) < NEARLY_ONE for other in taken.values())
+def _own_colors(numbers: Sequence[int], wanted: Mapping[int, Color]) -> dict[int, Color]:
+    """The colours wanted for ``numbers``, without those nearly one that a number before has."""
+    own: dict[int, Color] = {}
+    for number in numbers:
+        place = oklab(np.array([wanted[number]]))
+        if not own or _distances(place, list(oklab(np.array([*own.values()]))))[0] >= NEARLY_ONE:
+            own[number] = wanted[number]
+    return own
 
 
 def _distances(places: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
@@ -116,7 +125,7 @@ def _palette() -> tuple[list[Color], np.ndarray]:
     """Colours that show on a grey photograph, and their places in OKLab."""
     colors = [
         tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue / 30, saturation, value))
-        for value in (1.0, 0.8, 0.6, 0.42)
+        for value in (1.0, 0.82, 0.62)
         for saturation in (0.9, 0.6, 0.35)
         for hue in range(30)
     ]

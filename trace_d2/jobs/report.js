@@ -1,143 +1,16 @@
+// Shows the images of the page: which, in what order, how large, and what is pointed at.
 
-"use strict";
-{
-const byId = (id) => document.getElementById(id);
 const index = JSON.parse(byId("index").textContent);
 const titles = new Map(index.panes);
 const list = byId("images"), tip = byId("tip"), large = byId("large"), stage = byId("stage");
 const fields = { text: byId("text"), class: byId("class"), sort: byId("sort"), cuts: byId("cuts") };
-const RAMP = [[56, 189, 248], [253, 224, 71], [239, 68, 68]];  // as in the style of .tools i
-const FILL = 150, FAINT = 40, STRONG = 215;  // how opaque regions are, of 255
 
 const cards = [...list.children].map((element, rank) => ({
   element, rank, ...index.images[rank], text: element.textContent.toLowerCase(), view: null,
 }));
 const cardOf = new Map(cards.map((card) => [card.element, card]));
 
-// ---- what an image's block of data holds
-
-// The parser may not be there yet, or within the block: then whoever asks waits.
-async function blockOf(card) {
-  for (;;) {
-    const block = byId(`data-${card.rank}`);
-    if (block && (block.nextElementSibling || document.readyState !== "loading")) return block;
-    if (document.readyState !== "loading" && !block) throw new Error("no data");
-    await new Promise((resume) => setTimeout(resume, 20));
-  }
-}
-
-async function unpack(packed, pixels) {
-  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const numbers = new Uint16Array(pixels);
-  for (let i = 0; i < pixels; i++) numbers[i] = planes[i] | (planes[pixels + i] << 8);
-  return numbers;
-}
-
-async function load(card) {
-  const data = JSON.parse((await blockOf(card)).textContent);
-  const [width, height] = data.size ?? [0, 0];
-  const panes = new Map();
-  for (const [key, pane] of Object.entries(data.regions ?? {})) {
-    const marks = new Map(pane.marks.map(([n, name, color, text]) => [n, { name, color, text }]));
-    panes.set(key, { marks, numbers: await unpack(pane.numbers, width * height) });
-  }
-  const cuts = new Map((data.cuts ?? []).map(([one, other, s]) => [one * 65536 + other, s]));
-  const strengths = data.strengths ?? {};
-  return { width, height, panes, cuts, cutsOf: data.cuts_of, photograph: data.photograph, strengths };
-}
-
-// ---- painting
-
-// Sides of pixels where two numbers differ, as runs [x, y, x, y], and the pairs they part.
-function borders(numbers, width, height) {
-  const runs = new Map();
-  const add = (one, other, ax, ay, bx, by) => {
-    const pair = one < other ? one * 65536 + other : other * 65536 + one;
-    let own = runs.get(pair);
-    if (!own) runs.set(pair, own = new Path2D());
-    own.moveTo(ax, ay);
-    own.lineTo(bx, by);
-  };
-  const walk = (outer, inner, at, across, emit) => {
-    for (let o = 0; o < outer; o++) {
-      let start = 0, one = 0, other = 0;
-      for (let i = 0; i <= inner; i++) {
-        const a = i < inner ? numbers[at(o, i)] : 0;
-        const b = i < inner ? numbers[at(o, i) + across] : 0;
-        if (a === one && b === other) continue;
-        if (one !== other) emit(one, other, o + 1, start, i);
-        start = i; one = a; other = b;
-      }
-    }
-  };
-  walk(height - 1, width, (y, x) => y * width + x, width,
-    (one, other, y, from, to) => add(one, other, from, y, to, y));
-  walk(width - 1, height, (x, y) => y * width + x, 1,
-    (one, other, x, from, to) => add(one, other, x, from, x, to));
-  return runs;
-}
-
-function strengthColor(strength) {
-  const place = Math.min(1, Math.max(0, strength)) * 2, low = Math.min(1, Math.floor(place));
-  const mix = RAMP[low].map((c, i) => Math.round(c + (place - low) * (RAMP[low + 1][i] - c)));
-  return `rgb(${mix.join()})`;
-}
-
-const scratch = document.createElement("canvas");
-
-function fill({ numbers, marks }, width, height, isPointed) {
-  let most = 0;
-  for (const number of marks.keys()) most = Math.max(most, number);
-  const table = new Uint32Array(Math.max(most + 1, 65536));
-  for (const [number, { color: [red, green, blue] }] of marks) {
-    const alpha = isPointed ? (isPointed(number) ? STRONG : FAINT) : FILL;
-    table[number] = ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
-  }
-  const image = new ImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = table[numbers[i]];
-  scratch.width = width;
-  scratch.height = height;
-  scratch.getContext("2d").putImageData(image, 0, 0);
-}
-
-// pointed: pane's key -> a function of numbers, or nothing
-function paint(canvas, view, key, pointed) {
-  const { width, height, cuts } = view;
-  const context = canvas.getContext("2d");
-  const scale = canvas.width / width;
-  const unit = width / (canvas.clientWidth || width / 2);  // a pixel of the screen
-  const regions = view.panes.get(key);
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, canvas.width, canvas.height);
-  context.imageSmoothingEnabled = false;
-  context.lineCap = "round";
-  if (regions) {
-    fill(regions, width, height, pointed?.get(key));
-    context.drawImage(scratch, 0, 0, canvas.width, canvas.height);
-    regions.borders ??= borders(regions.numbers, width, height);
-    context.setTransform(scale, 0, 0, scale, 0, 0);
-    context.lineWidth = unit;
-    context.strokeStyle = "#fff";
-    for (const run of regions.borders.values()) context.stroke(run);
-    return;
-  }
-  const cut = view.panes.get(view.cutsOf);
-  if (key !== "image" || !cut || !fields.cuts.checked) return;
-  cut.borders ??= borders(cut.numbers, width, height);
-  const own = [...cut.borders].filter(([pair]) => cuts.has(pair));
-  context.setTransform(scale, 0, 0, scale, 0, 0);
-  context.lineWidth = 4 * unit;
-  context.strokeStyle = "#000a";
-  for (const [, run] of own) context.stroke(run);
-  context.lineWidth = 2 * unit;
-  for (const [pair, run] of own) {
-    context.strokeStyle = strengthColor(cuts.get(pair));
-    context.stroke(run);
-  }
-}
+// ---- what is in sight
 
 function addPhotograph(holder, view, key) {
   const image = document.createElement("img");
@@ -164,10 +37,11 @@ async function draw(card) {
   if (card.view !== view) return;  // out of sight meanwhile
   view.loading = false;
   for (const button of card.element.querySelectorAll("[data-pane]")) {
-    const image = addPhotograph(button, view, button.dataset.pane);
-    const canvas = button.querySelector("canvas");
-    if (canvas) paint(canvas, view, button.dataset.pane);
-    firstPicture ??= image.decode().then(() => performance.mark("first picture"));
+    const key = button.dataset.pane, canvas = button.querySelector("canvas");
+    const image = view.panes.has(key) ? null : addPhotograph(button, view, key);
+    if (canvas) paint(canvas, view, key);
+    firstPicture ??= (image ? image.decode() : Promise.resolve()).then(
+      () => performance.mark("first picture"));
   }
 }
 
@@ -180,11 +54,39 @@ function release(card) {
   }
 }
 
+// One after the other, what is in sight first.
+const waiting = new Set();
+let isDrawing = false;
+
+async function drawWaiting() {
+  if (isDrawing) return;
+  isDrawing = true;
+  list.ariaBusy = "true";
+  while (waiting.size) {
+    let next = null, least = Infinity;
+    for (const card of waiting) {
+      const { top, bottom } = card.element.getBoundingClientRect();
+      const away = Math.max(0, -bottom, top - innerHeight) + Math.max(0, top) / 1e6;
+      if (away < least) [next, least] = [card, away];
+    }
+    waiting.delete(next);
+    await draw(next);
+  }
+  isDrawing = false;
+  list.ariaBusy = "false";
+}
+
 const near = new IntersectionObserver((changes) => {
   for (const { target, isIntersecting } of changes) {
     const card = cardOf.get(target);
-    if (isIntersecting) draw(card); else if (card.view && card !== open?.card) release(card);
+    if (isIntersecting) {
+      waiting.add(card);
+    } else {
+      waiting.delete(card);
+      if (card.view && card !== open?.card) release(card);
+    }
   }
+  drawWaiting();
 }, { rootMargin: "500px 0px" });
 
 // ---- sorting and filtering
@@ -430,6 +332,6 @@ addEventListener("resize", () => {
   if (open) enlarge(open.card, open.key);
 });
 
+list.ariaBusy = "true";  // until the first are painted
 filter();
 for (const card of cards) near.observe(card.element);
-}

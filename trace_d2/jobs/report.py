@@ -1,8 +1,8 @@
 """The report page: one HTML file to look at, with totals, failures and pictures inside.
 
 A kind of job says as data what it adds (``Report``), and each image what is shown of it
-(``trace_d2.jobs.pictures``). The page is ``report.html`` with ``report.css`` and ``report.js``
-inside; its script paints what is in view, sorts, filters and enlarges.
+(``trace_d2.jobs.pictures``). The page is ``report.html`` with ``report.css``, ``paint.js`` and
+``report.js`` inside; its script paints what is in view, sorts, filters and enlarges.
 """
 
 from __future__ import annotations
@@ -188,7 +188,10 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     ]
     counts = Counter(name for image in images if image.preview for name in image.preview.legend)
     classes = sorted(counts.items())
-    parts = {name: (_HERE / f"report.{name}").read_text("utf-8") for name in ("css", "js")}
+    css, *js = (
+        (_HERE / name).read_text("utf-8") for name in ("report.css", "paint.js", "report.js")
+    )
+    parts = {"css": css, "js": f'"use strict";\n{{\n{"".join(js)}}}'}
     pages = environment.get_template("report.html")
     text = pages.render(
         report=report,
