@@ -69,10 +69,9 @@ def distinct_colors(
     nearest = np.full(len(palette), np.inf)  # distance of each to the nearest that is taken
     taken: dict[int, np.ndarray] = {}
     colors: dict[int, Color] = {}
-    own = _own_colors(
-        [n for n in sorted(sizes, key=lambda n: (-sizes[n], n)) if n in wanted], wanted
-    )
-    for number in sorted(sizes, key=lambda n: (n not in own, -sizes[n], n)):
+    by_size = sorted(sizes, key=lambda n: (-sizes[n], n))
+    own = _own_colors([number for number in by_size if number in wanted], wanted)
+    for number in sorted(by_size, key=lambda n: n not in own):
         if number in own:
             color = own[number]
             place = oklab(np.array([color]))[0]

@@ -188,9 +188,8 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     ]
     counts = Counter(name for image in images if image.preview for name in image.preview.legend)
     classes = sorted(counts.items())
-    css, *js = (
-        (_HERE / name).read_text("utf-8") for name in ("report.css", "paint.js", "report.js")
-    )
+    names = ("report.css", "paint.js", "report.js")
+    css, *js = ((_HERE / name).read_text("utf-8") for name in names)
     parts = {"css": css, "js": f'"use strict";\n{{\n{"".join(js)}}}'}
     pages = environment.get_template("report.html")
     text = pages.render(
