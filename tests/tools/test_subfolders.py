@@ -210,6 +210,16 @@ def test_masks_of_a_flat_folder_serve_where_names_are_unique(label_job, capsys) 
     assert label_job.journal()["train/deep/x"]["status"] == "skipped"
 
 
+def test_edges_that_are_not_there_or_unclear_are_told_before(label_job, capsys) -> None:
+    label_job.add("a/x", "b/x", "y", "z")
+    (label_job.root / "edges/b/x.png").rename(label_job.root / "edges/x.png")
+    assert label_job.run() == 3
+    said = capsys.readouterr().out
+    assert f"1 of 4 images have no edges in {label_job.root}/edges and will fail: b/x.png" in said
+    assert "of the edges 1 have the name of an image in another folder, such as x for b/x" in said
+    assert "no edge file at" in label_job.reason("b/x")
+
+
 def test_masks_that_lie_elsewhere_are_named_before_any_work(label_job, capsys) -> None:
     label_job.add("train/x", "val/x")
     (label_job.root / "semantic/train").rename(label_job.root / "semantic/training")

@@ -82,14 +82,19 @@ def files_by_stem(
     Stems are in order of their folders, those of a folder before those of its sub-folders. Several
     files of one stem are in sorted order. ``any_case``: so is that of the endings.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    wanted = frozenset(endings)
+    found: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for folder, names in walk_folder(root, leave_out):
-        start = composed(folder)
+        own = found[composed(folder[:-1])]
         for name in names:
             stem, ending = os.path.splitext(name)
-            if (ending.lower() if any_case else ending) in endings:
-                found[start + composed(stem)].append(folder + name)
-    return {stem: sorted(found[stem]) for stem in sorted(found, key=_folder_first)}
+            if (ending.lower() if any_case else ending) in wanted:
+                own.setdefault(composed(stem), []).append(folder + name)
+    return {
+        f"{folder}/{stem}" if folder else stem: files if len(files) == 1 else sorted(files)
+        for folder, own in sorted(found.items())
+        for stem, files in sorted(own.items())
+    }
 
 
 def counterparts(stems: Collection[str], others: Collection[str]) -> dict[str, str]:
@@ -146,11 +151,6 @@ def unclear(stems: Collection[str], others: Collection[str]) -> str:
         f"{len(near)} have the name of an image in another folder, such as {shown(other)} for "
         f"{shown(stem)}: put them into the same sub-folders as the images"
     )
-
-
-def _folder_first(stem: str) -> tuple[str, str]:
-    folder, _, name = stem.rpartition("/")
-    return folder, name
 
 
 def _name(stem: str) -> str:

@@ -142,10 +142,11 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             say(f"{args.categories}: {describe_categories(categories)}")
         shown = frozenset(spread(list(mask_stems)[: args.limit], args.report_images))
         entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
+        edges = edge_stems(given) if given else {}
+        edged = counterparts(names, edges)
         job = cls(
             cfg, args.images, semantic, categories, args.output, entries, args.categories,
-            args.save_edges, _elsewhere(mask_stems),
-            _elsewhere(counterparts(names, edge_stems(given))) if given else {},
+            args.save_edges, _elsewhere(mask_stems), _elsewhere(edged),
         )  # fmt: skip
         # Before hours of work.
         bare = [name for stem, name in names.items() if stem not in mask_stems]
@@ -156,6 +157,14 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             say(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}.png, ...")
         if near := unclear(names, masks):
             say(f"note: of these masks {near}")
+        blank = [names[stem] for stem in mask_stems if stem not in edged] if given else []
+        if blank:
+            say(
+                f"note: {len(blank)} of {len(mask_stems)} images have no edges in {given} and will "
+                f"fail: {blank[0]}, ..."
+            )
+        if near := unclear(names, edges):
+            say(f"note: of the edges {near}")
         unnamed = [entry.file_name for entry in entries if entry.image_id is None]
         if unnamed:
             say(f"note: {args.images_json} does not name {len(unnamed)} images: {unnamed[0]}, ...")
