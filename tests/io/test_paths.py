@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import pytest
 
+from trace_d2.io.hints import nearest_path
+from trace_d2.io.listing import list_images
 from trace_d2.io.paths import check_output, file_below, relative_name
 
 
@@ -53,3 +56,15 @@ def test_outputs_that_are_inputs_are_refused(tmp_path):
     check_output(None, the_labels=given)
     with pytest.raises(ValueError, match="is --absent as well"):
         check_output(tmp_path / "folder" / "absent.json", absent=tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/x", Path("s3://bucket/x"), "gs://bucket/x"])
+def test_addresses_are_called_what_they_are(given):
+    scheme = str(given)[:2]
+    assert nearest_path(given) == (
+        f" ({scheme}://bucket/x is an address, and only files of this machine are read: mount it, "
+        "or copy it here)"
+    )
+    with pytest.raises(NotADirectoryError, match=rf"no folder of images at .*{scheme}://bucket/x"):
+        list_images(given)
+    assert "address" not in nearest_path("C:/images")

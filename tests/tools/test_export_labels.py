@@ -151,6 +151,24 @@ def test_labels_come_back_from_cvat(export, labels, tmp_path, capsys):
     assert [label["name"] for label in listed] == ["ground", "cat", "dog"]
 
 
+def test_labels_keep_their_folders(export, label_job, tmp_path):
+    for name in ("images", "semantic", "edges"):
+        (label_job.root / name / "a").mkdir()
+    label_job.add("a/x", "x")
+    assert label_job.run() == 0
+    assert export(label_job.output, "yolo", "--copy-images") == 0
+    assert export(label_job.output, "cityscapes", "--link-images") == 0
+    truth = truth_of(label_job.output)
+    assert {*truth} == {"a/x.png", "x.png"}
+    for image, segments in truth.items():
+        wanted = [({3: "cat", 7: "dog"}[own], mask) for own, mask in segments if own]
+        assert same_masks(read_yolo(tmp_path / "yolo", image, (24, 32)), wanted)
+    assert (tmp_path / "yolo/images/a/x.png").is_file()
+    out = tmp_path / "cityscapes"
+    assert (out / "gtFine/a/x_gtFine_instanceIds.png").is_file()
+    assert (out / "leftImg8bit/a/x_leftImg8bit.png").is_symlink()
+
+
 def test_refined_masks_keep_their_folders(export, refine_masks, mask_job, tmp_path, capsys):
     mask_job.add("a/x.png", "b/x.png")
     assert mask_job.run() == 0
@@ -212,7 +230,7 @@ def test_classes_can_be_chosen_and_ordered(export, labels, tmp_path, capsys):
     assert names == {0: "dog", 1: "ground"}
     assert "6 shapes of classes that --classes does not name" in capsys.readouterr().out
     assert export(labels, "cvat", "--classes", "dgo") == 2
-    assert "no category is called dgo: did you mean dog?" in capsys.readouterr().err
+    assert "no category is called dgo (did you mean dog?): they are" in capsys.readouterr().err
     assert export(labels, "cvat", "--classes", "ground", "--stuff", "drop") == 2
     assert "are stuff: give --stuff keep" in capsys.readouterr().err
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a letter alone is a drive
 _MOST_NAMES = 10_000  # of a folder, that are compared
 
 
@@ -20,8 +22,17 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
 def nearest_path(path: str | Path) -> str:
     """`` (did you mean ...?)`` with what is there by nearly that name; else empty.
 
-    Looked for is the first part of ``path`` that is absent, among what lies beside it.
+    Looked for is the first part of ``path`` that is absent, among what lies beside it. Of an
+    address, such as ``s3://bucket/x``, it is said that it is one.
     """
+    address = _ADDRESS.match(str(path))
+    if address:
+        # Python's paths keep one slash of two.
+        whole = f"{address[1]}://{str(path)[address.end() :].lstrip('/')}"
+        return (
+            f" ({whole} is an address, and only files of this machine are read: mount it, or copy "
+            "it here)"
+        )
     path = Path(path).expanduser()
     rest: tuple[str, ...] = ()
     while not path.parent.is_dir() and path.parent != path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from trace_d2.io.categories import Category, load_categories, parse_categories
 from trace_d2.io.coco_masks import GivenMask, load_mask_json
 from trace_d2.io.coco_panoptic import load_panoptic_json, read_panoptic_png
 from trace_d2.io.exports.shapes import Shape, panoptic_shapes, shape_of
+from trace_d2.io.hints import did_you_mean
 from trace_d2.io.images import fit_to_photograph
 from trace_d2.io.json_files import quoted, read_json, shown
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
@@ -109,9 +109,10 @@ def chosen_categories(categories: Sequence[Category], names: Sequence[str]) -> t
         )
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {shown(near[0])}?" if near else f"they are {quoted([*known])}"
-            raise ValueError(f"no category is called {shown(name)}: {hint}")
+            hint = did_you_mean(name, known)
+            raise ValueError(
+                f"no category is called {shown(name)}{hint}: they are {quoted([*known])}"
+            )
     return tuple(known[name] for name in dict.fromkeys(names)) if names else tuple(categories)
 
 
