@@ -18,10 +18,11 @@ pytest.importorskip("detectron2")
 
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from trace_d2.io.categories import load_categories
+from trace_d2.data.categories import with_categories
+from trace_d2.engine.configs import load_cfg
+from trace_d2.io.categories import Category, load_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json, read_panoptic_png
 from trace_d2.io.edge_maps import write_edges
 
@@ -38,20 +39,18 @@ def predict(load_tool) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def trained(small_options, tmp_path_factory, load_tool):
-    """``trained(config)``: the folder of a training of one iteration, its data sets forgotten."""
+def trained(small_options, small_scenes, tmp_path_factory):
+    """``trained(config)``: config and checkpoint of a small model that has learned nothing."""
     made: dict[Path, Path] = {}
 
     def make(config: Path) -> Path:
         if config not in made:
             output = tmp_path_factory.mktemp(config.stem)
-            options = [*small_options(config, output), "SOLVER.MAX_ITER", "1"]
-            assert load_tool("train_net").main(["--config-file", str(config), *options]) == 0
-            made[config] = output
-        for name in ("small_panoptic", "small_instances"):
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-            MetadataCatalog.pop(name, None)
+            cfg = load_cfg(str(config), small_options(config, output))
+            categories = load_categories(small_scenes / "categories.json")
+            if config == MASK_RCNN:
+                categories = (Category(1, "object", True, (255, 0, 0)),)
+            made[config] = save_model(with_categories(cfg, categories), output)
         return made[config]
 
     return make
