@@ -75,7 +75,8 @@ def complete_categories(cfg: CfgNode, *, train: bool, resume: bool) -> CfgNode:
     goes_on = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     weights = str(last_checkpoint(cfg.OUTPUT_DIR)) if goes_on else cfg.MODEL.WEIGHTS
     categories = model_categories(cfg, weights)
-    check_categories(list(cfg.DATASETS.TEST), categories=categories)
+    if not cfg.INPUT.TRACE.CLASS_AGNOSTIC:  # that is tested on all things as one class
+        check_categories(list(cfg.DATASETS.TEST), categories=categories)
     return with_categories(cfg, categories)
 
 
