@@ -2,7 +2,8 @@
 
 What is published is run as it stands but for the replacements below: placeholders become files,
 numbers become small, and real diffusion models become tiny ones of the same family with random
-weights. Commands run in their order, in one folder, as a reader would run them.
+weights. Commands run in their order, in one folder, as a reader would run them. ``make`` is asked
+what it would do; pip and the shell are not bothered.
 """
 
 from __future__ import annotations
