@@ -153,10 +153,10 @@ function paint(canvas, view, key, pointed) {
   const own = [...view.cutLines], unit = width / canvas.clientWidth;  // a pixel of the screen
   if (!own.length) return;
   context.setTransform(scale, 0, 0, scale, 0, 0);
-  context.lineWidth = 4 * unit;
+  context.lineWidth = (isLarge ? 5 : 4) * unit;
   context.strokeStyle = "#000a";
   for (const [, run] of own) context.stroke(run);
-  context.lineWidth = 2 * unit;
+  context.lineWidth = (isLarge ? 3 : 2) * unit;
   for (const [pair, run] of own) {
     context.strokeStyle = strengthColor(cuts.get(pair));
     context.stroke(run);
