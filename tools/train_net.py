@@ -22,6 +22,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from trace_d2.io.hints import nearest_path
 from trace_d2.terminal import say
 
 logger = logging.getLogger("trace_d2.train_net")
@@ -45,11 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; returns the exit status: 2 for what the user can mend."""
     args = build_parser().parse_args(argv)
     if not Path(args.config_file).is_file() and "://" not in args.config_file:
-        wrong = f"no config file at {args.config_file}" if args.config_file else "it is missing"
+        wrong = "it is missing"
+        if args.config_file:
+            wrong = f"no config file at {args.config_file}{nearest_path(args.config_file)}"
         example = "configs/panoptic/voc_mask2former_R50.yaml"
-        print(f"error: --config-file: {wrong}: name a file, as {example}", file=sys.stderr)
+        say(f"error: --config-file: {wrong}: name a file, as {example}", error=True)
         return _USAGE
-    from detectron2.engine import launch  # --help loads nothing
+    from trace_d2.engine.preflight import check_command  # --help loads nothing
+
+    try:
+        for remark in check_command(args):
+            say(f"note: {remark}", error=True)
+    except (ValueError, OSError, ImportError) as error:
+        say(f"error: {error}", error=True)
+        return _USAGE
+    from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 
     from trace_d2.engine.run_folder import FINISHED, GO_ON
@@ -127,8 +138,9 @@ def prepare(args: argparse.Namespace) -> CfgNode:
     from trace_d2.complaints import check_all
     from trace_d2.config import ConfigError
     from trace_d2.data.registration import register_from_config
-    from trace_d2.engine.checks import check_data, check_machine, check_processes
+    from trace_d2.engine.checks import check_data
     from trace_d2.engine.configs import complete_categories, load_cfg
+    from trace_d2.engine.machine import check_machine, check_processes
 
     if args.fresh and args.eval_only:
         raise ConfigError("--fresh starts a training over, and --eval-only trains nothing")
@@ -174,7 +186,7 @@ def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
     from trace_d2.config import ConfigError
     from trace_d2.data.label_folder import UnfinishedLabelsError
 
-    foreseen: tuple[type[Exception], ...] = (ValueError, OSError, UnfinishedLabelsError, *kinds)
+    foreseen: tuple[type[Exception], ...] = (ValueError, OSError, *kinds)
     try:
         yield
     except _mendable():
@@ -201,8 +213,8 @@ def run(args: argparse.Namespace) -> Any:
     from detectron2.utils import comm
 
     from trace_d2.config import configured_categories
+    from trace_d2.engine.builders import check_test_data
     from trace_d2.engine.checkpointer import TraceCheckpointer
-    from trace_d2.engine.checks import check_test_data
     from trace_d2.engine.logs import set_up_logs
     from trace_d2.engine.run_folder import note
     from trace_d2.engine.trainer import TraceTrainer

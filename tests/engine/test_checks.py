@@ -14,7 +14,8 @@ from trace_d2.data.registration import (
     register_trace_panoptic,
     register_trace_semantic,
 )
-from trace_d2.engine.checks import check_categories, check_config, check_processes
+from trace_d2.engine.checks import check_categories, check_config
+from trace_d2.engine.machine import check_processes
 from trace_d2.io.categories import Category
 
 

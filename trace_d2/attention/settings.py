@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trace_d2.settings import NodeSettings, one_of
+from trace_d2.settings import NodeSettings, one_of, within
 
 KERNELS = ("auto", "triton", "plain")
 """Values of ``MODEL.TRACE.ATTENTION.KERNELS``."""
@@ -17,6 +17,6 @@ METRICS = ("kl", "jsd", "l1", "l2", "entropy", "wasserstein")
 class AttentionSettings(NodeSettings, node="MODEL.TRACE.ATTENTION"):
     """What ``SelfAttentionReader`` averages, in how much memory, and how."""
 
-    blocks: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = within(0, default=())
     scratch_mb: float = 16
     kernels: str = one_of(*KERNELS, default="auto")

@@ -11,6 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 
+from trace_d2.data.edge_sizes import EdgeAugmentationSettings, training_side
 from trace_d2.settings import NodeSettings, one_of, within
 
 # Strengths of SSD's photometric distortion (Liu et al. 2016), as Mask2Former has them.
@@ -110,16 +111,6 @@ class AugmentationSettings(NodeSettings, node="INPUT.TRACE"):
         check_scales(self.node, self.min_scale, self.max_scale)
 
 
-@dataclass(frozen=True)
-class EdgeAugmentationSettings(NodeSettings, node="INPUT.TRACE.PSEUDO_EDGES"):
-    """How images with pseudo edges are augmented; see ``defaults.yaml``."""
-
-    size: int = within(0, default=0)
-    crop: int = within(0, default=0)
-    rotate: bool = False
-    recolor: bool = False
-
-
 def check_scales(node: str, low: float, high: float) -> None:
     """Raise a ValueError unless 0 < ``low`` <= ``high``, MIN_SCALE and MAX_SCALE of ``node``."""
     if not 0 < low <= high:
@@ -205,7 +196,7 @@ class RandomRecolor(T.Augmentation):
 def build_edge_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform]:
     """Crop, resize, flip, turn and recolour as ``cfg`` says; in evaluation resize only."""
     settings = EdgeAugmentationSettings.from_config(cfg)
-    side = _training_side(cfg, settings.size)
+    side = training_side(cfg, settings.size)
     # As the denoiser's images are resized elsewhere: backbones/image_size.py.
     resize = [T.Resize((side, side), Image.Resampling.LANCZOS)] if side else []
     if not is_train:
@@ -215,19 +206,3 @@ def build_edge_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentatio
     jitter = [ColorJitter(cfg.INPUT.FORMAT)] if cfg.INPUT.TRACE.COLOR_JITTER else []
     recolor = [RandomRecolor()] if settings.recolor else []
     return [*crop, *resize, *turn, *jitter, *recolor]
-
-
-def _training_side(cfg: CfgNode, size: int) -> int:
-    """Side in pixels of the square that images are resized to; 0: they keep their size."""
-    backbone = cfg.MODEL.TRACE.BACKBONE
-    if backbone.ASPECT != "square":
-        raise ValueError(
-            f"MODEL.TRACE.BACKBONE.ASPECT is {backbone.ASPECT!r}, but edge predictors are trained "
-            "on squares: set it to square"
-        )
-    if size and backbone.RESOLUTION and size != backbone.RESOLUTION:
-        raise ValueError(
-            f"INPUT.TRACE.PSEUDO_EDGES.SIZE is {size}, but MODEL.TRACE.BACKBONE.RESOLUTION "
-            f"{backbone.RESOLUTION}: set the former to 0"
-        )
-    return int(backbone.RESOLUTION or size)

@@ -11,11 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from trace_d2.data.dataset_files import datasets_root
+from trace_d2.data.known import TABLE, rooted
 from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.registration import (
     Categories,
@@ -23,7 +21,6 @@ from trace_d2.data.registration import (
     register_class_agnostic,
     register_panoptic_files,
     register_trace_semantic,
-    rooted,
 )
 from trace_d2.jobs.folder import open_job_folder
 
@@ -53,10 +50,7 @@ KINDS: dict[str, Callable[..., None]] = {
 }
 """What registers the rows of a kind: name, paths, categories (if any) and remedy."""
 
-_TABLE: dict[str, dict[str, Any]] = yaml.safe_load(
-    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-)
-NAMES = tuple(name for kind in KINDS for name in _TABLE[kind])
+NAMES = tuple(name for kind in KINDS for name in TABLE[kind])
 """The built-in names."""
 
 
@@ -79,10 +73,10 @@ def register_builtin_datasets(root: str | Path | None = None) -> None:
             "another project has registered %s before: left as they are", ", ".join(taken)
         )
     for kind, register in KINDS.items():
-        for name, row in _TABLE[kind].items():
+        for name, row in TABLE[kind].items():
             if name not in taken:
                 paths = {key: text for key, text in row.items() if key != "remedy"}
-                remedy = _TABLE["remedies"][row["remedy"]]
+                remedy = TABLE["remedies"][row["remedy"]]
                 remedy = remedy.format(**paths, root=root, folder=name.removeprefix("trace_"))
                 register(name, **rooted(paths, root), remedy=f"{remedy}; {_SEE}")
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from fvcore.common.config import CfgNode
 
 from trace_d2.config import ConfigError, configured_categories
-from trace_d2.io.categories import UNKNOWN, Category, category_entries, parse_categories
+from trace_d2.data.known import KEY, category_metadata
+from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.json_files import shown
-
-KEY = "MODEL.TRACE.CATEGORIES"
 
 _named: set[str] = set()  # data sets that are not there, and whose classes we told
 
@@ -184,21 +182,3 @@ def forget_classes(name: str) -> None:
     if name in _named:
         MetadataCatalog.pop(name, None)
         _named.discard(name)
-
-
-def category_metadata(categories: Sequence[Category]) -> dict[str, Any]:
-    """What follows from the categories, laid out as ``coco_panoptic_standard``."""
-    names = [category.name for category in categories]
-    colors = [list(category.color) for category in categories]
-    ranks = list(enumerate(categories))
-    return {
-        "thing_classes": names,
-        "stuff_classes": names,
-        "thing_colors": colors,
-        "stuff_colors": colors,
-        "thing_dataset_id_to_contiguous_id": {c.id: rank for rank, c in ranks if c.isthing},
-        "stuff_dataset_id_to_contiguous_id": {c.id: rank for rank, c in ranks if not c.isthing},
-        "categories": tuple(categories),
-        "ignore_label": UNKNOWN,  # of pixels in sem_seg files
-        "label_divisor": 1000,  # ids of models without segments_info: category x this + instance
-    }

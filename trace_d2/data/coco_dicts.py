@@ -17,7 +17,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
 from trace_d2.data.dataset_files import keep_present, part_present
-from trace_d2.data.label_folder import check_labels
+from trace_d2.data.label_folder import check_labels, missing_labels
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
@@ -64,6 +64,8 @@ def load_panoptic_dicts(
     job = open_job_folder(path.parent)
     if check and job is not None:
         check_labels(job)
+        if lacking := missing_labels(job.root, image_root):
+            logger.warning("%s", lacking)
     if not path.is_file():
         raise FileNotFoundError(f"no panoptic JSON at {path}: {remedy}")
     content = load_panoptic_json(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trace_d2.io.categories import Category, load_categories, parse_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json
+from trace_d2.io.listing import list_images
 from trace_d2.jobs.folder import JobFolder, open_job_folder
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,32 @@ def check_labels(job: JobFolder) -> None:
             f"the shards of {job.root} are not joined yet: run "
             f"`python tools/make_pseudo_panoptic.py --merge {job.root}`"
         )
+
+
+def missing_labels(root: str | Path, image_root: str | Path) -> str:
+    """What there is to say of images of ``image_root`` that have no label in ``root``; or empty.
+
+    Images that a list of images left out on purpose are not missed.
+    """
+    try:
+        job = open_job_folder(root)
+        names = list_images(image_root) if job is not None and job.listed else {}
+    except (OSError, ValueError):  # told elsewhere
+        return ""
+    if job is None:
+        return ""
+    unnamed = {entry.stem for entry in job.listed if entry.image_id is None}
+    wanted = [stem for stem in names if stem not in unnamed]
+    lacking = [stem for stem in wanted if stem not in job.done]
+    if not lacking:
+        return ""
+    first = job.records.get(lacking[0])
+    why = f": {first.reason.splitlines()[0]}" if first is not None and first.reason else ""
+    return (
+        f"{root} has labels of {len(wanted) - len(lacking)} of the {len(wanted)} images in "
+        f"{image_root}, such as none of {names[lacking[0]]}{why}. Training uses those alone: to "
+        "have all, run the command that made them again, without --limit"
+    )
 
 
 def check_done(job: JobFolder, what: str) -> None:

@@ -5,13 +5,13 @@ starts; only the categories are read at once, since models are built from them. 
 count things and stuff in one range, in the order of the categories, as Mask2Former does.
 
 Another kind of data set is a loader and a function here that registers it; its entries in the
-config are a line of ``_CONFIG``, its usual place a row of ``builtin_datasets``.
+config are a line of ``known.ENTRIES``, its usual place a row of ``builtin_datasets``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,17 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from fvcore.common.config import CfgNode
 
-from trace_d2.data.categories import category_metadata, forget_classes
+from trace_d2.data.categories import forget_classes
 from trace_d2.data.coco_dicts import (
     check_same_categories,
     load_class_agnostic_dicts,
     load_panoptic_dicts,
 )
 from trace_d2.data.dataset_files import datasets_root
+from trace_d2.data.known import category_metadata, entries, rooted
 from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
-from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
+from trace_d2.io.categories import Category, load_categories
 
 Categories = str | Path | Sequence[Category]
 """Categories as a built-in name, a file or a list."""
@@ -241,20 +242,13 @@ def register_class_agnostic(
     register(name, spec)
 
 
-# Node of DATASETS.TRACE -> what registers an entry, the parts of one, and what follows the name as
-# arguments, those that may be left out last.
-_CONFIG: dict[str, tuple[Callable[..., None], str, tuple[str, ...]]] = {
-    "PANOPTIC": (
-        register_trace_panoptic, "NAME, OUTPUT, IMAGES", ("output_dir", "image_root", "categories")
-    ),
-    "SEMANTIC": (
-        register_trace_semantic,
-        "NAME, IMAGES, SEMANTIC, CATEGORIES",
-        ("image_root", "semantic_root", "categories", "edges_root"),
-    ),
-    "INSTANCES": (register_class_agnostic, "NAME, JSON, IMAGES", ("json_file", "image_root")),
-    "EDGES": (register_trace_edges, "NAME, IMAGES, PSEUDO_EDGES", ("image_root", "edges_root")),
-}  # fmt: skip
+_REGISTER: dict[str, Callable[..., None]] = {
+    "PANOPTIC": register_trace_panoptic,
+    "SEMANTIC": register_trace_semantic,
+    "INSTANCES": register_class_agnostic,
+    "EDGES": register_trace_edges,
+}
+"""What registers an entry of each node of ``DATASETS.TRACE``, see ``known.ENTRIES``."""
 
 
 def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> None:
@@ -268,36 +262,10 @@ def register_from_config(cfg: CfgNode, names: Collection[str] | None = None) -> 
         ValueError: an entry has too few or too many parts, or its name is taken.
         FileNotFoundError: a folder of labels does not exist.
     """
-    for key, (register_entry, parts, arguments) in _CONFIG.items():
-        for name, *values in _entries(cfg, key, parts, len(arguments) + 1):
+    for key, register_entry in _REGISTER.items():
+        for name, row in entries(cfg, key):
             if names is None or name in names:
-                row = dict(zip(arguments, values, strict=False))
                 register_entry(name, **rooted(row, datasets_root()))
-
-
-def _entries(cfg: CfgNode, key: str, parts: str, most: int) -> Iterator[list[str]]:
-    """The entries of ``DATASETS.TRACE.<key>``, checked for their number of texts."""
-    least = len(parts.split(","))
-    for entry in cfg.DATASETS.TRACE[key]:
-        if (
-            not isinstance(entry, (list, tuple))
-            or not least <= len(entry) <= most
-            or not all(isinstance(part, str) and part for part in entry)
-        ):
-            raise ValueError(
-                f"DATASETS.TRACE.{key} holds {entry!r}: each entry is a list [{parts}] of texts"
-            )
-        yield list(entry)
-
-
-def rooted(row: Mapping[str, str], root: Path) -> dict[str, str | Path]:
-    """``row`` with its paths, that is all but built-in names of categories, below ``root``."""
-    return {
-        key: text
-        if key == "categories" and text in BUILTIN_CATEGORIES
-        else root / os.path.expanduser(text)
-        for key, text in row.items()
-    }
 
 
 def _as_categories(source: Categories) -> tuple[Category, ...]:

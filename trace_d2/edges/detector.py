@@ -21,6 +21,7 @@ from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.backbone import ReadImage
 
 from .abdiv import attention_boundary_divergence, normalise_edges, upsample_edges
+from .blocks import check_blocks
 from .emergence import most_changed, search_trajectory
 from .network_source import NetworkSource, ReadyImage, timesteps_per_pass, to_host
 from .settings import AbdivSettings, EmergenceSettings, PassSettings
@@ -100,6 +101,7 @@ class EdgeDetector(NetworkSource):
         attention, batch = AttentionSettings.from_config(cfg), PassSettings.from_config(cfg).batch
         backbone = backbone or build_backbone(cfg)
         check_kernels(attention.kernels, backbone.device, backbone.dtype)
+        check_blocks(backbone, attention.blocks, "MODEL.TRACE.ATTENTION.BLOCKS")
         if cfg.MODEL.TRACE.BACKBONE.COMPILE:
             backbone.compile_network()
         return cls(backbone, emergence, abdiv, attention, seed=cfg.MODEL.TRACE.SEED, batch=batch)

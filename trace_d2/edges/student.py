@@ -18,6 +18,7 @@ from trace_d2.attention import (
 )
 from trace_d2.backbones import AttentionBackbone, build_backbone
 
+from .blocks import check_blocks
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
 from .lora import add_lora
 from .preflight import check_trainable
@@ -85,6 +86,7 @@ class EdgeStudent(nn.Module):
         lora = LoraSettings.from_config(cfg)
         check_trainable(cfg)
         backbone = backbone or build_backbone(cfg)
+        check_blocks(backbone, trace.STUDENT.BLOCKS, "MODEL.TRACE.STUDENT.BLOCKS")
         tokens = square_layout(backbone).tokens
         decoder = build_decoder(trace.STUDENT.DECODER.NAME, tokens, settings)
         add_lora(backbone.network, lora)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -18,6 +18,7 @@ from detectron2.evaluation import (
 from trace_d2.data.dataset_mapper import TraceDatasetMapper
 from trace_d2.data.edge_mapper import TraceEdgeDatasetMapper
 from trace_d2.data.tolerant_mapper import TolerantDatasetMapper
+from trace_d2.engine.names import EDGE_PREDICTOR, RCNN
 from trace_d2.evaluation.evaluators import (
     ClassAgnosticEvaluator,
     EdgeEvaluator,
@@ -26,9 +27,6 @@ from trace_d2.evaluation.evaluators import (
 from trace_d2.io.json_files import read_json
 
 Batch = list[dict[str, Any]]
-
-EDGE_PREDICTOR = "TraceEdgePredictor"
-"""The ``MODEL.META_ARCHITECTURE`` that learns and predicts edges."""
 
 MAPPERS: dict[str, Callable[..., Callable[[dict[str, Any]], dict[str, Any] | None]]] = {
     "trace": TraceDatasetMapper,
@@ -51,10 +49,6 @@ EDGE_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "coco_panoptic_seg": EdgeEvaluator,
 }
 """The same for models that predict edges, which are held against borders between segments."""
-
-RCNN = "GeneralizedRCNN"
-"""The ``MODEL.META_ARCHITECTURE`` of R-CNNs, which predict instances alone."""
-
 
 def _coco_of_panoptic(name: str, folder: str) -> COCOEvaluator:
     """AP of each class, on the things of a panoptic data set (its ``instances.json``)."""
@@ -84,6 +78,18 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     known = _OWN_EVALUATORS.get(cfg.MODEL.META_ARCHITECTURE, EVALUATORS)
     build = known[MetadataCatalog.get(dataset_name).evaluator_type]
     return build(dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
+
+
+def check_test_data(cfg: CfgNode) -> None:
+    """Read the truth of ``DATASETS.TEST``, which training would come to at its end.
+
+    Raises:
+        ValueError, OSError: it is not there, or damaged; the message names the file.
+        UnfinishedLabelsError: it is a folder of labels that is still being written.
+    """
+    for name in cfg.DATASETS.TEST:
+        DatasetCatalog.get(name)
+        build_evaluator(cfg, name)
 
 
 class BatchLoader:

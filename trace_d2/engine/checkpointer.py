@@ -17,10 +17,10 @@ from torch import Tensor
 
 from trace_d2.config import ConfigError
 from trace_d2.data.categories import KEY, check_agreement
+from trace_d2.engine.last_checkpoint import UnfitCheckpointError, last_checkpoint
 from trace_d2.io.atomic import atomic_file, write_text
 from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.json_files import shown
-from trace_d2.io.paths import file_below
 from trace_d2.io.safe_pickle import UnfitPickleError, read_pickle
 
 _TORCHVISION_NAMES = (
@@ -33,10 +33,6 @@ _TORCHVISION_NAMES = (
 _CATEGORIES = "trace_categories"  # in a checkpoint: as MODEL.TRACE.CATEGORIES
 _LEAST_SHARE = 0.5  # of a backbone's tensors that its checkpoint must fill
 _SHOWN = 5  # names of tensors in a message
-
-
-class UnfitCheckpointError(ValueError):
-    """A checkpoint that belongs to another model, or is no file of weights."""
 
 
 class TraceCheckpointer(DetectionCheckpointer):
@@ -162,27 +158,6 @@ def _categories_in(loaded: dict[str, Any], path: str) -> tuple[Category, ...]:
         return parse_categories(entries, shown(path), max_id=None) if entries else ()
     except ValueError as error:
         raise UnfitCheckpointError(f"{error}: copy the checkpoint again") from error
-
-
-def last_checkpoint(folder: str | Path) -> Path:
-    """The file that ``last_checkpoint`` in ``folder`` names.
-
-    Raises:
-        UnfitCheckpointError: it names none, or one outside of the folder.
-    """
-    note = Path(folder) / "last_checkpoint"
-    name = note.read_text(encoding="utf-8", errors="replace").strip()
-    remedy = (
-        "write the name of a checkpoint there (model_0004999.pth) to go on from it, or start over"
-        " with --fresh"
-    )
-    try:
-        path = file_below(folder, name)
-    except ValueError as error:
-        raise UnfitCheckpointError(f"{shown(str(note))}: {error}: {remedy}") from error
-    if not path.is_file():
-        raise UnfitCheckpointError(f"{shown(str(note))}: {shown(name)} is absent: {remedy}")
-    return path
 
 
 def read_checkpoint(path: str, mmap: bool = False) -> dict[str, Any]:

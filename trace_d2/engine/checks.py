@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.file_io import PathManager
+from fvcore.common.config import CfgNode
 
-from trace_d2.complaints import check_all
-from trace_d2.data.augmentation import build_edge_augmentations
-from trace_d2.data.categories import trained_categories
-from trace_d2.engine.builders import (
-    EDGE_EVALUATORS,
+from trace_d2.complaints import Complaints, check_all
+from trace_d2.data.edge_sizes import EdgeAugmentationSettings, training_side
+from trace_d2.data.known import UNTOLD, facts
+from trace_d2.engine.machine import check_machine
+from trace_d2.engine.names import (
+    EDGE_EVALUATOR_NAMES,
     EDGE_PREDICTOR,
-    EVALUATORS,
-    MAPPERS,
+    EVALUATOR_NAMES,
+    MAPPER_NAMES,
+    MASK2FORMER,
     RCNN,
-    build_evaluator,
 )
-from trace_d2.engine.optimizer import check_optimizer
 from trace_d2.io.categories import Category
-
-MASK2FORMER = "TraceMask2Former"
+from trace_d2.io.hints import did_you_mean
 
 # What evaluators need that a config may switch off: evaluator_type -> (its key, the output).
 _MASK2FORMER_SWITCHES = {
@@ -55,46 +50,6 @@ def check_config(cfg: CfgNode, *, train: bool, resume: bool = False) -> None:
     )
 
 
-def check_machine(cfg: CfgNode, *, train: bool, resume: bool) -> None:
-    """The part of ``check_config`` that looks at no data: device, weights, solver."""
-    goes_on = resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
-    check_all(
-        lambda: check_device(cfg),
-        lambda: _check_precision(cfg, train),
-        lambda: None if goes_on else check_weights(cfg.MODEL.WEIGHTS),
-        lambda: _check_solver(cfg) if train else None,
-    )
-
-
-def check_processes(cfg: CfgNode, num_gpus: int, num_machines: int = 1, rank: int = 0) -> None:
-    """Raise a ValueError for numbers of processes that this machine or the config cannot have."""
-    if num_gpus < 1 or num_machines < 1 or not 0 <= rank < num_machines:
-        raise ValueError(
-            f"--num-gpus {num_gpus}, --num-machines {num_machines} and --machine-rank {rank}: the "
-            "first two are 1 or more, the last counts from 0. On a CPU leave them out, and put "
-            "`MODEL.DEVICE cpu` at the end of the command"
-        )
-    processes = num_gpus * num_machines
-    if processes == 1:
-        return
-    visible = torch.cuda.device_count()
-    if visible < num_gpus:
-        raise ValueError(
-            f"--num-gpus is {num_gpus}, but {visible} CUDA devices are visible: lower it, or leave "
-            "it out and put `MODEL.DEVICE cpu` at the end of the command"
-        )
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ValueError(
-            f"--num-gpus {num_gpus} and --num-machines {num_machines} are for CUDA, but "
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}: leave out one or the other"
-        )
-    if cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, no multiple of {processes} "
-            "processes: make it one"
-        )
-
-
 def check_data(cfg: CfgNode, *, train: bool) -> None:
     """The part of ``check_config`` about data sets and what is made of them."""
     if train and not cfg.DATASETS.TRAIN:
@@ -102,17 +57,18 @@ def check_data(cfg: CfgNode, *, train: bool) -> None:
     if not train and not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST is empty: there is nothing to evaluate on")
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if train else cfg.DATASETS.TEST
+    wrong = Complaints()
     if not cfg.INPUT.TRACE.CLASS_AGNOSTIC:  # that trains on all things as one class
         number = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         mask2former = cfg.MODEL.META_ARCHITECTURE == MASK2FORMER
-        check_categories(list(names), number if mask2former else None)
+        wrong.of(check_categories, list(names), number if mask2former else None)
     if train:
-        trained_categories(cfg)
-        _check_mapper(cfg)
-        _check_edge_training(cfg)
-        _check_rcnn_classes(cfg, cfg.DATASETS.TRAIN[0])
+        wrong.of(_check_mapper, cfg)
+        wrong.of(_check_edge_training, cfg)
+        wrong.of(_check_rcnn_classes, cfg, cfg.DATASETS.TRAIN[0])
     for name in cfg.DATASETS.TEST:
-        _check_outputs(cfg, name)
+        wrong.of(_check_outputs, cfg, name)
+    wrong.end()
 
 
 def check_categories(
@@ -149,101 +105,23 @@ def check_categories(
         )
 
 
-def check_test_data(cfg: CfgNode) -> None:
-    """Read the truth of ``DATASETS.TEST``, which training would come to at its end.
-
-    Raises:
-        ValueError, OSError: it is not there, or damaged; the message names the file.
-        UnfinishedLabelsError: it is a folder of labels that is still being written.
-    """
-    for name in cfg.DATASETS.TEST:
-        DatasetCatalog.get(name)
-        build_evaluator(cfg, name)
-
-
 def _classes(name: str) -> list[tuple[str, bool]] | None:
     """(name, is a thing) of each contiguous class of a registered data set, or None."""
-    if name not in DatasetCatalog:
-        raise ValueError(
-            f"no data set {name!r} is registered: correct DATASETS, or add it to DATASETS.TRACE"
-        )
-    metadata = MetadataCatalog.get(name)
+    metadata = facts(name)
     names = metadata.get("thing_classes")
     if names is None:
         return None
     if metadata.get("stuff_classes") is None:
         return [(text, True) for text in names]
     things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-    return [(text, rank in things) for rank, text in enumerate(metadata.stuff_classes)]
-
-
-def check_device(cfg: CfgNode) -> None:
-    """Raise a ValueError unless the devices of ``cfg`` are there."""
-    keys = {"MODEL.DEVICE": cfg.MODEL.DEVICE, "MODEL.TRACE.DEVICE": cfg.MODEL.TRACE.DEVICE}
-    for key, name in keys.items():
-        if key == "MODEL.TRACE.DEVICE" and name == "auto":
-            continue
-        if name.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"{key} is {name}, but no CUDA device is visible: put `{key} cpu` at the end of "
-                "the command, or mend the driver"
-            )
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"{key} {name!r} cannot be used: {error}; put `{key} cpu` at the end of the "
-                "command, or name a device that this machine has"
-            ) from error
-
-
-def _check_precision(cfg: CfgNode, train: bool) -> None:
-    if train and cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise ValueError(
-            f"SOLVER.AMP.ENABLED needs CUDA, but MODEL.DEVICE is {cfg.MODEL.DEVICE}: put "
-            "`SOLVER.AMP.ENABLED False` at the end of the command"
-        )
-    if train and cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
-        raise ValueError(
-            "SOLVER.AMP.ENABLED needs CUDA, and no CUDA device is visible: put "
-            "`SOLVER.AMP.ENABLED False` at the end of the command"
-        )
-
-
-def _check_solver(cfg: CfgNode) -> None:
-    node, key = cfg.MODEL.TRACE.SOLVER, "MODEL.TRACE.SOLVER"
-    if node.ACCUMULATION_STEPS < 1:
-        raise ValueError(
-            f"{key}.ACCUMULATION_STEPS is {node.ACCUMULATION_STEPS}; it must be at least 1"
-        )
-    for name in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
-        if cfg.SOLVER[name] < 1:
-            raise ValueError(f"SOLVER.{name} is {cfg.SOLVER[name]}; it must be at least 1")
-    if not 0 <= node.EMA_DECAY < 1:
-        raise ValueError(
-            f"{key}.EMA_DECAY is {node.EMA_DECAY}; it lies in 0 (no average) to 1, without 1"
-        )
-    if node.SAMPLES_PERIOD < 0:
-        raise ValueError(f"{key}.SAMPLES_PERIOD is {node.SAMPLES_PERIOD}; it must be 0 or more")
-    check_optimizer(cfg)
-
-
-def check_weights(weights: str, option: str = "MODEL.WEIGHTS") -> None:
-    """Raise a FileNotFoundError unless the file that ``option`` names is there."""
-    if not weights or "://" in weights:  # fetched by Detectron2, which names the address
-        return
-    if not PathManager.isfile(weights):
-        more = ", or leave it empty to start from random weights" if "." in option else ""
-        raise FileNotFoundError(
-            f"{option}: no file at {Path(weights).absolute()}; correct the path{more}"
-        )
+    return [(text, rank in things) for rank, text in enumerate(metadata["stuff_classes"])]
 
 
 def _check_rcnn_classes(cfg: CfgNode, dataset_name: str) -> None:
     """R-CNNs say how many classes they have; more in the data would fail at some iteration."""
     if cfg.MODEL.META_ARCHITECTURE != RCNN:
         return
-    classes = MetadataCatalog.get(dataset_name).get("thing_classes", [])
+    classes = facts(dataset_name).get("thing_classes", [])
     known = 1 if cfg.INPUT.TRACE.CLASS_AGNOSTIC else len(classes)
     if known and known != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ValueError(
@@ -254,17 +132,20 @@ def _check_rcnn_classes(cfg: CfgNode, dataset_name: str) -> None:
 
 def _check_outputs(cfg: CfgNode, dataset_name: str) -> None:
     """Raise unless the model of ``cfg`` gives what the data set's evaluator looks at."""
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR and kind not in EDGE_EVALUATORS:
+    known = facts(dataset_name)
+    kind = known.get("evaluator_type")
+    if known is UNTOLD:
+        return
+    if cfg.MODEL.META_ARCHITECTURE == EDGE_PREDICTOR and kind not in EDGE_EVALUATOR_NAMES:
         raise ValueError(
             f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}, but the edges of "
             f"MODEL.META_ARCHITECTURE {EDGE_PREDICTOR} are evaluated on panoptic truth: name a "
             "data set of DATASETS.TRACE.PANOPTIC or a built-in panoptic one"
         )
-    if kind not in EVALUATORS:
+    if kind not in EVALUATOR_NAMES:
         raise ValueError(
             f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
-            f"{', '.join(EVALUATORS)}. A data set without truth cannot be evaluated"
+            f"{', '.join(EVALUATOR_NAMES)}. A data set without truth cannot be evaluated"
         )
     if kind in _MASK2FORMER_SWITCHES and cfg.MODEL.META_ARCHITECTURE == MASK2FORMER:
         key, output = _MASK2FORMER_SWITCHES[kind]
@@ -278,8 +159,11 @@ def _check_outputs(cfg: CfgNode, dataset_name: str) -> None:
 def _check_mapper(cfg: CfgNode) -> None:
     """Raise unless ``INPUT.TRACE`` fits itself and the data sets in ``DATASETS.TRAIN``."""
     node = cfg.INPUT.TRACE
-    if node.MAPPER not in MAPPERS:
-        raise ValueError(f"INPUT.TRACE.MAPPER is one of {', '.join(MAPPERS)}, not {node.MAPPER!r}")
+    if node.MAPPER not in MAPPER_NAMES:
+        raise ValueError(
+            f"INPUT.TRACE.MAPPER is one of {', '.join(MAPPER_NAMES)}, not {node.MAPPER!r}"
+            f"{did_you_mean(node.MAPPER, MAPPER_NAMES)}"
+        )
     for name in cfg.DATASETS.TRAIN:
         wanted = _mapper_of(name, node.MAPPER)
         if wanted != node.MAPPER:
@@ -299,7 +183,7 @@ def _check_mapper(cfg: CfgNode) -> None:
 
 def _mapper_of(name: str, asked: str) -> str:
     """The mapper that the data set ``name`` needs: ``asked`` if that will do."""
-    metadata = MetadataCatalog.get(name)
+    metadata = facts(name)
     if metadata.get("pseudo_edges_root"):
         return "trace_edges"
     if metadata.get("evaluator_type") == "class_agnostic":
@@ -346,4 +230,4 @@ def _check_edge_training(cfg: CfgNode) -> None:
             f"{cfg.MODEL.TRACE.BACKBONE.DTYPE}: set the former to False (bfloat16 weights are "
             "mixed precision already, with adapters and decoder in float32), or use float32"
         )
-    build_edge_augmentations(cfg, True)  # wrong sizes are named here
+    training_side(cfg, EdgeAugmentationSettings.from_config(cfg).size)

@@ -12,7 +12,8 @@ from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
-KEY = "MODEL.TRACE.SOLVER"
+from trace_d2.engine.machine import check_optimizer
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 # Parameters of Swin and its kin that hold positions: embeddings in all but their type.
 _POSITIONS = ("relative_position_bias_table", "absolute_pos_embed", "position_embeddings")
@@ -41,25 +42,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if clip_norm > 0:
         optimizer.register_step_pre_hook(partial(_clip_full_model, clip_norm))
     return optimizer
-
-
-def check_optimizer(cfg: CfgNode) -> tuple[str, CfgNode, float]:
-    """The optimizer's name, the node of its keys and the clipping norm that a config asks for.
-
-    Raises:
-        ValueError: a key has a value that it cannot have.
-    """
-    prefix, node = KEY, cfg.MODEL.TRACE.SOLVER
-    if "OPTIMIZER" in cfg.SOLVER:
-        prefix, node = "SOLVER", cfg.SOLVER
-    name = node.OPTIMIZER.lower()
-    if name not in ("sgd", "adamw"):
-        raise ValueError(f"{prefix}.OPTIMIZER is {node.OPTIMIZER}: it must be sgd or adamw")
-    for key in ("BACKBONE_MULTIPLIER", "WEIGHT_DECAY_EMBED"):
-        if node[key] < 0:
-            raise ValueError(f"{prefix}.{key} is {node[key]}: it must be 0 or more")
-    clip_norm = _clip_norm(cfg)
-    return name, node, clip_norm
 
 
 def _adamw_groups(solver: CfgNode, own: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
@@ -92,25 +74,3 @@ def _clip_full_model(
     """Scale the gradient over all parameters to an L2 norm of at most ``max_norm``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     nn.utils.clip_grad_norm_(parameters, max_norm)
-
-
-def _clip_norm(cfg: CfgNode) -> float:
-    """The clipping norm that the config's two places agree on; 0: none."""
-    norm = cfg.MODEL.TRACE.SOLVER.CLIP_NORM
-    if norm < 0:
-        raise ValueError(f"{KEY}.CLIP_NORM is {norm}: it must be 0 (off) or more")
-    clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return norm
-    if norm:
-        raise ValueError(
-            f"{KEY}.CLIP_NORM is {norm} and SOLVER.CLIP_GRADIENTS.ENABLED is True: use one of them"
-        )
-    if clip.CLIP_TYPE != "full_model":
-        return 0.0
-    if clip.NORM_TYPE != 2.0 or clip.CLIP_VALUE <= 0:
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS has NORM_TYPE {clip.NORM_TYPE} and CLIP_VALUE "
-            f"{clip.CLIP_VALUE}: full_model needs NORM_TYPE 2.0 and a positive CLIP_VALUE"
-        )
-    return clip.CLIP_VALUE

@@ -15,11 +15,12 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
 
+from trace_d2.complaints import check_all
 from trace_d2.config import ConfigError, add_trace_config
 from trace_d2.data.categories import ModelClasses
 from trace_d2.edges.sources import build_edge_source, check_edge_source
-from trace_d2.engine.builders import EDGE_PREDICTOR
-from trace_d2.engine.checks import MASK2FORMER, check_all, check_device, check_weights
+from trace_d2.engine.machine import check_devices, check_weights
+from trace_d2.engine.names import EDGE_PREDICTOR, MASK2FORMER
 from trace_d2.engine.configs import load_cfg
 from trace_d2.engine.model_classes import resolve_classes
 from trace_d2.engine.predictor import ModelPredictor
@@ -64,7 +65,7 @@ def predict_job(args: argparse.Namespace) -> PredictionJob:
     check_all(
         lambda: _check_score(args.score),
         lambda: _check_model(cfg),
-        lambda: check_device(cfg),
+        lambda: check_devices(cfg),
         lambda: check_weights(args.weights, "--weights"),
         lambda: existing_folder(args.images, "--images"),
         lambda: check_edge_source(cfg) if cut else None,

@@ -13,8 +13,8 @@ from fvcore.common.config import CfgNode
 
 from trace_d2._version import __version__
 from trace_d2.config import ConfigError
-from trace_d2.data.categories import KEY
-from trace_d2.engine.checkpointer import last_checkpoint
+from trace_d2.data.known import KEY
+from trace_d2.engine.last_checkpoint import last_checkpoint
 from trace_d2.io.atomic import write_json
 from trace_d2.io.json_files import quoted, read_json
 from trace_d2.settings import flatten

@@ -7,6 +7,7 @@ by a tool that ignores EXIF) is turned along with it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +25,14 @@ from trace_d2.io.edge_maps import (
     quantise_edges,
     read_edges,
 )
+from trace_d2.io.listing import spread
 from trace_d2.io.photographs import Photograph, opened_image, turned
 from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
+_MASKS_LOOKED_AT = 16
 _WRITE_AGAIN = "write the mask again"
 _VOID = (0xFFFFFF, 0xE0E0C0)  # white, and the cream of VOC: unknown, in masks of colours
 _TRANSPARENT = -1
@@ -103,21 +106,52 @@ def load_sample(
         edges = Path(edges)
         edges = find_edges(edges, Path(image).stem) if edges.is_dir() else edges
     photograph = read_image(image, [semantic] if edges is None else [semantic, edges])
-    mask = read_class_mask(semantic, categories, categories_name)
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
-    strange = set(np.flatnonzero(counts).tolist()) - {UNKNOWN, *(c.id for c in categories)}
-    if strange:
-        raise UnknownClassError(
-            f"{semantic} has class values {sorted(strange)} that the categories "
-            f"({categories_name}) lack: add them there, or write {UNKNOWN} where the class is "
-            f"unknown{_counted_from(categories_name)}"
-        )
+    mask = read_known_mask(semantic, categories, categories_name)
     mask, remarks = fit_to_photograph(mask, photograph, semantic)
     notes = [*photograph.notes, *remarks]
     if (mask == UNKNOWN).all():
         notes.append("the mask is all unknown: a label without segments")
     sample = Sample(photograph, None, tuple(notes), mask)
     return sample if edges is None else sample.with_edge_file(edges)
+
+
+def read_known_mask(
+    path: str | Path, categories: Sequence[Category], categories_name: str
+) -> np.ndarray:
+    """As ``read_class_mask``; an UnknownClassError for values that no category has as its id."""
+    mask = read_class_mask(path, categories, categories_name)
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # far faster than numpy's bincount
+    strange = set(np.flatnonzero(counts).tolist()) - {UNKNOWN, *(c.id for c in categories)}
+    if strange:
+        raise UnknownClassError(
+            f"{path} has class values {sorted(strange)} that the categories "
+            f"({categories_name}) lack: add them there, or write {UNKNOWN} where the class is "
+            f"unknown{_counted_from(categories_name)}"
+        )
+    return mask
+
+
+def check_masks(folder: str | Path, categories: Sequence[Category], categories_name: str) -> None:
+    """Raise an UnknownClassError if most of some masks in ``folder`` are of other categories.
+
+    Those that are looked at are from all over the folder. What else is wrong with one is told when
+    its turn comes.
+    """
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
+    looked_at = spread(names, _MASKS_LOOKED_AT)
+    strange = []
+    for name in looked_at:
+        try:
+            read_known_mask(Path(folder) / name, categories, categories_name)
+        except UnknownClassError as error:
+            strange.append(error)
+        except (OSError, ValueError):
+            continue
+    if len(strange) > max(2, len(looked_at) / 2):
+        raise UnknownClassError(
+            f"{len(strange)} of {len(looked_at)} masks looked at are of other categories: "
+            f"{strange[0]}"
+        )
 
 
 def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograph:

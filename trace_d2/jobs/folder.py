@@ -24,11 +24,18 @@ class JobFolder:
         self.settings = self._store.read_settings()
 
     @cached_property
+    def _images(self) -> tuple[list[ImageEntry], int]:
+        return self._store.read_images() if self._store.images_path.is_file() else ([], 0)
+
+    @property
+    def listed(self) -> list[ImageEntry]:
+        """All images that the job knew, those beyond its limit too."""
+        return self._images[0]
+
+    @property
     def entries(self) -> list[ImageEntry]:
         """The images that were to be done; none where nothing is known of them."""
-        if not self._store.images_path.is_file():
-            return []
-        entries, limit = self._store.read_images()
+        entries, limit = self._images
         return entries[:limit]
 
     @cached_property

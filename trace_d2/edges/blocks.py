@@ -1,0 +1,45 @@
+"""Whether the attention blocks that a config names are there, before any image is looked at."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+
+from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
+from trace_d2.backbones import AttentionBackbone
+
+_LARGEST = 8  # times the smallest side that the backbone takes
+
+
+@torch.no_grad()
+def check_blocks(backbone: AttentionBackbone, blocks: Sequence[int], key: str) -> None:
+    """Raise a ValueError that names ``key`` if the backbone has not all of ``blocks``.
+
+    How many there are shows a pass over an image as small as can be.
+    """
+    if not blocks:
+        return
+    size, layout = _smallest(backbone)
+    pixels = torch.zeros(1, 3, *size, device=backbone.device)
+    prepared = backbone.prepare(pixels, (0, ""))
+    reader = SelfAttentionReader(layout, blocks=(max(blocks),), stop_early=True)
+    with native_attention(backbone), reader:
+        backbone.run(prepared, list(backbone.timesteps[:1]))
+    absent = sorted(block for block in set(blocks) if block >= reader.calls)
+    if absent:
+        raise ValueError(
+            f"{key} names blocks that do not exist: {absent}. {backbone.name} has {reader.calls} "
+            f"self-attention blocks, 0 to {reader.calls - 1}"
+        )
+
+
+def _smallest(backbone: AttentionBackbone) -> tuple[tuple[int, int], AttentionLayout]:
+    """The smallest square whose sequences can be told apart, and their layout."""
+    for factor in range(1, _LARGEST):
+        size = (factor * backbone.size_multiple,) * 2
+        with contextlib.suppress(ValueError):
+            return size, backbone.layout(size)
+    size = backbone.size_of((1, 1))
+    return size, backbone.layout(size)
