@@ -61,6 +61,7 @@ KEY = "MODEL.TRACE.CATEGORIES"
 """What the classes of a model are."""
 
 _learned: dict[str, Mapping[str, Any]] = {}
+_configured_names: set[str] = set()
 
 
 def facts(name: str) -> Mapping[str, Any]:
@@ -78,7 +79,7 @@ def facts(name: str) -> Mapping[str, Any]:
     if catalogues is None and name in _names_of_detectron2():
         return UNTOLD
     registered = list(catalogues.DatasetCatalog) if catalogues is not None else ()
-    names = {*registered, *_learned, *_builtin_names(), *_names_of_detectron2()}
+    names = {*registered, *_configured_names, *_builtin_names(), *_names_of_detectron2()}
     raise ValueError(
         f"no data set {name!r} is registered{did_you_mean(name, sorted(names))}: correct DATASETS, "
         "or add it to DATASETS.TRACE"
@@ -97,8 +98,11 @@ def learn(wrong: Complaints, cfg: CfgNode, names: Sequence[str]) -> list[str]:
         Remarks that users should see before training.
     """
     _learned.clear()
+    _configured_names.clear()
     remarks: list[str] = []
     for kind, name, relative, where in (*_configured(wrong, cfg), *_builtin()):
+        if where.startswith("DATASETS"):
+            _configured_names.add(name)
         if name not in names:
             continue
         row = rooted(relative, datasets_root())
@@ -236,4 +240,4 @@ _CITY_KINDS = ("instance_seg", "sem_seg", "panoptic")
 
 
 def _is_name(text: str) -> bool:
-    return text.isidentifier() and "_" in text
+    return text.replace("-", "_").isidentifier() and "_" in text

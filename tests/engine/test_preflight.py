@@ -1,0 +1,163 @@
+"""What is wrong with a training is said at once, before PyTorch and Detectron2 are imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("detectron2")
+
+pytestmark = pytest.mark.detectron2
+
+REPOSITORY = Path(__file__).parents[2]
+HEAVY = ("torch", "detectron2", "diffusers", "transformers", "matplotlib")
+# In a process of its own: whatever is imported by the end was imported on the way.
+RUN = """
+import runpy, sys
+sys.argv, sys.path[0] = sys.argv[1:], sys.argv[1].rpartition("/")[0]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as stopped:
+    print("status", stopped.code, [name for name in {heavy} if name in sys.modules])
+"""
+
+
+@pytest.fixture
+def train(tmp_path):
+    """``train(config, *options)``: what ``tools/train_net.py`` prints to stdout and to stderr."""
+
+    def run(config: str, *options: str) -> tuple[str, str]:
+        (tmp_path / "config.yaml").write_text(config)
+        tool = str(REPOSITORY / "tools/train_net.py")
+        command = [sys.executable, "-c", RUN.format(heavy=HEAVY), tool]
+        command += ["--config-file", str(tmp_path / "config.yaml"), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        return done.stdout, done.stderr
+
+    return run
+
+
+def label_folder(root: Path, stems: list[str]) -> str:
+    """A data set of labels, and its entry in DATASETS.TRACE.PANOPTIC."""
+    (root / "images").mkdir()
+    (root / "labels/panoptic").mkdir(parents=True)
+    for stem in stems:
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / f"images/{stem}.png")
+    categories = [{"id": n, "name": name, "isthing": 1} for n, name in enumerate(("cat", "dog"))]
+    (root / "labels/categories.json").write_text(json.dumps(categories))
+    return f"['own', '{root}/labels', '{root}/images']"
+
+
+def test_all_of_it_at_once_and_before_anything_is_imported(train, tmp_path):
+    entry = label_folder(tmp_path, ["a"])
+    (tmp_path / "weights.pth").write_text("no weights")
+    out, err = train(
+        f"""
+MODEL:
+  META_ARCHITECTURE: TraceMask2Formr
+  WEIGHTS: weights.pth
+  DEVICE: cudaa
+  SEM_SEG_HEAD: {{NUM_CLASSES: 3}}
+DATASETS:
+  TRACE: {{PANOPTIC: [{entry}, ['gone', '{tmp_path}/label', '{tmp_path}/images']]}}
+  TRAIN: ("owm",)
+  TEST: ("gone",)
+SOLVER: {{AMP: {{ENABLED: True}}, IMS_PER_BATCH: 0}}
+INPUT: {{TRACE: {{MAPPER: trac, MAPPR: 1}}}}
+""",
+        *("--num-gpus", "0", "MODEL.TRACE.SOLVER.OPTIMIZER", "adam", "SOLVER.MAX_ITR", "9"),
+    )
+    assert out == "status 2 []\n"
+    for line in (
+        "names config keys that do not exist: INPUT.TRACE.MAPPR (did you mean INPUT.TRACE.MAPPER?)",
+        "do not exist: SOLVER.MAX_ITR (did you mean SOLVER.MAX_ITER?)",
+        "--num-gpus 0, --num-machines 1",
+        "MODEL.DEVICE 'cudaa' cannot be used: ",
+        "is called cudaa (did you mean cuda?)",
+        "SOLVER.AMP.ENABLED needs CUDA",
+        "MODEL.WEIGHTS: weights.pth holds no weights, it is text",
+        "SOLVER.IMS_PER_BATCH is 0",
+        "'TraceMask2Formr' is none of",
+        f"no folder of labels at {tmp_path}/label (did you mean {tmp_path}/labels?)",
+        "no data set 'owm' is registered (did you mean own?)",
+        "INPUT.TRACE.MAPPER is one of trace, detectron2, trace_edges, not 'trac' (did you mean",
+    ):
+        assert line in err, line
+    assert not (tmp_path / "output").exists()
+
+
+def test_classes_and_mapper_are_held_against_the_data(train, tmp_path):
+    entry = label_folder(tmp_path, ["a"])
+    config = f"""
+MODEL: {{META_ARCHITECTURE: TraceMask2Former, DEVICE: cpu, SEM_SEG_HEAD: {{NUM_CLASSES: 3}}}}
+DATASETS: {{TRACE: {{PANOPTIC: [{entry}]}}, TRAIN: [own], TEST: []}}
+INPUT: {{TRACE: {{MAPPER: detectron2}}}}
+"""
+    out, err = train(config)
+    assert out == "status 2 []\n"
+    assert "NUM_CLASSES is 3, but own has 2 classes" in err
+    assert "INPUT.TRACE.MAPPER must be trace for the data set 'own'" in err
+
+
+def test_an_edge_predictor_without_its_backbone(train, tmp_path):
+    (tmp_path / "images").mkdir()
+    config = f"""
+MODEL:
+  META_ARCHITECTURE: TraceEdgePredictor
+  DEVICE: cpu
+  TRACE:
+    BACKBONE: {{NAME: {tmp_path}/images, DTYPE: float3}}
+    EDGES: {{SOURCE: student}}
+    STUDENT: {{TRAIN: True, LORA: {{RANK: 0}}}}
+DATASETS:
+  TRACE: {{EDGES: [['e', '{tmp_path}/images', '{tmp_path}/edges']]}}
+  TRAIN: ("e",)
+  TEST: ("coco_2017_val_panopti",)
+INPUT: {{TRACE: {{MAPPER: trace_edges}}}}
+"""
+    out, err = train(config)
+    assert out == "status 2 []\n"
+    for line in (
+        f"no folder of edges at {tmp_path}/edges",
+        "MODEL.TRACE.BACKBONE.DTYPE must be one of auto, float32, float16, bfloat16, not 'float3'",
+        "MODEL.TRACE.STUDENT.LORA.RANK must be 1 or more, not 0",
+        "(did you mean coco_2017_val_panoptic?)",
+    ):
+        assert line in err, line
+
+
+def test_names_of_data_sets_that_are_known_without_detectron2():
+    from detectron2.data import DatasetCatalog
+
+    from trace_d2.data.known import _builtin_names, _names_of_detectron2
+
+    own = {*_builtin_names(), *_names_of_detectron2()}
+    import detectron2.data.datasets.builtin as builtin
+
+    for table in (builtin._PREDEFINED_SPLITS_COCO, builtin._PREDEFINED_SPLITS_LVIS):
+        assert {name for splits in table.values() for name in splits} <= own
+    assert {"coco_2017_val_panoptic", "voc_2007_test", "coco_2017_val"} <= own
+    assert {*_builtin_names()} <= set(DatasetCatalog)
+
+
+def test_the_defaults_of_detectron2_are_read_without_it():
+    from detectron2.config import get_cfg
+
+    from trace_d2.engine.preflight import _detectron2_defaults
+    from trace_d2.settings import flatten
+
+    assert flatten(_detectron2_defaults()) == flatten(get_cfg())
+
+
+def test_names_are_those_that_are_there():
+    from trace_d2.engine import builders, names
+
+    assert tuple(builders.MAPPERS) == names.MAPPER_NAMES
+    assert tuple(builders.EVALUATORS) == names.EVALUATOR_NAMES
+    assert tuple(builders.EDGE_EVALUATORS) == names.EDGE_EVALUATOR_NAMES
