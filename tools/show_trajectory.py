@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trace_d2.jobs.command_line import UsageError, exit_status, load_cfg
+from trace_d2.jobs.command_line import UsageError, exit_status
 from trace_d2.terminal import say
 
 if TYPE_CHECKING:
@@ -87,9 +87,34 @@ def read_truth(path: Path | None, image: np.ndarray) -> np.ndarray | None:
     return np.searchsorted(present, ids)
 
 
+def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray | None]:
+    """Config, image and truth; a ValueError or OSError says all that is wrong at once."""
+    from trace_d2.complaints import Complaints
+    from trace_d2.config import usable_trace_cfg
+    from trace_d2.edges.preflight import check_edges
+    from trace_d2.io.images import read_image
+
+    wrong = Complaints()
+    cfg = usable_trace_cfg(wrong, args.config_file, args.opts)
+    teacher = cfg.clone()
+    teacher.defrost()
+    teacher.MODEL.TRACE.EDGES.SOURCE = "teacher"  # who looks, whatever the config is for
+    wrong.of(check_edges, teacher)
+    stride = cfg.MODEL.TRACE.EMERGENCE.STRIDE
+    if 0 < stride * MOST_STEPS < 1000:
+        wrong.say(
+            f"MODEL.TRACE.EMERGENCE.STRIDE {stride} makes more than {MOST_STEPS} timesteps, too "
+            "many for a sheet: take 10 or more"
+        )
+    photograph = wrong.of(read_image, args.image)
+    truth = wrong.of(read_truth, args.truth, photograph.pixels) if photograph else None
+    wrong.end()
+    return cfg, photograph.pixels, truth
+
+
 def show(args: argparse.Namespace) -> int:
     """Read, draw, write; returns the exit status."""
-    cfg = load_cfg(args.config_file, args.opts)  # before what takes long to import
+    cfg, image, truth = checked(args)  # before what takes long to import
     from tqdm import tqdm
 
     from trace_d2.backbones.registry import canonical_name
@@ -97,17 +122,9 @@ def show(args: argparse.Namespace) -> int:
     from trace_d2.edges.sources import timestep_text
     from trace_d2.edges.trajectory import read_trajectory
     from trace_d2.io.atomic import write_bytes
-    from trace_d2.io.images import read_image
     from trace_d2.jobs.trajectory_sheet import draw_sheet, overview
 
     trace = cfg.MODEL.TRACE
-    if trace.EMERGENCE.STRIDE * MOST_STEPS < 1000:
-        raise UsageError(
-            f"MODEL.TRACE.EMERGENCE.STRIDE {trace.EMERGENCE.STRIDE} makes more than {MOST_STEPS} "
-            "timesteps, too many for a sheet: take 10 or more"
-        )
-    image = read_image(args.image).pixels
-    truth = read_truth(args.truth, image)
     key = args.image.stem
     detector = EdgeDetector.from_config(cfg)
     steps = detector.trajectory(detector.backbone.size_of(image.shape[:2]))
@@ -139,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     def run() -> int:
         try:
             return show(args)
-        except (OSError, ValueError) as error:  # of files and keys; the message says which
+        except (OSError, ValueError, ImportError) as error:  # the message says what is wrong
             raise UsageError(str(error)) from error
 
     return exit_status(run)

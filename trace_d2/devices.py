@@ -68,7 +68,7 @@ def cuda_devices() -> int | None:
     """How many CUDA devices PyTorch sees; None where only PyTorch itself can tell."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+        return int(torch.cuda.device_count())
     version = _torch_version()
     if "hip: Optional[str] = None" not in version:  # AMD's, or of an unknown form
         return None

@@ -110,7 +110,7 @@ def test_nothing_to_evaluate_on(cfg):
 
 
 def test_cuda_without_a_device_says_what_to_add(cfg, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     cfg.MODEL.DEVICE = "cuda"
 
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE cpu"):
@@ -196,7 +196,7 @@ def test_check_categories():
 
 
 def test_all_complaints_come_at_once(cfg, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cuda", "absent.pth"
     cfg.SOLVER.AMP.ENABLED = True
     cfg.SOLVER.IMS_PER_BATCH = 0

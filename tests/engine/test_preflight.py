@@ -133,8 +133,6 @@ INPUT: {{TRACE: {{MAPPER: trace_edges}}}}
 
 
 def test_names_of_data_sets_that_are_known_without_detectron2():
-    from detectron2.data import DatasetCatalog
-
     from trace_d2.data.known import _builtin_names, _names_of_detectron2
 
     own = {*_builtin_names(), *_names_of_detectron2()}
@@ -143,7 +141,6 @@ def test_names_of_data_sets_that_are_known_without_detectron2():
     for table in (builtin._PREDEFINED_SPLITS_COCO, builtin._PREDEFINED_SPLITS_LVIS):
         assert {name for splits in table.values() for name in splits} <= own
     assert {"coco_2017_val_panoptic", "voc_2007_test", "coco_2017_val"} <= own
-    assert {*_builtin_names()} <= set(DatasetCatalog)
 
 
 def test_the_defaults_of_detectron2_are_read_without_it():

@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from trace_d2.data.label_folder import missing_labels, read_folder_categories
 from trace_d2.io.categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
 from trace_d2.io.hints import did_you_mean, nearest_path
 from trace_d2.io.images import check_masks
+from trace_d2.io.subfolders import files_by_stem
 from trace_d2.jobs.folder import open_job_folder
 
 ENTRIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -110,9 +112,11 @@ def learn(wrong: Complaints, cfg: CfgNode, names: Sequence[str]) -> list[str]:
         wrong.of(_check_files, row, f"the data set {name} ({where})")
         if kind == "PANOPTIC" and "output_dir" in row:
             remarks += filter(None, [missing_labels(row["output_dir"], row["image_root"])])
-        if kind == "SEMANTIC" and told.get("categories"):
+        if kind == "SEMANTIC" and told.get("categories") and row["semantic_root"].is_dir():
             origin = str(row["categories"])
-            wrong.of(check_masks, row["semantic_root"], told["categories"], origin)
+            masks = files_by_stem(row["semantic_root"], (".png",))
+            paths = [Path(row["semantic_root"]) / files[0] for files in masks.values()]
+            wrong.of(check_masks, paths, told["categories"], origin)
     return remarks
 
 
@@ -240,4 +244,4 @@ _CITY_KINDS = ("instance_seg", "sem_seg", "panoptic")
 
 
 def _is_name(text: str) -> bool:
-    return text.replace("-", "_").isidentifier() and "_" in text
+    return "_" in text and re.fullmatch(r"[A-Za-z0-9_.-]+", text) is not None

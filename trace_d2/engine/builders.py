@@ -50,6 +50,7 @@ EDGE_EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
 }
 """The same for models that predict edges, which are held against borders between segments."""
 
+
 def _coco_of_panoptic(name: str, folder: str) -> COCOEvaluator:
     """AP of each class, on the things of a panoptic data set (its ``instances.json``)."""
     own, twin = MetadataCatalog.get(name), MetadataCatalog.get(f"{name}/instances")

@@ -15,8 +15,8 @@ from trace_d2.data.categories import (
     with_categories,
 )
 from trace_d2.data.registration import register_from_config
-from trace_d2.engine.names import MASK2FORMER, RCNN
 from trace_d2.engine.configs import model_categories
+from trace_d2.engine.names import MASK2FORMER, RCNN
 from trace_d2.io.categories import Category, load_categories, parse_categories
 
 _ALIASES = {"coco": "coco-panoptic"}

@@ -19,10 +19,10 @@ from trace_d2.complaints import check_all
 from trace_d2.config import ConfigError, add_trace_config
 from trace_d2.data.categories import ModelClasses
 from trace_d2.edges.sources import build_edge_source, check_edge_source
-from trace_d2.engine.machine import check_devices, check_weights
-from trace_d2.engine.names import EDGE_PREDICTOR, MASK2FORMER
 from trace_d2.engine.configs import load_cfg
+from trace_d2.engine.machine import check_devices, check_weights
 from trace_d2.engine.model_classes import resolve_classes
+from trace_d2.engine.names import EDGE_PREDICTOR, MASK2FORMER
 from trace_d2.engine.predictor import ModelPredictor
 from trace_d2.io.listing import spread
 from trace_d2.jobs.command_line import existing_folder, image_ids, images_below

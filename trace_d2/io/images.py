@@ -7,7 +7,6 @@ by a tool that ignores EXIF) is turned along with it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,25 +130,25 @@ def read_known_mask(
     return mask
 
 
-def check_masks(folder: str | Path, categories: Sequence[Category], categories_name: str) -> None:
-    """Raise an UnknownClassError if most of some masks in ``folder`` are of other categories.
+def check_masks(
+    paths: Sequence[Path], categories: Sequence[Category], categories_name: str
+) -> None:
+    """Raise an UnknownClassError if most of some masks, from all over ``paths``, are of others.
 
-    Those that are looked at are from all over the folder. What else is wrong with one is told when
-    its turn comes.
+    What else is wrong with one is told when its turn comes.
     """
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
-    looked_at = spread(names, _MASKS_LOOKED_AT)
+    looked_at = list(map(Path, spread([str(path) for path in paths], _MASKS_LOOKED_AT)))
     strange = []
-    for name in looked_at:
+    for path in looked_at:
         try:
-            read_known_mask(Path(folder) / name, categories, categories_name)
+            read_known_mask(path, categories, categories_name)
         except UnknownClassError as error:
             strange.append(error)
         except (OSError, ValueError):
             continue
     if len(strange) > max(2, len(looked_at) / 2):
         raise UnknownClassError(
-            f"{len(strange)} of {len(looked_at)} masks looked at are of other categories: "
+            f"{len(strange)} of {len(looked_at)} semantic masks looked at are of other categories: "
             f"{strange[0]}"
         )
 

@@ -38,7 +38,7 @@ from trace_d2.io.coco_panoptic import (
     panoptic_annotation,
 )
 from trace_d2.io.edge_maps import edge_paths, edge_stems, find_edges
-from trace_d2.io.images import Sample, load_sample
+from trace_d2.io.images import Sample, check_masks, load_sample
 from trace_d2.io.listing import spread
 from trace_d2.io.paths import file_below
 from trace_d2.io.regions import is_sliver
@@ -137,6 +137,9 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         if names and semantic:
             masks = files_by_stem(semantic, (".png",))
             mask_stems = wrong.of(_masked, names, masks, semantic)
+        if wrong and semantic and categories:  # else more is looked at, once the job is there
+            paths = [semantic / files[0] for files in files_by_stem(semantic, (".png",)).values()]
+            wrong.of(check_masks, paths, categories, args.categories)
         wrong.end()
         if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
             say(f"{args.categories}: {describe_categories(categories)}")
