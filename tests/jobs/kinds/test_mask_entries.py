@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile, MaskImage
-from trace_d2.jobs.kinds.refined_masks import MaskEntry, mask_entries
+from trace_d2.jobs.kinds.mask_entries import MaskEntry, mask_entries
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -16,7 +16,8 @@ from trace_d2.io.coco_masks import Findings, GivenMask, MaskFile
 from trace_d2.io.coco_panoptic import encode_mask
 from trace_d2.jobs.coco_files import mask_annotations
 from trace_d2.jobs.journal import ImageEntry
-from trace_d2.jobs.kinds.refined_masks import MaskEntry, RefineJob
+from trace_d2.jobs.kinds.mask_entries import MaskEntry
+from trace_d2.jobs.kinds.refined_masks import RefineJob
 from trace_d2.jobs.pictures import stacked
 from trace_d2.settings import fingerprint
 
@@ -111,7 +112,7 @@ def test_polygons_without_a_pixel_are_left_out(tmp_path: Path) -> None:
 def test_masks_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch) -> None:
     job = job_of(tmp_path)
     entry = entry_of(tmp_path, LEFT, RIGHT)
-    monkeypatch.setattr("trace_d2.jobs.kinds.refined_masks._MOST_GIB", 2**-22)  # 256 bytes
+    monkeypatch.setattr("trace_d2.jobs.kinds.mask_entries._MOST_GIB", 2**-22)  # 256 bytes
     with pytest.raises(
         ValueError, match=r"2 masks of x\.png at 20x12 pixels need .* GiB .*: give few"
     ):

@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -27,20 +25,20 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file
-from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage, load_mask_json
+from trace_d2.io.coco_masks import MaskFile, load_mask_json
 from trace_d2.io.edge_maps import edge_paths, find_edges, has_edges
-from trace_d2.io.images import Inputs, Photograph, fit_to_photograph, read_image
+from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
-from trace_d2.io.listing import locate_images, spread
-from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
+from trace_d2.io.listing import spread
 from trace_d2.io.paths import check_output
 from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import edge_cfg, existing_folder
 from trace_d2.jobs.job import files_print
-from trace_d2.jobs.journal import ImageEntry, Record, check_name
+from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
+from trace_d2.jobs.kinds.mask_entries import MaskEntry, decode_masks, mask_entries
 from trace_d2.jobs.output import DamagedFileError, writing_to
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
@@ -60,36 +58,12 @@ from trace_d2.terminal import say
 
 _LEFT_OUT = "left_out.jsonl"
 _QUICKLY_READ = 2**26  # bytes of a file of masks, which takes seconds beyond
-_MOST_GIB = 4  # of the masks of one image, decoded
-_MOST_REMARKS = 20  # of one image in the journal; the list of what is left out has them all
 _PANES = (
     (PHOTOGRAPH, "Image"),
     ("given", "Given masks"),
     ("edges", "Edges"),
     ("refined", "Refined masks"),
 )
-
-
-@dataclass(frozen=True)
-class MaskEntry(ImageEntry):
-    """One image of a job that refines masks, with all that its worker needs of the file.
-
-    ``stem`` is the path of the image below the folder of images, without its ending;
-    ``file_name`` is that path with it.
-
-    Attributes:
-        masks: its annotations.
-        size: (H, W) that the masks are of; None: that of the photograph.
-        skipped: why there is nothing to refine; empty if there is.
-        remarks: for the journal.
-        edge_stems: names that its edge file may have, the first that exists counts.
-    """
-
-    masks: tuple[GivenMask, ...] = ()
-    size: tuple[int, int] | None = None
-    skipped: str = ""
-    remarks: tuple[str, ...] = ()
-    edge_stems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -209,12 +183,12 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         return inputs if edges is None else inputs.with_edge_file(edges)
 
     def probe(self, entry: MaskEntry) -> None:
-        self._decode(entry, self.load(entry).photograph)
+        decode_masks(entry, self.load(entry).photograph, self.masks)
 
     def count_edges(self, statistics: EdgeStatistics, entry: MaskEntry, inputs: Inputs) -> None:
         assert inputs.edges is not None
         try:
-            _, given, _ = self._decode(entry, inputs.photograph)
+            _, given, _ = decode_masks(entry, inputs.photograph, self.masks)
         except ValueError:  # it will fail, and be recorded then
             return
         statistics.add_masks(given, inputs.edges)
@@ -225,7 +199,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         Raises:
             ValueError: the masks do not fit the image, or none of them has a pixel.
         """
-        kept, given, notes = self._decode(entry, inputs.photograph)
+        kept, given, notes = decode_masks(entry, inputs.photograph, self.masks)
         scored = kept[0].score is not None
         parts, categories, scores = [], [], []
         for category in sorted({mask.category_id for mask in kept}):
@@ -314,45 +288,6 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             ],
         )
 
-    def _decode(
-        self, entry: MaskEntry, photograph: Photograph
-    ) -> tuple[list[GivenMask], np.ndarray, tuple[str, ...]]:
-        """The annotations that have pixels, their masks (K, H, W) bool, and remarks."""
-        height, width = photograph.pixels.shape[:2]
-        name = f"{self.masks}: a mask of {entry.file_name}"
-        kept: list[GivenMask] = []
-        notes: list[str] = []
-        if entry.size is not None and not all(_is_polygons(mask) for mask in entry.masks):
-            # Before masks of another size are decoded.
-            fit_to_photograph(np.broadcast_to(np.False_, entry.size), photograph, name)
-        needed = len(entry.masks) * height * width / 2**30
-        if needed > _MOST_GIB:
-            raise ValueError(
-                f"{len(entry.masks)} masks of {entry.file_name} at {width}x{height} pixels need "
-                f"{needed:.1f} GiB at once, more than {_MOST_GIB}: give fewer masks of it, or a "
-                "smaller image"
-            )
-        masks = np.empty((len(entry.masks), height, width), bool)
-        for given in entry.masks:
-            size = entry.size
-            if size is None or _is_polygons(given):
-                size = (height, width)
-            try:
-                mask = decode_segmentation(given.segmentation, *size)
-            except SegmentationError as error:
-                notes.append(f"annotation no. {given.number} is left out: {error}")
-                continue
-            mask, remarks = fit_to_photograph(mask, photograph, name)
-            if not mask.any():
-                notes.append(f"annotation no. {given.number} is left out: its mask is empty")
-                continue
-            notes += [remark for remark in remarks if remark not in notes]
-            masks[len(kept)] = mask
-            kept.append(given)
-        if not kept:
-            raise ValueError(f"no mask of {entry.file_name} has a pixel in it: {notes[0]}")
-        return kept, masks[: len(kept)], tuple(notes)
-
 
 def _added(record: Record) -> int:
     return max(0, record.facts["segments"] - record.facts["given"])
@@ -377,10 +312,6 @@ def _categories(outcome: Outcome) -> list[dict[str, Any]]:
     )
 
 
-def _is_polygons(mask: GivenMask) -> bool:
-    return isinstance(mask.segmentation, list)
-
-
 def _left_out(store: JobStore) -> Table:
     path = store.root / _LEFT_OUT
     lines = path.read_bytes().splitlines() if path.is_file() else []
@@ -396,64 +327,3 @@ def _left_out(store: JobStore) -> Table:
                 "anew"
             ) from error
     return Table("Annotations left out", rows, ("Annotation", "Why"), _LEFT_OUT)
-
-
-def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
-    """The images of ``file``, in sorted order of stems, with where they lie below ``images``.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: none of the images with masks is there.
-    """
-    names = {image.image_id: image.file_name for image in file.images}
-    paths, absent = locate_images(names, images)
-    if not any(image.masks and image.image_id in paths for image in file.images):
-        first = next(image.file_name for image in file.images if image.masks)
-        raise ValueError(
-            f"none of the {len(file.images)} images of {file.path} is in {images} (the first is "
-            f"{first}): correct --images"
-        )
-    present = [path for key, path in paths.items() if key not in absent]
-    stems = Counter(map(_stem, present))
-    basenames = Counter(PurePosixPath(path).stem for path in present)
-    entries = []
-    for image in file.images:
-        key, name = image.image_id, image.file_name
-        if key in absent:
-            listed = _listed_name(name)
-            entries.append(MaskEntry(listed, listed, key, skipped=absent[key]))
-            continue
-        path = paths[key]
-        # Without ending, unless another image has that stem too.
-        entry = MaskEntry(_stem(path) if stems[_stem(path)] == 1 else path, path, key)
-        basename = PurePosixPath(path).stem
-        edge_stems = dict.fromkeys([_stem(path), *([basename] if basenames[basename] == 1 else [])])
-        entries.append(_with_masks(entry, image, tuple(edge_stems)))
-    return sorted(entries, key=lambda entry: entry.stem)
-
-
-def _with_masks(entry: MaskEntry, image: MaskImage, edge_stems: tuple[str, ...]) -> MaskEntry:
-    remarks = tuple(image.left_out[:_MOST_REMARKS])
-    more = len(image.left_out) - len(remarks)
-    if more:
-        remarks += (f"and {more} more are left out",)
-    return replace(
-        entry,
-        masks=tuple(image.masks),
-        size=image.size,
-        skipped="" if image.masks else "\n".join(("no mask to refine", *remarks)),
-        remarks=remarks,
-        edge_stems=edge_stems,
-    )
-
-
-def _listed_name(name: str) -> str:
-    """``name`` of an image that is not there, for the journal; quoted if it leads elsewhere."""
-    try:
-        return check_name(name)
-    except ValueError:
-        return quote(name, safe="")
-
-
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
