@@ -20,10 +20,10 @@ def folders(tmp_path):
     return tmp_path / "labels", tmp_path / "images"
 
 
-def write(root, limit, *, unnamed=(), skipped=()):
+def write(root, limit, *, unnamed=(), skipped=(), **settings):
     """What a job leaves that labelled the first ``limit`` images."""
     store = JobStore(root, Layout("labels"))
-    store.open({})
+    store.open(settings)
     stems = [f"{number:02}" for number in range(20)]
     entries = [ImageEntry(s, f"{s}.png", None if s in unnamed else int(s)) for s in stems]
     store.write_images(entries, limit)
@@ -55,6 +55,17 @@ def test_whole_folders_and_those_of_others_are_not_named(folders, tmp_path):
     assert missing_labels(*folders) == ""
     assert missing_labels(tmp_path / "nowhere", folders[1]) == ""
     assert missing_labels(folders[0], tmp_path / "nowhere") == ""
+
+
+def test_masks_below_the_images_are_no_images(folders):
+    masks = folders[1] / "masks"
+    masks.mkdir()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(masks / "00.png")
+    write(folders[0], 20)
+    assert "20 of the 21 images" in missing_labels(*folders)
+    told = folders[0].with_name("told")
+    write(told, 20, semantic=str(masks), edges="none")
+    assert missing_labels(told, folders[1]) == ""
 
 
 def test_images_that_came_since(folders):

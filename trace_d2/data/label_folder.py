@@ -63,10 +63,11 @@ def missing_labels(root: str | Path, image_root: str | Path) -> str:
     """
     try:
         job = open_job_folder(root)
-        names = list_images(image_root) if job is not None and job.listed else {}
+        if job is None or not job.listed:
+            return ""
+        given = (job.settings.get(key) for key in ("semantic", "edges"))
+        names = list_images(image_root, [root, *(p for p in given if isinstance(p, str))])
     except (OSError, ValueError):  # told elsewhere
-        return ""
-    if job is None:
         return ""
     unnamed = {entry.stem for entry in job.listed if entry.image_id is None}
     wanted = [stem for stem in names if stem not in unnamed]
