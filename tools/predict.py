@@ -19,8 +19,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from trace_d2.jobs.command_line import job_parser, run_command
+
+if TYPE_CHECKING:
+    from trace_d2.jobs.kinds.predictions import PredictionJob
 
 _WORKERS = 2  # they encode files, which takes far less time than predicting
 
@@ -28,10 +32,19 @@ _WORKERS = 2  # they encode files, which takes far less time than predicting
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; returns the exit status."""
     args = build_parser().parse_intermixed_args(argv)
-    from trace_d2.engine.predict_command import predict_job  # once the arguments are right
-    from trace_d2.jobs.kinds.predictions import PredictionJob
+    from trace_d2.jobs.kinds.predictions import PredictionJob  # once the arguments are right
 
-    return run_command(PredictionJob, args, predict_job)
+    return run_command(PredictionJob, args, _job)
+
+
+def _job(args: argparse.Namespace) -> PredictionJob:
+    """The job, checked; what can be known without PyTorch is said before it is imported."""
+    from trace_d2.engine.predict_preflight import check_command
+
+    check_command(args)
+    from trace_d2.engine.predict_command import predict_job
+
+    return predict_job(args)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -348,12 +351,34 @@ def test_mistakes_end_with_status_2(
     assert not (folder / "out" / "predictions.json").exists()
 
 
-def test_all_that_is_wrong_is_said_at_once(predict, tmp_path, capsys):
+def test_all_that_is_wrong_is_said_at_once_before_anything_is_imported(tmp_path):
     (tmp_path / "config.yaml").write_text("MODEL:\n  DEVICE: nowhere\nVERSION: 2\n")
-    assert predict.main(command(tmp_path, tmp_path / "none", tmp_path / "out")) == 2
-    message = capsys.readouterr().err
-    for part in ("'nowhere' cannot be used", "--weights: no file at", "no folder at"):
-        assert part in message
+    more = ["--score", "3", "--categories", "vco", "MODEL.TRACE.SED", "1", "MODEL.MASK_ON", "False"]
+    arguments = command(tmp_path, tmp_path / "none", tmp_path / "out", *more)
+    code = f"""import sys, predict
+status = predict.main({arguments!r})
+sys.exit("torch is imported" if "torch" in sys.modules else status)"""
+    path = os.pathsep.join([str(CONFIGS.parent / "tools"), str(CONFIGS.parent)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 2, done.stderr
+    for part in (
+        "--score is 3.0",
+        "--weights: no file at",
+        "no categories file at vco",
+        "no folder at",
+        "did you mean MODEL.TRACE.SEED",
+        "GeneralizedRCNN predicts no masks",
+        "'nowhere' cannot be used",
+    ):
+        assert part in done.stderr
+
+
+def test_what_is_missing_is_named(predict, capsys):
     assert predict.main(["--images", "here"]) == 2
     assert "--config-file, --weights, --output missing" in capsys.readouterr().err
 
@@ -373,7 +398,7 @@ def test_a_project_of_its_own(predict, two, tmp_path, capsys):
     cfg.merge_from_list([part.replace('""', "") for part in keys.split()])
     folder = save_model(cfg, tmp_path / "model")
     assert predict.main(command(folder, two, tmp_path / "out")) == 2
-    assert "name its module by --project" in capsys.readouterr().err
+    assert "--project MODULE" in capsys.readouterr().err
     more = ["--score", "0", "--project", "detectron2.projects.point_rend"]
     assert predict.main(command(folder, two, tmp_path / "out", *more)) == 0
     assert predicted(tmp_path / "out")["annotations"]

@@ -17,9 +17,9 @@ from trace_d2.data.categories import (
 from trace_d2.data.registration import register_from_config
 from trace_d2.engine.configs import model_categories
 from trace_d2.engine.names import MASK2FORMER, RCNN
-from trace_d2.io.categories import Category, load_categories, parse_categories
+from trace_d2.engine.predict_preflight import named_categories
+from trace_d2.io.categories import Category, parse_categories
 
-_ALIASES = {"coco": "coco-panoptic"}
 _ORDER = "give as many as the model has classes, in their order, by --categories"
 
 
@@ -40,7 +40,7 @@ def resolve_classes(
         ValueError, OSError: categories that contradict each other, or the numbers of classes.
     """
     told = model_categories(cfg, weights)
-    listed = load_categories(_ALIASES.get(given, given)) if given else ()
+    listed = named_categories(given) if given else ()
     told_by = "the model (config and checkpoint)"
     check_agreement({told_by: told, "--categories": listed}, "leave --categories out")
     if told or listed:

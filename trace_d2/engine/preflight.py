@@ -46,7 +46,7 @@ def check_command(args: argparse.Namespace) -> list[str]:
     wrong, train = Complaints(), not args.eval_only
     if args.fresh and args.eval_only:
         wrong.say("--fresh starts a training over, and --eval-only trains nothing")
-    cfg = _config(wrong, args.config_file, args.opts)
+    cfg = readable_config(wrong, args.config_file, args.opts)
     if cfg is None:
         wrong.end()
         return []
@@ -64,8 +64,11 @@ def check_command(args: argparse.Namespace) -> list[str]:
     return remarks
 
 
-def _config(wrong: Complaints, config_file: str, opts: Sequence[str]) -> CfgNode | None:
-    """The config as far as it can be used; None where it takes Detectron2 to read it."""
+def readable_config(wrong: Complaints, config_file: str, opts: Sequence[str]) -> CfgNode | None:
+    """The config as far as it can be used; None where it takes Detectron2 to read it.
+
+    ``wrong`` is told what is not right about it.
+    """
     cfg = _detectron2_defaults()
     if cfg is None:
         return None
