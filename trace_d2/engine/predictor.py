@@ -23,7 +23,7 @@ from trace_d2.evaluation.panoptic import decode_prediction
 from trace_d2.io.coco_panoptic import segments_info
 from trace_d2.jobs.coco_files import mask_annotations
 from trace_d2.jobs.job import UsageError
-from trace_d2.jobs.kinds.predictions import Predicted, Prediction
+from trace_d2.jobs.kinds.predicted import Predicted, Prediction
 from trace_d2.modeling.postprocessor import PostProcessor
 
 _DIVISOR = 1000  # of coded panoptic ids where no data set tells another

@@ -11,7 +11,8 @@ from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import segments_info
 from trace_d2.io.images import Photograph
 from trace_d2.jobs.coco_files import mask_annotations
-from trace_d2.jobs.kinds.predictions import Predicted, PredictInputs, Prediction, PredictionJob
+from trace_d2.jobs.kinds.predicted import Predicted, Prediction
+from trace_d2.jobs.kinds.predictions import PredictInputs, PredictionJob
 
 CAT, SKY = Category(3, "cat", True, (220, 20, 60)), Category(7, "sky", False, (20, 60, 220))
 SIZE = 40, 60

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.job import Job, Read, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
     Pictures,
@@ -55,57 +56,6 @@ _PANES = (
     ("segments", "Panoptic segments"),
 )
 _SCALE = 1000  # of scores in the journal, which holds whole numbers
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one image, with the category ids of the data set.
-
-    Attributes:
-        instances: COCO annotations without ``id`` and ``image_id``, by falling score; None: the
-            model gives no instances.
-        segment_ids: (H, W) int32, 0 = void; None: the model gives no panoptic segments.
-        segments: of ``segment_ids``: COCO ``segments_info``.
-        below: instances that were left out for their score.
-        best: the highest score of an instance, 0..1; 0 without any.
-        notes: remarks for the journal.
-    """
-
-    instances: list[dict[str, Any]] | None = None
-    segment_ids: np.ndarray | None = None
-    segments: tuple[dict[str, Any], ...] = ()
-    below: int = 0
-    best: float = 0.0
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What came out for one image.
-
-    Attributes:
-        found: the prediction.
-        uncut: the same before it was cut along edges; None: it was not.
-        edges: float32 (H, W) in 0..1, along which it was cut; None: it was not.
-    """
-
-    found: Prediction
-    uncut: Prediction | None = None
-    edges: np.ndarray | None = None
-
-
-class Predictor(Protocol):
-    """A trained model. Results do not depend on which images are seen together."""
-
-    def ready(self, pixels: np.ndarray) -> Any:
-        """What ``predict`` takes of an image uint8 (H, W, 3) RGB; any thread may do it ahead."""
-
-    def predict(self, ready: Any, pixels: np.ndarray, file_name: str) -> Predicted:
-        """What the model says of the image.
-
-        Raises:
-            UsageError: it gives nothing that could be written, whatever the image.
-        """
 
 
 @dataclass(frozen=True)
