@@ -327,13 +327,16 @@ def _prepared(
 ) -> tuple[Shard, AnyJob]:
     """The job, once nothing is known to be wrong; all that is wrong is said at once."""
     wrong = Complaints()
-    shard = wrong.of(parse_shard, args.shard)
     if args.output:
         wrong.of(JobStore(args.output, kind.layout).check_place)
+    ours = not wrong  # of a folder that is not, nothing is read
+    shard = wrong.of(parse_shard, args.shard)
     job = wrong.of(make, args)
     if job is not None:
-        wrong.of(look_at_some, job, args.limit)
-        if not args.overwrite and job.store.has_results():
+        begun = ours and job.store.has_results()
+        if not begun:  # else it was right when it began
+            wrong.of(look_at_some, job, args.limit)
+        elif not args.overwrite:
             wrong.of(job.store.check_settings, job.settings)
     try:
         wrong.end()

@@ -26,13 +26,9 @@ _THREADS = 4
 def look_at_some(job: AnyJob, limit: int | None) -> None:
     """Read some images of ``job``, drawn from all over the set, as its ``probe`` does.
 
-    A job that has results is left alone: it was right when it began.
-
     Raises:
         ValueError: most of them have classes that the categories lack, or none can be used.
     """
-    if job.store.has_results():
-        return
     usable = [entry for entry in job.entries[:limit] if not job.skip(entry)]
     seen = list(_look(job, usable))
     failed = [(entry, error) for entry, error in seen if error is not None]
