@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,15 @@ The same command goes on where it was interrupted. With other settings it is ref
 on with them, --fresh moves the former training to OUTPUT_DIR/before-N and starts over.
 """
 
-_USAGE, _DONE = 2, 0  # exit statuses
+_USAGE, _DONE, _INTERRUPTED = 2, 0, 130  # exit statuses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``; returns the exit status: 2 for what the user can mend."""
+    """Run the command line ``argv``.
+
+    Returns:
+        The exit status: 2 for what the user can mend, 130 after Ctrl-C.
+    """
     args = build_parser().parse_args(argv)
     if not Path(args.config_file).is_file() and "://" not in args.config_file:
         wrong = "it is missing"
@@ -52,6 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         example = "configs/panoptic/voc_mask2former_R50.yaml"
         say(f"error: --config-file: {wrong}: name a file, as {example}", error=True)
         return _USAGE
+    folders: list[str] = []  # OUTPUT_DIR, once it is known
+    try:
+        return _command(args, folders)
+    except KeyboardInterrupt:
+        say(f"interrupted{_going_on(args, folders[0]) if folders else ''}", error=True)
+        return _INTERRUPTED
+
+
+def _command(args: argparse.Namespace, folders: list[str]) -> int:
+    """``main``; the folder of the training is added to ``folders``."""
     from trace_d2.engine.preflight import check_command  # --help loads nothing
 
     try:
@@ -63,37 +77,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 
-    from trace_d2.engine.run_folder import FINISHED, GO_ON
+    from trace_d2.engine.run_folder import FINISHED, GO_ON, held, make_folder
 
     try:
         # Here as well as in each process, so that a mistake costs no start of many processes.
         cfg = prepare(args)
-        start = _start(args, cfg)
-        if start == FINISHED:
-            say(
-                f"this training is finished: {cfg.OUTPUT_DIR}/model_final.pth. Evaluate it by "
-                "--eval-only MODEL.WEIGHTS, train on by --resume and a larger SOLVER.MAX_ITER, or "
-                "start over by --fresh"
+        make_folder(cfg)
+        # One process writes, of the first machine; an evaluation may look at a training that runs.
+        writes = args.machine_rank == 0 and not args.eval_only
+        with held(cfg) if writes else nullcontext():
+            start = _start(args, cfg)
+            folders.append(cfg.OUTPUT_DIR)
+            if start == FINISHED:
+                say(_finished(cfg))
+                return _DONE
+            args.resume = args.resume if args.eval_only else start == GO_ON
+            many = args.num_gpus * args.num_machines > 1
+            launch(
+                run_apart if many else run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
             )
-            return _DONE
-        args.resume = args.resume if args.eval_only else start == GO_ON
-        many = args.num_gpus * args.num_machines > 1
-        launch(
-            run_apart if many else run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
     except _mendable() as error:
         say(f"error: {error}", error=True)
         return _USAGE
     except ProcessExitedException as error:
         if error.exit_code == _USAGE:  # it said why
             return _USAGE
+        if error.exit_code == _INTERRUPTED:
+            raise KeyboardInterrupt from error
         raise
     return _DONE
+
+
+def _finished(cfg: CfgNode) -> str:
+    """What to do with a training of which nothing is left to do."""
+    folder = cfg.OUTPUT_DIR
+    return (
+        f"this training is finished ({cfg.SOLVER.MAX_ITER} iterations): {folder}/model_final.pth. "
+        "This command has nothing left to do; to\n"
+        f"  evaluate it: add --eval-only, and MODEL.WEIGHTS {folder}/model_final.pth at the end\n"
+        f"  train on: add --resume, and SOLVER.MAX_ITER N at the end, N > {cfg.SOLVER.MAX_ITER}\n"
+        f"  start over: add --fresh, which moves it to {folder}/before-N"
+    )
+
+
+def _going_on(args: argparse.Namespace, folder: str) -> str:
+    """Where the command goes on after an interruption; empty for an evaluation."""
+    from trace_d2.engine.last_checkpoint import last_checkpoint
+
+    if args.eval_only:
+        return ""
+    command = "the same command, without --fresh," if args.fresh else "the same command"
+    try:
+        return f": {command} goes on from {last_checkpoint(folder)}"
+    except (OSError, ValueError):
+        return (
+            ": there is no checkpoint yet, so that the same command starts over. A smaller "
+            "SOLVER.CHECKPOINT_PERIOD writes them sooner"
+        )
 
 
 def _mendable() -> tuple[type[Exception], ...]:
@@ -199,9 +244,14 @@ def blamed_on_user(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def run_apart(args: argparse.Namespace) -> None:
-    """``run`` as one of several processes: what the user can mend ends it by status 2."""
+    """``run`` as one of several processes: what the user can mend ends it by status 2.
+
+    Ctrl-C, which all of them get, ends it by status 130.
+    """
     try:
         run(args)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except _mendable() as error:
         say(f"error: {error}", error=True)
         sys.exit(_USAGE)

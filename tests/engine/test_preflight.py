@@ -101,7 +101,7 @@ INPUT: {{TRACE: {{MAPPER: detectron2}}}}
 """
     out, err = train(config)
     assert out == "status 2 []\n"
-    assert "NUM_CLASSES is 3, but own has 2 classes" in err
+    assert "NUM_CLASSES is 3, but own has 2 classes: make it 2" in err
     assert "INPUT.TRACE.MAPPER must be trace for the data set 'own'" in err
 
 
@@ -130,6 +130,15 @@ INPUT: {{TRACE: {{MAPPER: trace_edges}}}}
         "(did you mean coco_2017_val_panoptic?)",
     ):
         assert line in err, line
+
+
+def test_what_detectron2_calls_at_its_import_is_not_remarked_on():
+    code = """import warnings, trace_d2.engine
+warnings.warn("`torch.jit.script` is deprecated. Please switch", FutureWarning)
+warnings.warn("another", FutureWarning)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "jit" not in done.stderr
+    assert "another" in done.stderr
 
 
 def test_names_of_data_sets_that_are_known_without_detectron2():

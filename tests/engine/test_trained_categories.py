@@ -80,6 +80,15 @@ def test_default_predictor_needs_no_label(output, truth, small_scenes):
     assert all(segment["isthing"] == truth[segment["category_id"]].isthing for segment in segments)
 
 
+def test_classes_have_names_where_nothing_is_tested_on(output, truth):
+    forget()
+    cfg = cfg_of(output)
+    cfg.DATASETS.TEST = ()
+    DefaultPredictor(cfg)
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    assert names == [category.name for category in truth]
+
+
 def test_they_travel_through_evaluation(command, output, truth, tmp_path, capsys):
     import train_net
 

@@ -291,7 +291,7 @@ def test_classes_that_nobody_tells(predict, two, tmp_path, capsys):
     assert [(c.id, c.name) for c in named] == [(1, "class 1"), (2, "class 2"), (3, "class 3")]
 
     assert predict.main(command(folder, two, output, "--categories", "voc")) == 2
-    message = "the model has 3 classes, but --categories has 21 categories, 20 of them things"
+    message = "config file has 3 classes, but --categories has 21 categories, 20 of them things"
     assert message in capsys.readouterr().err
 
     own = [{"id": 5, "name": "sky", "isthing": 0}]
@@ -304,6 +304,12 @@ def test_classes_that_nobody_tells(predict, two, tmp_path, capsys):
     assert [row["category_id"] for row in predicted(output)["annotations"]] == [
         10 - number for number in before
     ]
+
+    save_model(cfg, folder, trace_categories=own[2:])
+    assert predict.main(command(folder, two, tmp_path / "told")) == 2
+    message = capsys.readouterr().err
+    assert f"{folder / 'model_final.pth'} has 2 categories, 2 of them things: this" in message
+    assert message.endswith(f"wrote beside it, {folder / 'config.yaml'}\n")
 
     told = {"trace_categories": own[1:]}
     save_model(cfg, folder, **told)

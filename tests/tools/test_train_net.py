@@ -153,7 +153,9 @@ def test_the_same_command_goes_on_and_another_is_refused(
         final = (tmp_path / "model_final.pth").read_bytes()
         assert train_net.main(command) == 0  # nothing is left to do
     assert iterations == [1]
-    assert "this training is finished" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "this training is finished (2 iterations)" in said
+    assert "train on: add --resume, and SOLVER.MAX_ITER N at the end, N > 2\n" in said
     assert (tmp_path / "model_final.pth").read_bytes() == final
 
     assert train_net.main(["--fresh", *command, "SOLVER.BASE_LR", "0.5"]) == 0
@@ -164,7 +166,7 @@ def test_the_same_command_goes_on_and_another_is_refused(
 
 
 def test_an_interrupted_evaluation_at_the_end_is_made_up_for(
-    train_net, small_options, tmp_path, monkeypatch
+    train_net, small_options, tmp_path, monkeypatch, capsys
 ):
     from trace_d2.engine.trainer import TraceTrainer
 
@@ -176,8 +178,10 @@ def test_an_interrupted_evaluation_at_the_end_is_made_up_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(TraceTrainer, "evaluate", die)
-        with pytest.raises(KeyboardInterrupt):
-            train_net.main(command)
+        assert train_net.main(command) == 130
+    assert capsys.readouterr().err.endswith(
+        f"interrupted: the same command goes on from {tmp_path / 'model_final.pth'}\n"
+    )
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     assert not (tmp_path / "results.json").exists()
     assert train_net.main(command) == 0
@@ -243,6 +247,50 @@ def test_python_in_a_config_is_not_run(train_net, tmp_path, capsys):
     assert train_net.main(["--config-file", str(config)]) == 2
     assert "is no config" in capsys.readouterr().err
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_a_folder_in_use_is_left_alone(fresh, train_net, small_options, tmp_path, capsys):
+    from trace_d2.jobs.locks import Shard, folder_lock
+
+    (tmp_path / "metrics.json").write_text("another's")
+    command = [*fresh, "--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
+    with folder_lock(tmp_path, Shard()):
+        assert train_net.main(command) == 2
+    assert f"OUTPUT_DIR {tmp_path} is in use by another training" in capsys.readouterr().err
+    assert (tmp_path / "metrics.json").read_text() == "another's"
+    assert not (tmp_path / "before-1").exists()
+
+
+def test_a_training_holds_its_folder(train_net, small_options, tmp_path, capsys, monkeypatch):
+    from trace_d2.jobs.locks import is_locked
+
+    seen = []
+
+    def interrupted(args):
+        seen.append(is_locked(tmp_path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_net, "run", interrupted)
+    command = ["--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
+    assert train_net.main(command) == 130
+    assert "interrupted: there is no checkpoint yet" in capsys.readouterr().err
+    assert train_net.main(["--eval-only", *command]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert seen == [True, False]
+    assert not is_locked(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        train_net.run_apart(None)
+    assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("more", [[], ["--eval-only"]])
+def test_a_folder_that_cannot_be_made(more, train_net, small_options, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for folder in (Path("/proc/nowhere/out"), tmp_path / "file" / "out"):
+        command = [*more, "--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, folder)]
+        assert train_net.main(command) == 2
+        assert f"OUTPUT_DIR: cannot write to {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["truth", "images", "weights"])

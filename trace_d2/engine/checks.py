@@ -91,7 +91,7 @@ def check_categories(
         if num_classes is not None and len(classes) != num_classes:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {name} has {len(classes)} "
-                "classes"
+                f"classes: make it {len(classes)}, or name other data sets in DATASETS"
             )
         first = first or (name, classes)
         if len(classes) == len(first[1]) == 1 or classes == first[1]:
@@ -126,7 +126,8 @@ def _check_rcnn_classes(cfg: CfgNode, dataset_name: str) -> None:
     if known and known != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ValueError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but "
-            f"{dataset_name!r} has {known}: make them agree"
+            f"{dataset_name!r} has {known}: make it {known}, or name another data set in "
+            "DATASETS.TRAIN"
         )
 
 

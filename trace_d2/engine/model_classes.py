@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from trace_d2.config import ConfigError
+from trace_d2.config import ConfigError, configured_categories
 from trace_d2.data.categories import (
+    KEY,
     ModelClasses,
     check_agreement,
     dataset_classes,
@@ -19,6 +21,7 @@ from trace_d2.engine.configs import model_categories
 from trace_d2.engine.names import MASK2FORMER, RCNN
 from trace_d2.engine.predict_preflight import named_categories
 from trace_d2.io.categories import Category, parse_categories
+from trace_d2.io.json_files import shown
 
 _ORDER = "give as many as the model has classes, in their order, by --categories"
 
@@ -39,13 +42,17 @@ def resolve_classes(
     Raises:
         ValueError, OSError: categories that contradict each other, or the numbers of classes.
     """
-    told = model_categories(cfg, weights)
+    told, in_config = model_categories(cfg, weights), configured_categories(cfg)
     listed = named_categories(given) if given else ()
     told_by = "the model (config and checkpoint)"
     check_agreement({told_by: told, "--categories": listed}, "leave --categories out")
     if told or listed:
         remarks: list[str] = []
-        classes = _fitting(cfg, told or listed, told_by if told else "--categories")
+        if told:
+            teller = f"its {KEY}" if in_config else shown(weights)
+            classes = _fitting(cfg, told, teller, _other_config(weights))
+        else:
+            classes = _fitting(cfg, listed, "--categories", _ORDER)
     else:
         classes, remarks = _guessed(cfg)
     one_range = classes.in_one_range
@@ -67,7 +74,19 @@ def class_counts(cfg: CfgNode) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _fitting(cfg: CfgNode, categories: Sequence[Category], origin: str) -> ModelClasses:
+def _other_config(weights: str) -> str:
+    """What to do where a config is not of the model in ``weights``."""
+    beside = Path(weights).with_name("config.yaml")
+    there = f", {shown(str(beside))}" if beside.is_file() else ""
+    return (
+        "this checkpoint is of other classes, or of another model than the config file: give "
+        f"--config-file the config.yaml that its training wrote beside it{there}"
+    )
+
+
+def _fitting(
+    cfg: CfgNode, categories: Sequence[Category], origin: str, remedy: str
+) -> ModelClasses:
     """``categories``, or its things alone, as the classes of the model of ``cfg``."""
     count, apart = class_counts(cfg)
     things = [category for category in categories if category.isthing]
@@ -82,8 +101,8 @@ def _fitting(cfg: CfgNode, categories: Sequence[Category], origin: str) -> Model
         return ModelClasses(dict(enumerate(things)), numbered)
     wanted = f"{count} classes" + (f" of things and {apart} of stuff" if apart else "")
     raise ConfigError(
-        f"the model has {wanted}, but {origin} has {len(categories)} categories, {len(things)} of"
-        f" them things: {_ORDER}"
+        f"the model of the config file has {wanted}, but {origin} has {len(categories)} "
+        f"categories, {len(things)} of them things: {remedy}"
     )
 
 

@@ -22,7 +22,7 @@ from trace_d2.edges.preflight import check_edges, check_student_to_train
 from trace_d2.engine.checks import check_data
 from trace_d2.engine.machine import check_machine, check_processes
 from trace_d2.engine.names import EDGE_PREDICTOR, META_ARCHITECTURES
-from trace_d2.engine.run_folder import how_to_start
+from trace_d2.engine.run_folder import check_free, check_writable, how_to_start
 from trace_d2.io.hints import did_you_mean
 
 _VERSION = 2  # of Detectron2's configs; older ones are upgraded by Detectron2
@@ -58,6 +58,9 @@ def check_command(args: argparse.Namespace) -> list[str]:
     remarks = learn(wrong, cfg, names)
     wrong.of(check_data, cfg, train=train)
     wrong.of(_check_networks, cfg, train)
+    wrong.of(check_writable, cfg)
+    if train and args.machine_rank == 0:
+        wrong.of(check_free, cfg)
     if go_on and train:
         wrong.of(_check_folder, cfg, args.resume)
     wrong.end()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from trace_d2.config import ConfigError
 from trace_d2.data.known import KEY
 from trace_d2.engine.last_checkpoint import last_checkpoint
 from trace_d2.io.atomic import write_json
-from trace_d2.io.json_files import quoted, read_json
+from trace_d2.io.json_files import quoted, read_json, shown
+from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard, folder_lock, is_locked
+from trace_d2.jobs.output import OutputError
 from trace_d2.settings import flatten
 
 NEW, GO_ON, FINISHED = "new", "go on", "finished"
@@ -44,6 +48,56 @@ _FREE = frozenset(
     }
 )
 _SHOWN = 12  # differing keys in a message
+
+
+@contextlib.contextmanager
+def held(cfg: CfgNode) -> Iterator[None]:
+    """Keep other trainings (and jobs) out of ``OUTPUT_DIR`` within the block; it is made if absent.
+
+    Raises:
+        ConfigError: another one writes there; or it cannot be written to, or not be locked.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(folder, Shard()))
+        except FolderInUseError as error:
+            raise _in_use(folder) from error
+        except NoLocksError as error:
+            raise ConfigError(
+                f"OUTPUT_DIR: the file system of {shown(str(folder))} has no locks, without which "
+                "two trainings could write there at once: choose one on a local disk, or have the "
+                "file system mounted with locks (NFS: version 4, or a lock service)"
+            ) from error
+        except OutputError as error:
+            raise _unwritable(folder, getattr(error.__cause__, "strerror", "")) from error
+        yield
+
+
+def check_free(cfg: CfgNode) -> None:
+    """Raise a ConfigError if another training writes to ``OUTPUT_DIR`` now."""
+    folder = Path(cfg.OUTPUT_DIR)
+    if is_locked(folder):
+        raise _in_use(folder)
+
+
+def check_writable(cfg: CfgNode) -> None:
+    """Raise a ConfigError if ``OUTPUT_DIR`` cannot be written to or made, as far as can be told."""
+    folder = Path(cfg.OUTPUT_DIR).absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise _unwritable(folder, f"{shown(str(there))} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(folder, "no permission")
+
+
+def make_folder(cfg: CfgNode) -> None:
+    """Make ``OUTPUT_DIR`` if it is absent; raises a ConfigError where it cannot be written to."""
+    try:
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(Path(cfg.OUTPUT_DIR), error.strerror or str(error)) from error
+    check_writable(cfg)
 
 
 def how_to_start(cfg: CfgNode, defaults: Callable[[], CfgNode], *, resume: bool) -> str:
@@ -133,6 +187,20 @@ def move_aside(cfg: CfgNode) -> Path | None:
     for path in sorted(found, key=lambda path: path.name != _LAST):
         path.rename(aside / path.name)
     return aside
+
+
+def _in_use(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"OUTPUT_DIR {shown(str(folder))} is in use by another training or job: wait until it "
+        "ends, or choose another OUTPUT_DIR"
+    )
+
+
+def _unwritable(folder: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"OUTPUT_DIR: cannot write to {shown(str(folder))} ({reason}): make it writable, or choose "
+        "another OUTPUT_DIR"
+    )
 
 
 def _settings(cfg: CfgNode) -> dict[str, Any]:
