@@ -6,10 +6,11 @@
     python tools/make_pseudo_edges.py --merge OUTPUT
 
 The teacher (emergence point and ABDiv) of the config's backbone looks at every image, whatever
-MODEL.TRACE.EDGES.SOURCE is. OUTPUT/pseudo_edges/<stem>.png holds 255 for edge, 0 for none and 128
-for ignored; OUTPUT/edges/<stem>.png holds edge strengths that other tools take as --edges. An image
-that has no edges is recorded in OUTPUT/journal.jsonl, and the others go on. A job that was cut
-short, in whatever way, continues when the same command runs again.
+MODEL.TRACE.EDGES.SOURCE is in FILE; as KEY VALUE, student is refused: that is predict_edges.py.
+OUTPUT/pseudo_edges/<stem>.png holds 255 for edge, 0 for none and 128 for ignored;
+OUTPUT/edges/<stem>.png holds edge strengths that other tools take as --edges. An image that has no
+edges is recorded in OUTPUT/journal.jsonl, and the others go on. A job that was cut short, in
+whatever way, continues when the same command runs again.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ line says why it is so, to be changed by hand where you know better.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -75,11 +76,14 @@ def write_config(args: argparse.Namespace) -> None:
     from trace_d2.complaints import Complaints
     from trace_d2.engine import new_config as plan
     from trace_d2.io.atomic import write_bytes
+    from trace_d2.io.categories import check_names
 
     wrong = Complaints()
     output = args.output or Path(f"{Path(args.labels).stem}.yaml")
     wrong.of(check_place, output, args.overwrite)
     labels = wrong.of(plan.read_labels, args.labels, args.images)
+    if labels:  # of before, when labels were made with two categories of one name
+        wrong.of(check_names, labels.categories, args.labels)
     truth = args.val and wrong.of(plan.read_labels, args.val, args.val_images, "--val-images")
     if labels and truth and not plan.alike(labels, truth):
         wrong.say(f"{args.val} and {args.labels} have other categories: give labels of the same")
@@ -99,17 +103,27 @@ def write_config(args: argparse.Namespace) -> None:
         f"{model} for {labels.path}, written by tools/new_config.py for "
         f"{f'{machine.gpus} GPUs' if machine.gpus else 'a CPU'}.\n{train}\n{predict}"
     )
-    write_bytes(output, plan.config_text(title, entries).encode())
+    try:
+        write_bytes(output, plan.config_text(title, entries).encode())
+    except OSError as error:
+        raise no_place(output, error.strerror or error) from error
     report(labels, values, weights[1])
     say(f"written: {output}; look into it, then\n  {train}\n  {predict}")
 
 
 def check_place(output: Path, overwrite: bool) -> None:
     """Raise unless a config may be written to ``output``."""
-    if output.exists() and not overwrite:
+    if os.path.exists(output) and not overwrite:  # whose name may be too long
         raise ValueError(f"{output} is there already: give another --output, or --overwrite")
     if not output.parent.is_dir():
         raise NotADirectoryError(f"no folder {output.parent}: make it, or correct --output")
+    if not os.access(output.parent, os.W_OK):
+        raise no_place(output, "no permission")
+
+
+def no_place(output: Path, reason: object) -> ValueError:
+    """What is said where ``output`` cannot be written."""
+    return ValueError(f"cannot write {output} ({reason}): choose another --output")
 
 
 def check_file(weights: str) -> None:

@@ -108,6 +108,32 @@ def test_bad_files_are_refused_by_name(tmp_path, content, message):
     assert str(path) in str(caught.value)
 
 
+def test_all_that_is_wrong_with_a_list_is_said_at_once(tmp_path):
+    entries = [{"id": 1}, {"id": 2, "name": "cat", "isthing": 2}, {"id": 3, "name": "cow"}]
+    entries += [{"id": 4, "name": name, "isthing": 1} for name in ("dog", "cup")]
+    (tmp_path / "mine.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match="lacks name, isthing") as caught:
+        load_categories(tmp_path / "mine.json")
+    said = str(caught.value).splitlines()
+    assert said[0] == "several things are wrong:"
+    assert ["isthing 2" in line for line in said[1:]] == [False, True, False, False]
+    assert "lacks isthing" in said[3]
+    assert "has id 4" in said[4]
+    with pytest.raises(ValueError, match="and 42 more of its categories") as caught:
+        parse_categories([{"id": 1}] * 50, "list")
+    assert len(str(caught.value).splitlines()) == 10
+
+
+def test_two_categories_of_one_name_are_refused_where_users_give_them(tmp_path):
+    entries = [{"id": rank, "name": name, "isthing": 1} for rank, name in enumerate("abca")]
+    (tmp_path / "mine.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"mine.json: the categories 0 and 3 .* 'a': rename one"):
+        load_categories(tmp_path / "mine.json")
+    with pytest.raises(ValueError, match="categories 5 and 7 are both called 'cup'"):
+        parse_category_lines(["5 cup", "6 mug", "7 cup"], "classes.txt")
+    assert len(parse_categories(entries, "settings of before")) == 4
+
+
 def test_wide_ids_only_where_no_mask_goes_with_them():
     entries = [{"id": 26001, "name": "car", "isthing": 1}]
     assert parse_categories(entries, "truth", max_id=None)[0].id == 26001

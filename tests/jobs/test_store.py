@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from trace_d2.jobs.locks import Shard, folder_lock
 from trace_d2.jobs.output import (
     DamagedFileError,
     ForeignFolderError,
+    NoPlaceError,
     OutputError,
     SettingsChangedError,
     differences,
@@ -148,7 +150,7 @@ def test_settings_of_format_1_are_no_change(tmp_path: Path) -> None:
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     for content in ({"format": 1, "kind": "edges"}, {"format": 1, "masks": "m.json"}):
         (tmp_path / "settings.json").write_text(json.dumps(content))
-        with pytest.raises(ForeignFolderError, match="holds other results than labels"):
+        with pytest.raises(ForeignFolderError, match=r"holds .*, not labels: choose"):
             store_of(tmp_path).check_place()
 
 
@@ -233,5 +235,19 @@ def test_journals_of_shards_are_joined_in_order(tmp_path: Path) -> None:
     ("number", "remedy"), [(errno.ENOSPC, "the disk is full: make room"), (errno.EROFS, "writable")]
 )
 def test_errors_of_writing_say_what_to_do(tmp_path: Path, number: int, remedy: str) -> None:
-    with pytest.raises(OutputError, match=remedy), writing_to(tmp_path):
+    (tmp_path / "settings.json").touch()
+    told = pytest.raises(OutputError, match=f"{remedy}.*images are safe")
+    with told as caught, writing_to(tmp_path):
         raise OSError(number, "why")
+    assert not isinstance(caught.value, NoPlaceError)
+
+
+def test_where_no_folder_can_be_made_nothing_is_called_safe(tmp_path: Path, monkeypatch) -> None:
+    told = pytest.raises(NoPlaceError, match=r"why.: make it writable, or choose another --output")
+    with told, writing_to(tmp_path):
+        raise OSError(errno.EROFS, "why")
+    with pytest.raises(OutputError, match="images are safe"), writing_to(tmp_path):
+        raise OSError(errno.ENOSPC, "why")  # the same command continues
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(NoPlaceError, match="Permission denied"):
+        store_of(tmp_path / "a" / "b").check_place()

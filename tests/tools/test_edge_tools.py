@@ -313,8 +313,24 @@ def test_folders_of_the_two_tools_are_told_apart(job, load_tool, student, capsys
     paths = ["--images", str(job.images), "--output", str(job.output)]
     for arguments in ([*paths, "--overwrite"], ["--merge", str(job.output)]):
         assert predict.main(arguments) == 2
-        assert "holds other results than edges: choose another" in capsys.readouterr().err
+        assert "holds pseudo edges, not edges: choose another" in capsys.readouterr().err
     assert PredictedEdgeJob.layout.kind != PseudoEdgeJob.layout.kind
+
+
+def test_the_other_ones_source_is_refused_on_the_command_line(job, load_tool, student, capsys):
+    key = "MODEL.TRACE.EDGES.SOURCE"
+    for name in ("student", "files"):
+        assert job.run(key, name) == 2
+        said = capsys.readouterr().err
+        assert f"{key} is {name}, but pseudo edges are always the teacher's" in said
+        assert "tools/predict_edges.py" in said
+    config = job.root / "distill.yaml"  # as that of a student has it
+    config.write_text("MODEL: {TRACE: {EDGES: {SOURCE: student}}}\n")
+    assert job.run("--config-file", str(config)) == 0
+    assert job.run("--config-file", str(config), key, "teacher") == 0
+    paths = ["--images", str(job.images), "--output", str(job.root / "other")]
+    assert load_tool("predict_edges").main([*paths, key, "teacher"]) == 2
+    assert "tools/make_pseudo_edges.py" in capsys.readouterr().err
 
 
 def test_every_job_takes_the_student(label_job, student, capsys) -> None:

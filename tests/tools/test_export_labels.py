@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from types import ModuleType
@@ -306,6 +307,38 @@ def test_complaints_name_what_to_do(export, export_labels, labels, tmp_path, cap
     with (labels / "journal.jsonl").open("rb+") as journal:
         journal.truncate(len(journal.read().splitlines(keepends=True)[0]))
     assert "lacks the results of 2 of 3 images" in complaint(labels, "yolo")
+
+
+def test_the_folder_of_another_job_is_told_as_what_it_is(export, labels, capsys):
+    for more in ((), ("--overwrite",)):
+        assert export(labels, "yolo", "--output", str(labels), *more) == 2
+        said = capsys.readouterr().err
+        assert f"{labels} holds labels, not YOLO labels: choose another --output" in said
+        assert "other settings" not in said
+
+
+def test_all_wrong_arguments_are_told_at_once(export, labels, tmp_path, capsys):
+    wrong = ("--classes", "cat,cow,sheep", "--images", str(tmp_path / "none"), "--min-score", "nan")
+    assert export(labels, "yolo", *wrong, "--shard", "3/2") == 2
+    said = capsys.readouterr().err
+    for part in ("called cow", "called sheep", "correct --images", "--min-score", "a shard is"):
+        assert part in said
+
+
+def test_an_output_that_cannot_be_made(export, labels, tmp_path, capsys, monkeypatch):
+    """As below /proc or on a file system that is read only, whoever asks."""
+    mkdir = Path.mkdir
+
+    def refuse(path: Path, *args, **options) -> None:
+        if tmp_path / "sealed" in path.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert export(labels, "yolo", "--output", str(tmp_path / "sealed/out")) == 2
+    said = capsys.readouterr().err
+    assert "choose another --output" in said
+    assert "safe" not in said
 
 
 def test_one_spoilt_label_costs_one_image(export, labels, tmp_path, capsys):

@@ -223,6 +223,25 @@ def test_all_that_is_wrong_is_said_at_once(own_data, load_tool, tmp_path, capsys
         assert part in said
 
 
+def test_a_config_that_cannot_be_written_names_the_option(own_data, new_config, tmp_path):
+    config = tmp_path / f"{'x' * 300}.yaml"
+    status, _, err = new_config(own_data / "refined.json", "--output", config)
+    assert status == 2
+    assert f"cannot write {config} (File name too long): choose another --output" in err
+
+
+def test_labels_of_before_with_two_categories_of_one_name(own_data, new_config, tmp_path):
+    import shutil
+
+    labels = tmp_path / "labels"
+    shutil.copytree(own_data / "labels", labels)
+    settings = labels / "settings.json"
+    settings.write_text(settings.read_text().replace("orange", "apple"))
+    status, _, err = new_config(labels, "--output", tmp_path / "twins.yaml")
+    assert status == 2
+    assert "categories 1 and 2 are both called 'apple': rename one" in err
+
+
 def test_labels_that_are_not_finished_are_refused(own_data, new_config, tmp_path):
     import shutil
 

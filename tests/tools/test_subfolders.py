@@ -204,7 +204,7 @@ def test_masks_of_a_flat_folder_serve_where_names_are_unique(label_job, capsys) 
     capsys.readouterr()
     assert label_job.run() == 0
     said = capsys.readouterr().out
-    assert "note: 2 of 4 images have no mask: train/x.png, ..." in said
+    assert "note: 2 of 4 images have no mask: train/x.png, train/deep/x.png\n" in said
     assert "note: 2 masks have no image in " in said
     assert "of these masks 1 have the name of an image in another folder, such as z/deep/x" in said
     assert label_job.journal()["train/deep/x"]["status"] == "skipped"

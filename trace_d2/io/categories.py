@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trace_d2.complaints import Complaints
+
 from .json_files import FieldError, flag, quoted, read_json, shown, whole_number
 
 UNKNOWN = 255
@@ -39,6 +41,7 @@ _LINE = re.compile(  # behind a colour CVAT's labelmap.txt has columns for parts
 )
 
 _GOLDEN_RATIO = 0.6180339887498949
+_SHOWN = 8  # complaints of one list
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def load_categories(source: str | Path) -> tuple[Category, ...]:
 
     Raises:
         FileNotFoundError: ``source`` is neither a file nor a built-in name.
-        ValueError: the file is not such a list; the message names the file and the remedy.
+        ValueError: the file is not such a list, or two categories have one name; the message
+            names the file and the remedy.
     """
     path = Path(source)
     remedy = "give a JSON file, a text with a name a line, or one of the built-in names: "
@@ -86,7 +90,24 @@ def load_categories(source: str | Path) -> tuple[Category, ...]:
         if "categories" not in content:
             raise ValueError(f'{path} has no "categories" key; add it, or give the bare list')
         content = content["categories"]
-    return parse_categories(content, str(path))
+    return check_names(parse_categories(content, str(path)), str(path))
+
+
+def check_names(categories: tuple[Category, ...], origin: str) -> tuple[Category, ...]:
+    """``categories``, or a ValueError where two have one name, as their instances would mix.
+
+    What was written before, and is only read, may have such names.
+    """
+    wrong, known = Complaints(), dict[str, Category]()
+    for category in categories:
+        first = known.setdefault(category.name, category)
+        if first is not category:
+            wrong.say(
+                f"{origin}: the categories {first.id} and {category.id} are both called "
+                f"{quoted(category.name)}: rename one"
+            )
+    wrong.end()
+    return categories
 
 
 def parse_categories(
@@ -107,16 +128,15 @@ def parse_categories(
             f"{quoted(entries)}"
         )
     seen: dict[int, str] = {}
+    wrong = Complaints()
     for rank, entry in enumerate(entries):
-        where = f"{origin}: category {rank} of the list"
-        _check_entry(entry, where, max_id)
-        identity, name = whole_number(entry["id"]), entry["name"]
-        if identity in seen:
-            raise ValueError(
-                f"{where} ({quoted(name)}) has id {identity}, which "
-                f"{quoted(seen[identity])} already has; give every category its own id"
-            )
-        seen[identity] = name
+        wrong.of(_check_entry, entry, f"{origin}: category {rank} of the list", max_id, seen)
+    if len(wrong.lines) > _SHOWN:
+        several, more = wrong.lines[:_SHOWN], len(wrong.lines) - _SHOWN
+        wrong = Complaints()
+        for line in (*several, f"{origin}: and {more} more of its categories are wrong"):
+            wrong.say(line)
+    wrong.end()
     colors = _distinct_colors(entries)
     return tuple(
         Category(identity, name, bool(entry["isthing"]), color)
@@ -138,7 +158,7 @@ def parse_category_lines(lines: Sequence[str], origin: str) -> tuple[Category, .
 
     Raises:
         ValueError: there is none, some begin with a number and others do not, or an id, name or
-            colour is not fit for a category.
+            colour is not fit for a category, or two have one name.
     """
     kept = [text for text in (line.strip() for line in lines) if text and text[0] != "#"]
     kept = kept[1:] if kept[:1] == [_IGNORED] else kept
@@ -152,7 +172,8 @@ def parse_category_lines(lines: Sequence[str], origin: str) -> tuple[Category, .
         )
     if not found:
         raise ValueError(f"{origin} names no category: write a name a line")
-    return parse_categories([_line_entry(match, rank) for rank, match in enumerate(found)], origin)
+    entries = [_line_entry(match, rank) for rank, match in enumerate(found)]
+    return check_names(parse_categories(entries, origin), origin)
 
 
 def _line_entry(match: re.Match[str], rank: int) -> dict[str, Any]:
@@ -193,8 +214,8 @@ def category_entries(categories: tuple[Category, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _check_entry(entry: Any, where: str, max_id: int | None) -> None:
-    """Raise ValueError unless ``entry`` is one well-formed category."""
+def _check_entry(entry: Any, where: str, max_id: int | None, seen: dict[int, str]) -> None:
+    """Add an entry to the names ``seen`` by id; ValueError unless it is a category, and new."""
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {quoted(entry)}; write it as {{id, name, isthing}}")
     missing = [key for key in ("id", "name", "isthing") if key not in entry]
@@ -213,6 +234,13 @@ def _check_entry(entry: Any, where: str, max_id: int | None) -> None:
     for key, (sound, rule) in rules.items():
         if not sound:
             raise ValueError(f"{where} has {key} {quoted(entry[key])}; it must be {rule}")
+    identity = whole_number(entry["id"])
+    if identity in seen:
+        raise ValueError(
+            f"{where} ({quoted(name)}) has id {identity}, which {quoted(seen[identity])} already "
+            "has; give every category its own id"
+        )
+    seen[identity] = name
 
 
 def _holds(check: Callable[[Any], int], value: Any, highest: float = 1) -> bool:

@@ -231,6 +231,11 @@ class ImageFinder:
         return {key: sorted(paths) for key, paths in below.items()}
 
 
+def some(names: Sequence[str], count: int = 3) -> str:
+    """The first ``count`` of ``names``, with dots where there are more."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
 def spread(items: Sequence[str], count: int) -> list[str]:
     """``count`` items at even distances, or all if there are fewer."""
     if count >= len(items):

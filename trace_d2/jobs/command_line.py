@@ -26,6 +26,7 @@ from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard
 from trace_d2.jobs.output import (
     DamagedFileError,
     ForeignFolderError,
+    NoPlaceError,
     OutputError,
     SettingsChangedError,
 )
@@ -47,6 +48,7 @@ _REFUSALS = (
     DamagedFileError,
     FolderInUseError,
     NoLocksError,
+    NoPlaceError,
 )
 _SHOWN_FAILURES = 10
 _SHOWN_FOLDERS = 5
@@ -54,7 +56,7 @@ _EXIT_STATUS = """exit status:
   0    {all_done}
   1    the job stopped: full disk, dead worker, files changed by others; finished images are safe
   2    wrong usage, changed settings without --overwrite, or an output that is in use, damaged,
-       not ours, or without locks
+       not ours, without locks, or cannot be made
   3    some images failed (see {folder}/journal.jsonl and report.html), the others are {done}
   130  Ctrl-C; finished images are safe
 """

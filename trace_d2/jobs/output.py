@@ -23,6 +23,10 @@ _OF_ONE_NAME = (
 )  # fmt: skip
 
 
+SETTINGS = "settings.json"
+"""The file that is written first, and makes a folder ours."""
+
+
 class SettingsChangedError(ValueError):
     """The folder holds results that were made with other settings."""
 
@@ -39,21 +43,37 @@ class OutputError(RuntimeError):
     """The folder takes no more files: the disk is full, or not ours to write to."""
 
 
+class NoPlaceError(OutputError):
+    """There is no folder yet, and none can be made."""
+
+
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block."""
+    """Raise an OutputError that says what to do where writing to ``folder`` fails in the block.
+
+    It is a NoPlaceError where nothing is there to go on with, unless the disk is full.
+    """
     try:
         yield
     except OSError as error:
-        remedy = "make it writable"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy, full = "make it writable", error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full:
             remedy = "the disk is full: make room"
         elif error.errno == errno.ENAMETOOLONG:
             remedy = "choose a shorter name for it"
+        what = f"cannot write to {folder} ({error.strerror or error}): {remedy}"
+        if not full and not os.path.lexists(folder / SETTINGS):
+            raise NoPlaceError(f"{what}, or choose another --output") from error
         raise OutputError(
-            f"cannot write to {folder} ({error.strerror or error}): {remedy}. Finished images "
-            "are safe, and the same command continues"
+            f"{what}. Finished images are safe, and the same command continues"
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a PermissionError unless ``folder`` can be written to, or made, as far as is known."""
+    there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
+    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def is_of_one_name(error: OSError) -> bool:

@@ -241,11 +241,16 @@ def paint_segments(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         colors[number] = color
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     painted = (0.7 * colors[numbers] + 0.3 * grey).astype(np.uint8)
+    painted[borders(numbers)] = 255
+    return painted
+
+
+def borders(numbers: np.ndarray) -> np.ndarray:
+    """bool (H, W): whether the pixel below or to the right has another number."""
     border = np.zeros(numbers.shape, bool)
     border[:-1] |= numbers[:-1] != numbers[1:]
     border[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
-    painted[border] = 255
-    return painted
+    return border
 
 
 def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -44,12 +44,14 @@ from trace_d2.jobs.journal import (
 )
 from trace_d2.jobs.locks import LOCKS
 from trace_d2.jobs.output import (
+    SETTINGS,
     DamagedFileError,
     ForeignFolderError,
     SettingsChangedError,
     below,
     check_members,
     check_removable,
+    check_writable,
     differences,
     remove_empty_folders,
     writing_to,
@@ -114,7 +116,7 @@ class JobStore:
         self.layout = layout
         beside = self.output.with_name(f"{self.output.name}.work")
         self.root = beside if layout.beside else self.output
-        self.settings_path = self.root / "settings.json"
+        self.settings_path = self.root / SETTINGS
         self.images_path = self.root / "images.json"
         self.journal_path = self.root / "journal.jsonl"
 
@@ -136,7 +138,7 @@ class JobStore:
             ForeignFolderError: it is somebody else's, or of another kind, or holds a link where
                 a file or a folder of ours is to be.
             DamagedFileError: its settings are damaged.
-            OutputError: it cannot be looked into.
+            OutputError: it cannot be looked into, or made.
         """
         with writing_to(self.root):
             ours = self.settings_path.exists()
@@ -154,10 +156,9 @@ class JobStore:
                     "choose another --output, or remove it"
                 )
             if ours:
-                if self.read_settings().get("kind") != self.layout.kind:
+                if (kind := self.read_settings().get("kind")) != self.layout.kind:
                     raise ForeignFolderError(
-                        f"{self.root} holds other results than {self.layout.kind}: choose another "
-                        "--output"
+                        f"{self.root} holds {kind}, not {self.layout.kind}: choose another --output"
                     )
             elif self.root.is_dir():
                 strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
@@ -167,6 +168,8 @@ class JobStore:
                         f"(it has {sorted(strangers)[0]!r}): choose a new or empty folder for "
                         "--output"
                     )
+            if not ours:
+                check_writable(self.root)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise a SettingsChangedError if there are results of other ``settings``."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.complaints import Complaints
 from trace_d2.io.agreement import check_segments
-from trace_d2.io.categories import Category, load_categories, parse_categories
+from trace_d2.io.categories import Category, check_names, load_categories, parse_categories
 from trace_d2.io.coco_masks import GivenMask, load_mask_json
 from trace_d2.io.coco_panoptic import load_panoptic_json, read_panoptic_png
 from trace_d2.io.exports.shapes import Shape, panoptic_shapes, shape_of
@@ -100,19 +101,13 @@ def chosen_categories(categories: Sequence[Category], names: Sequence[str]) -> t
     Raises:
         ValueError: a name is none of theirs, or two of them have one name.
     """
-    known = {c.name: c for c in categories}
-    twice = next((c.name for c in categories if known[c.name] is not c), None)
-    if twice is not None:
-        raise ValueError(
-            f"two categories are called {shown(twice)}, which the formats cannot tell apart: "
-            "rename one"
-        )
+    known = {c.name: c for c in check_names(tuple(categories), "what is to be exported")}
+    wrong = Complaints()
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known)
-            raise ValueError(
-                f"no category is called {shown(name)}{hint}: they are {quoted([*known])}"
-            )
+            wrong.say(f"no category is called {shown(name)}{hint}: they are {quoted([*known])}")
+    wrong.end()
     return tuple(known[name] for name in dict.fromkeys(names)) if names else tuple(categories)
 
 

@@ -25,6 +25,7 @@ from trace_d2.complaints import Complaints
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
+from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
 from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below, job_parser
 from trace_d2.jobs.job import files_print
@@ -41,6 +42,7 @@ _PANES = (
     ("edges", "Edge strength"),
     ("labels", "Pseudo edges (white: edge, black: none, grey: ignored)"),
 )
+_SOURCE = "MODEL.TRACE.EDGES.SOURCE"
 _WORKERS = 2  # they encode files, which takes far less time than finding edges
 _FEW = 0.01  # share of the pixels
 _HINT = (
@@ -74,6 +76,10 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     files = "edges: {}/edges"
     title: ClassVar[str] = "Predicted edges"
     source_wanted: ClassVar[str] = STUDENT
+    always: ClassVar[str] = (
+        "these edges are always the student's: leave it out; the teacher's are made by "
+        "tools/make_pseudo_edges.py"
+    )
 
     def __init__(
         self, cfg: CfgNode, images: str | Path, output: str | Path, entries: Sequence[ImageEntry]
@@ -82,10 +88,13 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
-        opts = ["MODEL.TRACE.EDGES.SOURCE", cls.source_wanted]
+        opts = [_SOURCE, cls.source_wanted]
         if getattr(args, "weights", None):
             opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
         wrong = Complaints()
+        asked = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get(_SOURCE)
+        if asked not in (None, cls.source_wanted):
+            wrong.say(f"{_SOURCE} is {shown(asked)}, but {cls.always}")
         cfg = edge_cfg(wrong, args, *opts)
         entries = wrong.of(edge_entries, args.images, args.limit, args.report_images, args.output)
         wrong.end()
@@ -159,6 +168,10 @@ class PseudoEdgeJob(PredictedEdgeJob):
     layout = Layout("pseudo edges", results=(KEPT_EDGES, PSEUDO_EDGES), upgrade=upgrade)
     title = "Pseudo edges"
     source_wanted = TEACHER
+    always = (
+        "pseudo edges are always the teacher's: leave it out; the student's edges are made by "
+        "tools/predict_edges.py"
+    )
 
     def with_detected(self, entry: ImageEntry, inputs: EdgeInputs, found: EdgeOutput) -> EdgeInputs:
         from trace_d2.edges.abdiv import ternary_edges  # with torch, which workers do without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file
 from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.exports.shapes import Shape
@@ -27,6 +29,7 @@ from trace_d2.io.images import Photograph, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import relative_name
+from trace_d2.jobs.command_line import existing_folder
 from trace_d2.jobs.folder import open_job_folder
 from trace_d2.jobs.job import Job, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
@@ -135,10 +138,17 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> ExportJob:
         """The job of ``tools/export_labels.py``; says what is peculiar about the labels."""
-        _check_finished(args.labels)
-        source = read_labels(args.labels, args.images_json)
+        wrong = Complaints()
+        wrong.of(_check_finished, args.labels)
+        source = wrong.of(read_labels, args.labels, args.images_json)
         named = [name.strip() for name in (args.classes or "").split(",") if name.strip()]
-        categories = chosen_categories(source.categories, named)
+        if source:
+            categories = wrong.of(chosen_categories, source.categories, named)
+        if args.images:
+            wrong.of(existing_folder, args.images, "--images")
+        if not math.isfinite(args.min_score):
+            wrong.say(f"--min-score is {args.min_score}: give a number, such as 0.5")
+        wrong.end()
         keep = cls.takes_stuff if args.stuff is None else args.stuff == "keep"
         exported = [c for c in categories if keep or c.isthing]
         stuff = [c.id for c in categories if not (keep or c.isthing)]

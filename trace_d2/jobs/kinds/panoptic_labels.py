@@ -39,7 +39,7 @@ from trace_d2.io.coco_panoptic import (
 )
 from trace_d2.io.edge_maps import edge_paths, edge_stems, find_edges
 from trace_d2.io.images import Sample, check_masks, load_sample
-from trace_d2.io.listing import spread
+from trace_d2.io.listing import some, spread
 from trace_d2.io.paths import file_below
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
@@ -154,23 +154,24 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         # Before hours of work.
         bare = [name for stem, name in names.items() if stem not in mask_stems]
         if bare:
-            say(f"note: {len(bare)} of {len(names)} images have no mask: {bare[0]}, ...")
+            say(f"note: {len(bare)} of {len(names)} images have no mask: {some(bare)}")
         orphans = sorted(masks.keys() - mask_stems.values())
         if orphans:
-            say(f"note: {len(orphans)} masks have no image in {args.images}: {orphans[0]}.png, ...")
+            listed = some([f"{stem}.png" for stem in orphans])
+            say(f"note: {len(orphans)} masks have no image in {args.images}: {listed}")
         if near := unclear(names, masks):
             say(f"note: of these masks {near}")
         blank = [names[stem] for stem in mask_stems if stem not in edged] if given else []
         if blank:
             say(
                 f"note: {len(blank)} of {len(mask_stems)} images have no edges in {given} and will "
-                f"fail: {blank[0]}, ..."
+                f"fail: {some(blank)}"
             )
         if near := unclear(names, edges):
             say(f"note: of the edges {near}")
         unnamed = [entry.file_name for entry in entries if entry.image_id is None]
         if unnamed:
-            say(f"note: {args.images_json} does not name {len(unnamed)} images: {unnamed[0]}, ...")
+            say(f"note: {args.images_json} does not name {len(unnamed)} images: {some(unnamed)}")
         return job
 
     def fingerprint(self, entry: ImageEntry) -> str:
