@@ -90,6 +90,7 @@ def test_on_cuts_the_masks_of_any_architecture(tmp_path):
     cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED = True
     cfg.MODEL.TRACE.EDGES.SOURCE = "files"
     cfg.MODEL.TRACE.EDGES.DIR = str(tmp_path)
+    cfg.MODEL.TRACE.BGP.MIN_AREA = 16  # pieces here are of some 30 pixels
     model, found = predict(cfg)
     assert type(model) is GeneralizedRCNN
     assert has_postprocessor(model)

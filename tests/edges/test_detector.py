@@ -62,6 +62,8 @@ class StandIn(AttentionBackbone):
         return 2 * GRID[0], 2 * GRID[1]
 
     def layout(self, size: tuple[int, int]) -> AttentionLayout:
+        if size != self.size_of(size):
+            raise ValueError(f"images are of one size, not of {size}")
         return AttentionLayout((GRID,), text_tokens=TEXT, text_first=True)
 
     def prepare(self, pixels: Tensor, noise: tuple[int, str]) -> tuple[Tensor, Tensor]:

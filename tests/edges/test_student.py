@@ -161,7 +161,8 @@ def test_bad_keys_are_named_when_it_is_built(key, value, message, student_cfg) -
 
 
 def test_blocks_that_do_not_exist_are_named_at_the_first_pass(make_student) -> None:
-    student = make_student("flux", STUDENT__BLOCKS=[0, 40])
+    student = make_student("flux")
+    student.blocks = (0, 40)
     with torch.no_grad(), pytest.raises(RuntimeError, match=r"blocks \[40\] do not exist"):
         student(*inputs(student))
 

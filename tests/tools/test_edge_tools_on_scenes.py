@@ -65,4 +65,4 @@ def test_a_student_of_trace_tiny_on_scenes(tmp_path, load_tool, small_scenes, ca
         assert found.std() > 0
     shutil.rmtree(Path(weights) / "lora")
     assert tool.main(arguments) == 2
-    assert "cannot be loaded: " in capsys.readouterr().err
+    assert "is no student: it has no lora" in capsys.readouterr().err

@@ -197,7 +197,7 @@ def test_a_disk_that_really_is_full(label_job) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
     label_job.output.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(label_job.output)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(label_job.output)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("may not mount")
     try:

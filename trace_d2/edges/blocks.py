@@ -21,6 +21,8 @@ def check_blocks(backbone: AttentionBackbone, blocks: Sequence[int], key: str) -
     """
     if not blocks:
         return
+    if any(type(block) is not int or block < 0 for block in blocks):
+        raise ValueError(f"{key} are whole numbers from 0, not {list(blocks)}")
     size, layout = _smallest(backbone)
     pixels = torch.zeros(1, 3, *size, device=backbone.device)
     prepared = backbone.prepare(pixels, (0, ""))

@@ -39,6 +39,7 @@ def set_up_logs(folder: str, rank: int) -> None:
             if stream is not None and stream.closed:
                 continue  # of an earlier call in this process, whose terminal is gone
             formatter = handler.formatter
-            painted = stream is None or stream.isatty() or isinstance(formatter, _PlainText)
-            if formatter is not None and not painted:
+            if stream is None or stream.closed or formatter is None:
+                continue
+            if not stream.isatty() and not isinstance(formatter, _PlainText):
                 handler.setFormatter(_PlainText(formatter))
