@@ -200,6 +200,7 @@ def assert_plain(page: str) -> None:
         {"cuts": [[1, 2]]},
         {"cuts": [[1, 2, "x"]]},
         {"cuts_of": 3},
+        {"pale": [3]},
         {"strengths": {"edges": "x"}},
     ],
 )
@@ -208,9 +209,9 @@ def test_damaged_parts_of_pictures_are_found(tmp_path: Path, change: dict) -> No
     store = JobStore(tmp_path, LabelJob.layout)
     path = tmp_path / "previews/a.json"
     sound = json.loads(path.read_bytes())
-    assert read_preview(store, "a", "segments") is not None
+    assert read_preview(store, "a") is not None
     path.write_text(json.dumps({**sound, **change}))
-    assert read_preview(store, "a", "segments") is None
+    assert read_preview(store, "a") is None
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_damaged_marks_of_pictures_are_found(tmp_path: Path, mark: list) -> None
     content = json.loads(path.read_bytes())
     content["regions"]["segments"]["marks"] = [mark]
     path.write_text(json.dumps(content))
-    assert read_preview(JobStore(tmp_path, LabelJob.layout), "a", "segments") is None
+    assert read_preview(JobStore(tmp_path, LabelJob.layout), "a") is None
 
 
 def test_pictures_of_earlier_versions_are_shown(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import pytest
 
 from trace_d2.io.atomic import write_json
 from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
-from trace_d2.jobs.pictures import Pictures, colored, cut_strengths, encode, following
+from trace_d2.jobs.pictures import Pictures, colored, cut_strengths, encode
 from trace_d2.jobs.report import Measure, Outcome, Report, write_report
 from trace_d2.jobs.store import JobStore, Layout
-
-api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 
 HOSTILE = "<img src=x onerror=hacked()>\u202e.png"
 SHOWN = r"<img src=x onerror=hacked()>\u202e.png"
@@ -30,56 +27,6 @@ COLORS = {"cat": (250, 60, 20), "dog": (20, 90, 250), "sky": (60, 200, 190)}
 WIDTH, HEIGHT = 160, 120
 
 
-@pytest.fixture(scope="module")
-def browser(load_tool: Callable) -> Iterator[Any]:
-    chromium = load_tool("benchmark_report").find_chromium()
-    if chromium is None:
-        pytest.skip("no Chromium here: on Debian, apt install chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def show(browser: Any) -> Iterator[Callable[..., Any]]:
-    """``show(path, **options of the context)``: the page; it must complain of nothing."""
-    contexts, complaints = [], []
-
-    def show(path: Path, **options: Any) -> Any:
-        contexts.append(
-            browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        )
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda request: complaints.append(request.url)
-                if not request.url.startswith(("file:", "data:")) else None)  # fmt: skip
-        page.goto(path.as_uri())
-        page.locator("#images canvas").first.wait_for()
-        drawn(page)
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
-    # The tests themselves read what is painted back.
-    assert [text for text in complaints if "readback operations" not in text] == []
-
-
-def drawn(page: Any) -> None:
-    """Wait until what is in sight is painted."""
-    page.evaluate(
-        """async () => {
-          const wait = () => new Promise((resume) => setTimeout(resume, 10));
-          await wait();
-          while (document.querySelector("#images").ariaBusy === "true") await wait();
-        }"""
-    )
-
-
 def pictures_of(classes: tuple[str, str], seed: int) -> Pictures:
     """Two animals that touch, cut by an edge of strength 0.5, in the sky."""
     segments = np.full((HEIGHT, WIDTH), 3)
@@ -89,30 +36,35 @@ def pictures_of(classes: tuple[str, str], seed: int) -> Pictures:
     edges[:, 79:81] = 0.5
     animal, stuff = classes
     regions = colored(segments, {1: animal, 2: animal, 3: stuff}, COLORS)
-    panes = {
-        "semantic": following(uncut, {1: animal, 2: stuff}, regions),
-        "edges": edges,
-        "uncut": following(uncut, {1: animal, 2: stuff}, regions),
-        "segments": regions,
-    }
+    whole = colored(uncut, {1: animal, 2: stuff}, COLORS, shown=[regions], numbered=False)
+    panes = {"segments": regions, "semantic": whole, "edges": edges, "uncut": whole}
     pixels = np.random.default_rng(seed).integers(90, 160, (HEIGHT, WIDTH, 3), np.uint8)
-    return Pictures(pixels, panes, cut_strengths(segments, uncut, edges), "segments")
+    return Pictures(pixels, panes, cut_strengths(segments, uncut, edges), "segments", ["sky"])
 
 
-def write_page(folder: Path, copies: int = 0) -> Path:
-    """A page of four images, one of them hostile, one of an earlier version, and two failures."""
+def write_page(folder: Path, copies: int = 0, bare: bool = False) -> Path:
+    """A page of four images, one of them hostile, one of an earlier version, and two failures.
+
+    Args:
+        copies: so many images more.
+        bare: nothing was cut, and there are no regions.
+    """
     store = JobStore(folder, Layout("labels"))
     store.open({"images": "/images", "categories": [{"id": 1, "name": "cat"}]})
     names = {**NAMES, **{f"copy{rank:03}": f"copy{rank:03}.png" for rank in range(copies)}}
     for rank, stem in enumerate(names):
-        content = encode(pictures_of(CLASSES.get(stem, CAT), rank))
+        pictures = pictures_of(CLASSES.get(stem, CAT), rank)
+        if bare:
+            pictures = Pictures(pictures.photograph, {"edges": pictures.panes["edges"]})
+        content = encode(pictures)
         if stem == "old":
             content = {"image": content["photograph"], "segments": content["photograph"]}
         write_json(store.place("previews/{}.json", stem), content)
     done = [ImageEntry(stem, name, 1, True) for stem, name in names.items()]
     entries = [*done, *(ImageEntry(stem, f"{stem}.png", 1) for stem in ("bad", "worse"))]
     records = {
-        e.stem: Record(e.stem, e.file_name, DONE, facts={"n": ADDED.get(e.stem, 0)}) for e in done
+        e.stem: Record(e.stem, e.file_name, DONE, facts={"n": 0 if bare else ADDED.get(e.stem, 0)})
+        for e in done
     }
     for stem, reason in (("bad", "the mask is empty"), ("worse", HOSTILE)):
         records[stem] = Record(stem, f"{stem}.png", FAILED, reason)
@@ -122,7 +74,6 @@ def write_page(folder: Path, copies: int = 0) -> Path:
         panes=[(key, key.capitalize()) for key in titles],
         caption=lambda record: "two animals",
         sources=[("Images", HOSTILE)],
-        legend="segments",
         measures=[
             Measure("pieces added by edges", lambda record: record.facts["n"]),
             Measure("fewest pieces", lambda record: 3 - record.facts["n"], suspicious=False),
@@ -169,7 +120,8 @@ class TestPanes:
                     red, green, blue, alpha = pixel(page, name, pane, *place)
                     assert alpha == 255
                     # The photograph below is grey: differences of channels are the colour's.
-                    expected = 0.6 * np.diff(color)
+                    share = 0.35 if place == sky else 0.6  # stuff is paler
+                    expected = share * np.diff(color)
                     np.testing.assert_allclose(np.diff([red, green, blue]), expected, atol=2)
             one, other = (np.array(pixel(page, name, "segments", *at)) for at in (left, right))
             assert np.abs(one - other).max() > 60
@@ -179,6 +131,38 @@ class TestPanes:
             section = page.locator("section", has_text=name)
             chip = section.locator(".legend path").first.get_attribute("fill")
             assert chip == "rgb({},{},{})".format(*COLORS[animal])
+
+    def test_legends_look_like_the_panes(self, show, report) -> None:
+        page = show(report)
+        looks = page.evaluate(
+            """() => [...document.querySelectorAll(".legend path")].slice(0, 3).map((path) => [
+              getComputedStyle(path).fill, getComputedStyle(path).fillOpacity,
+              getComputedStyle(path.parentElement).backgroundColor])"""
+        )
+        section = page.locator("section", has=page.locator(".legend")).first
+        name = section.locator("h3").evaluate("(heading) => heading.firstChild.data")
+        for (color, share, below), place in zip(
+            looks, ((50, 60), (105, 60), (10, 10)), strict=True
+        ):
+            fill, under = (np.array(re.findall(r"\d+", c), float) for c in (color, below))
+            chip = float(share) * fill + (1 - float(share)) * under
+            # The photographs here are 90 to 160.
+            np.testing.assert_allclose(chip, pixel(page, name, "segments", *place)[:3], atol=30)
+
+    def test_cut_borders_are_broad_where_they_are_enlarged(self, show, report) -> None:
+        page = show(report)
+        page.locator("section", has_text="a1.png").locator("[data-pane=image]").click()
+        page.locator(".frame canvas").wait_for()
+        broad = page.locator(".frame canvas").evaluate(
+            """(canvas) => {
+              const { width, height } = canvas;
+              const row = canvas.getContext("2d").getImageData(0, height / 2, width, 1);
+              let count = 0;
+              for (let i = 0; i < row.data.length; i += 4) count += row.data[i] > 200;
+              return count * canvas.clientWidth / width;
+            }"""
+        )
+        assert 5 <= broad <= 8  # pixels of the screen
 
     def test_cut_borders_show_the_strength_of_the_edge(self, show, report) -> None:
         page = show(report)
@@ -209,11 +193,13 @@ class TestPanes:
         assert max(other[:3]) - min(other[:3]) < 50
         page.mouse.move(box["x"] + box["width"] * 80 / WIDTH, box["y"] + box["height"] / 2)
         assert "cut border, strength 0.50" in page.locator("#tip").inner_text()
+        tip = page.locator("#tip").bounding_box()
+        assert tip["y"] >= box["y"] + box["height"] or tip["y"] + tip["height"] <= box["y"]
         page.mouse.move(2, 2)
         assert page.locator("#tip").is_hidden()
         assert pixel(page, "a2.png", "segments", 50, 60) == before
 
-    def test_pictures_out_of_sight_are_let_go(self, show, tmp_path) -> None:
+    def test_pictures_out_of_sight_are_let_go(self, show, drawn, tmp_path) -> None:
         page = show(write_page(tmp_path, copies=60))
         held = "document.querySelectorAll('#images img').length"
         first = page.evaluate(held)
@@ -265,8 +251,21 @@ class TestChoosing:
         assert names_of(page) == ["bad.png"]
         page.locator("#text").fill("nothing like it")
         assert names_of(page) == []
+        assert page.locator("#none").inner_text().startswith("No image fits")
         page.locator("#text").fill("")
         assert page.locator("#count").inner_text() == "7 of 7 images"
+        assert page.locator("#none").is_hidden()
+
+    def test_nothing_is_offered_that_does_nothing(self, show, tmp_path) -> None:
+        path = write_page(tmp_path, bare=True)
+        page = show(path)
+        page.locator("section img").first.wait_for()
+        assert page.locator("#sort option").all_inner_texts() == [
+            "most suspicious first", "most fewest pieces", "by name",
+        ]  # fmt: skip
+        assert page.locator("#class").count() == page.locator("#cuts").count() == 0
+        page.locator("#text").fill("a10")
+        assert names_of(page) == ["a10.png"]
 
     def test_a_click_on_a_class_of_a_legend_filters_by_it(self, show, report) -> None:
         page = show(report)

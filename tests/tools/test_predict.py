@@ -239,7 +239,7 @@ def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys)
     facts = [json.loads(line)["facts"] for line in lines]
     assert sum(one["uncut"] for one in facts) == len(before)
     assert sum(one["things"] for one in facts) == len(after)
-    assert f"{len(after)} things once they were cut along edges, {len(before)} before" in (
+    assert f"{len(after)} things after the cut along edges, {len(before)} before" in (
         capsys.readouterr().out
     )
     for name in NAMES:

@@ -284,7 +284,7 @@ def test_the_report_shows_masks_before_and_after(mask_job) -> None:
     assert page.count("<section") == 1
     assert "<b>2</b><span>masks given</span>" in page
     assert "<b>4</b><span>refined masks</span>" in page
-    assert "1 masks given, 2 refined" in page
+    assert "1 mask given, 2 refined" in page
 
 
 def test_edges_are_measured_on_the_masks_and_the_measure_can_be_given(mask_job, capsys) -> None:

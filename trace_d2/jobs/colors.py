@@ -16,9 +16,6 @@ import numpy as np
 Color = tuple[int, int, int]
 """RGB, 0..255 each."""
 
-GREY: Color = (150, 150, 150)
-"""Of what has no colour of its own."""
-
 NEARLY_ONE = 0.1
 """The distance in OKLab, whose lightness is 0..1, below which two colours are nearly the same."""
 
@@ -46,31 +43,38 @@ def oklab(colors: np.ndarray) -> np.ndarray:
 
 
 def distinct_colors(
-    numbers: np.ndarray, wanted: Mapping[int, Color] | None = None
+    numbers: np.ndarray,
+    wanted: Mapping[int, Color] | None = None,
+    given: Mapping[int, Color] | None = None,
+    elsewhere: Sequence[Color] = (),
 ) -> dict[int, Color]:
     """A colour for every region of a map.
 
     The largest region chooses first. It takes the colour wanted for it, unless that is nearly one
-    that a larger region wants; else the one that is farthest from all that are taken, the colours
-    of its neighbours counting as half as far away. Nothing else decides.
+    that a larger region wants or that is taken; else the one that is farthest from all that are
+    taken, the colours of its neighbours counting as half as far away. Nothing else decides.
 
     Args:
         numbers: integer (H, W), 0 = none.
         wanted: colours of some regions.
+        given: colours that some regions have in any case.
+        elsewhere: colours that are taken by what is not in the map.
 
     Returns:
         by number, all that occur.
     """
-    wanted = wanted or {}
+    wanted, given = wanted or {}, given or {}
     found, areas = np.unique(numbers, return_counts=True)
     sizes = {n: a for n, a in zip(found.tolist(), areas.tolist(), strict=True) if n > 0}
     neighbours = _neighbours(numbers)
     palette, places = _palette()
-    nearest = np.full(len(palette), np.inf)  # distance of each to the nearest that is taken
+    # The distance of each to the nearest that is taken.
+    nearest = _distances(places, _places(elsewhere))
     taken: dict[int, np.ndarray] = {}
     colors: dict[int, Color] = {}
     by_size = sorted(sizes, key=lambda n: (-sizes[n], n))
-    own = _own_colors([number for number in by_size if number in wanted], wanted)
+    own = {number: given[number] for number in by_size if number in given}
+    own |= _own_colors([n for n in by_size if n in wanted], wanted, [*own.values(), *elsewhere])
     for number in sorted(by_size, key=lambda n: n not in own):
         if number in own:
             color = own[number]
@@ -85,14 +89,21 @@ def distinct_colors(
     return colors
 
 
-def _own_colors(numbers: Sequence[int], wanted: Mapping[int, Color]) -> dict[int, Color]:
-    """The colours wanted for ``numbers``, without those nearly one that a number before has."""
+def _own_colors(
+    numbers: Sequence[int], wanted: Mapping[int, Color], taken: Sequence[Color]
+) -> dict[int, Color]:
+    """The colours wanted for ``numbers``, without those nearly one that is taken before."""
     own: dict[int, Color] = {}
     for number in numbers:
-        place = oklab(np.array([wanted[number]]))
-        if not own or _distances(place, list(oklab(np.array([*own.values()]))))[0] >= NEARLY_ONE:
+        (place,) = _places([wanted[number]])
+        others = _places([*taken, *own.values()])
+        if _distances(place[None], others)[0] >= NEARLY_ONE:
             own[number] = wanted[number]
     return own
+
+
+def _places(colors: Sequence[Color]) -> list[np.ndarray]:
+    return list(oklab(np.array(colors).reshape(-1, 3)))
 
 
 def _distances(places: np.ndarray, others: list[np.ndarray]) -> np.ndarray:

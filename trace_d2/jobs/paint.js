@@ -2,7 +2,9 @@
 
 const byId = (id) => document.getElementById(id);
 const RAMP = [[56, 189, 248], [253, 224, 71], [239, 68, 68]];  // as in the style of .tools i
-const FILL = 0.6, FAINT = 0.15, STRONG = 0.85;  // how opaque regions are
+const FILL = 0.6, PALE = 0.35;  // how opaque things and stuff are; as in the style of .legend
+const FAINT = 0.15, STRONG = 0.85;
+const MIDDLE = 140;  // what paleGrey makes of mid grey
 const WHITE = 0xffffffff;
 
 // ---- what an image's block of data holds
@@ -29,9 +31,10 @@ async function unpack(packed, pixels) {
 async function load(card) {
   const data = JSON.parse((await blockOf(card)).textContent);
   const [width, height] = data.size ?? [0, 0];
-  const panes = new Map();
+  const panes = new Map(), pale = new Set(data.pale);
   for (const [key, pane] of Object.entries(data.regions ?? {})) {
-    const marks = new Map(pane.marks.map(([n, name, color, text]) => [n, { name, color, text }]));
+    const marks = new Map(pane.marks.map(([number, name, color, text]) => [
+      number, { name, color, text, share: pale.has(name) ? PALE : FILL }]));
     panes.set(key, { marks, numbers: await unpack(pane.numbers, width * height) });
   }
   const cuts = new Map((data.cuts ?? []).map(([one, other, s]) => [one * 65536 + other, s]));
@@ -94,6 +97,11 @@ function strengthColor(strength) {
   return `rgb(${mix.join()})`;
 }
 
+// A colour as it looks in a pane.
+function chipColor({ color, share }) {
+  return `rgb(${color.map((channel) => Math.round(share * channel + (1 - share) * MIDDLE)).join()})`;
+}
+
 const scratch = document.createElement("canvas");
 const table = new Float32Array(4 * 65536);  // of each number: its colour's part, what is below
 
@@ -101,8 +109,8 @@ const table = new Float32Array(4 * 65536);  // of each number: its colour's part
 function fill({ numbers, marks }, width, height, isPointed, grey) {
   table.fill(0);
   for (let i = 3; i < table.length; i += 4) table[i] = 1;
-  for (const [number, { color }] of marks) {
-    const share = isPointed ? (isPointed(number) ? STRONG : FAINT) : FILL;
+  for (const [number, { color, share: own }] of marks) {
+    const share = isPointed ? (isPointed(number) ? STRONG : FAINT) : own;
     color.forEach((channel, i) => { table[4 * number + i] = grey ? channel * share : channel; });
     table[4 * number + 3] = 1 - share;
   }
@@ -142,21 +150,21 @@ function paint(canvas, view, key, pointed) {
     if (!isLarge) return;
     regions.borders ??= borders(regions.numbers, width, height);
     context.setTransform(scale, 0, 0, scale, 0, 0);
-    context.lineWidth = width / canvas.clientWidth;
+    context.lineWidth = 2 * width / canvas.clientWidth;
     context.strokeStyle = "#fffd";
     for (const run of regions.borders.values()) context.stroke(run);
     return;
   }
   const cut = view.panes.get(view.cutsOf);
-  if (key !== "image" || !cut || !fields.cuts.checked) return;
+  if (key !== "image" || !cut || !fields.cuts?.checked) return;
   view.cutLines ??= borders(cut.numbers, width, height, (pair) => cuts.has(pair));
   const own = [...view.cutLines], unit = width / canvas.clientWidth;  // a pixel of the screen
   if (!own.length) return;
   context.setTransform(scale, 0, 0, scale, 0, 0);
-  context.lineWidth = (isLarge ? 5 : 4) * unit;
+  context.lineWidth = (isLarge ? 9 : 4) * unit;
   context.strokeStyle = "#000a";
   for (const [, run] of own) context.stroke(run);
-  context.lineWidth = (isLarge ? 3 : 2) * unit;
+  context.lineWidth = (isLarge ? 6 : 2) * unit;
   for (const [pair, run] of own) {
     context.strokeStyle = strengthColor(cuts.get(pair));
     context.stroke(run);

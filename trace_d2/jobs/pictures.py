@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from trace_d2.io.regions import overlaps
-from trace_d2.jobs.colors import GREY, Color, distinct_colors
+from trace_d2.jobs.colors import Color, distinct_colors
 
 PHOTOGRAPH = "image"
 """The pane of the photograph, over which cut borders are drawn."""
@@ -65,12 +65,14 @@ class Pictures:
             ``PHOTOGRAPH`` is there without being named.
         cuts: how strong the edges are along borders of ``cuts_of``, by pairs of numbers.
         cuts_of: the pane whose borders these are.
+        pale: names of classes that are painted paler: stuff, beside things.
     """
 
     photograph: np.ndarray
     panes: Mapping[str, Regions | np.ndarray]
     cuts: Mapping[tuple[int, int], float] = field(default_factory=dict)
     cuts_of: str = ""
+    pale: Sequence[str] = ()
 
 
 def stacked(masks: Sequence[np.ndarray] | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -91,68 +93,62 @@ def colored(
     names: Mapping[int, str],
     wanted: Mapping[str, Color],
     texts: Mapping[int, str] | None = None,
+    shown: Sequence[Regions] = (),
+    numbered: bool = True,
 ) -> Regions:
     """Regions, each in a colour of its own.
 
+    What panes before show of the same class in the same place has the same colour: each region
+    follows the one that it overlaps best (by intersection over union), and no two follow one.
+
     Args:
         numbers: integer (H, W), 0 = none.
         names: of the class of each number.
-        wanted: colours of classes. The largest region of a class gets it, unless it is nearly one
-            that a larger region has.
+        wanted: colours of classes. The largest region of a class that no pane before shows gets
+            it, unless it is nearly one that is taken.
         texts: what is said of a number besides its share of the image, as ``"score 0.93"``.
+        shown: panes before, of the same size.
+        numbered: whether the numbers are said.
     """
     areas = np.bincount(numbers.ravel(), minlength=max(names, default=0) + 1)
+    known = {mark.name for pane in shown for mark in pane.marks.values()}
     largest: dict[str, int] = {}
     for number, name in names.items():
-        if name not in largest or areas[number] > areas[largest[name]]:
+        if name not in known and (name not in largest or areas[number] > areas[largest[name]]):
             largest[name] = number
     own = {number: wanted[name] for name, number in largest.items() if name in wanted}
-    colors = distinct_colors(numbers, own)
+    taken = {mark.color for pane in shown for mark in pane.marks.values()}
+    colors = distinct_colors(numbers, own, _followed(numbers, names, shown), sorted(taken))
+
+    def told(number: int) -> str:
+        said = [f"no. {number}"] if numbered else []
+        said += [(texts or {}).get(number, ""), f"{areas[number] / numbers.size:.1%} of the image"]
+        return ", ".join(filter(None, said))
+
     return Regions(
         numbers,
-        {
-            number: Mark(name, colors[number], _told(areas[number], numbers, texts, number))
-            for number, name in names.items()
-            if areas[number]
-        },
+        {n: Mark(name, colors[n], told(n)) for n, name in names.items() if areas[n]},
     )
 
 
-def following(
-    numbers: np.ndarray,
-    names: Mapping[int, str],
-    regions: Regions,
-    texts: Mapping[int, str] | None = None,
-) -> Regions:
-    """Regions in the colours that ``regions`` have in the same place.
-
-    Each takes the colour of the one that it shares most pixels with; where there is none, grey.
-
-    Args:
-        numbers: integer (H, W), 0 = none.
-        names: of the class of each number.
-        regions: of the same size.
-        texts: as of ``colored``; numbers are then told as well.
-    """
+def _followed(
+    numbers: np.ndarray, names: Mapping[int, str], shown: Sequence[Regions]
+) -> dict[int, Color]:
+    """The colours of ``shown`` that regions take, each of them once."""
+    pairs = []
+    for pane in shown:
+        areas, others = np.bincount(numbers.ravel()), np.bincount(pane.numbers.ravel())
+        found = map(np.ndarray.tolist, overlaps(numbers, pane.numbers))
+        for one, other, pixels in zip(*found, strict=True):
+            mark = pane.marks.get(other)
+            if one in names and mark and mark.name == names[one]:
+                union = areas[one] + others[other] - pixels
+                pairs.append((-pixels / union, one, other, mark.color))
     colors: dict[int, Color] = {}
-    most: dict[int, int] = {}
-    for one, other, pixels in zip(*map(np.ndarray.tolist, overlaps(numbers, regions.numbers)),
-                                  strict=True):  # fmt: skip
-        if one and other in regions.marks and pixels > most.get(one, 0):
-            most[one], colors[one] = pixels, regions.marks[other].color
-    areas = np.bincount(numbers.ravel(), minlength=max(names, default=0) + 1)
-    return Regions(
-        numbers,
-        {
-            number: Mark(
-                name,
-                colors.get(number, GREY),
-                _told(areas[number], numbers, texts, 0 if texts is None else number),
-            )
-            for number, name in names.items()
-            if areas[number]
-        },
-    )
+    for _, one, _, color in sorted(pairs):
+        if one not in colors and color not in colors.values():
+            colors[one] = color
+    return colors
 
 
 def cut_strengths(
@@ -210,6 +206,7 @@ def encode(pictures: Pictures) -> dict[str, Any]:
         "strengths": strengths,
         "cuts_of": pictures.cuts_of,
         "cuts": [[*pair, round(strength, 3)] for pair, strength in pictures.cuts.items()],
+        "pale": list(pictures.pale),
     }
 
 
@@ -276,10 +273,3 @@ def _address(pixels: np.ndarray) -> str:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _told(
-    area: int, numbers: np.ndarray, texts: Mapping[int, str] | None = None, number: int = 0
-) -> str:
-    own = [f"no. {number}", (texts or {}).get(number, "")] if number else []
-    return ", ".join(filter(None, [*own, f"{area / numbers.size:.1%} of the image"]))

@@ -26,7 +26,7 @@ class Preview:
         content: for the page's script: texts, numbers and ``data:`` addresses.
         keys: of the panes that there are.
         size: width and height of the maps; None where there are none.
-        legend: names of classes, with the colours (RGB) of their regions, the largest first.
+        legend: names of the classes in all panes, with the colours (RGB) of their regions.
     """
 
     content: dict[str, Any]
@@ -42,14 +42,8 @@ class Preview:
         return width * scale, height * scale
 
 
-def read_preview(store: JobStore, stem: str, legend: str) -> Preview | None:
-    """The pictures of the image ``stem``; None where their file is damaged.
-
-    Args:
-        store: the folder.
-        stem: of the image.
-        legend: the pane whose classes are the legend.
-    """
+def read_preview(store: JobStore, stem: str) -> Preview | None:
+    """The pictures of the image ``stem`` of a folder; None where their file is damaged."""
     try:
         content = json_object(read_json(store.root / PREVIEWS.format(stem)))
         if "format" not in content:  # format 1: painted pictures by the keys of their panes
@@ -71,9 +65,10 @@ def read_preview(store: JobStore, stem: str, legend: str) -> Preview | None:
             "strengths": strengths,
             "cuts": cuts,
             "cuts_of": _plain(content["cuts_of"]),
+            "pale": [_plain(name) for name in json_list(content.get("pale", []))],
         }
         keys = frozenset((*regions, *strengths, PHOTOGRAPH))
-        return Preview(sound, keys, (size[0], size[1]), _legend(regions.get(legend)))
+        return Preview(sound, keys, (size[0], size[1]), _legend(regions))
     except (OSError, KeyError, TypeError, ValueError, zlib.error):
         return None
 
@@ -107,8 +102,9 @@ def _regions(pane: Any, pixels: int) -> dict[str, Any]:
     return {"numbers": packed, "marks": marks}
 
 
-def _legend(regions: Mapping[str, Any] | None) -> dict[str, list[tuple[int, int, int]]]:
-    legend: dict[str, list[tuple[int, int, int]]] = {}
-    for _, name, color, _ in regions["marks"] if regions else ():
-        legend.setdefault(name, []).append(tuple(color))
-    return legend
+def _legend(panes: Mapping[str, Any]) -> dict[str, list[tuple[int, int, int]]]:
+    legend: dict[str, dict[tuple[int, int, int], None]] = {}
+    for pane in panes.values():
+        for _, name, color, _ in pane["marks"]:
+            legend.setdefault(name, {})[tuple(color)] = None
+    return {name: list(colors) for name, colors in legend.items()}

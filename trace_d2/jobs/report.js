@@ -104,7 +104,7 @@ function order() {
 
 function filter() {
   const words = fields.text.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const wanted = fields.class.value;
+  const wanted = fields.class?.value ?? "";
   let count = 0;
   for (const card of cards) {
     const fits = (wanted === "" || card.classes.includes(Number(wanted)))
@@ -112,6 +112,7 @@ function filter() {
     card.element.hidden = !fits;
     count += fits;
   }
+  byId("none").hidden = count > 0;
   byId("count").textContent = `${count} of ${cards.length} images`;
 }
 
@@ -123,9 +124,9 @@ function choose(name) {
 }
 
 fields.text.addEventListener("input", filter);
-fields.class.addEventListener("change", filter);
+fields.class?.addEventListener("change", filter);
 fields.sort.addEventListener("change", order);
-fields.cuts.addEventListener("change", () => {
+fields.cuts?.addEventListener("change", () => {
   for (const card of cards) repaint(card);
 });
 
@@ -192,7 +193,7 @@ function point(card, canvas, event) {
     if (!mark) continue;
     pointed.set(key, (other) => other === number);
     const line = document.createElement("div"), chip = document.createElement("i");
-    chip.style.background = `rgb(${mark.color.join()})`;
+    chip.style.background = chipColor(mark);
     line.append(chip, `${title}: ${mark.name}, ${mark.text}`);
     lines.push(line);
   }
@@ -207,10 +208,21 @@ function point(card, canvas, event) {
   (open ? large : document.body).append(tip);
   tip.replaceChildren(...lines);
   tip.hidden = !lines.length;
-  const left = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
-  const below = event.clientY + 18;
-  const top = below + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 12 : below;
-  tip.style.transform = `translate(${Math.max(4, left)}px, ${Math.max(4, top)}px)`;
+  placeTip(box, event.clientX, event.clientY);
+}
+
+// Beside the pane, that it covers nothing of what is pointed at; where there is no room, the pointer.
+function placeTip(box, x, y) {
+  const wide = tip.offsetWidth, high = tip.offsetHeight, gap = 5;
+  const [below, above] = [box.bottom + gap, box.top - gap - high];
+  const [right, before] = [box.right + gap, box.left - gap - wide];
+  let left = x > innerWidth / 2 ? x - wide - 16 : x + 16, top = y + 18;
+  if (below + high <= innerHeight) [left, top] = [box.left, below];
+  else if (above >= 0) [left, top] = [box.left, above];
+  else if (right + wide <= innerWidth) left = right;
+  else if (before >= 0) left = before;
+  const inside = (place, most) => Math.max(4, Math.min(place, most - 4));
+  tip.style.transform = `translate(${inside(left, innerWidth - wide)}px, ${inside(top, innerHeight - high)}px)`;
 }
 
 function pointClass(card, name) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -80,11 +81,13 @@ class Measure:
         value: of the record of a finished image, 0 or more.
         suspicious: whether the more of it, the more an image should be looked at. It is then said
             of the image, unless it is 0.
+        said: what is said instead of the number and the title.
     """
 
     title: str
     value: Callable[[Record], float]
     suspicious: bool = True
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,6 @@ class Report:
         warnings, notes: sentences.
         bars: titles of bar charts, with how often each value occurs.
         tables: beside those of failures, skipped images, remarks and settings.
-        legend: the pane of regions whose classes are the legend of an image, and what images are
-            filtered by; empty: there is none.
         measures: what images are sorted by.
         curves: drawn with the settings.
     """
@@ -125,7 +126,6 @@ class Report:
     notes: Sequence[str] = ()
     bars: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
-    legend: str = ""
     measures: Sequence[Measure] = ()
     curves: Sequence[Curve] = ()
 
@@ -151,6 +151,11 @@ class _Shown:
     suspicion: float = 0.0
     stem: str = ""
     preview: Preview | None = None
+
+
+def counted(count: float, names: str) -> str:
+    """``"2 pieces added by edges"``, ``"1 piece added by edges"``."""
+    return f"{count:,.6g} " + (re.sub(r"s\b", "", names, count=1) if count == 1 else names)
 
 
 def write_report(report: Report, outcome: Outcome, word: str) -> None:
@@ -203,6 +208,8 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         done=len(outcome.done),
         index=_index(report, images, list(dict(classes))),
         classes=classes,
+        measures=_measures(report, images),
+        cuts=any(image.preview.content.get("cuts") for image in images if image.preview),
         most=_MOST_LINES,
         parts={name: Markup(part) for name, part in parts.items()},
         hashes={name: _hash(part) for name, part in parts.items()},
@@ -232,7 +239,7 @@ def _images(
 
     def numbers(stem: str) -> list[str]:
         return [
-            f"{value:,.6g} {measure.title}"
+            measure.said or counted(value, measure.title)
             for measure, value in zip(report.measures, values[stem], strict=True)
             if value and measure.suspicious
         ]
@@ -244,7 +251,7 @@ def _images(
     shown = [
         _Shown(
             entry.file_name, said(entry), "", values[entry.stem], suspicion(entry.stem), entry.stem,
-            read_preview(outcome.store, entry.stem, report.legend),
+            read_preview(outcome.store, entry.stem),
         )
         for entry in outcome.done
         if entry.pictured
@@ -272,6 +279,14 @@ def _index(report: Report, images: Sequence[_Shown], classes: Sequence[str]) -> 
             for image in images
         ],
     }
+
+
+def _measures(report: Report, images: Sequence[_Shown]) -> list[tuple[int, str]]:
+    """Ranks and titles of the measures that are not 0 throughout."""
+    columns = zip(*(image.values for image in images if image.values), strict=True)
+    titles = [measure.title for measure in report.measures]
+    found = enumerate(zip(titles, columns, strict=False))
+    return [(rank, title) for rank, (title, column) in found if any(column)]
 
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

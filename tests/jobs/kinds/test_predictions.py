@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_panoptic import segments_info
 from trace_d2.io.images import Photograph
 from trace_d2.jobs.coco_files import mask_annotations
+from trace_d2.jobs.journal import DONE, ImageEntry, Record, encode_record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction
 from trace_d2.jobs.kinds.predictions import PredictInputs, PredictionJob
+from trace_d2.jobs.pictures import encode
+from trace_d2.jobs.preview import read_preview
+from trace_d2.jobs.report import Outcome, counted
 
 CAT, SKY = Category(3, "cat", True, (220, 20, 60)), Category(7, "sky", False, (20, 60, 220))
 SIZE = 40, 60
@@ -85,6 +90,51 @@ def test_panoptic_segments_give_instances_their_colours(job):
     assert shown.cuts == {}
 
 
+def test_what_is_of_another_class_is_drawn_in_another_colour(job):
+    """Where panoptic segments are all sky, cats over it are no sky, nor each other."""
+    ids = np.full(SIZE, 1, np.int32)
+    found = Prediction(
+        instances(box(10, 30), box(30, 50)), ids, tuple(segments_info(ids, {1: SKY.id})), best=0.9
+    )
+    uncut = Prediction(instances(box(10, 50)), ids, found.segments)
+    shown = job.pictures(inputs(found, uncut), found)
+    colors = [mark.color for mark in shown.panes["instances"].marks.values()]
+    assert colors[0] == CAT.color
+    assert len({*colors, SKY.color}) == 3
+    assert shown.panes["segments"].marks[1].color == SKY.color
+    assert shown.panes["uncut_instances"].marks[1].color == CAT.color
+    assert (shown.cuts_of, shown.cuts) == ("instances", {(1, 2): 0.75})  # what is cut
+    assert shown.pale == ["sky"]
+    write_json(job.store.place("previews/{}.json", "a"), encode(shown))
+    preview = read_preview(job.store, "a")
+    assert preview.legend == {"sky": [SKY.color], "cat": colors}
+
+
+def test_one_colour_is_given_once(job):
+    """Two cats as instances where the panoptic segment is one: the better match follows it."""
+    ids = np.where(box(10, 50), 2, 1).astype(np.int32)
+    segments = tuple(segments_info(ids, {1: SKY.id, 2: CAT.id}))
+    found = Prediction(instances(box(10, 20), box(20, 50)), ids, segments, best=0.9)
+    marks = job.pictures(inputs(found), found).panes["instances"].marks
+    assert marks[2].color == CAT.color
+    assert marks[1].color not in (CAT.color, SKY.color)
+
+
+def test_no_segment_at_all_is_explained(job):
+    key = "MODEL.TRACE.MASK2FORMER.TEST.OBJECT_MASK_THRESHOLD"
+    settings = {"score": 0.5, "MODEL.META_ARCHITECTURE": "TraceMask2Former", key: 0.4}
+    job.store.open(settings)
+    facts = {"instances": 1, "below": 0, "best": 123, "segments": 0, "things": 1, "slivers": 0}
+    records = {"a": Record("a", "a.png", DONE, facts=facts)}
+    outcome = Outcome(job.store, settings, [ImageEntry("a", "a.png", 1)], records, [])
+    job.store.journal_path.write_bytes(encode_record(records["a"]))
+    assert PredictionJob.report(outcome).notes == [
+        "1 instance of a score of 0.5 or more, 0 below it left out",
+        f"0 panoptic segments: a lower {key} (0.4 now, the highest score of an instance is 0.123) "
+        "shows more, or train longer",
+    ]
+
+
 def test_an_image_without_anything(job):
     for found in (Prediction([]), Prediction(None, np.zeros(SIZE, np.int32))):
         seen = inputs(found)
@@ -93,3 +143,10 @@ def test_an_image_without_anything(job):
         (pane,) = job.pictures(seen, found).panes.values()
         assert not pane.numbers.any()
         assert not pane.marks
+
+
+def test_numbers_and_names_agree():
+    assert counted(1, "pieces added by edges") == "1 piece added by edges"
+    assert counted(1, "panoptic segments") == "1 panoptic segment"
+    assert counted(0, "slivers") == "0 slivers"
+    assert counted(1234, "things") == "1,234 things"

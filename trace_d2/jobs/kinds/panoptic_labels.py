@@ -54,8 +54,8 @@ from trace_d2.jobs.job import UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, given_edges, upgrade
-from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths, following
-from trace_d2.jobs.report import Measure, Outcome, Report
+from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths
+from trace_d2.jobs.report import Measure, Outcome, Report, counted
 from trace_d2.jobs.store import Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.labels import PanopticLabel, PanopticLabeler
@@ -234,14 +234,22 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         segments = colored(ids, self._names(result), wanted)
         classes = np.where(inputs.semantic == UNKNOWN, 0, inputs.semantic.astype(np.int32) + 1)
         names = {c.id + 1: c.name for c in self.categories}
-        panes = {"semantic": following(classes, names, segments), "segments": segments}
+        semantic = colored(classes, names, wanted, shown=[segments], numbered=False)
+        panes = {"segments": segments, "semantic": semantic}
+        pale = [c.name for c in self.categories if not c.isthing]
         if inputs.edges is None:
-            return Pictures(inputs.photograph.pixels, panes)
+            return Pictures(inputs.photograph.pixels, panes, pale=pale)
         uncut = self.cutter(inputs.semantic)
-        panes["uncut"] = following(uncut.segment_ids, self._names(uncut), segments)
+        panes["uncut"] = colored(
+            uncut.segment_ids,
+            self._names(uncut),
+            wanted,
+            shown=[segments, semantic],
+            numbered=False,
+        )
         cuts = cut_strengths(ids, uncut.segment_ids, inputs.edges)
         strengths = {"edges": inputs.edges}
-        return Pictures(inputs.photograph.pixels, {**panes, **strengths}, cuts, "segments")
+        return Pictures(inputs.photograph.pixels, {**panes, **strengths}, cuts, "segments", pale)
 
     def _names(self, label: PanopticLabel) -> dict[int, str]:
         """The classes of the segments, by their ids."""
@@ -293,7 +301,8 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         images = max(1, len(records))
 
         def caption(facts: dict[str, Any]) -> list[str]:
-            return [f"{facts['things']} things, {facts['segments'] - facts['things']} stuff"]
+            stuff = facts["segments"] - facts["things"]
+            return [f"{counted(facts['things'], 'things')}, {stuff} stuff"]
 
         return cls.trust_page(
             outcome,
@@ -306,7 +315,6 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
                 ("things an image", f"{things / images:.1f}"),
                 ("stuff an image", f"{(segments - things) / images:.1f}"),
             ],
-            legend="segments",
             measures=[
                 Measure("pieces added by edges", _added),
                 Measure("slivers added by edges", _added_slivers),

@@ -12,7 +12,7 @@ What the model is, and how it is built, the job is told by ``build``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +26,7 @@ from trace_d2.io.categories import Category, category_entries, parse_categories
 from trace_d2.io.coco_panoptic import id2rgb, image_entry, panoptic_annotation
 from trace_d2.io.edge_maps import edge_paths, edge_stem
 from trace_d2.io.images import Inputs, read_image
+from trace_d2.io.json_files import shown
 from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import CocoStream, read_result
@@ -35,12 +36,12 @@ from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
     Pictures,
+    Regions,
     colored,
     cut_strengths,
-    following,
     stacked,
 )
-from trace_d2.jobs.report import Measure, Outcome, Report
+from trace_d2.jobs.report import Measure, Outcome, Report, counted
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.terminal import say
 
@@ -55,6 +56,7 @@ _PANES = (
     ("instances", "Instances"),
     ("segments", "Panoptic segments"),
 )
+_THRESHOLD = "MODEL.TRACE.MASK2FORMER.TEST.OBJECT_MASK_THRESHOLD"  # above which classes are seen
 _SCALE = 1000  # of scores in the journal, which holds whole numbers
 
 
@@ -175,33 +177,30 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
         assert inputs.predicted is not None
         uncut, edges = inputs.predicted.uncut, inputs.predicted.edges
         shape = inputs.photograph.pixels.shape[:2]
-        maps = self._maps(result, shape)
-        key = _main(maps)
-        numbers, names, texts = maps.pop(key)
         wanted = {c.name: c.color for c in self.categories}
-        panes = {key: colored(numbers, names, wanted, texts)}
+        pale = [c.name for c in self.categories if not c.isthing]
+        maps = self._maps(result, shape)
         before = {} if uncut is None else self._maps(uncut, shape)
-        others = {**maps, **{f"uncut_{name}": own for name, own in before.items()}}
-        panes |= {name: following(*own[:2], panes[key], own[2]) for name, own in others.items()}
+        panes: dict[str, Regions] = {}
+        for key, own in (*maps.items(), *((f"uncut_{key}", own) for key, own in before.items())):
+            numbers, names, texts = own
+            panes[key] = colored(numbers, names, wanted, texts, [*panes.values()])
         if edges is None:
-            return Pictures(inputs.photograph.pixels, panes)
-        cuts = cut_strengths(numbers, before[key][0], edges)
-        return Pictures(inputs.photograph.pixels, {**panes, "edges": edges}, cuts, key)
+            return Pictures(inputs.photograph.pixels, panes, pale=pale)
+        cuts = {key: cut_strengths(own[0], before[key][0], edges) for key, own in maps.items()}
+        cut = next((key for key in cuts if cuts[key]), next(iter(cuts)))
+        pixels = inputs.photograph.pixels
+        return Pictures(pixels, {**panes, "edges": edges}, cuts[cut], cut, pale)
 
     def _maps(
         self, found: Prediction, shape: tuple[int, int]
     ) -> dict[str, tuple[np.ndarray, dict[int, str], dict[int, str]]]:
-        """Of each pane: numbers of regions, their classes, and what is said besides."""
+        """Of each pane: numbers of regions, their classes, and what is said besides.
+
+        Panes follow those before them in their colours.
+        """
         names = {category.id: category.name for category in self.categories}
-        maps = {}
-        if found.instances is not None:
-            rows = dict(enumerate(found.instances, start=1))
-            masks = [decode_segmentation(row["segmentation"], *shape) for row in rows.values()]
-            maps["instances"] = (
-                stacked(masks, shape),
-                {rank: names[row["category_id"]] for rank, row in rows.items()},
-                {rank: f"score {row['score']:.2f}" for rank, row in rows.items()},
-            )
+        maps: dict[str, tuple[np.ndarray, dict[int, str], dict[int, str]]] = {}
         if found.segment_ids is not None:
             known = np.unique(np.append(found.segment_ids, 0))  # some models' ids are large
             ids = [segment["id"] for segment in found.segments]
@@ -210,6 +209,14 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
                 np.searchsorted(known, found.segment_ids).astype(np.int32),
                 {ranks[segment["id"]]: names[segment["category_id"]] for segment in found.segments},
                 {},
+            )
+        if found.instances is not None:
+            rows = dict(enumerate(found.instances, start=1))
+            masks = [decode_segmentation(row["segmentation"], *shape) for row in rows.values()]
+            maps["instances"] = (
+                stacked(masks, shape),
+                {rank: names[row["category_id"]] for rank, row in rows.items()},
+                {rank: f"score {row['score']:.2f}" for rank, row in rows.items()},
             )
         return maps
 
@@ -290,7 +297,7 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
 
         def caption(record: Record) -> str:
             facts = record.facts
-            return ", ".join(f"{facts[key]} {key}" for key in _OUTPUTS if key in facts)
+            return ", ".join(counted(facts[key], key) for key in _OUTPUTS if key in facts)
 
         return Report(
             "Predictions",
@@ -303,19 +310,13 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
             ],
             cards=cards,
             notes=_summary(outcome.store),
-            legend=_main({key for record in records for key in record.facts}),
             measures=[
                 Measure("things added by edges", _added),
                 Measure("slivers", lambda record: record.facts.get("slivers", 0)),
-                Measure("times nothing at all", _is_empty),
+                Measure("empty results", _is_empty, said="nothing at all"),
                 Measure("things", lambda record: record.facts["things"], suspicious=False),
             ],
         )
-
-
-def _main(keys: Collection[str]) -> str:
-    """The pane whose colours the others follow."""
-    return "segments" if "segments" in keys else "instances"
 
 
 def _added(record: Record) -> int:
@@ -330,24 +331,37 @@ def _is_empty(record: Record) -> int:
 def _summary(store: JobStore) -> list[str]:
     """What users should know of all predictions, a line each."""
     facts = [record.facts for record in store.read_records().values() if record.facts]
+    best = max((own.get("best", 0) for own in facts), default=0) / _SCALE
     lines = []
     if any("instances" in own for own in facts):
         found = sum(own.get("instances", 0) for own in facts)
         below = sum(own.get("below", 0) for own in facts)
         score = store.read_settings().get("score", 0)
         lines.append(
-            f"{found} instances of a score of {score:g} or more, {below} below it are left out"
+            f"{counted(found, 'instances')} of a score of {score:g} or more, "
+            f"{below} below it left out"
         )
         if not found and below:
-            best = max(own.get("best", 0) for own in facts) / _SCALE
             lines.append(f"the highest score is {best:.3f}: a lower --score shows more")
     if any("segments" in own for own in facts):
         segments = sum(own.get("segments", 0) for own in facts)
-        lines.append(f"{segments} panoptic segments")
+        advice = "" if segments else _advice(store.read_settings(), best)
+        lines.append(counted(segments, "panoptic segments") + advice)
     if any("uncut" in own for own in facts):
         before, after = (sum(own.get(key, 0) for own in facts) for key in ("uncut", "things"))
-        lines.append(f"{after} things once they were cut along edges, {before} before")
+        lines.append(f"{counted(after, 'things')} after the cut along edges, {before} before")
     return lines
+
+
+def _advice(settings: Mapping[str, Any], best: float) -> str:
+    """What to do where a model gives no panoptic segment at all."""
+    if settings.get("MODEL.META_ARCHITECTURE") != "TraceMask2Former":
+        return ": train longer"
+    least = settings.get(_THRESHOLD)
+    said = [] if least is None else [f"{shown(least)} now"]
+    said += [f"the highest score of an instance is {best:.3f}"] if best else []
+    now = f" ({', '.join(said)})" if said else ""
+    return f": a lower {_THRESHOLD}{now} shows more, or train longer"
 
 
 def _categories(outcome: Outcome) -> tuple[Category, ...]:

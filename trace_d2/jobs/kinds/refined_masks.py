@@ -45,10 +45,9 @@ from trace_d2.jobs.pictures import (
     Pictures,
     colored,
     cut_strengths,
-    following,
     stacked,
 )
-from trace_d2.jobs.report import Measure, Outcome, Report, Table
+from trace_d2.jobs.report import Measure, Outcome, Report, Table, counted
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
@@ -239,8 +238,8 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             named[key] = {rank: names[one] for rank, one in enumerate(categories, start=1)}
         scores = {rank: f"score {s:.2f}" for rank, s in enumerate(result.scores or (), start=1)}
         refined = colored(maps["refined"], named["refined"], {}, scores)
-        given = following(maps["given"], named["given"], refined)
-        panes = {"given": given, "refined": refined}
+        given = colored(maps["given"], named["given"], {}, shown=[refined], numbered=False)
+        panes = {"refined": refined, "given": given}
         if inputs.edges is None:
             return Pictures(pixels, panes)
         cuts = cut_strengths(maps["refined"], maps["given"], inputs.edges)
@@ -275,11 +274,12 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             outcome,
             "Refined masks",
             _PANES,
-            lambda facts: [f"{facts['given']} masks given, {facts['segments']} refined"],
+            lambda facts: [
+                f"{counted(facts['given'], 'masks')} given, {facts['segments']} refined"
+            ],
             [("Masks", outcome.settings.get("masks", ""))],
             cards=[("masks given", f"{given:,}"), ("refined masks", f"{refined:,}")],
             tables=[_left_out(outcome.store)],
-            legend="refined",
             measures=[
                 Measure("masks added by edges", _added),
                 Measure("slivers added by edges", _added_slivers),
