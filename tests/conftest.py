@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACE_D2_CACHE", str(tmp_path_factory.mktemp("trace_d2_cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_closed_logs() -> Iterator[None]:
+    """Forget the handlers of a training's loggers whose stream, pytest's, ends with the test."""
+    yield
+    for name in ("fvcore", "detectron2", "trace_d2"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            stream = getattr(handler, "stream", None)
+            if stream is not None and stream.closed:
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,11 @@ def sandbox(
     for name in ("tools", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    from detectron2.data import DatasetCatalog
+
+    for name in DatasetCatalog.list():  # of other tests in this process
+        if name == "pseudo_edges":
+            DatasetCatalog.remove(name)
     config = ROOT / "configs/panoptic/voc_mask2former_R50.yaml"
     known = {
         "{sd3}": str(tiny_folder("sd3")),

@@ -308,14 +308,16 @@ class TestNames:
             "b.png"
         ]
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-    def test_a_full_or_read_only_disk_stops_the_job(self, label_job, monkeypatch, number) -> None:
+    @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 1), (errno.EROFS, 2)])
+    def test_a_full_or_read_only_disk_stops_the_job(
+        self, label_job, monkeypatch, number, status
+    ) -> None:
         def replace(source: Path, target: Path) -> None:
             raise OSError(number, os.strerror(number))
 
         label_job.add("a", "b")
         monkeypatch.setattr(os, "replace", replace)
-        assert label_job.run() == 1
+        assert label_job.run() == status  # 2: nothing was begun
 
     @pytest.mark.parametrize("field", ["stem", "file_name"])
     @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def test_no_segment_at_all_is_explained(job):
     job.store.journal_path.write_bytes(encode_record(records["a"]))
     assert PredictionJob.report(outcome).notes == [
         "1 instance of a score of 0.5 or more, 0 below it left out",
-        f"0 panoptic segments: a lower {key} (0.4 now, the highest score of an instance is 0.123) "
+        "0 panoptic segments",
+        f"a lower {key} (0.4 now, the highest score of an instance is 0.123) "
         "shows more, or train longer",
     ]
 

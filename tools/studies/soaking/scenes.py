@@ -130,7 +130,7 @@ def read_only(soak: Soak) -> str:
         merge = Command(job.tool, ())
         output = soak.new_output(job)
         with mounted(output.parent) if may_mount(soak.root) else contextlib.nullcontext():
-            refused(soak, whole, output, 1, locked(output.parent))
+            refused(soak, whole, output, 2, locked(output.parent))
             soak.start(whole, output).kill_at("images", 0.02, everything=True)
             refused(soak, whole, output, 1, locked(output.parent))
             soak.run(whole, output)

@@ -345,8 +345,9 @@ def _summary(store: JobStore) -> list[str]:
             lines.append(f"the highest score is {best:.3f}: a lower --score shows more")
     if any("segments" in own for own in facts):
         segments = sum(own.get("segments", 0) for own in facts)
-        advice = "" if segments else _advice(store.read_settings(), best)
-        lines.append(counted(segments, "panoptic segments") + advice)
+        lines.append(counted(segments, "panoptic segments"))
+        if not segments:
+            lines.append(_advice(store.read_settings(), best))
     if any("uncut" in own for own in facts):
         before, after = (sum(own.get(key, 0) for own in facts) for key in ("uncut", "things"))
         lines.append(f"{counted(after, 'things')} after the cut along edges, {before} before")
@@ -356,12 +357,12 @@ def _summary(store: JobStore) -> list[str]:
 def _advice(settings: Mapping[str, Any], best: float) -> str:
     """What to do where a model gives no panoptic segment at all."""
     if settings.get("MODEL.META_ARCHITECTURE") != "TraceMask2Former":
-        return ": train longer"
+        return "train longer for panoptic segments"
     least = settings.get(_THRESHOLD)
     said = [] if least is None else [f"{shown(least)} now"]
     said += [f"the highest score of an instance is {best:.3f}"] if best else []
     now = f" ({', '.join(said)})" if said else ""
-    return f": a lower {_THRESHOLD}{now} shows more, or train longer"
+    return f"a lower {_THRESHOLD}{now} shows more, or train longer"
 
 
 def _categories(outcome: Outcome) -> tuple[Category, ...]:
