@@ -7,6 +7,8 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,15 +44,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_closed_logs() -> Iterator[None]:
-    """Forget the handlers of a training's loggers whose stream, pytest's, ends with the test."""
+def _own_logs() -> Iterator[None]:
+    """Leave the loggers of a training as they were: handlers of a test end with it."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "trace_d2")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    for name in ("fvcore", "detectron2", "trace_d2"):
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            stream = getattr(handler, "stream", None)
-            if stream is not None and stream.closed:
-                logger.removeHandler(handler)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +69,32 @@ def make_cfg() -> Callable[..., Any]:
         return cfg
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_apart() -> Callable[..., tuple[str, str]]:
+    """``run_apart(tool, *options, cwd=None)``: stdout and stderr of a tool in a process of its own.
+
+    The last line of stdout tells its exit status, and which heavy packages it imported.
+    """
+    heavy = ("torch", "detectron2", "diffusers", "transformers", "matplotlib")
+    code = f"""
+import runpy, sys
+sys.argv, sys.path[0] = sys.argv[1:], sys.argv[1].rpartition("/")[0]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as stopped:
+    print("status", stopped.code, [name for name in {heavy} if name in sys.modules])
+"""
+
+    def run(tool: str, *options: Any, cwd: Path | None = None) -> tuple[str, str]:
+        command = [sys.executable, "-c", code, str(REPOSITORY / "tools" / tool)]
+        done = subprocess.run(
+            [*command, *map(str, options)], capture_output=True, text=True, check=False, cwd=cwd
+        )
+        return done.stdout, done.stderr
+
+    return run
 
 
 def _module(name: str) -> ModuleType:

@@ -181,14 +181,11 @@ def build_parser() -> argparse.ArgumentParser:
 def prepare(args: argparse.Namespace) -> CfgNode:
     """The frozen config of ``args``, with its data sets registered, checked."""
     from trace_d2.complaints import check_all
-    from trace_d2.config import ConfigError
     from trace_d2.data.registration import register_from_config
     from trace_d2.engine.checks import check_data
     from trace_d2.engine.configs import complete_categories, load_cfg
     from trace_d2.engine.machine import check_machine, check_processes
 
-    if args.fresh and args.eval_only:
-        raise ConfigError("--fresh starts a training over, and --eval-only trains nothing")
     with blamed_on_user(KeyError, AssertionError, ImportError):
         cfg = load_cfg(args.config_file, args.opts)
         train = not args.eval_only

@@ -16,29 +16,16 @@ pytest.importorskip("detectron2")
 pytestmark = pytest.mark.detectron2
 
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = ("torch", "detectron2", "diffusers", "transformers", "matplotlib")
-# In a process of its own: whatever is imported by the end was imported on the way.
-RUN = """
-import runpy, sys
-sys.argv, sys.path[0] = sys.argv[1:], sys.argv[1].rpartition("/")[0]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as stopped:
-    print("status", stopped.code, [name for name in {heavy} if name in sys.modules])
-"""
 
 
 @pytest.fixture
-def train(tmp_path):
+def train(run_apart, tmp_path):
     """``train(config, *options)``: what ``tools/train_net.py`` prints to stdout and to stderr."""
 
     def run(config: str, *options: str) -> tuple[str, str]:
-        (tmp_path / "config.yaml").write_text(config)
-        tool = str(REPOSITORY / "tools/train_net.py")
-        command = [sys.executable, "-c", RUN.format(heavy=HEAVY), tool]
-        command += ["--config-file", str(tmp_path / "config.yaml"), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-        return done.stdout, done.stderr
+        file = tmp_path / "config.yaml"
+        file.write_text(config)
+        return run_apart("train_net.py", "--config-file", file, *options, cwd=tmp_path)
 
     return run
 

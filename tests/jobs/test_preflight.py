@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +10,6 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = ("torch", "detectron2", "diffusers", "transformers", "matplotlib")
-RUN = """
-import runpy, sys
-sys.argv, sys.path[0] = sys.argv[1:], sys.argv[1].rpartition("/")[0]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as stopped:
-    print("status", stopped.code, [name for name in {heavy} if name in sys.modules])
-"""
 SETTINGS = [
     *("MODEL.DEVICE", "cudaa", "MODEL.TRACE.SED", "1", "MODEL.TRACE.BACKBONE.NAME", "trace-tny"),
     *("MODEL.TRACE.EDGES.BATCH", "-1", "MODEL.TRACE.ATTENTION.KERNELS", "tritn"),
@@ -33,13 +22,6 @@ SAID = (
     "'trace-tny' is neither a registered name",
     "(did you mean trace-tiny?)",
 )
-
-
-def run(tool: str, *options: str) -> tuple[str, str]:
-    """What a tool prints to stdout and stderr, in a process of its own."""
-    command = [sys.executable, "-c", RUN.format(heavy=HEAVY), str(REPOSITORY / "tools" / tool)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
-    return done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -55,10 +37,10 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_labels(data):
+def test_labels(data, run_apart):
     options = ["--images", data / "image", "--semantic", data / "mask", "--categories", "voc1"]
     options += ["--output", data / "images", "--shard", "3/2", *SETTINGS]
-    out, err = run("make_pseudo_panoptic.py", *map(str, options))
+    out, err = run_apart("make_pseudo_panoptic.py", *map(str, options))
     assert out == "status 2 []\n"
     for line in (
         *SAID,
@@ -71,13 +53,13 @@ def test_labels(data):
         assert line in err, line
 
 
-def test_categories_of_other_masks_are_refused_and_nothing_is_written(data):
+def test_categories_of_other_masks_are_refused_and_nothing_is_written(data, run_apart):
     options = ["--images", data / "images", "--semantic", data / "masks", "--categories", "voc"]
     options += ["--output", data / "out"]
-    out, err = run("make_pseudo_panoptic.py", *map(str, options), "--no-edges")
+    out, err = run_apart("make_pseudo_panoptic.py", *map(str, options), "--no-edges")
     assert out == "status 2 []\n"
     assert err.startswith("error: 6 of 6 semantic masks looked at are of other categories")
-    out, err = run("make_pseudo_panoptic.py", *map(str, options), *SETTINGS)
+    out, err = run_apart("make_pseudo_panoptic.py", *map(str, options), *SETTINGS)
     assert out == "status 2 []\n"
     assert all(line in err for line in SAID)
     assert "6 of 6 semantic masks looked at are of other categories" in err
@@ -86,32 +68,34 @@ def test_categories_of_other_masks_are_refused_and_nothing_is_written(data):
 
 
 @pytest.mark.parametrize("tool", ["make_pseudo_edges.py", "predict_edges.py"])
-def test_edges(tool, data):
+def test_edges(tool, data, run_apart):
     options = ["--images", data / "image", "--output", data / "masks", *SETTINGS]
-    out, err = run(tool, *map(str, options))
+    out, err = run_apart(tool, *map(str, options))
     assert out == "status 2 []\n"
     for line in (*SAID, f"no folder of images at {data}/image", "is not empty and holds no"):
         assert line in err, line
 
 
-def test_refined_masks(data):
+def test_refined_masks(data, run_apart):
     (data / "a.json").write_text("{")
     options = ["--images", data / "image", "--masks", data / "a.json", "--output", data / "images"]
-    out, err = run("refine_masks.py", *map(str, options), *SETTINGS)
+    out, err = run_apart("refine_masks.py", *map(str, options), *SETTINGS)
     assert out == "status 2 []\n"
     for line in (*SAID, "a.json is not valid JSON", "images is a folder: choose a file"):
         assert line in err, line
 
 
-def test_the_trajectory(data):
+def test_the_trajectory(data, run_apart):
     options = [data / "images/7.png", "--truth", data / "t.png", *SETTINGS]
-    out, err = run("show_trajectory.py", *map(str, options), "MODEL.TRACE.EMERGENCE.STRIDE", "0")
+    out, err = run_apart(
+        "show_trajectory.py", *map(str, options), "MODEL.TRACE.EMERGENCE.STRIDE", "0"
+    )
     assert out == "status 2 []\n"
     for line in (*SAID, "EMERGENCE.STRIDE must be in 1..999, not 0", "no image at", "7.png"):
         assert line in err, line
 
 
-def test_a_student_of_another_backbone(data):
+def test_a_student_of_another_backbone(data, run_apart):
     student = data / "student"
     (student / "lora").mkdir(parents=True)
     description = {
@@ -124,7 +108,7 @@ def test_a_student_of_another_backbone(data):
     (student / "lora/pytorch_lora_weights.safetensors").write_bytes(b"")
     options = ["--images", data / "images", "--output", data / "out", "--weights", student]
     keys = ["MODEL.TRACE.BACKBONE.NAME", "trace-tiny", "MODEL.DEVICE", "cpu"]
-    out, err = run("predict_edges.py", *map(str, options), *keys)
+    out, err = run_apart("predict_edges.py", *map(str, options), *keys)
     assert out == "status 2 []\n"
     assert "was trained on sdxl, and MODEL.TRACE.BACKBONE.NAME is trace-tiny" in err
     assert "decoder.safetensors is no whole safetensors file" in err

@@ -12,6 +12,7 @@ import transformers
 from diffusers import AutoencoderKL
 from fvcore.common.config import CfgNode
 
+from trace_d2.devices import backbone_device
 from trace_d2.io.json_files import read_json
 
 from . import quantization
@@ -30,12 +31,9 @@ _TRANSFORMERS = {"ada_norm_single": "PixArtTransformer2DModel"}
 def pick_device(cfg: CfgNode) -> torch.device:
     """Where the backbone runs.
 
-    ``MODEL.TRACE.DEVICE`` says so; at "auto", ``MODEL.DEVICE`` where the config has one and it is
-    not "auto", too; else it is CUDA where there is one.
+    ``backbone_device`` says so; at "auto" it is CUDA where there is one.
     """
-    key, name = "MODEL.TRACE.DEVICE", cfg.MODEL.TRACE.DEVICE
-    if name == "auto":
-        key, name = "MODEL.DEVICE", cfg.MODEL.get("DEVICE", "auto")
+    name, key = backbone_device(cfg)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from huggingface_hub.errors import (
 from trace_d2.io.hints import nearest_path
 
 INDEX = "model_index.json"
+NULL_PROMPT = "null_prompt.safetensors"
+"""The file of a model's folder that spares its text encoders."""
 DENOISERS = ("unet", "transformer")
 _WEIGHT_FILE = re.compile(
     r"^(?:diffusion_pytorch_model|pytorch_model|model)"
@@ -240,6 +243,12 @@ def weights_in(folder: Path, variant: str = "", must: bool = False) -> WeightFil
             " MODEL.TRACE.BACKBONE.VARIANT, or leave it empty"
         )
     return found
+
+
+def null_prompt_cache() -> Path:
+    """Where null prompts are kept: in ``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``."""
+    folder = Path(os.environ.get("TRACE_D2_CACHE") or Path("~/.cache/trace_d2").expanduser())
+    return folder / "null_prompts"
 
 
 def is_complete(folder: Path, variant: str, weights: bool) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,11 @@ from torch import Tensor
 from trace_d2.io.atomic import write_bytes
 
 from .loading import load_text_encoder
-from .model_files import ModelSource
+from .model_files import NULL_PROMPT, ModelSource, null_prompt_cache
 
 logger = logging.getLogger(__name__)
 
 # A file of this name inside a model folder is taken before anything else.
-FILE_NAME = "null_prompt.safetensors"
 # Part of the names in the cache: files of the first format may come from incomplete weights.
 _CACHE_FORMAT = 2
 
@@ -116,7 +114,7 @@ def load_null_prompt(
     ``zeros`` stand in for it, of the shapes of the model's own file or else of ``shapes``. Text
     encoders run in ``dtype`` on ``device``, and are let go again.
     """
-    own_file = source.folder / FILE_NAME
+    own_file = source.folder / NULL_PROMPT
     own = NullPrompt.load(own_file) if own_file.is_file() else None
     if zeros:
         own_shapes = own and {key: tuple(tensor.shape) for key, tensor in own.tensors.items()}
@@ -147,18 +145,17 @@ def load_null_prompt(
 def _cache_file(
     source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
 ) -> Path:
-    """In ``$TRACE_D2_CACHE``, else ``~/.cache/trace_d2``; named by all that decides the content."""
-    folder = Path(os.environ.get("TRACE_D2_CACHE") or Path("~/.cache/trace_d2").expanduser())
+    """In ``null_prompt_cache``, named by all that decides the content."""
     kind = f"{str(dtype).removeprefix('torch.')}-{device.type}"
     name = f"{source.identity(encoding.components)[:24]}-{kind}-{_CACHE_FORMAT}"
-    return folder / "null_prompts" / f"{name}.safetensors"
+    return null_prompt_cache() / f"{name}.safetensors"
 
 
 def _encode(
     source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
 ) -> NullPrompt:
     remedy = (
-        f'set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {FILE_NAME} into the folder'
+        f'set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {NULL_PROMPT} into the folder'
     )
     logger.info("encoding the empty string with the text encoders of %s, once", source)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -17,9 +16,11 @@ from trace_d2.io.weight_files import tensor_shapes
 from .denoiser_files import check_file, gguf_in
 from .model_files import (
     DENOISERS,
+    NULL_PROMPT,
     ModelSource,
     cached_model,
     is_complete,
+    null_prompt_cache,
     open_model,
     weight_files,
     weights_in,
@@ -28,8 +29,6 @@ from .packages import METHODS, need_package, stored_method
 from .registry import BACKBONE_REGISTRY, FAMILY_FILES, REGISTERED_MODELS, weights_of
 from .settings import BackboneSettings
 from .versions import check_versions
-
-_NULL_PROMPT = "null_prompt.safetensors"
 
 
 def check_backbone(cfg: CfgNode) -> None:
@@ -144,8 +143,7 @@ def _needs_text(source: ModelSource, settings: BackboneSettings) -> bool:
     """Whether the text encoders of a folder will be read, as far as can be told."""
     if settings.null_prompt != "encoded" or source.hub_id:
         return False
-    cache = Path(os.environ.get("TRACE_D2_CACHE") or Path("~/.cache/trace_d2").expanduser())
-    return not ((source.folder / _NULL_PROMPT).is_file() or any(cache.glob("null_prompts/*")))
+    return not ((source.folder / NULL_PROMPT).is_file() or any(null_prompt_cache().glob("*")))
 
 
 def _check_part(source: ModelSource, name: str, weighted: bool, settings: BackboneSettings) -> None:

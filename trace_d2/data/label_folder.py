@@ -9,12 +9,9 @@ from trace_d2.io.categories import Category, load_categories, parse_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json
 from trace_d2.io.listing import list_images
 from trace_d2.jobs.folder import JobFolder, open_job_folder
+from trace_d2.jobs.folder import UnfinishedLabelsError as UnfinishedLabelsError
 
 logger = logging.getLogger(__name__)
-
-
-class UnfinishedLabelsError(ValueError):
-    """A folder of labels is still being written, or was left half done."""
 
 
 def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
@@ -42,18 +39,8 @@ def read_folder_categories(folder: str | Path) -> tuple[Category, ...]:
 
 def check_labels(job: JobFolder) -> None:
     """Raise an UnfinishedLabelsError unless the label maker is through; warn of failed images."""
-    if not job.entries:
-        return
-    if job.is_locked():
-        raise UnfinishedLabelsError(
-            f"{job.root} is still being written by another job: wait until it ends"
-        )
-    check_done(job, "labels")
-    if not job.joined:
-        raise UnfinishedLabelsError(
-            f"the shards of {job.root} are not joined yet: run "
-            f"`python tools/make_pseudo_panoptic.py --merge {job.root}`"
-        )
+    job.check_finished("labels", f"run `python tools/make_pseudo_panoptic.py --merge {job.root}`")
+    _warn_of_failed(job, "labels")
 
 
 def missing_labels(root: str | Path, image_root: str | Path) -> str:
@@ -85,12 +72,11 @@ def missing_labels(root: str | Path, image_root: str | Path) -> str:
 
 def check_done(job: JobFolder, what: str) -> None:
     """Raise an UnfinishedLabelsError if images lack ``what``; warn of those that failed."""
-    if job.pending:
-        raise UnfinishedLabelsError(
-            f"{job.root} lacks the {what} of {len(job.pending)} of {len(job.entries)} images, such "
-            f"as {job.pending[0].file_name}: wait for the job that makes them, or run its command "
-            "again, it continues"
-        )
+    job.check_done(what)
+    _warn_of_failed(job, what)
+
+
+def _warn_of_failed(job: JobFolder, what: str) -> None:
     if job.failed:
         logger.warning(
             "%s: the %s of %d of %d images failed (%s: %s ...); they are left out. Run the command "

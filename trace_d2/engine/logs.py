@@ -36,9 +36,8 @@ def set_up_logs(folder: str, rank: int) -> None:
     for name in ("fvcore", "detectron2", "trace_d2"):
         for handler in logging.getLogger(name).handlers:
             stream = getattr(handler, "stream", None)
-            if stream is not None and stream.closed:
-                continue  # of an earlier call in this process, whose terminal is gone
             formatter = handler.formatter
+            # A closed one is of an earlier call in this process, whose terminal is gone.
             if stream is None or stream.closed or formatter is None:
                 continue
             if not stream.isatty() and not isinstance(formatter, _PlainText):

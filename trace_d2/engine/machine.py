@@ -96,20 +96,20 @@ def _check_precision(cfg: CfgNode, train: bool) -> None:
 
 
 def _check_solver(cfg: CfgNode) -> None:
-    node, key = cfg.MODEL.TRACE.SOLVER, "MODEL.TRACE.SOLVER"
+    node = cfg.MODEL.TRACE.SOLVER
     if node.ACCUMULATION_STEPS < 1:
         raise ValueError(
-            f"{key}.ACCUMULATION_STEPS is {node.ACCUMULATION_STEPS}; it must be at least 1"
+            f"{KEY}.ACCUMULATION_STEPS is {node.ACCUMULATION_STEPS}; it must be at least 1"
         )
     for name in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
         if cfg.SOLVER[name] < 1:
             raise ValueError(f"SOLVER.{name} is {cfg.SOLVER[name]}; it must be at least 1")
     if not 0 <= node.EMA_DECAY < 1:
         raise ValueError(
-            f"{key}.EMA_DECAY is {node.EMA_DECAY}; it lies in 0 (no average) to 1, without 1"
+            f"{KEY}.EMA_DECAY is {node.EMA_DECAY}; it lies in 0 (no average) to 1, without 1"
         )
     if node.SAMPLES_PERIOD < 0:
-        raise ValueError(f"{key}.SAMPLES_PERIOD is {node.SAMPLES_PERIOD}; it must be 0 or more")
+        raise ValueError(f"{KEY}.SAMPLES_PERIOD is {node.SAMPLES_PERIOD}; it must be 0 or more")
     check_optimizer(cfg)
 
 

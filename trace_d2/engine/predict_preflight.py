@@ -16,7 +16,8 @@ from trace_d2.engine.preflight import readable_config
 from trace_d2.io.categories import Category, load_categories
 from trace_d2.io.hints import did_you_mean
 from trace_d2.io.json_files import shown
-from trace_d2.jobs.command_line import existing_folder, image_ids, images_below
+from trace_d2.io.listing import list_images
+from trace_d2.jobs.command_line import existing_folder, image_ids
 
 _WITHOUT_MASKS = ("ProposalNetwork", "RetinaNet", "FCOS", "SemanticSegmentor")
 _MASK_SWITCH = ("GeneralizedRCNN", "PanopticFPN")  # their masks are switched on by MODEL.MASK_ON
@@ -36,7 +37,7 @@ def check_command(args: argparse.Namespace) -> None:
     if args.categories:
         wrong.of(named_categories, args.categories)
     if wrong.of(existing_folder, args.images, "--images") is not None:
-        names = wrong.of(images_below, args.images, args.output)
+        names = wrong.of(list_images, args.images, [args.output])
         if names and args.images_json:
             wrong.of(image_ids, names, args.images_json)
     cfg = None if args.projects else readable_config(wrong, args.config_file, args.opts)

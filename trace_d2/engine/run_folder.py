@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from trace_d2.data.known import KEY
 from trace_d2.engine.last_checkpoint import last_checkpoint
 from trace_d2.io.atomic import write_json
 from trace_d2.io.json_files import quoted, read_json, shown
+from trace_d2.jobs import output
 from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard, folder_lock, is_locked
-from trace_d2.jobs.output import OutputError
 from trace_d2.settings import flatten
 
 NEW, GO_ON, FINISHED = "new", "go on", "finished"
@@ -69,7 +68,7 @@ def held(cfg: CfgNode) -> Iterator[None]:
                 "two trainings could write there at once: choose one on a local disk, or have the "
                 "file system mounted with locks (NFS: version 4, or a lock service)"
             ) from error
-        except OutputError as error:
+        except output.OutputError as error:
             raise _unwritable(folder, getattr(error.__cause__, "strerror", "")) from error
         yield
 
@@ -83,12 +82,11 @@ def check_free(cfg: CfgNode) -> None:
 
 def check_writable(cfg: CfgNode) -> None:
     """Raise a ConfigError if ``OUTPUT_DIR`` cannot be written to or made, as far as can be told."""
-    folder = Path(cfg.OUTPUT_DIR).absolute()
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise _unwritable(folder, f"{shown(str(there))} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise _unwritable(folder, "no permission")
+    folder = Path(cfg.OUTPUT_DIR)
+    try:
+        output.check_writable(folder)
+    except OSError as error:
+        raise _unwritable(folder, f"{shown(str(error.filename))}: {error.strerror}") from error
 
 
 def make_folder(cfg: CfgNode) -> None:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from trace_d2.io.categories import Category, parse_categories
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.json_files import (
     FieldError,
@@ -160,3 +161,9 @@ def mask_annotations(
             annotation["score"] = scores[rank]
         annotations.append(annotation)
     return annotations
+
+
+def stored_categories(outcome: Outcome) -> tuple[Category, ...]:
+    """The categories of a folder of results, by its settings; their ids may be of any size."""
+    origin = str(outcome.store.settings_path)
+    return parse_categories(outcome.settings.get("categories"), origin, max_id=None)

@@ -10,6 +10,10 @@ from trace_d2.jobs.locks import is_locked
 from trace_d2.jobs.store import JobStore, Layout
 
 
+class UnfinishedLabelsError(ValueError):
+    """A folder of labels is still being written, or was left half done."""
+
+
 class JobFolder:
     """What a job left in a folder, for whoever goes on with its results; see ``open_job_folder``.
 
@@ -67,6 +71,27 @@ class JobFolder:
     def is_locked(self) -> bool:
         """Whether a job writes there now."""
         return is_locked(self.root)
+
+    def check_finished(self, what: str, merge: str) -> None:
+        """Raise an UnfinishedLabelsError unless the job is through; ``merge`` tells how to join."""
+        if not self.entries:
+            return
+        if self.is_locked():
+            raise UnfinishedLabelsError(
+                f"{self.root} is still being written by another job: wait until it ends"
+            )
+        self.check_done(what)
+        if not self.joined:
+            raise UnfinishedLabelsError(f"the shards of {self.root} are not joined yet: {merge}")
+
+    def check_done(self, what: str) -> None:
+        """Raise an UnfinishedLabelsError if no run has come to some images yet."""
+        if self.pending:
+            raise UnfinishedLabelsError(
+                f"{self.root} lacks the {what} of {len(self.pending)} of {len(self.entries)} "
+                f"images, such as {self.pending[0].file_name}: wait for the job that makes them, "
+                "or run its command again, it continues"
+            )
 
 
 def open_job_folder(root: str | Path) -> JobFolder | None:

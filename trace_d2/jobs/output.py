@@ -70,9 +70,12 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise a PermissionError unless ``folder`` can be written to, or made, as far as is known."""
-    there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
-    if there is not None and not os.access(there, os.W_OK | os.X_OK):
+    """Raise an OSError unless ``folder`` can be written to, or made, as far as is known."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 

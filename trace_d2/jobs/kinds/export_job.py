@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file
-from trace_d2.io.categories import Category, category_entries, parse_categories
+from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.exports.shapes import Shape
 from trace_d2.io.exports.sources import (
     LabelledImage,
@@ -305,12 +305,6 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
         return self.store.root / self.image_place.format(entry.stem, ending)
 
 
-def exported_categories(outcome: Outcome) -> tuple[Category, ...]:
-    """The categories of a folder of exported labels."""
-    path = str(outcome.store.settings_path)
-    return parse_categories(outcome.settings.get("categories"), path, max_id=None)
-
-
 def place_image(image: Path, place: Path, how: str) -> None:
     """``COPY`` an image to ``place``, or ``LINK`` it there; whole, or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -335,22 +329,13 @@ def _own_names(names: Mapping[int, str]) -> tuple[dict[int, str], dict[int, str]
 
 
 def _check_finished(labels: str | Path) -> None:
-    """Raise a UsageError while a job still makes the labels of a folder."""
+    """Raise an UnfinishedLabelsError while a job still makes the labels of a folder."""
     job = open_job_folder(labels) if Path(labels).is_dir() else None
-    if job is None or not job.entries:
+    if job is None:
         return
-    if job.is_locked():
-        raise UsageError(f"{job.root} is still being written by another job: wait until it ends")
-    if not job.joined:
-        raise UsageError(f"the shards of {job.root} are not joined yet: do so by --merge")
+    job.check_finished("results", "do so by --merge")
     missing = len(job.entries) - len(job.done)
-    if job.pending:
-        raise UsageError(
-            f"{job.root} lacks the results of {len(job.pending)} of {len(job.entries)} images, "
-            f"such as {job.pending[0].file_name}: run the command that makes them again, it "
-            "continues"
-        )
-    if missing:
+    if job.entries and missing:
         say(f"note: {missing} of {len(job.entries)} images of {job.root} have no labels (failed or "
             "skipped), and are not exported")  # fmt: skip
 

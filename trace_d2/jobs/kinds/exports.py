@@ -25,12 +25,11 @@ from trace_d2.io.atomic import atomic_file, write_json, write_png, write_text
 from trace_d2.io.categories import Category
 from trace_d2.io.exports import cityscapes, cvat, yolo
 from trace_d2.io.listing import spread
-from trace_d2.jobs.coco_files import read_result
+from trace_d2.jobs.coco_files import read_result, stored_categories
 from trace_d2.jobs.kinds.export_job import (
     ExportEntry,
     ExportInputs,
     ExportJob,
-    exported_categories,
 )
 from trace_d2.jobs.output import DamagedFileError
 from trace_d2.jobs.report import Outcome
@@ -87,7 +86,7 @@ class YoloExport(ExportJob):
         for file, wanted in (("train.txt", False), ("val.txt", True)):
             own = [f"./images/{name}\n" for name in names if (name in chosen) == wanted]
             write_text(root / file, "".join(own))
-        classes = [category.name for category in exported_categories(outcome)]
+        classes = [category.name for category in stored_categories(outcome)]
         write_text(root / "data.yaml", yolo.data_yaml(classes, bool(chosen)))
 
     @classmethod
@@ -144,7 +143,7 @@ class CityscapesExport(ExportJob):
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        categories = exported_categories(outcome)
+        categories = stored_categories(outcome)
         table = cityscapes.label_table(categories, cityscapes.class_ids(categories))
         write_json(outcome.store.root / "labels.json", table, indent=1)
 
@@ -187,7 +186,7 @@ class CvatExport(ExportJob):
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        store, categories = outcome.store, exported_categories(outcome)
+        store, categories = outcome.store, stored_categories(outcome)
         with atomic_file(store.root / "annotations.xml") as file:
             file.write(cvat.opening(categories, len(outcome.done)).encode("utf-8"))
             for rank, entry in enumerate(outcome.done):

@@ -132,13 +132,13 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         categories = wrong.of(load_categories, args.categories)
         given = given_edges(cfg)
         names = wrong.of(images_below, args.images, semantic, given, args.output)
+        masks = files_by_stem(semantic, (".png",)) if semantic else {}
         if names:
             ids = wrong.of(image_ids, names, args.images_json)
         if names and semantic:
-            masks = files_by_stem(semantic, (".png",))
             mask_stems = wrong.of(_masked, names, masks, semantic)
         if wrong and semantic and categories:  # else more is looked at, once the job is there
-            paths = [semantic / files[0] for files in files_by_stem(semantic, (".png",)).values()]
+            paths = [semantic / files[0] for files in masks.values()]
             wrong.of(check_masks, paths, categories, args.categories)
         wrong.end()
         if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from trace_d2.io.atomic import atomic_file, write_json, write_png
-from trace_d2.io.categories import Category, category_entries, parse_categories
+from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.coco_panoptic import id2rgb, image_entry, panoptic_annotation
 from trace_d2.io.edge_maps import edge_paths, edge_stem
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.regions import is_sliver
-from trace_d2.jobs.coco_files import CocoStream, read_result
+from trace_d2.jobs.coco_files import CocoStream, read_result, stored_categories
 from trace_d2.jobs.job import Job, Read, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor
@@ -249,7 +249,7 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        root, categories = outcome.store.root, _categories(outcome)
+        root, categories = outcome.store.root, stored_categories(outcome)
         things = [c for c in categories if c.isthing]
         lists = {
             "instances": (_INSTANCES, category_entries(tuple(things)), "predicted instances"),
@@ -363,8 +363,3 @@ def _advice(settings: Mapping[str, Any], best: float) -> str:
     said += [f"the highest score of an instance is {best:.3f}"] if best else []
     now = f" ({', '.join(said)})" if said else ""
     return f"a lower {_THRESHOLD}{now} shows more, or train longer"
-
-
-def _categories(outcome: Outcome) -> tuple[Category, ...]:
-    origin = str(outcome.store.settings_path)
-    return parse_categories(outcome.settings.get("categories"), origin, max_id=None)
