@@ -1,0 +1,7 @@
+from .settings import CrfSettings, DiscoverySettings, GuidedSettings
+
+__all__ = [
+    "CrfSettings",
+    "DiscoverySettings",
+    "GuidedSettings",
+]

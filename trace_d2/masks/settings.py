@@ -1,0 +1,50 @@
+"""Settings of mask discovery, which are checked before PyTorch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trace_d2.settings import NodeSettings, one_of, within
+
+METHODS = ("edges", "ncut", "maskcut", "tokencut", "promerge")
+"""Values of ``MODEL.TRACE.DISCOVERY.METHOD``."""
+
+FEATURES = ("keys", "attention")
+"""Values of ``MODEL.TRACE.DISCOVERY.FEATURES``."""
+
+SHARPENERS = ("guided", "crf", "none")
+"""Values of ``MODEL.TRACE.DISCOVERY.SHARPEN``."""
+
+
+@dataclass(frozen=True)
+class DiscoverySettings(NodeSettings, node="MODEL.TRACE.DISCOVERY"):
+    """What is common to all methods."""
+
+    method: str = one_of(*METHODS, default="edges")
+    features: str = one_of(*FEATURES, default="keys")
+    max_masks: int = within(0, default=0)
+    sharpen: str = one_of(*SHARPENERS, default="guided")
+    fill_holes: bool = True
+    min_iou: float = within(0.0, 1.0, default=0.5)
+
+
+@dataclass(frozen=True)
+class GuidedSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.GUIDED"):
+    """The guided filter (He et al., 2010) that fits a mask of tokens to the image."""
+
+    radius: float = within(0.0, default=1.0)
+    epsilon: float = within(1e-8, default=1e-3)
+
+
+@dataclass(frozen=True)
+class CrfSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.CRF"):
+    """The dense CRF (Kraehenbuehl and Koltun, 2011) of MaskCut and ProMerge."""
+
+    side: int = within(1, default=480)
+    steps: int = within(1, default=10)
+    contrast: float = within(0.0, default=1.0)
+    smooth_xy: float = within(1e-3, default=3.0)
+    smooth_weight: float = within(0.0, default=7.0)
+    bilateral_xy: float = within(1e-3, default=50.0)
+    bilateral_rgb: float = within(1e-3, default=5.0)
+    bilateral_weight: float = within(0.0, default=10.0)
