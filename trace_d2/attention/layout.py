@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,22 +11,34 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """The sequences that a denoiser's self-attention runs over, for one latent size.
+    """The sequences that a network's self-attention runs over, for one size of image.
 
     Attributes:
-        grids: every grid ``(h, w)`` of image tokens the denoiser uses, the largest first.
-        text_tokens: tokens of the prompt that share the sequence with the image tokens (joint
-            attention of SD3 and FLUX); 0 where the prompt enters by cross-attention only.
-        text_first: the prompt comes before the image tokens (FLUX) or after them (SD3).
+        grids: every grid ``(h, w)`` of image tokens the network uses, the largest first.
+        text_tokens: tokens that share the sequence with the image tokens: the prompt's (joint
+            attention of SD3 and FLUX, language models), class and register tokens; 0 where there
+            are none, as where a prompt enters by cross-attention only.
+        text_first: all of them come before the image tokens (FLUX), or after them (SD3).
+        start: how many of them come before, where some do and others come after.
+        order: of each image token, in row-major order, its place among the image tokens of the
+            sequence. Empty: the sequence is row-major.
+        calls: self-attention calls of one whole pass. None: nobody knows beforehand.
+        ignore_masks: softmax runs over all image keys, whatever the call masks: of a language model
+            each token sees only those before it, so that rows could not be compared.
 
     Raises:
         ValueError: there is no grid, one is empty, the first is not the largest, or two different
-            sequences would have one length, so that a call could not be told from its length.
+            sequences would have one length, so that a call could not be told from its length;
+            ``start`` or ``order`` does not fit.
     """
 
     grids: tuple[tuple[int, int], ...]
     text_tokens: int = 0
     text_first: bool = False
+    start: int | None = None
+    order: tuple[int, ...] = ()
+    calls: int | None = None
+    ignore_masks: bool = False
 
     def __post_init__(self) -> None:
         if not self.grids or any(h < 1 or w < 1 for h, w in self.grids):
@@ -42,6 +55,22 @@ class AttentionLayout:
                 f"grids {self.grids} with {self.text_tokens} prompt tokens give sequences of equal "
                 "length; choose another image size or prompt length"
             )
+        self._check_places()
+
+    def _check_places(self) -> None:
+        if self.start is not None and (self.text_first or not 0 <= self.start <= self.text_tokens):
+            raise ValueError(
+                f"start is one of 0 to {self.text_tokens}, text_tokens, without text_first; not "
+                f"{self.start}"
+            )
+        if self.order and len(set(self.grids)) > 1:
+            raise ValueError(f"an order is of one grid, and there are {self.grids}")
+        if self.order and sorted(self.order) != list(range(self.tokens)):
+            raise ValueError(
+                f"order must hold each of the {self.tokens} places 0 to {self.tokens - 1} once"
+            )
+        if self.calls is not None and self.calls < 1:
+            raise ValueError(f"calls is a count of at least 1, not {self.calls}")
 
     @property
     def largest(self) -> tuple[int, int]:
@@ -56,15 +85,40 @@ class AttentionLayout:
     def locate(self, length: int) -> tuple[tuple[int, int], int] | None:
         """The grid in a sequence of ``length`` tokens and the index of its first image token.
 
-        A sequence holds a grid's tokens alone, or with the prompt's. None: neither.
+        A sequence holds a grid's tokens alone, or with the others. None: neither.
         """
+        first = self.start
+        if first is None:
+            first = self.text_tokens if self.text_first else 0
         for grid in self.grids:
             size = grid[0] * grid[1]
             if length == size:
                 return grid, 0
             if length == size + self.text_tokens:
-                return grid, self.text_tokens if self.text_first else 0
+                return grid, first
         return None
+
+    def image_tokens(
+        self, sequence: Tensor, place: tuple[tuple[int, int], int], dim: int = -2
+    ) -> Tensor:
+        """Of a tensor whose axis ``dim`` is a sequence, its image tokens in row-major order.
+
+        Args:
+            sequence: (..., L, ...) as a call has it.
+            place: what ``locate`` says of its length.
+
+        Returns:
+            (..., h w, ...); a view where the sequence is row-major.
+        """
+        (height, width), start = place
+        tokens = sequence.narrow(dim, start, height * width)
+        return tokens.index_select(dim, _index(self.order, tokens.device)) if self.order else tokens
+
+
+@lru_cache(maxsize=16)
+def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is trained later may need it
+        return torch.tensor(order, device=device)
 
 
 def nearest_tokens(

@@ -29,6 +29,11 @@ _Calls = tuple[tuple[int, bool], ...]
 # it has calls that only a close watch sees.
 _seen_before: WeakKeyDictionary[nn.Module, dict[Any, _Calls | None]] = WeakKeyDictionary()
 
+_CAUSAL = (
+    "causal attention holds no image map, since rows see only earlier tokens: have the layout "
+    "ignore masks (AttentionLayout.ignore_masks)"
+)
+
 
 class _AllReadError(Exception):
     """Ends a forward pass of which nothing more is needed."""
@@ -47,7 +52,9 @@ class SelfAttentionReader:
     A call is self-attention if query and key have one length that the layout knows. A call whose
     lengths agree by chance is not taken: the module that runs declares ``is_cross_attention``, as
     diffusers' attention modules do. Of joint sequences only the image tokens are kept: softmax
-    over the image keys alone is the full softmax with the text keys left out, renormalised.
+    over the image keys alone is the full softmax with the text keys left out, renormalised. They
+    are put into row-major order where the layout says that they come in another, and the layout
+    may have masks ignored.
 
     The first pass of a ``network`` over a layout is watched closely: modules run uncompiled, every
     PyTorch function is looked at and cross-attention is told from self-attention. Later passes cost
@@ -106,6 +113,7 @@ class SelfAttentionReader:
         self._others: Counter[tuple[int, int]] = Counter()
         self._weights: dict[tuple[int, int], Tensor] = {}
         self._calls: list[tuple[int, bool]] = []
+        self._stopped = False
         self._result: Tensor | None = None
 
     def __enter__(self) -> SelfAttentionReader:
@@ -119,10 +127,10 @@ class SelfAttentionReader:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
         self._stack.close()
-        stopped = isinstance(error, _AllReadError)
-        if error is None or stopped:
+        self._stopped = isinstance(error, _AllReadError)
+        if error is None or self._stopped:
             self._remember()
-        return stopped
+        return self._stopped
 
     @property
     def _pass_key(self) -> tuple[Any, ...]:
@@ -191,22 +199,35 @@ class SelfAttentionReader:
         is_causal: bool,
         scale: float | None,
     ) -> None:
-        grid, start = place
+        grid, layout = place[0], self.layout
+        if layout.ignore_masks:
+            mask, is_causal = None, False
         _check_call(query, key, is_causal, self._batch)
         self._batch = query.shape[0]
-        image = slice(start, start + grid[0] * grid[1])
         if mask is not None:
-            shape = (*query.shape[:3], key.shape[2])
-            mask = mask.expand(shape)[..., image, image]
+            mask = self._image_mask(mask.expand(*query.shape[:3], key.shape[2]), place)
         if key.shape[1] != query.shape[1]:
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        call = query[:, :, image], key[:, :, image], scale, mask
+        query, key = layout.image_tokens(query, place), layout.image_tokens(key, place)
+        call = query, key, scale, mask
         if self.differentiable:
             self._kept.append((grid, call))
         else:
             self._accumulate(grid, *call)
         self._read += 1
+
+    def _image_mask(self, mask: Tensor, place: tuple[tuple[int, int], int]) -> Tensor:
+        """Of a mask (B, heads, L, L), what image tokens see of each other."""
+        (height, width), start = place
+        # A look at the device, so once for each network.
+        if self._known is None and height * width > 1 and not mask.is_meta:
+            after_first = mask[..., start, start + 1 : start + height * width]
+            seen = after_first if mask.dtype == torch.bool else after_first > -1e4
+            if not seen.any():
+                raise ValueError(_CAUSAL)
+        rows = self.layout.image_tokens(mask, place)
+        return self.layout.image_tokens(rows, place, dim=-1)
 
     def _column_weights(
         self, grid: tuple[int, int], dtype: torch.dtype, device: torch.device
@@ -300,8 +321,19 @@ class SelfAttentionReader:
                 f"with {self.layout.text_tokens} prompt tokens; attention calls seen (queries x "
                 f"keys): {seen or 'none'}. If there were none, the model bypasses "
                 "scaled_dot_product_attention: run it without attention slicing and on "
-                "diffusers' native attention backend (trace_d2.attention.native_attention). "
+                "diffusers' native attention backend (trace_d2.attention.native_attention), or "
+                'with attn_implementation "sdpa" of transformers. '
                 "If there were, the layout is of another image size."
+            )
+        expected = self.layout.calls
+        if expected is not None and (
+            self.calls > expected or (self.calls < expected and not self._stopped)
+        ):
+            raise RuntimeError(
+                f"the forward pass showed {self.calls} self-attention calls over the grids "
+                f"{self.layout.grids}, and the layout has {expected}: maps of different images or "
+                "of other layers would be averaged. Run one image a pass, and a network whose "
+                "layers all call scaled_dot_product_attention"
             )
         missing = sorted(block for block in self.blocks if block >= self.calls)
         if missing:
@@ -316,7 +348,7 @@ def _check_call(query: Tensor, key: Tensor, is_causal: bool, batch: int) -> None
     if query.ndim != 4:
         raise ValueError(f"attention is read of (B, heads, N, d) queries, not {tuple(query.shape)}")
     if is_causal:
-        raise ValueError("causal attention holds no image map: rows see only earlier tokens")
+        raise ValueError(_CAUSAL)
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"{query.shape[1]} query heads cannot share {key.shape[1]} key heads")
     if batch and query.shape[0] != batch:
