@@ -1,7 +1,8 @@
-from .settings import CrfSettings, DiscoverySettings, GuidedSettings
+from .settings import CrfSettings, DiscoverySettings, GuidedSettings, SamSettings
 
 __all__ = [
     "CrfSettings",
     "DiscoverySettings",
     "GuidedSettings",
+    "SamSettings",
 ]

@@ -48,3 +48,17 @@ class CrfSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.CRF"):
     bilateral_xy: float = within(1e-3, default=50.0)
     bilateral_rgb: float = within(1e-3, default=5.0)
     bilateral_weight: float = within(0.0, default=10.0)
+
+
+@dataclass(frozen=True)
+class SamSettings(NodeSettings, node="MODEL.TRACE.SAM"):
+    """A promptable network that is asked for each mask, and when it is believed."""
+
+    weights: str = ""
+    revision: str = ""
+    min_score: float = within(0.0, 1.0, default=0.8)
+    min_agreement: float = within(0.5, 1.0, default=0.6)
+    points: int = within(1, default=3)
+    negatives: int = within(0, default=2)
+    min_area: float = within(0.0, default=64.0)
+    batch: int = within(1, default=16)
