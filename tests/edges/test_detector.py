@@ -15,6 +15,7 @@ from torch.nn import functional
 from trace_d2.attention import AttentionLayout, AttentionSettings
 from trace_d2.backbones import BACKBONE_REGISTRY, REGISTERED_MODELS, RegisteredModel
 from trace_d2.backbones.backbone import AttentionBackbone
+from trace_d2.backbones.passes import timesteps_per_pass
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges import (
     EdgeDetector,
@@ -24,11 +25,7 @@ from trace_d2.edges import (
     normalise_edges,
 )
 from trace_d2.edges.abdiv import upsample_edges
-from trace_d2.edges.detector import (
-    AbdivSettings,
-    EmergenceSettings,
-    timesteps_per_pass,
-)
+from trace_d2.edges.detector import AbdivSettings, EmergenceSettings
 
 GRID, TEXT = (6, 8), 3
 

@@ -1,4 +1,5 @@
 from .divergences import DIVERGENCES, divergence, mean_divergence, mean_divergence_tensor
+from .key_reader import KeyReader
 from .layout import AttentionLayout
 from .native import forbid_cudnn_attention, full_precision, native_attention
 from .reader import SelfAttentionReader
@@ -8,6 +9,7 @@ __all__ = [
     "DIVERGENCES",
     "AttentionLayout",
     "AttentionSettings",
+    "KeyReader",
     "SelfAttentionReader",
     "divergence",
     "forbid_cudnn_attention",

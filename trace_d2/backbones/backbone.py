@@ -191,6 +191,11 @@ class AttentionBackbone(nn.Module, ABC):
         return next(weight.dtype for weight in weights if weight.is_floating_point())
 
 
+def square_layout(backbone: AttentionBackbone) -> AttentionLayout:
+    """The layout for a square image, at the backbone's resolution."""
+    return backbone.layout(backbone.size_of((1, 1)))
+
+
 def compile_network(network: nn.Module, **options: Any) -> None:
     """Let ``torch.compile`` make code of ``network`` at its first pass, or of its repeated blocks.
 

@@ -30,3 +30,10 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
     def offloading(self) -> str:
         """OFFLOAD; "model" was CPU_OFFLOAD before there was the key."""
         return "model" if self.cpu_offload and self.offload == "none" else self.offload
+
+
+@dataclass(frozen=True)
+class PassSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
+    """How many images are looked at in one pass."""
+
+    batch: int = within(0, default=0)

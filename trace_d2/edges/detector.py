@@ -18,15 +18,16 @@ from trace_d2.attention import (
 )
 from trace_d2.attention.kernels.choice import check_kernels
 from trace_d2.backbones import AttentionBackbone, build_backbone
-from trace_d2.backbones.backbone import ReadImage
+from trace_d2.backbones.backbone import ReadImage, square_layout
+from trace_d2.backbones.blocks import check_blocks
+from trace_d2.backbones.passes import ImagePasses, ReadyImage, timesteps_per_pass, to_host
+from trace_d2.backbones.settings import PassSettings
 
 from .abdiv import attention_boundary_divergence, normalise_edges, upsample_edges
-from .blocks import check_blocks
 from .emergence import most_changed, search_trajectory
-from .network_source import NetworkSource, ReadyImage, timesteps_per_pass, to_host
-from .settings import AbdivSettings, EmergenceSettings, PassSettings
+from .settings import AbdivSettings, EmergenceSettings
 from .sources import EdgeOutput
-from .student import EdgeStudent, square_layout
+from .student import EdgeStudent
 from .student_files import student_folder
 from .student_loading import load_student
 
@@ -64,14 +65,14 @@ class AttentionView:
         return reader.attention()
 
 
-class EdgeDetector(NetworkSource):
+class EdgeDetector(ImagePasses[EdgeOutput]):
     """The teacher: instance edges by a backbone (Algorithms 1 and 2), an ``EdgeSource``.
 
     A backbone without timesteps is read once, and ABDiv of that is all.
 
     Args:
         emergence, abdiv, attention: see the config.
-        backbone, seed, batch: see ``NetworkSource``. Images share a pass as long as their whole
+        backbone, seed, batch: see ``ImagePasses``. Images share a pass as long as their whole
             trajectories fit into one.
     """
 
@@ -181,10 +182,10 @@ def _all(maps: Tensor, timesteps: Sequence[float]) -> Tensor:
     return maps
 
 
-class StudentDetector(NetworkSource):
+class StudentDetector(ImagePasses[EdgeOutput]):
     """The student: instance edges by one forward pass, an ``EdgeSource``.
 
-    ``seed`` and ``batch``: see ``NetworkSource``.
+    ``seed`` and ``batch``: see ``ImagePasses``.
     """
 
     def __init__(self, student: EdgeStudent, seed: int = 0, batch: int = 0) -> None:

@@ -9,12 +9,13 @@ from fvcore.common.config import CfgNode
 from trace_d2.attention.settings import AttentionSettings
 from trace_d2.backbones.preflight import check_backbone
 from trace_d2.backbones.registry import canonical_name
+from trace_d2.backbones.settings import PassSettings
 from trace_d2.complaints import Complaints
 from trace_d2.io.weight_files import tensor_shapes
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import NodeSettings
 
-from .settings import AbdivSettings, EmergenceSettings, LoraSettings, PassSettings
+from .settings import AbdivSettings, EmergenceSettings, LoraSettings
 from .sources import EDGE_SOURCES, check_edge_source
 from .student_files import DECODER_FILE, LORA_FILE, read_description, student_folder
 

@@ -38,13 +38,6 @@ class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
 
 
 @dataclass(frozen=True)
-class PassSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
-    """How many images are looked at in one pass."""
-
-    batch: int = within(0, default=0)
-
-
-@dataclass(frozen=True)
 class LoraSettings(NodeSettings, node="MODEL.TRACE.STUDENT.LORA"):
     """Of the adapters. Their strength is alpha / rank; an alpha of 0 means the rank."""
 

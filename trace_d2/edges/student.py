@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from trace_d2.attention import (
-    AttentionLayout,
     AttentionSettings,
     SelfAttentionReader,
     full_precision,
     native_attention,
 )
 from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.backbones.backbone import square_layout
+from trace_d2.backbones.blocks import check_blocks
 
-from .blocks import check_blocks
 from .decoders import EdgeDecoder, build_decoder, decoder_settings
 from .lora import add_lora
 from .preflight import check_trainable
@@ -139,11 +139,6 @@ class EdgeStudent(nn.Module):
         if not reconstruct:
             return StudentOutput(logits)
         return StudentOutput(logits, *self.backbone.reconstruct(prepared, output))
-
-
-def square_layout(backbone: AttentionBackbone) -> AttentionLayout:
-    """The layout for a square image, at the backbone's resolution."""
-    return backbone.layout(backbone.size_of((1, 1)))
 
 
 def _drop_frozen(student: Any, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from trace_d2._version import __version__
 from trace_d2.attention import AttentionSettings, forbid_cudnn_attention
 from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.backbones.backbone import square_layout
 from trace_d2.backbones.offloading import renew_groups
 from trace_d2.backbones.registry import canonical_name
 from trace_d2.io.atomic import write_bytes, write_json
@@ -29,7 +30,7 @@ from .lora import (
     partly_adapted,
 )
 from .preflight import check_trainable
-from .student import EdgeStudent, square_layout
+from .student import EdgeStudent
 from .student_files import (
     DECODER_FILE,
     FORMAT,

@@ -9,7 +9,7 @@ from trace_d2.settings import NodeSettings, one_of, within
 METHODS = ("edges", "ncut", "maskcut", "tokencut", "promerge")
 """Values of ``MODEL.TRACE.DISCOVERY.METHOD``."""
 
-FEATURES = ("keys", "attention")
+FEATURES = ("auto", "keys", "attention")
 """Values of ``MODEL.TRACE.DISCOVERY.FEATURES``."""
 
 SHARPENERS = ("guided", "crf", "none")
@@ -21,11 +21,27 @@ class DiscoverySettings(NodeSettings, node="MODEL.TRACE.DISCOVERY"):
     """What is common to all methods."""
 
     method: str = one_of(*METHODS, default="edges")
-    features: str = one_of(*FEATURES, default="keys")
     max_masks: int = within(0, default=0)
     sharpen: str = one_of(*SHARPENERS, default="guided")
     fill_holes: bool = True
     min_iou: float = within(0.0, 1.0, default=0.5)
+
+
+@dataclass(frozen=True)
+class FeatureSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY"):
+    """What tells the tokens of an image apart."""
+
+    method: str = one_of(*METHODS, default="edges")
+    features: str = one_of(*FEATURES, default="auto")
+    key_block: int = within(-1, default=-1)
+    timestep: int = within(0, 999, default=0)
+
+    @property
+    def kind(self) -> str:
+        """ "keys" or "attention"; "auto" is what ``method`` does best with."""
+        if self.features != "auto":
+            return self.features
+        return "attention" if self.method == "ncut" else "keys"
 
 
 @dataclass(frozen=True)

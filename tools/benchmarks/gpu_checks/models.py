@@ -14,10 +14,10 @@ from measuring import timed
 from gpu_checks.common import Check
 from trace_d2.attention import mean_divergence_tensor, native_attention
 from trace_d2.backbones.backbone import compile_network
+from trace_d2.backbones.passes import to_host
 from trace_d2.edges import EdgeDetector, attention_boundary_divergence
 from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.lora import merge_lora_adapters
-from trace_d2.edges.network_source import to_host
 from trace_d2.edges.student import EdgeStudent
 
 

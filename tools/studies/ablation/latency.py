@@ -16,13 +16,10 @@ from ablation.rows import TEACHERS, Teacher
 from ablation.scoring import HeldOut
 from ablation.teacher import Trajectory, boundary_divergence, edges_of
 from trace_d2.attention import AttentionSettings
+from trace_d2.backbones.passes import timesteps_per_pass
 from trace_d2.edges import EdgeDetector, EdgeSource, instance_emergence_point
 from trace_d2.edges.baselines import BASELINES
-from trace_d2.edges.detector import (
-    AttentionView,
-    EmergenceSettings,
-    timesteps_per_pass,
-)
+from trace_d2.edges.detector import AttentionView, EmergenceSettings
 
 _REPEATS = 3  # of what takes milliseconds
 

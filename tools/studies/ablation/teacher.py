@@ -12,6 +12,7 @@ from torch import Tensor
 from ablation.rows import BLOCKS, FINEST_STRIDE, Teacher
 from trace_d2.attention import SelfAttentionReader, native_attention
 from trace_d2.attention.divergences import divergence
+from trace_d2.backbones.passes import timesteps_per_pass
 from trace_d2.edges import (
     EdgeDetector,
     attention_boundary_divergence,
@@ -19,7 +20,7 @@ from trace_d2.edges import (
     normalise_edges,
 )
 from trace_d2.edges.abdiv import upsample_edges
-from trace_d2.edges.detector import AttentionView, timesteps_per_pass
+from trace_d2.edges.detector import AttentionView
 from trace_d2.edges.emergence import Emergence
 
 _STEPS = {4: ((1, 0), (0, 1)), 8: ((1, 0), (0, 1), (1, 1), (1, -1))}

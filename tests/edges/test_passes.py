@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from trace_d2.backbones.backbone import square_layout
+from trace_d2.backbones.passes import ImagePasses, ReadyImage, _split, to_host
 from trace_d2.edges import EdgeDetector, StudentDetector
 from trace_d2.edges.detector import AbdivSettings, EmergenceSettings
 from trace_d2.edges.emergence import search_trajectory
-from trace_d2.edges.network_source import NetworkSource, ReadyImage, _split, to_host
 from trace_d2.edges.sources import EdgeOutput, FileEdges, OneByOne, batched
-from trace_d2.edges.student import square_layout
 
 
 def picture(seed: int, height: int = 20, width: int = 28) -> np.ndarray:
@@ -27,7 +27,7 @@ def picture(seed: int, height: int = 20, width: int = 28) -> np.ndarray:
 PICTURES = [picture(0), picture(1, 33, 12), picture(2, 12, 33), picture(3), picture(4, 1, 1)]
 
 
-def counted(source: NetworkSource) -> list[int]:
+def counted(source: ImagePasses[EdgeOutput]) -> list[int]:
     """The images of each pass, as they run."""
     passes: list[int] = []
     find = source.find
@@ -40,14 +40,14 @@ def counted(source: NetworkSource) -> list[int]:
     return passes
 
 
-def ready(source: NetworkSource) -> list[ReadyImage]:
+def ready(source: ImagePasses[EdgeOutput]) -> list[ReadyImage]:
     """The pictures, made ready by another thread."""
     with ThreadPoolExecutor(1) as reader:
         keys = [f"key {rank}" for rank in range(len(PICTURES))]
         return list(reader.map(source.ready, PICTURES, keys))
 
 
-def compare(source: NetworkSource, passes: list[int]) -> None:
+def compare(source: ImagePasses[EdgeOutput], passes: list[int]) -> None:
     expected = [source(image, f"key {rank}") for rank, image in enumerate(PICTURES)]
     ran = counted(source)
     found = source.detect(ready(source))
@@ -170,7 +170,7 @@ class ReachedError(Exception):
     """The one copy back."""
 
 
-def copied_back(source: NetworkSource) -> list[tuple[int, ...]]:
+def copied_back(source: ImagePasses[EdgeOutput]) -> list[tuple[int, ...]]:
     """Shapes of what comes back of the pictures, on the meta device: no number can be read there.
 
     That it is reached says that nothing before waits for the device.

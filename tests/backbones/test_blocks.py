@@ -6,9 +6,9 @@ import pytest
 
 from trace_d2.attention import AttentionSettings
 from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.backbones.blocks import check_blocks
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges import EdgeDetector, EdgeStudent
-from trace_d2.edges.blocks import check_blocks
 
 
 @pytest.fixture(scope="module")

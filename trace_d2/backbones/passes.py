@@ -1,4 +1,4 @@
-"""What teacher and student share: images that are made ready ahead, and looked at together."""
+"""What looks at images with a backbone: they are made ready ahead, and share forward passes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trace_d2.backbones import AttentionBackbone
-from trace_d2.backbones.backbone import ReadImage
-
-from .sources import EdgeOutput
-from .student import square_layout
+from .backbone import AttentionBackbone, ReadImage, square_layout
 
 logger = logging.getLogger(__name__)
+
+FoundT = TypeVar("FoundT")
 
 _MOST_IMAGES = 16  # of a pass; beyond that a GPU gains next to nothing
 _MAPS_MB = 256  # of their attention
@@ -27,14 +25,16 @@ _PIXEL_BYTES = 2048  # of activations, of VAE and denoiser: 2 GiB at 1024 x 1024
 
 
 class ReadyImage(NamedTuple):
-    """What a source needs of an image: what its backbone reads, and the image's own size (H, W)."""
+    """What a pass needs of an image: what its backbone reads, and the image's own size (H, W)."""
 
     read: ReadImage
     size: tuple[int, int]
 
 
-class NetworkSource(ABC):
-    """A ``BatchedEdgeSource`` that runs a backbone.
+class ImagePasses(ABC, Generic[FoundT]):
+    """Runs a backbone over images, and finds something in each.
+
+    Results do not depend on the batch, up to rounding.
 
     Args:
         backbone: shows its attention to images.
@@ -48,20 +48,20 @@ class NetworkSource(ABC):
         self.batch = batch or _images_that_fit(backbone)
 
     @abstractmethod
-    def find(self, images: Sequence[ReadyImage]) -> list[EdgeOutput]:
-        """Edges of images of one size, by one pass at a time for all of them."""
+    def find(self, images: Sequence[ReadyImage]) -> list[FoundT]:
+        """What is in images of one size, by one pass at a time for all of them."""
 
-    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
-        """Edges of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
+    def __call__(self, image: np.ndarray, key: str) -> FoundT:
+        """Of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
         return self.find([self.ready(image, key)])[0]
 
     def ready(self, image: np.ndarray, key: str) -> ReadyImage:
-        """See ``BatchedEdgeSource``."""
+        """What ``detect`` takes of an image: the CPU's share, done in any thread."""
         return ReadyImage(self.backbone.read(image, (self.seed, key)), image.shape[:2])
 
-    def detect(self, images: Sequence[ReadyImage]) -> list[EdgeOutput | Exception]:
-        """See ``BatchedEdgeSource``."""
-        found: dict[int, EdgeOutput | Exception] = {}
+    def detect(self, images: Sequence[ReadyImage]) -> list[FoundT | Exception]:
+        """Of images of any number and sizes; what fails in one is returned in its place."""
+        found: dict[int, FoundT | Exception] = {}
         for ranks in self._passes(images):
             outcome = self._attempt([images[rank] for rank in ranks])
             if isinstance(outcome[0], Exception) and len(ranks) > 1:
@@ -82,7 +82,7 @@ class NetworkSource(ABC):
             while taken := list(islice(ranks, self.batch)):
                 yield taken
 
-    def _attempt(self, images: Sequence[ReadyImage]) -> Sequence[EdgeOutput | Exception]:
+    def _attempt(self, images: Sequence[ReadyImage]) -> Sequence[FoundT | Exception]:
         """What ``find`` gives, or the one error that it raises."""
         try:
             return self.find(images)

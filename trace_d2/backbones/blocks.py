@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
-from trace_d2.backbones import AttentionBackbone
+
+from .backbone import AttentionBackbone
 
 _LARGEST = 8  # times the smallest side that the backbone takes
 
