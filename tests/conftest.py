@@ -142,6 +142,28 @@ def tiny_folder(tiny_pipeline: Callable[[str], tuple[Any, Path]]) -> Callable[[s
 
 
 @pytest.fixture(scope="session")
+def tiny_vits() -> ModuleType:
+    """The module ``tests/tiny_vits.py``."""
+    return _module("tiny_vits")
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_folder(
+    tiny_vits: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """``tiny_vit_folder(model_type)``: the folder of a tiny vision transformer, read-only."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(f"tiny_{kind}")
+            tiny_vits.save_tiny_vit(kind, made[kind])
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
     """``build_tiny(family_or_folder, DTYPE="bfloat16", ...)``: a backbone through the config.
 

@@ -10,6 +10,7 @@ from .families import (
 )
 from .null_prompt import NullPrompt
 from .registry import REGISTERED_MODELS, RegisteredModel
+from .vision_transformers import TransformersBackbone, VisionTransformer
 
 __all__ = [
     "BACKBONE_REGISTRY",
@@ -23,5 +24,7 @@ __all__ = [
     "StableDiffusion3Backbone",
     "StableDiffusionBackbone",
     "StableDiffusionXLBackbone",
+    "TransformersBackbone",
+    "VisionTransformer",
     "build_backbone",
 ]

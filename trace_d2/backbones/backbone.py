@@ -19,8 +19,11 @@ from trace_d2.attention.watching import CAN_WATCH_COMPILED
 
 # Beyond this ratio of the sides "keep" squeezes the image: denoisers are trained up to about 4.
 MAX_ASPECT_RATIO = 4.0
-# Of PixArt and SD3, for which diffusers names none.
-_REPEATED_BLOCKS = ("BasicTransformerBlock", "JointTransformerBlock")
+# Of PixArt and SD3, for which diffusers names none; of vision transformers.
+_REPEATED_BLOCKS = (
+    *("BasicTransformerBlock", "JointTransformerBlock"),
+    *("ViTLayer", "Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer"),
+)
 
 
 class ReadImage(NamedTuple):
@@ -50,8 +53,10 @@ class AttentionBackbone(nn.Module, ABC):
             no trajectory to search, and ABDiv of one forward pass is all.
     """
 
-    # Diffusers pipelines whose folders this family reads, where it reads any.
+    # Diffusers pipelines whose folders this family reads, where it reads any, and the model types
+    # of folders without components.
     pipeline_names: ClassVar[tuple[str, ...]] = ()
+    model_types: ClassVar[tuple[str, ...]] = ()
 
     name: str
     resolution: int

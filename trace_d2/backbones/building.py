@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from . import families  # noqa: F401 -- they register themselves
+from . import families, vision_transformers  # noqa: F401 -- they register themselves
 from .backbone import AttentionBackbone
 from .registry import BACKBONE_REGISTRY, REGISTERED_MODELS, family_of, source_of
 from .settings import BackboneSettings
@@ -17,7 +17,7 @@ def build_backbone(cfg: CfgNode) -> AttentionBackbone:
     """Build the backbone that ``cfg.MODEL.TRACE.BACKBONE`` and ``cfg.MODEL.TRACE.DEVICE`` name.
 
     Raises:
-        ValueError: an unknown name, a folder of an unknown pipeline class, a folder that does not
+        ValueError: an unknown name, a folder of an unknown kind, a folder that does not
             fit the registered name, an unusable device, or damaged weights.
         FileNotFoundError: something the folder should hold is missing, or a hub model cannot be
             had; the message says what to do.

@@ -21,7 +21,7 @@ from .backbone import AttentionBackbone
 from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
-from .registry import REGISTERED_MODELS, family_of, source_of
+from .registry import REGISTERED_MODELS, family_of, other_kind, source_of
 from .settings import BackboneSettings
 
 
@@ -106,10 +106,7 @@ class DiffusionBackbone(AttentionBackbone):
         source = source_of(settings)
         registered = REGISTERED_MODELS.get(settings.name)
         if family_of(source) is not cls:
-            raise ValueError(
-                f"{settings.name} needs a folder of {', '.join(cls.pipeline_names)};"
-                f" {source} holds a {source.pipeline_name}"
-            )
+            raise other_kind(source, settings.name, cls.pipeline_names)
         # Where weights come to when they are loaded, and where text encoders run.
         first = torch.device("cpu") if settings.offloading != "none" else device
         # The text encoders come and go before the denoiser is loaded, so that both never meet.

@@ -121,19 +121,41 @@ def load_model(
             quantize, model_class, config, dtype
         )
         method = METHODS[quantize]
-    weights = weights_in(folder, source.variant, must)
+    options |= quantization.device_options(method, device)
+    with quantization.on_any_device(device):
+        model = load_folder(folder, model_class, dtype, source.variant, must, **options)
+    quantization.settle(model)
+    return model
+
+
+def load_folder(
+    folder: Path,
+    model_class: type[Any],
+    dtype: torch.dtype,
+    variant: str = "",
+    must: bool = False,
+    **options: Any,
+) -> Any:
+    """The model of diffusers or transformers whose configuration and weights are in ``folder``.
+
+    Args:
+        variant, must: see ``weights_in``.
+        options: of ``from_pretrained``.
+
+    Raises:
+        ValueError, FileNotFoundError: see ``load_model``.
+    """
+    weights = weights_in(folder, variant, must)
     try:
-        with quantization.on_any_device(device):
-            model, report = model_class.from_pretrained(
-                folder,
-                dtype=dtype,
-                variant=weights.variant,
-                use_safetensors=weights.safetensors,
-                local_files_only=True,
-                output_loading_info=True,
-                **quantization.device_options(method, device),
-                **options,
-            )
+        model, report = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            variant=weights.variant,
+            use_safetensors=weights.safetensors,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     except Exception as error:  # damaged files end in any kind of error
         raise ValueError(
             f"cannot load {folder}: {error}; its files may be truncated or belong to another"
@@ -142,7 +164,6 @@ def load_model(
     # Of some quantised weights diffusers does not tell which are missing.
     undefined = [name for name, weight in model.named_parameters() if weight.is_meta]
     check_report({**report, "missing_keys": {*report["missing_keys"], *undefined}}, folder)
-    quantization.settle(model)
     return model
 
 
@@ -182,7 +203,12 @@ def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
 
 def load_config(source: ModelSource, component: str) -> dict[str, Any]:
     """The configuration of a model of a folder, without its weights."""
-    path = source.component(component) / "config.json"
+    return read_config(source.component(component))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` in ``folder`` says."""
+    path = folder / "config.json"
     config = read_json(path, "configuration", "copy or download the model again")
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no configuration: copy or download the model again")

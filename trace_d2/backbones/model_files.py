@@ -1,4 +1,7 @@
-"""Where a model's files are: a diffusers folder, or a hub model that is brought into the cache.
+"""Where a model's files are: a folder, or a hub model that is brought into the cache.
+
+A folder of diffusers has components, each in a folder of its own; one of transformers or timm is
+one model.
 
 Only the components that are asked for are downloaded, in one weight format: safetensors before
 pickles, the variant that is asked for before full precision, and that before the fp16 variant.
@@ -6,6 +9,7 @@ pickles, the variant that is asked for before full precision, and that before th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,6 +34,8 @@ from huggingface_hub.errors import (
 from trace_d2.io.hints import nearest_path
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
+TIMM = "timm"
 NULL_PROMPT = "null_prompt.safetensors"
 """The file of a model's folder that spares its text encoders."""
 DENOISERS = ("unet", "transformer")
@@ -54,11 +60,11 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A diffusers folder, or the snapshot folder of a hub model (filled as components are used).
+    """A model's folder, or the snapshot folder of a hub model (filled as components are used).
 
     Attributes:
         folder: of the files.
-        index: of ``model_index.json``.
+        index: of ``model_index.json``, or the ``config.json`` of a model without components.
         hub_id, revision: of a hub model.
         variant: of the weights that are taken first.
         bare: the denoiser's weights come from elsewhere.
@@ -79,6 +85,16 @@ class ModelSource:
         """The pipeline class that the folder belongs to."""
         return self.index["_class_name"]
 
+    @property
+    def model_type(self) -> str | None:
+        """Of a model without components: by transformers' name, or "timm"; else None."""
+        return _model_type(self.index)
+
+    @property
+    def kind(self) -> str:
+        """The pipeline class or model type, for messages."""
+        return self.model_type or self.pipeline_name
+
     def class_name(self, component: str) -> str | None:
         """The class of a component by ``model_index.json``; None where the model has none."""
         entry = self.index.get(component)
@@ -86,6 +102,19 @@ class ModelSource:
 
     def component(self, name: str) -> Path:
         """The folder of a component, downloaded first where it must be."""
+        path = self._fetched(name)
+        if self.class_name(name) is None or not path.is_dir():
+            raise FileNotFoundError(
+                f"{self} has no {name}: {INDEX} must name its class and the folder {path} must"
+                " hold its files; copy or download the model again"
+            )
+        return path
+
+    def whole(self) -> Path:
+        """The folder of a model without components, downloaded first where it must be."""
+        return self._fetched("")
+
+    def _fetched(self, name: str) -> Path:
         path = self.folder / name
         weights = not (self.bare and name in DENOISERS)
         if self.hub_id and not is_complete(path, self.variant, weights):
@@ -95,11 +124,6 @@ class ModelSource:
                 # Few parts have the variant, and the hub alone could tell whether this one does.
                 if not (self.variant and is_complete(path, "", weights)):
                     raise
-        if self.class_name(name) is None or not path.is_dir():
-            raise FileNotFoundError(
-                f"{self} has no {name}: {INDEX} must name its class and the folder {path} must"
-                " hold its files; copy or download the model again"
-            )
         return path
 
     def identity(self, components: Iterable[str]) -> str:
@@ -129,15 +153,17 @@ class ModelSource:
 
 
 def open_model(
-    weights: str, revision: str = "", variant: str = "", bare: bool = False
+    weights: str, revision: str = "", variant: str = "", bare: bool = False, index: str = ""
 ) -> ModelSource:
-    """The model in a diffusers folder, or of a hub id ``owner/name``.
+    """The model in a folder, or of a hub id ``owner/name``.
 
     Args:
         weights: the folder or the id.
         revision: of the id, a commit, tag or branch; empty: the newest.
         variant: of the weights, where there are several.
         bare: without the denoiser's weights.
+        index: ``INDEX`` or ``CONFIG``, which tells what the model is; empty: of a folder the one
+            that it holds.
     """
     folder = Path(weights).expanduser()
     if folder.is_file():
@@ -147,42 +173,47 @@ def open_model(
             f" diffusers folder of the same model, the one that holds {INDEX}"
         )
     if folder.is_dir():
-        if not (folder / INDEX).is_file():
+        file = folder / (index or _index_in(folder))
+        if not file.is_file():
             raise FileNotFoundError(
-                f"{folder} has no {INDEX}; pass the top folder of a diffusers model, the one that"
-                " holds its transformer or unet, vae and scheduler folders"
+                f"{folder} has no {file.name}; pass the top folder of a diffusers model, the one"
+                " that holds its transformer or unet, vae and scheduler folders"
+                if file.name == INDEX
+                else f"{folder} has no {file.name}; pass the folder of a model of transformers or"
+                " timm, the one that holds its weights"
             )
         if revision:
             raise ValueError(
                 f"MODEL.TRACE.BACKBONE.REVISION {revision!r} goes with a hub id, and {folder} is a"
                 " folder: leave it empty"
             )
-        return ModelSource(folder, _read_index(folder / INDEX), variant=variant, bare=bare)
+        return ModelSource(folder, _read_index(file), variant=variant, bare=bare)
     if weights.count("/") != 1 or weights.startswith((".", "~", "/")):
         raise FileNotFoundError(
-            f"no model folder at {weights}{nearest_path(weights)}; pass a diffusers folder or hub"
-            " id"
+            f"no model folder at {weights}{nearest_path(weights)}; pass a model's folder or hub id"
         )
+    name = index or INDEX
     try:
-        index = Path(huggingface_hub.hf_hub_download(weights, INDEX, revision=revision or None))
+        file = Path(huggingface_hub.hf_hub_download(weights, name, revision=revision or None))
     except (OSError, HTTPError, HFValidationError, EntryNotFoundError) as error:
         raise FileNotFoundError(_hub_remedy(weights, error)) from error
-    found = _read_index(index)
-    return ModelSource(index.parent, found, weights, index.parent.name, variant, bare)
+    found = _read_index(file)
+    return ModelSource(file.parent, found, weights, file.parent.name, variant, bare)
 
 
 def cached_model(
-    hub_id: str, revision: str = "", variant: str = "", bare: bool = False
+    hub_id: str, revision: str = "", variant: str = "", bare: bool = False, index: str = ""
 ) -> ModelSource:
     """As ``open_model``, of a hub model as far as it is in the local cache; nobody is asked."""
-    index = huggingface_hub.try_to_load_from_cache(hub_id, INDEX, revision=revision or None)
-    if not isinstance(index, str):
+    name = index or INDEX
+    file = huggingface_hub.try_to_load_from_cache(hub_id, name, revision=revision or None)
+    if not isinstance(file, str):
         raise FileNotFoundError(
             f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE is set: run"
             f" `hf download {hub_id}` with network access and HF_HUB_OFFLINE unset, or download it"
             " elsewhere and pass its folder as MODEL.TRACE.BACKBONE.WEIGHTS"
         )
-    path = Path(index)
+    path = Path(file)
     found = _read_index(path)
     return ModelSource(path.parent, found, hub_id, path.parent.name, variant, bare)
 
@@ -265,7 +296,7 @@ def _download_component(
 ) -> None:
     try:
         listed = huggingface_hub.list_repo_files(hub_id, revision=revision)
-        inside = [name for name in listed if name.startswith(f"{component}/")]
+        inside = [name for name in listed if name.rpartition("/")[0] == component]
         weights = choose_weights(inside, variant) if with_weights else None
         wanted = [name for name in inside if name.endswith(_SMALL_FILES)]
         if weights:
@@ -275,7 +306,8 @@ def _download_component(
             wanted += weights.names
         huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=wanted)
     except (OSError, HTTPError, EntryNotFoundError) as error:
-        raise FileNotFoundError(_hub_remedy(f"{hub_id} ({component})", error)) from error
+        what = f"{hub_id} ({component})" if component else hub_id
+        raise FileNotFoundError(_hub_remedy(what, error)) from error
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -285,11 +317,35 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is no JSON ({error}); copy or download the model again"
         ) from error
-    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+    if path.name == INDEX and not (
+        isinstance(index, dict) and isinstance(index.get("_class_name"), str)
+    ):
         raise ValueError(
             f"{path} names no pipeline class (_class_name); is this a diffusers model?"
         )
+    if path.name == CONFIG and _model_type(index) is None:
+        raise ValueError(
+            f"{path} names neither a model_type nor an architecture: is this a model of"
+            " transformers or timm?"
+        )
     return index
+
+
+def _index_in(folder: Path) -> str:
+    """Which file tells what the model in ``folder`` is."""
+    if (folder / INDEX).is_file() or not (folder / CONFIG).is_file():
+        return INDEX
+    with contextlib.suppress(ValueError):
+        if "_class_name" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+            return INDEX  # it is a part of a diffusers model
+    return CONFIG
+
+
+def _model_type(config: Any) -> str | None:
+    if not isinstance(config, dict):
+        return None
+    found = config.get("model_type", TIMM if "architecture" in config else None)
+    return found if isinstance(found, str) else None
 
 
 def _hub_remedy(model: str, error: Exception) -> str:

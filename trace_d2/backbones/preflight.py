@@ -9,7 +9,6 @@ from huggingface_hub import constants
 
 from trace_d2.complaints import Complaints
 from trace_d2.devices import backbone_device, check_device
-from trace_d2.io.hints import did_you_mean
 from trace_d2.io.json_files import read_json
 from trace_d2.io.weight_files import tensor_shapes
 
@@ -17,6 +16,7 @@ from .denoiser_files import check_file, gguf_in
 from .model_files import (
     DENOISERS,
     NULL_PROMPT,
+    TIMM,
     ModelSource,
     cached_model,
     is_complete,
@@ -26,9 +26,19 @@ from .model_files import (
     weights_in,
 )
 from .packages import METHODS, need_package, stored_method
-from .registry import BACKBONE_REGISTRY, FAMILY_FILES, REGISTERED_MODELS, weights_of
+from .registry import (
+    BACKBONE_REGISTRY,
+    FAMILY_FILES,
+    MODEL_TYPES,
+    REGISTERED_MODELS,
+    index_of,
+    other_kind,
+    unknown_kind,
+    weights_of,
+)
 from .settings import BackboneSettings
 from .versions import check_versions
+from .vision_model_files import IMAGENET, check_whole, pixel_statistics
 
 
 def check_backbone(cfg: CfgNode) -> None:
@@ -82,7 +92,7 @@ def _check_denoiser(settings: BackboneSettings) -> None:
 def _source_at_hand(settings: BackboneSettings) -> ModelSource | None:
     """The model, if its files are here; None where the hub has to be asked."""
     weights, bare = weights_of(settings), bool(settings.denoiser)
-    options = (settings.revision, settings.variant, bare)
+    options = (settings.revision, settings.variant, bare, index_of(settings))
     folder = Path(weights).expanduser()
     if folder.exists() or weights.count("/") != 1 or weights.startswith((".", "~", "/")):
         return open_model(weights, *options)
@@ -94,6 +104,12 @@ def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
     registered = REGISTERED_MODELS.get(settings.name)
     family = _family_of(source, registered.family if registered else None)
     if family is None:
+        return
+    if family in MODEL_TYPES:
+        wrong = Complaints()
+        wrong.of(settings.check_without_diffusion)
+        wrong.of(_check_whole, source, registered is not None)
+        wrong.end()
         return
     parts = {name: True for name in DENOISERS if source.class_name(name)}
     wrong = Complaints()
@@ -117,26 +133,31 @@ def _family_of(source: ModelSource, wanted: str | None) -> str | None:
     Raises:
         ValueError: it is not of the family that is ``wanted``, or of none that is known.
     """
-    pipeline = source.pipeline_name
-    if wanted is not None and wanted not in FAMILY_FILES:
-        return None
+    if source.model_type:
+        own = MODEL_TYPES
+        others = [kind for _, family in BACKBONE_REGISTRY for kind in family.model_types]
+    else:
+        own = {name: files.pipelines for name, files in FAMILY_FILES.items()}
+        others = [kind for _, family in BACKBONE_REGISTRY for kind in family.pipeline_names]
     if wanted is not None:
-        pipelines = FAMILY_FILES[wanted].pipelines
-        if pipeline not in pipelines:
-            raise ValueError(
-                f"MODEL.TRACE.BACKBONE.NAME needs a folder of {', '.join(pipelines)}; {source} "
-                f"holds a {pipeline}"
-            )
-        return wanted
-    found = next((n for n, files in FAMILY_FILES.items() if pipeline in files.pipelines), None)
-    others = [name for _, family in BACKBONE_REGISTRY for name in family.pipeline_names]
-    if found is None and pipeline not in others:
-        known = sorted({*others, *(n for f in FAMILY_FILES.values() for n in f.pipelines)})
-        raise ValueError(
-            f"{source} holds a {pipeline}, which no backbone family reads"
-            f"{did_you_mean(pipeline, known)}; known pipeline classes: {', '.join(known)}"
-        )
+        if wanted in own and source.kind not in own[wanted]:
+            raise other_kind(source, "MODEL.TRACE.BACKBONE.NAME", own[wanted])
+        return wanted if wanted in own else None
+    found = next((name for name, kinds in own.items() if source.kind in kinds), None)
+    if found is None and source.kind not in others:
+        raise unknown_kind(source, [*others, *(kind for kinds in own.values() for kind in kinds)])
     return found
+
+
+def _check_whole(source: ModelSource, registered: bool) -> None:
+    """Raise unless a model without components is there, in full precision and with all weights."""
+    if source.hub_id and not is_complete(source.folder, source.variant, True):
+        raise FileNotFoundError(_not_cached(source, str(source)))
+    wrong = Complaints()
+    wrong.of(check_whole, source.folder, source.variant)
+    if source.model_type != TIMM:
+        wrong.of(pixel_statistics, source.folder, IMAGENET if registered else None)
+    wrong.end()
 
 
 def _needs_text(source: ModelSource, settings: BackboneSettings) -> bool:
@@ -157,10 +178,7 @@ def _check_part(source: ModelSource, name: str, weighted: bool, settings: Backbo
     denoiser = name in DENOISERS
     bare = source.bare and denoiser
     if source.hub_id and not is_complete(folder, source.variant if denoiser else "", not bare):
-        raise FileNotFoundError(
-            f"{source} ({name}) is not in the local cache, and HF_HUB_OFFLINE is set: run "
-            f"`hf download {source}` with network access and HF_HUB_OFFLINE unset"
-        )
+        raise FileNotFoundError(_not_cached(source, f"{source} ({name})"))
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{source} has no {name}: the folder {folder} must hold its files; copy or download "
@@ -177,3 +195,10 @@ def _check_part(source: ModelSource, name: str, weighted: bool, settings: Backbo
         )
     for file in weights_in(folder, source.variant, must=denoiser).names:
         tensor_shapes(folder / file)
+
+
+def _not_cached(source: ModelSource, what: str) -> str:
+    return (
+        f"{what} is not in the local cache, and HF_HUB_OFFLINE is set: run `hf download {source}`"
+        " with network access and HF_HUB_OFFLINE unset"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from fvcore.common.registry import Registry
 
 from trace_d2.io.hints import did_you_mean, nearest_path
 
-from .model_files import ModelSource, open_model
+from .model_files import CONFIG, INDEX, ModelSource, open_model
 from .settings import BackboneSettings
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 BACKBONE_REGISTRY = Registry("ATTENTION_BACKBONE")
 BACKBONE_REGISTRY.__doc__ = """
 Families: subclasses of AttentionBackbone. A family reads every diffusers folder whose
-``model_index.json`` names one of its ``pipeline_names``; one that reads no such folders has names
-in ``REGISTERED_MODELS`` alone.
+``model_index.json`` names one of its ``pipeline_names``, and every folder whose ``config.json``
+names one of its ``model_types``; one that reads no folders has names in ``REGISTERED_MODELS``
+alone.
 """
 
 
@@ -56,6 +58,11 @@ FAMILY_FILES: dict[str, FamilyFiles] = {
 }
 """By the names of our own families of diffusion models."""
 
+MODEL_TYPES: dict[str, tuple[str, ...]] = {
+    "TransformersBackbone": ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit"),
+}
+"""The ``model_type`` of what our own families without diffusion read, by their names."""
+
 _MODEL_ZOO = Path(__file__).resolve().parent.parent / "model_zoo"
 
 
@@ -66,7 +73,8 @@ class RegisteredModel:
     Attributes:
         family: a class in ``BACKBONE_REGISTRY``.
         weights: a hub id, or the path of an embedded folder.
-        native_resolution: side in pixels of the square it was trained on; None: its configuration
+        native_resolution: side in pixels of the square it was trained on (DINO: of its authors'
+            maps of attention, its position embeddings are interpolated); None: its configuration
             says.
     """
 
@@ -74,6 +82,8 @@ class RegisteredModel:
     weights: str
     native_resolution: int | None
 
+
+_VIT = "TransformersBackbone"
 
 REGISTERED_MODELS: dict[str, RegisteredModel] = {
     "sd15": RegisteredModel(
@@ -91,6 +101,13 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
     ),
     "flux1-dev": RegisteredModel("FluxBackbone", "black-forest-labs/FLUX.1-dev", 1024),
     "trace-tiny": RegisteredModel("FluxBackbone", str(_MODEL_ZOO / "trace_tiny"), None),
+    "dino-vits8": RegisteredModel(_VIT, "facebook/dino-vits8", 480),
+    "dino-vits16": RegisteredModel(_VIT, "facebook/dino-vits16", 480),
+    "dino-vitb8": RegisteredModel(_VIT, "facebook/dino-vitb8", 480),
+    "dino-vitb16": RegisteredModel(_VIT, "facebook/dino-vitb16", 480),
+    "dinov2-giant": RegisteredModel(_VIT, "facebook/dinov2-giant", 518),
+    "dinov2-giant-registers": RegisteredModel(_VIT, "facebook/dinov2-with-registers-giant", 518),
+    "dinov3-7b": RegisteredModel(_VIT, "facebook/dinov3-vit7b16-pretrain-lvd1689m", 512),
 }
 
 
@@ -106,21 +123,46 @@ def canonical_name(name: str) -> str:
 
 
 def family_of(source: ModelSource) -> type[AttentionBackbone]:
-    """The family that reads folders of the pipeline class of ``source``."""
+    """The family that reads folders of the pipeline class, or the model type, of ``source``."""
+    known = []
     for _, family in BACKBONE_REGISTRY:
-        if source.pipeline_name in family.pipeline_names:
+        kinds = family.model_types if source.model_type else family.pipeline_names
+        if source.kind in kinds:
             return family
-    known = sorted(name for _, family in BACKBONE_REGISTRY for name in family.pipeline_names)
-    raise ValueError(
-        f"{source} holds a {source.pipeline_name}, which no backbone family reads; known pipeline"
-        f" classes: {', '.join(known)}"
+        known += kinds
+    raise unknown_kind(source, known)
+
+
+def unknown_kind(source: ModelSource, known: Iterable[str]) -> ValueError:
+    """What to raise for a folder that no family reads; ``known`` are the kinds that one does."""
+    what = "model types" if source.model_type else "pipeline classes"
+    return ValueError(
+        f"{source} holds a {source.kind}, which no backbone family reads"
+        f"{did_you_mean(source.kind, known)}; known {what}: {', '.join(sorted(set(known)))}"
+    )
+
+
+def other_kind(source: ModelSource, name: str, kinds: Iterable[str]) -> ValueError:
+    """What to raise where ``BACKBONE.NAME`` is ``name``, which stands for another kind."""
+    return ValueError(
+        f"{name} needs a folder of {', '.join(kinds)}; {source} holds a {source.kind}:"
+        " correct MODEL.TRACE.BACKBONE.NAME or WEIGHTS"
     )
 
 
 def source_of(settings: BackboneSettings) -> ModelSource:
     """The model that ``BACKBONE.NAME``, ``WEIGHTS`` and ``REVISION`` mean."""
+    weights = weights_of(settings)
     bare = bool(settings.denoiser)
-    return open_model(weights_of(settings), settings.revision, settings.variant, bare)
+    return open_model(weights, settings.revision, settings.variant, bare, index_of(settings))
+
+
+def index_of(settings: BackboneSettings) -> str:
+    """The file that tells what the model is; empty where only its folder knows."""
+    registered = REGISTERED_MODELS.get(settings.name)
+    if registered is None:
+        return ""
+    return CONFIG if registered.family in MODEL_TYPES else INDEX
 
 
 def weights_of(settings: BackboneSettings) -> str:
@@ -139,6 +181,6 @@ def weights_of(settings: BackboneSettings) -> str:
         raise FileNotFoundError(
             f"MODEL.TRACE.BACKBONE.NAME {name!r} is neither a registered name"
             f" ({', '.join(REGISTERED_MODELS)}) nor a folder{hint or nearest_path(name)}; pass the"
-            " folder that holds model_index.json"
+            f" folder that holds {INDEX}, or the {CONFIG} of a model without diffusion"
         )
     return name

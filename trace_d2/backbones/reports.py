@@ -10,10 +10,12 @@ from typing import Any
 from trace_d2.io.json_files import shown
 
 # What weights may hold beside a model's: buffers of former versions (PixArt-alpha has its learned
-# null prompt), and the other halves of models of which a text encoder is one.
+# null prompt), the other parts of models of which a text encoder is one, and heads of vision
+# transformers.
 _HARMLESS = re.compile(
     r"(position_ids|inv_freq|pos_embed\.pos_embed|num_batches_tracked|y_embedding)$"
     r"|^(vision_model|visual_projection|text_projection|logit_scale|decoder|lm_head)(\.|$)"
+    r"|^(pooler|classifier)\."
 )
 _SHOWN_KEYS = 3  # names of tensors in a message
 

@@ -31,6 +31,17 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
         """OFFLOAD; "model" was CPU_OFFLOAD before there was the key."""
         return "model" if self.cpu_offload and self.offload == "none" else self.offload
 
+    def check_without_diffusion(self) -> None:
+        """Raise a ValueError that names the keys which a network without diffusion cannot have."""
+        keys = {"DENOISER": self.denoiser, "QUANTIZE": self.quantize}
+        wrong = [f"MODEL.TRACE.BACKBONE.{key} {value}" for key, value in keys.items() if value]
+        if self.offloading != "none":
+            wrong.append(f"MODEL.TRACE.BACKBONE.OFFLOAD {self.offloading}")
+        if wrong:
+            raise ValueError(
+                f"{', '.join(wrong)}: these keys are of diffusion models, and {self.name} is none:"
+                " leave them at their defaults (DTYPE bfloat16 halves the memory of float32)"
+            )
 
 @dataclass(frozen=True)
 class PassSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
