@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from trace_d2.attention import SelfAttentionReader
+from trace_d2.attention import AttentionLayout, SelfAttentionReader
 from trace_d2.backbones import REGISTERED_MODELS, TransformersBackbone, build_backbone
 from trace_d2.backbones.preflight import check_backbone
 from trace_d2.config import get_trace_cfg
@@ -59,9 +59,11 @@ def test_attention_is_that_of_the_class(kind, tiny_vit_folder, tiny_vits, build_
     folder = tiny_vit_folder(kind)
     backbone = build_tiny(folder, **WIDE)
     assert type(backbone) is TransformersBackbone
-    assert backbone.layout((48, 96)).grids == ((6, 12),)
-    assert backbone.layout((48, 96)).text_tokens == PREFIX[kind]
-    expected = explicit(folder, image, tiny_vits, PREFIX[kind])
+    prefix = PREFIX[kind]
+    assert backbone.layout((48, 96)) == AttentionLayout(
+        ((6, 12),), prefix, start=prefix, calls=tiny_vits.BLOCKS
+    )
+    expected = explicit(folder, image, tiny_vits, prefix)
     assert expected.max() > 4 / 72  # uneven
     torch.testing.assert_close(read(backbone, image)[0], expected, atol=1e-5, rtol=0)
 

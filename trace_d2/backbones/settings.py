@@ -43,6 +43,7 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
                 " leave them at their defaults (DTYPE bfloat16 halves the memory of float32)"
             )
 
+
 @dataclass(frozen=True)
 class PassSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
     """How many images are looked at in one pass."""

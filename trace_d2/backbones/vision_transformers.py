@@ -38,12 +38,14 @@ class PatchTokens:
     Attributes:
         patch: side of a patch in pixels.
         prefix: how many come before them: class token and registers.
+        blocks: how many self-attention calls a pass has.
         statistics: of the pixels that it was trained with.
         resolution: side in pixels of the square that it is read at by itself.
     """
 
     patch: int
     prefix: int
+    blocks: int
     statistics: PixelStatistics
     resolution: int
 
@@ -92,7 +94,8 @@ class VisionTransformer(AttentionBackbone):
 
     def layout(self, size: tuple[int, int]) -> AttentionLayout:
         grid = size[0] // self.tokens.patch, size[1] // self.tokens.patch
-        return AttentionLayout((grid,), text_tokens=self.tokens.prefix, text_first=True)
+        tokens = self.tokens
+        return AttentionLayout((grid,), tokens.prefix, start=tokens.prefix, calls=tokens.blocks)
 
     def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor:
         """None is added; a tensor says that images may share a pass."""
@@ -160,6 +163,7 @@ class TransformersBackbone(VisionTransformer):
         tokens = PatchTokens(
             patch=patch,
             prefix=1 + getattr(model.config, "num_register_tokens", 0),
+            blocks=model.config.num_hidden_layers,
             statistics=statistics,
             resolution=(registered and registered.native_resolution)
             or square_side(config, "image_size", folder / CONFIG),
