@@ -58,6 +58,9 @@ DETECTRON2_REQUIREMENTS = [
 QUANTISED_REQUIREMENTS = ["bitsandbytes>=0.46", "gguf>=0.10"]
 TORCHAO_REQUIREMENTS = ["torchao>=0.16"]
 
+# The dense CRF that sharpens discovered masks is compiled as it is installed, in minutes.
+CRF_REQUIREMENTS = ["pydensecrf2"]
+
 # playwright drives the Chromium that is installed; it brings none.
 TEST_REQUIREMENTS = ["hypothesis", "playwright>=1.49", "pytest>=9", "pytest-xdist"]
 LINT_REQUIREMENTS = ["mypy", "ruff"]
@@ -85,6 +88,7 @@ setup(
     package_data={"trace_d2": PACKAGE_DATA},
     install_requires=REQUIREMENTS,
     extras_require={
+        "crf": CRF_REQUIREMENTS,
         "detectron2": DETECTRON2_REQUIREMENTS,
         "quantised": QUANTISED_REQUIREMENTS + TORCHAO_REQUIREMENTS,
         "test": TEST_REQUIREMENTS,

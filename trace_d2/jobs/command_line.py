@@ -121,15 +121,16 @@ def job_parser(
     return parser
 
 
-def add_edge_options(parser: argparse.ArgumentParser) -> None:
-    """``--edges``, ``--no-edges`` and ``--save-edges``."""
+def add_edge_options(parser: argparse.ArgumentParser, none: bool = True) -> None:
+    """``--edges`` and ``--save-edges``, and with ``none`` ``--no-edges``."""
     edges = parser.add_mutually_exclusive_group()
     edges.add_argument(
         "--edges",
         metavar="DIR",
         help="given edges: <stem>.png (grey, 8 or 16 bit, scaled to 0..1) or <stem>.npy (float)",
     )
-    edges.add_argument("--no-edges", action="store_true", help="cut nothing by edges")
+    if none:
+        edges.add_argument("--no-edges", action="store_true", help="cut nothing by edges")
     edges.add_argument("--save-edges", action="store_true", help="keep the detected edges")
 
 

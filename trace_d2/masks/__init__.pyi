@@ -1,5 +1,6 @@
 from .features import FeatureReader, TokenFeatures
 from .settings import CrfSettings, DiscoverySettings, FeatureSettings, GuidedSettings, SamSettings
+from .sharpening import Sharpener
 
 __all__ = [
     "CrfSettings",
@@ -8,5 +9,6 @@ __all__ = [
     "FeatureSettings",
     "GuidedSettings",
     "SamSettings",
+    "Sharpener",
     "TokenFeatures",
 ]

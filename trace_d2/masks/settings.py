@@ -46,10 +46,11 @@ class FeatureSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY"):
 
 @dataclass(frozen=True)
 class GuidedSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.GUIDED"):
-    """The guided filter (He et al., 2010) that fits a mask of tokens to the image."""
+    """The guided filter (He et al., 2013) that fits a mask of tokens to the image."""
 
+    side: int = within(1, default=1024)
     radius: float = within(0.0, default=1.0)
-    epsilon: float = within(1e-8, default=1e-3)
+    epsilon: float = within(1e-5, default=1e-3)
 
 
 @dataclass(frozen=True)
