@@ -164,6 +164,28 @@ def tiny_vit_folder(
 
 
 @pytest.fixture(scope="session")
+def tiny_multimodal() -> ModuleType:
+    """The module ``tests/tiny_multimodal.py``."""
+    return _module("tiny_multimodal")
+
+
+@pytest.fixture(scope="session")
+def tiny_multimodal_folder(
+    tiny_multimodal: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """``tiny_multimodal_folder(model_type)``: the folder of a tiny one, read-only."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(f"tiny_{kind}")
+            tiny_multimodal.save_tiny_multimodal(kind, made[kind])
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
     """``build_tiny(family_or_folder, DTYPE="bfloat16", ...)``: a backbone through the config.
 

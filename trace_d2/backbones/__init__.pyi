@@ -8,6 +8,7 @@ from .families import (
     StableDiffusionBackbone,
     StableDiffusionXLBackbone,
 )
+from .multimodal import LlavaBackbone, LlavaTowerBackbone, QwenVisionBackbone
 from .null_prompt import NullPrompt
 from .registry import REGISTERED_MODELS, RegisteredModel
 from .vision_transformers import TransformersBackbone, VisionTransformer
@@ -18,8 +19,11 @@ __all__ = [
     "AttentionBackbone",
     "DiffusionBackbone",
     "FluxBackbone",
+    "LlavaBackbone",
+    "LlavaTowerBackbone",
     "NullPrompt",
     "PixArtBackbone",
+    "QwenVisionBackbone",
     "RegisteredModel",
     "StableDiffusion3Backbone",
     "StableDiffusionBackbone",

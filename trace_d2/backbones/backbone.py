@@ -23,6 +23,7 @@ MAX_ASPECT_RATIO = 4.0
 _REPEATED_BLOCKS = (
     *("BasicTransformerBlock", "JointTransformerBlock"),
     *("ViTLayer", "Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer"),
+    *("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLVisionBlock"),
 )
 
 

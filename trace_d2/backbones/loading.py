@@ -11,6 +11,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
 from trace_d2.devices import backbone_device
 from trace_d2.io.json_files import read_json
@@ -146,16 +147,33 @@ def load_folder(
         ValueError, FileNotFoundError: see ``load_model``.
     """
     weights = weights_in(folder, variant, must)
+    options |= {"variant": weights.variant, "use_safetensors": weights.safetensors}
+    return _load_from(folder, model_class, folder, dtype=dtype, local_files_only=True, **options)
+
+
+def load_part(
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    model_class: type[Any],
+    dtype: torch.dtype,
+    **options: Any,
+) -> Any:
+    """A part of the model of transformers in ``folder``.
+
+    Args:
+        weights: of the part, by their names inside it.
+        options: of ``from_pretrained``, the part's ``config`` among them.
+
+    Raises:
+        ValueError: see ``load_model``.
+    """
+    return _load_from(folder, model_class, None, state_dict=weights, dtype=dtype, **options)
+
+
+def _load_from(folder: Path, model_class: type[Any], *arguments: Any, **options: Any) -> Any:
+    """What ``from_pretrained`` makes of what ``folder`` holds."""
     try:
-        model, report = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=weights.variant,
-            use_safetensors=weights.safetensors,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        model, report = model_class.from_pretrained(*arguments, output_loading_info=True, **options)
     except Exception as error:  # damaged files end in any kind of error
         raise ValueError(
             f"cannot load {folder}: {error}; its files may be truncated or belong to another"

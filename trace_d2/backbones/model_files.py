@@ -114,6 +114,16 @@ class ModelSource:
         """The folder of a model without components, downloaded first where it must be."""
         return self._fetched("")
 
+    def file(self, name: str) -> Path:
+        """The path of one file of the folder, downloaded first where it must be."""
+        path = self.folder / name
+        if self.hub_id and not path.is_file():
+            try:
+                huggingface_hub.hf_hub_download(self.hub_id, name, revision=self.revision)
+            except (OSError, HTTPError, EntryNotFoundError) as error:
+                raise FileNotFoundError(_hub_remedy(f"{self.hub_id} ({name})", error)) from error
+        return path
+
     def _fetched(self, name: str) -> Path:
         path = self.folder / name
         weights = not (self.bare and name in DENOISERS)

@@ -25,6 +25,7 @@ from .model_files import (
     weight_files,
     weights_in,
 )
+from .multimodal_files import VISION_TOWERS, check_tokenizer, part_files
 from .packages import METHODS, need_package, stored_method
 from .registry import (
     BACKBONE_REGISTRY,
@@ -38,7 +39,13 @@ from .registry import (
 )
 from .settings import BackboneSettings
 from .versions import check_versions
-from .vision_model_files import IMAGENET, check_whole, pixel_statistics
+from .vision_model_files import (
+    CLIP,
+    IMAGENET,
+    check_precision,
+    check_whole,
+    pixel_statistics,
+)
 
 
 def check_backbone(cfg: CfgNode) -> None:
@@ -108,7 +115,16 @@ def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
     if family in MODEL_TYPES:
         wrong = Complaints()
         wrong.of(settings.check_without_diffusion)
-        wrong.of(_check_whole, source, registered is not None)
+        if family in VISION_TOWERS:
+            wrong.of(check_precision, source.folder)
+            wrong.of(part_files, source, VISION_TOWERS[family])
+        else:
+            wrong.of(_check_whole, source)
+        if family == "LlavaBackbone":
+            wrong.of(check_tokenizer, source.folder)
+        if source.model_type != TIMM:
+            known = IMAGENET if family == "TransformersBackbone" else CLIP
+            wrong.of(pixel_statistics, source.folder, known if registered else None)
         wrong.end()
         return
     parts = {name: True for name in DENOISERS if source.class_name(name)}
@@ -149,15 +165,11 @@ def _family_of(source: ModelSource, wanted: str | None) -> str | None:
     return found
 
 
-def _check_whole(source: ModelSource, registered: bool) -> None:
+def _check_whole(source: ModelSource) -> None:
     """Raise unless a model without components is there, in full precision and with all weights."""
     if source.hub_id and not is_complete(source.folder, source.variant, True):
         raise FileNotFoundError(_not_cached(source, str(source)))
-    wrong = Complaints()
-    wrong.of(check_whole, source.folder, source.variant)
-    if source.model_type != TIMM:
-        wrong.of(pixel_statistics, source.folder, IMAGENET if registered else None)
-    wrong.end()
+    check_whole(source.folder, source.variant)
 
 
 def _needs_text(source: ModelSource, settings: BackboneSettings) -> bool:

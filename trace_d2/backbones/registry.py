@@ -60,6 +60,9 @@ FAMILY_FILES: dict[str, FamilyFiles] = {
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "TransformersBackbone": ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit"),
+    "LlavaBackbone": ("llava",),
+    "LlavaTowerBackbone": ("llava",),  # by a registered name; a folder alone is the one above
+    "QwenVisionBackbone": ("qwen2_5_vl",),
 }
 """The ``model_type`` of what our own families without diffusion read, by their names."""
 
@@ -108,6 +111,10 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
     "dinov2-giant": RegisteredModel(_VIT, "facebook/dinov2-giant", 518),
     "dinov2-giant-registers": RegisteredModel(_VIT, "facebook/dinov2-with-registers-giant", 518),
     "dinov3-7b": RegisteredModel(_VIT, "facebook/dinov3-vit7b16-pretrain-lvd1689m", 512),
+    "llava-1.5-13b": RegisteredModel("LlavaBackbone", "llava-hf/llava-1.5-13b-hf", None),
+    "llava-1.5-13b-tower": RegisteredModel("LlavaTowerBackbone", "llava-hf/llava-1.5-13b-hf", None),
+    "qwen2.5-vl-7b": RegisteredModel("QwenVisionBackbone", "Qwen/Qwen2.5-VL-7B-Instruct", None),
+    "qwen2.5-vl-72b": RegisteredModel("QwenVisionBackbone", "Qwen/Qwen2.5-VL-72B-Instruct", None),
 }
 
 

@@ -14,7 +14,7 @@ from .model_files import CONFIG, weights_in
 from .packages import stored_method
 
 _AGAIN = "copy or download the model again"
-_PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 class PixelStatistics(NamedTuple):
@@ -25,18 +25,24 @@ class PixelStatistics(NamedTuple):
 
 
 IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = PixelStatistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def check_whole(folder: Path, variant: str = "") -> None:
     """Raise unless ``folder`` holds a configuration, and whole weights in full precision."""
+    check_precision(folder)
+    for name in weights_in(folder, variant, must=True).names:
+        tensor_shapes(folder / name)
+
+
+def check_precision(folder: Path) -> None:
+    """Raise unless ``folder`` holds a configuration, of weights in full precision."""
     read_json(folder / CONFIG, "configuration", _AGAIN)
     if method := stored_method(folder):
         raise ValueError(
             f"{folder} is quantised by {method}, and only diffusion models are read so: pass the"
             " model in full precision"
         )
-    for name in weights_in(folder, variant, must=True).names:
-        tensor_shapes(folder / name)
 
 
 def pixel_statistics(folder: Path, known: PixelStatistics | None = None) -> PixelStatistics:
@@ -50,11 +56,11 @@ def pixel_statistics(folder: Path, known: PixelStatistics | None = None) -> Pixe
         FileNotFoundError: there is no such file, and they are not known.
         ValueError: the file says something else.
     """
-    path = folder / _PREPROCESSOR
+    path = folder / PREPROCESSOR
     if not path.is_file():
         if known is None:
             raise FileNotFoundError(
-                f"{folder} has no {_PREPROCESSOR}, which tells how the pixels are normalised: copy"
+                f"{folder} has no {PREPROCESSOR}, which tells how the pixels are normalised: copy"
                 " it from where the model came from, or set MODEL.TRACE.BACKBONE.NAME to the"
                 " registered name of the model and WEIGHTS to the folder"
             )

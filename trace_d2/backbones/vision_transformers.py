@@ -49,6 +49,10 @@ class PatchTokens:
     statistics: PixelStatistics
     resolution: int
 
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) patches of images of ``size`` in pixels."""
+        return size[0] // self.patch, size[1] // self.patch
+
 
 class VisionTransformer(AttentionBackbone):
     """A frozen vision transformer, which is run once over an image.
@@ -93,19 +97,18 @@ class VisionTransformer(AttentionBackbone):
         return self.tokens.patch
 
     def layout(self, size: tuple[int, int]) -> AttentionLayout:
-        grid = size[0] // self.tokens.patch, size[1] // self.tokens.patch
-        tokens = self.tokens
+        tokens, grid = self.tokens, self.tokens.grid(size)
         return AttentionLayout((grid,), tokens.prefix, start=tokens.prefix, calls=tokens.blocks)
 
-    def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor:
+    def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor | tuple[int, str]:
         """None is added; a tensor says that images may share a pass."""
         return torch.zeros(1)
 
-    def prepare(self, pixels: Tensor, noise: Tensor | tuple[int, str] | None = None) -> Tensor:
+    def prepare(self, pixels: Tensor, noise: Tensor | tuple[int, str] | None = None) -> Any:
         """Pixels (B, 3, h, w) as the model was trained to see them, in ``dtype``."""
         return (((pixels + 1) / 2 - self.pixel_mean) / self.pixel_std).to(self.dtype)
 
-    def run(self, prepared: Tensor, timesteps: Sequence[float]) -> Tensor:
+    def run(self, prepared: Any, timesteps: Sequence[float]) -> Tensor:
         output: Tensor = self.model(prepared)
         return output
 
