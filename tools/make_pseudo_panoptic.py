@@ -17,7 +17,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import add_edge_options, job_parser, run_command
+from trace_d2.jobs.command_line import (
+    add_edge_options,
+    add_sam_option,
+    job_parser,
+    run_command,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Without it names are the ids if all are numbers, else the ranks in the sorted list",
     )
     add_edge_options(parser)
+    add_sam_option(parser)
     return parser
 
 

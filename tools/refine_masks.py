@@ -18,7 +18,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import add_edge_options, job_parser, run_command
+from trace_d2.jobs.command_line import (
+    add_edge_options,
+    add_sam_option,
+    job_parser,
+    run_command,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", metavar="FILE", help="COCO JSON to write, or to continue")
     add_edge_options(parser)
+    add_sam_option(parser)
     return parser
 
 

@@ -11,7 +11,7 @@ from trace_d2.config import get_trace_cfg
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.kinds.edge_job import deciding_keys
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
-from trace_d2.jobs.pinned_model import build_pinned
+from trace_d2.jobs.pinned_model import SAM, build_pinned
 from trace_d2.jobs.store import JobStore, SettingsChangedError
 
 SETTINGS = {"images": "/images"}
@@ -73,3 +73,18 @@ def test_an_empty_revision_is_as_before_there_was_the_key():
     assert "MODEL.TRACE.BACKBONE.REVISION" not in deciding_keys(cfg, ("BACKBONE",))
     cfg.MODEL.TRACE.BACKBONE.REVISION = "v1"
     assert deciding_keys(cfg, ("BACKBONE",))["MODEL.TRACE.BACKBONE.REVISION"] == "v1"
+
+
+def test_sam_has_a_commit_of_its_own(store):
+    def build(cfg):
+        return SimpleNamespace(commit=cfg.MODEL.TRACE.SAM.REVISION or "ccc")
+
+    store.open(SETTINGS)
+    cfg = get_trace_cfg()
+    build_pinned(hub("aaa", []), cfg, store)
+    build_pinned(build, cfg, store, SAM)
+    assert (store.read_settings()["commit"], store.read_settings()["sam_commit"]) == ("aaa", "ccc")
+    store.check_settings(SETTINGS)
+    cfg.MODEL.TRACE.SAM.REVISION = "ddd"
+    with pytest.raises(UsageError, match=r"commit ccc of SAM, and MODEL.TRACE.SAM.REVISION ddd"):
+        build_pinned(build, cfg, store, SAM)

@@ -8,9 +8,9 @@ by a tool that ignores EXIF) is turned along with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -44,11 +44,15 @@ class Inputs:
     Attributes:
         edges: float32 (H, W) in 0..1, or None.
         notes: remarks for the journal.
+        made: the result, where a network had to see one before; else None.
+        before: the result that it saw, where that is to be shown.
     """
 
     photograph: Photograph
     edges: np.ndarray | None
     notes: tuple[str, ...]
+    made: Any = field(default=None, kw_only=True)
+    before: Any = field(default=None, kw_only=True)
 
     def with_edges(self, edges: np.ndarray) -> Self:
         """The same inputs with ``edges`` float32 (H, W) in 0..1.

@@ -6,10 +6,9 @@ Kinds of jobs are imported once the arguments are parsed, so that ``--help`` is 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +133,16 @@ def add_edge_options(parser: argparse.ArgumentParser, none: bool = True) -> None
     edges.add_argument("--save-edges", action="store_true", help="keep the detected edges")
 
 
+def add_sam_option(parser: argparse.ArgumentParser) -> None:
+    """``--sam``, which ``edge_cfg`` takes for ``MODEL.TRACE.SAM.WEIGHTS``."""
+    parser.add_argument(
+        "--sam",
+        metavar="MODEL",
+        help="redraw what was cut by SAM, SAM 2 or SAM-HQ: a hub id or folder of transformers, as "
+        "facebook/sam2.1-hiera-tiny (docs/masks.md)",
+    )
+
+
 def run_command(
     kind: type[AnyJob],
     args: argparse.Namespace,
@@ -207,7 +216,7 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
 
     Args:
         wrong: is told.
-        args: of a ``job_parser``, with ``add_edge_options`` or not.
+        args: of a ``job_parser``, with ``add_edge_options`` and ``add_sam_option`` or not.
         opts: config keys and values that win over those of the command line.
     """
     from trace_d2.config import usable_trace_cfg
@@ -215,6 +224,7 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
 
     cfg = usable_trace_cfg(wrong, args.config_file, [*args.opts, *opts])
     cfg.defrost()
+    cfg.MODEL.TRACE.SAM.WEIGHTS = getattr(args, "sam", None) or cfg.MODEL.TRACE.SAM.WEIGHTS
     node, option = cfg.MODEL.TRACE.EDGES, "MODEL.TRACE.EDGES.DIR"
     if getattr(args, "no_edges", False):
         node.SOURCE = NONE
@@ -226,19 +236,6 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
     elif node.SOURCE != NONE:
         wrong.of(check_edges, cfg)
     return cfg
-
-
-@contextlib.contextmanager
-def detector_errors(cfg: CfgNode) -> Iterator[None]:
-    """Raise a UsageError that names the teacher or the student if the block cannot load it."""
-    try:
-        yield
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        trace = cfg.MODEL.TRACE
-        name = f"the backbone {trace.BACKBONE.NAME}"
-        if trace.EDGES.SOURCE == STUDENT:
-            name = f"the student {trace.STUDENT.WEIGHTS or f'of {trace.BACKBONE.NAME}'}"
-        raise UsageError(f"{name} cannot be loaded: {error}") from error
 
 
 def existing_folder(path: str, option: str) -> Path:

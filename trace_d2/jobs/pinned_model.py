@@ -3,40 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trace_d2.io.atomic import write_json
-from trace_d2.jobs.command_line import detector_errors
+from trace_d2.jobs.command_line import STUDENT
 from trace_d2.jobs.job import UsageError
-from trace_d2.jobs.store import COMMIT, JobStore
+from trace_d2.jobs.store import COMMIT, SAM_COMMIT, JobStore
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 
-def build_pinned(build: Callable[[CfgNode], Any], cfg: CfgNode, store: JobStore) -> Any:
-    """What ``build`` makes of ``cfg``, its backbone of the commit that the settings note.
+@dataclass(frozen=True)
+class Pin:
+    """A model whose commit is noted.
+
+    Attributes:
+        node: of ``MODEL.TRACE``, whose ``REVISION`` chooses the commit.
+        setting: what it is noted as.
+        kind: of model, for messages.
+    """
+
+    node: str
+    setting: str
+    kind: str
+
+    def named(self, cfg: CfgNode) -> str:
+        """What of ``cfg`` is built, for messages: the student where it is asked for."""
+        trace = cfg.MODEL.TRACE
+        if self.node == "SAM":
+            return f"SAM ({trace.SAM.WEIGHTS})"
+        if trace.EDGES.SOURCE == STUDENT:
+            return f"the student {trace.STUDENT.WEIGHTS or f'of {trace.BACKBONE.NAME}'}"
+        return f"the backbone {trace.BACKBONE.NAME}"
+
+
+BACKBONE, SAM = Pin("BACKBONE", COMMIT, "the backbone"), Pin("SAM", SAM_COMMIT, "SAM")
+
+
+def build_pinned(
+    build: Callable[[CfgNode], Any], cfg: CfgNode, store: JobStore, pin: Pin = BACKBONE
+) -> Any:
+    """What ``build`` makes of ``cfg``, its model of the commit that the settings note.
 
     Where they note none, the commit is noted.
 
     Raises:
-        UsageError: it cannot be built, or ``BACKBONE.REVISION`` leads to another commit by now.
+        UsageError: it cannot be built, or ``REVISION`` leads to another commit by now.
     """
     begun = store.settings_path.exists()
-    noted = store.read_settings().get(COMMIT) if begun else None
-    if noted and not cfg.MODEL.TRACE.BACKBONE.REVISION:
+    noted = store.read_settings().get(pin.setting) if begun else None
+    if noted and not cfg.MODEL.TRACE[pin.node].REVISION:
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.TRACE.BACKBONE.REVISION = noted
-    with detector_errors(cfg):
-        detector = build(cfg)
-    used = getattr(getattr(detector, "backbone", None), "commit", None)
+        cfg.MODEL.TRACE[pin.node].REVISION = noted
+    try:
+        built = build(cfg)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise UsageError(f"{pin.named(cfg)} cannot be loaded: {error}") from error
+    used = getattr(getattr(built, "backbone", built), "commit", None)
     if used and noted and used != noted:
         raise UsageError(
-            f"{store.root} was begun with commit {noted} of the backbone, and "
-            f"MODEL.TRACE.BACKBONE.REVISION {cfg.MODEL.TRACE.BACKBONE.REVISION} is {used} by now: "
-            f"set it to {noted}, or choose another --output"
+            f"{store.root} was begun with commit {noted} of {pin.kind}, and "
+            f"MODEL.TRACE.{pin.node}.REVISION {cfg.MODEL.TRACE[pin.node].REVISION} is {used} by "
+            f"now: set it to {noted}, or choose another --output"
         )
     if used and begun and not noted:
-        write_json(store.settings_path, {**store.read_settings(), COMMIT: used}, indent=1)
-    return detector
+        write_json(store.settings_path, {**store.read_settings(), pin.setting: used}, indent=1)
+    return built

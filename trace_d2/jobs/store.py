@@ -58,11 +58,12 @@ from trace_d2.jobs.output import (
 )
 
 FORMAT = 2  # of settings.json and journal; 1 is read as well
-COMMIT = "commit"  # of the backbone: in the settings once it is known, and none of them
+COMMIT, SAM_COMMIT = "commit", "sam_commit"
+"""Of the hub's backbone and SAM: in the settings once they are known, and none of them."""
 NOTES, PREVIEWS = "annotations/{}.json", "previews/{}.json"
 _SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+\.jsonl")
 _SCRATCH = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npz")
-_TEXTS = ("images", "edges", "semantic", "masks", COMMIT)  # of the settings
+_TEXTS = ("images", "edges", "semantic", "masks", COMMIT, SAM_COMMIT)  # of the settings
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class JobStore:
         """Raise a SettingsChangedError if there are results of other ``settings``."""
         if not self.settings_path.exists():
             return
-        stored = {k: v for k, v in self.read_settings().items() if k != COMMIT}
+        stored = {k: v for k, v in self.read_settings().items() if k not in (COMMIT, SAM_COMMIT)}
         changed = differences(stored, self._complete(settings))
         if changed:
             raise SettingsChangedError(

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from trace_d2.io.regions import region_statistics
-from trace_d2.masks.patches import Patch
+from trace_d2.masks.patches import Patch, moved, patches_of_regions
 
 from .panoptic import PanopticLabel, Segment
+
+
+def parts_of(label: PanopticLabel) -> list[tuple[int, Patch]]:
+    """What could be one object each, with the id of its segment: things, and parts of stuff.
+
+    Stuff, which is one segment a class, has a part wherever its pixels touch.
+    """
+    found = []
+    patches = patches_of_regions(label.segment_ids)
+    for segment in label.segments:
+        whole = patches[segment.id]
+        if segment.isthing:
+            found.append((segment.id, whole))
+            continue
+        for part in patches_of_regions(ndimage.label(whole.mask)[0]).values():
+            found.append((segment.id, Patch(moved(part.box, whole.box), part.mask)))
+    return found
+
+
+def replace_parts(label: PanopticLabel, patches: Sequence[Patch | None]) -> PanopticLabel:
+    """``label`` with other masks of its ``parts_of``, in their order; None leaves one as it is."""
+    masks: dict[int, list[Patch]] = defaultdict(list)
+    changed = set()
+    for (segment_id, part), patch in zip(parts_of(label), patches, strict=True):
+        masks[segment_id].append(patch or part)
+        if patch is not None:
+            changed.add(segment_id)
+    return replace_masks(label, {key: masks[key] for key in sorted(changed)})
 
 
 def replace_masks(label: PanopticLabel, masks: Mapping[int, Sequence[Patch]]) -> PanopticLabel:

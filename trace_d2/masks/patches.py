@@ -71,6 +71,14 @@ def relative(box: Box, origin: Box) -> Box:
     return rows, columns
 
 
+def moved(box: Box, origin: Box) -> Box:
+    """A box that is seen from the corner of ``origin``, as seen from the image's."""
+    rows, columns = (
+        slice(a.start + b.start, a.stop + b.start) for a, b in zip(box, origin, strict=True)
+    )
+    return rows, columns
+
+
 def grown(box: Box, margins: Sequence[int], shape: Sequence[int]) -> Box:
     """``box`` with so many more rows and columns on each side, within an image of ``shape``."""
     rows, columns = (

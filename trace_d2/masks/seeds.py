@@ -35,19 +35,25 @@ class Seed:
 
 
 def make_seeds(
-    masks: Sequence[Patch], shape: tuple[int, int], points: int = 3, negatives: int = 2
+    masks: Sequence[Patch],
+    shape: tuple[int, int],
+    points: int = 3,
+    negatives: int = 2,
+    wanted: Sequence[int] | None = None,
 ) -> list[Seed]:
-    """A seed for each of the masks of one image; they may overlap.
+    """A seed for each of the masks of one image, which may overlap, or for those ``wanted``.
 
     Args:
         masks: of the image.
         shape: (H, W) of the image.
         points: inside a mask at most; there is always one.
         negatives: outside at most: one in each of the masks that touch most of the outline.
+        wanted: ranks of masks.
     """
     corners = np.array([(*_ends(mask.box[0]), *_ends(mask.box[1])) for mask in masks])
     seeds = []
-    for rank, own in enumerate(masks):
+    for rank in range(len(masks)) if wanted is None else wanted:
+        own = masks[rank]
         around = grown(own.box, (1, 1), shape)
         (top, bottom), (left, right) = map(_ends, around)
         meets = (corners[:, 0] < bottom) & (corners[:, 1] > top)

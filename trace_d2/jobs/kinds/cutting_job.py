@@ -143,7 +143,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         self, sample: Sequence[EntryT], work: Callable[[EntryT, PhotoT], _T], threads: int
     ) -> Iterator[_T | None]:
         """``work`` of the images with edges; None where one will fail, and be recorded then."""
-        if self.looks:
+        if self.detects:
             for entry, looked in look_through(self, sample):
                 yield work(entry, self._kept(entry, looked)) if isinstance(looked, Looked) else None
             return

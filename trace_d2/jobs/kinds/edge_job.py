@@ -52,6 +52,7 @@ _RESOURCE_KEYS = frozenset(
         "EMERGENCE.BATCH",
         "EMERGENCE.MEMORY_MB",
         "BGP.THREADS",
+        "SAM.BATCH",
     }
 )
 # Keys that came later: at these values results are as they were before.
@@ -81,6 +82,9 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         entries: all images, in sorted order of stems.
         settings: what decides the results besides images, edges and config.
         save_edges: keep the edges as well.
+
+    Attributes:
+        detects: whether a model finds the edges, in the main process.
     """
 
     nodes: ClassVar[tuple[str, ...]] = ()  # of MODEL.TRACE that decide results
@@ -99,7 +103,7 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         self.cfg = cfg
         self.images = Path(images)
         self.source: str = cfg.MODEL.TRACE.EDGES.SOURCE
-        self.looks = self.source in _DETECTOR_KEYS
+        self.detects = self.looks = self.source in _DETECTOR_KEYS
         self.edges_folder = given_edges(cfg)
         content = {
             "images": str(self.images.resolve()),
@@ -157,7 +161,9 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
             inputs = self.with_detected(image.entry, image.inputs, found)
         except Exception as error:
             return error
-        return inputs, {"timestep": found.timestep} if self.source == TEACHER else {}
+        # A backbone without diffusion has none.
+        told = self.source == TEACHER and found.timestep is not None
+        return inputs, {"timestep": found.timestep} if told else {}
 
     def with_detected(self, entry: EntryT, inputs: PhotoT, found: EdgeOutput) -> PhotoT:
         """``inputs`` with what was detected. Raises ValueError if that is no map of edges."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -52,16 +52,23 @@ from trace_d2.jobs.command_line import (
 )
 from trace_d2.jobs.job import UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
-from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, given_edges, upgrade
+from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths
 from trace_d2.jobs.report import Measure, Outcome, Report, counted
 from trace_d2.jobs.store import Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.labels.panoptic import LabelSettings, of_one_strength
+from trace_d2.labels.replacing import parts_of, replace_parts
+from trace_d2.masks.patches import Patch
+from trace_d2.masks.sam_files import check_sam
 from trace_d2.propagation.calibration import EdgeStatistics
 from trace_d2.terminal import say
+
+if TYPE_CHECKING:
+    from trace_d2.masks.sam import Redrawn
 
 PANOPTIC, SEMANTIC = "panoptic/{}.png", "semantic/{}.png"
 _PANES = (
@@ -69,11 +76,12 @@ _PANES = (
     ("semantic", "Semantic mask"),
     ("edges", "Edges"),
     ("uncut", "Segments without edges"),
+    (CUT, "Segments before SAM"),
     ("segments", "Segments"),
 )
 
 
-class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
+class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
     """Labels images one by one.
 
     Args:
@@ -128,6 +136,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         wrong = Complaints()
         cfg = edge_cfg(wrong, args)
         wrong.of(LabelSettings.from_config, cfg)
+        wrong.of(check_sam, cfg)
         semantic = wrong.of(existing_folder, args.semantic, "--semantic")
         categories = wrong.of(load_categories, args.categories)
         given = given_edges(cfg)
@@ -204,8 +213,14 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         """Stuff masks, and the pieces that edges would cut off them if they were things."""
         return self.cutter.cut_stuff(inputs.semantic, inputs.edges)
 
-    def make(self, entry: ImageEntry, inputs: Sample) -> PanopticLabel:
+    def cut(self, entry: ImageEntry, inputs: Sample) -> PanopticLabel:
         return self.cutter(inputs.semantic, inputs.edges)
+
+    def masks_of(self, result: PanopticLabel) -> list[Patch]:
+        return [part for _, part in parts_of(result)]
+
+    def redraw(self, result: PanopticLabel, answers: Sequence[Redrawn | None]) -> PanopticLabel:
+        return replace_parts(result, [answer.patch if answer else None for answer in answers])
 
     def write(self, entry: ImageEntry, inputs: Sample, result: PanopticLabel) -> dict[str, Any]:
         if self.optional:
@@ -236,6 +251,9 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
         names = {c.id + 1: c.name for c in self.categories}
         semantic = colored(classes, names, wanted, shown=[segments], numbered=False)
         panes = {"segments": segments, "semantic": semantic}
+        if before := inputs.before:
+            own = self._names(before)
+            panes[CUT] = colored(before.segment_ids, own, wanted, shown=[segments], numbered=False)
         pale = [c.name for c in self.categories if not c.isthing]
         if inputs.edges is None:
             return Pictures(inputs.photograph.pixels, panes, pale=pale)
@@ -295,7 +313,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        records = outcome.finished
+        settings, records = outcome.settings, outcome.finished
         segments = sum(record.facts["segments"] for record in records)
         things = sum(record.facts["things"] for record in records)
         images = max(1, len(records))
@@ -309,7 +327,7 @@ class LabelJob(CuttingJob[ImageEntry, Sample, PanopticLabel]):
             "Pseudo panoptic labels",
             _PANES,
             caption,
-            [("Semantic masks", outcome.settings.get("semantic", ""))],
+            [("Semantic masks", settings.get("semantic", "")), *sam_rows(settings)],
             cards=[
                 ("segments", f"{segments:,}"),
                 ("things an image", f"{things / images:.1f}"),

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,9 +36,10 @@ from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import edge_cfg, existing_folder
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import Record
-from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.kinds.mask_entries import MaskEntry, decode_masks, mask_entries
+from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
 from trace_d2.jobs.output import DamagedFileError, writing_to
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
@@ -50,10 +51,16 @@ from trace_d2.jobs.pictures import (
 from trace_d2.jobs.report import Measure, Outcome, Report, Table, counted
 from trace_d2.jobs.store import JobStore, Layout
 from trace_d2.jobs.trust import CALIBRATION
+from trace_d2.masks.patches import Patch, patch_of
+from trace_d2.masks.sam_files import check_sam
 from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
 from trace_d2.propagation.bgp import BgpSettings
 from trace_d2.propagation.calibration import EdgeStatistics
+from trace_d2.propagation.merging import PropagatedInstances
 from trace_d2.terminal import say
+
+if TYPE_CHECKING:
+    from trace_d2.masks.sam import Redrawn
 
 _LEFT_OUT = "left_out.jsonl"
 _QUICKLY_READ = 2**26  # bytes of a file of masks, which takes seconds beyond
@@ -61,6 +68,7 @@ _PANES = (
     (PHOTOGRAPH, "Image"),
     ("given", "Given masks"),
     ("edges", "Edges"),
+    (CUT, "Masks before SAM"),
     ("refined", "Refined masks"),
 )
 
@@ -86,7 +94,7 @@ class RefinedMasks:
     notes: tuple[str, ...]
 
 
-class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
+class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
     """Refines the masks of images one by one.
 
     Args:
@@ -107,7 +115,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
     files = "masks: {}"
     needs = ("images", "masks", "output")
     nodes = ("BGP",)
-    stays = (*CuttingJob.stays, "file")
+    stays = (*RedrawingJob.stays, "file")
 
     def __init__(
         self,
@@ -131,6 +139,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         wrong.of(check_output, args.output, masks=args.masks, images_json=args.images_json)
         cfg = edge_cfg(wrong, args)
         wrong.of(BgpSettings.from_config, cfg)
+        wrong.of(check_sam, cfg)
         wrong.of(existing_folder, args.images, "--images")
         if wrong and os.path.isfile(args.masks) and os.path.getsize(args.masks) > _QUICKLY_READ:
             wrong.end()
@@ -192,31 +201,42 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             return
         statistics.add_masks(given, inputs.edges)
 
-    def make(self, entry: MaskEntry, inputs: Inputs) -> RefinedMasks:
+    def cut(self, entry: MaskEntry, inputs: Inputs) -> RefinedMasks:
         """The refined masks of ``entry``, category by category; without edges they only merge.
 
         Raises:
             ValueError: the masks do not fit the image, or none of them has a pixel.
         """
         kept, given, notes = decode_masks(entry, inputs.photograph, self.masks)
+        categories = [mask.category_id for mask in kept]
         scored = kept[0].score is not None
-        parts, categories, scores = [], [], []
-        for category in sorted({mask.category_id for mask in kept}):
-            own = [rank for rank, mask in enumerate(kept) if mask.category_id == category]
-            strengths = np.array([kept[rank].score for rank in own]) if scored else None
-            if inputs.edges is None:
-                iou = self.cutter.settings.merge_iou
-                refined = merge_masks(given[own], strengths, iou_threshold=iou)
-            else:
-                refined = self.cutter(given[own], inputs.edges, strengths)
-            parts.append(refined.masks)
-            categories += [category] * len(refined.masks)
-            scores += refined.scores.tolist()
-        masks = np.concatenate(parts)
-        given_categories = [mask.category_id for mask in kept]
-        return RefinedMasks(
-            given, given_categories, masks, categories, scores if scored else None, notes
-        )
+        scores = [float(mask.score or 0) for mask in kept] if scored else None
+        edges = inputs.edges
+
+        def refine(masks: np.ndarray, strengths: np.ndarray | None) -> PropagatedInstances:
+            if edges is None:
+                return self._merge(masks, strengths)
+            return self.cutter(masks, edges, strengths)
+
+        refined = _by_category(given, categories, scores, refine)
+        return RefinedMasks(given, categories, *refined, notes)
+
+    def _merge(self, masks: np.ndarray, scores: np.ndarray | None) -> PropagatedInstances:
+        return merge_masks(masks, scores, iou_threshold=self.cutter.settings.merge_iou)
+
+    def masks_of(self, result: RefinedMasks) -> list[Patch]:
+        patches = [patch_of(mask) for mask in result.masks]
+        return [patch for patch in patches if patch is not None]  # cut masks have pixels
+
+    def redraw(self, result: RefinedMasks, answers: Sequence[Redrawn | None]) -> RefinedMasks:
+        """Redrawn masks of one category that are the same object by then are merged."""
+        masks = result.masks.copy()
+        for mask, answer in zip(masks, answers, strict=True):
+            if answer is not None:
+                mask[:] = False
+                mask[answer.patch.box] = answer.patch.mask
+        merged = _by_category(masks, result.categories, result.scores, self._merge)
+        return RefinedMasks(result.given, result.given_categories, *merged, result.notes)
 
     def write(self, entry: MaskEntry, inputs: Inputs, result: RefinedMasks) -> dict[str, Any]:
         if self.optional:
@@ -230,16 +250,21 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
         listed = self.settings["categories"]
         names = {one["id"]: str(one.get("name", one["id"])) for one in listed}
         maps, named = {}, {}
-        for key, masks, categories in (
+        shown = [
             ("given", result.given, result.given_categories),
             ("refined", result.masks, result.categories),
-        ):
+        ]
+        if inputs.before is not None:
+            shown.append((CUT, inputs.before.masks, inputs.before.categories))
+        for key, masks, categories in shown:
             maps[key] = stacked(masks, pixels.shape[:2])
             named[key] = {rank: names[one] for rank, one in enumerate(categories, start=1)}
         scores = {rank: f"score {s:.2f}" for rank, s in enumerate(result.scores or (), start=1)}
         refined = colored(maps["refined"], named["refined"], {}, scores)
         given = colored(maps["given"], named["given"], {}, shown=[refined], numbered=False)
         panes = {"refined": refined, "given": given}
+        if CUT in maps:
+            panes[CUT] = colored(maps[CUT], named[CUT], {}, shown=[refined], numbered=False)
         if inputs.edges is None:
             return Pictures(pixels, panes)
         cuts = cut_strengths(maps["refined"], maps["given"], inputs.edges)
@@ -277,7 +302,7 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
             lambda facts: [
                 f"{counted(facts['given'], 'masks')} given, {facts['segments']} refined"
             ],
-            [("Masks", outcome.settings.get("masks", ""))],
+            [("Masks", outcome.settings.get("masks", "")), *sam_rows(outcome.settings)],
             cards=[("masks given", f"{given:,}"), ("refined masks", f"{refined:,}")],
             tables=[_left_out(outcome.store)],
             measures=[
@@ -287,6 +312,23 @@ class RefineJob(CuttingJob[MaskEntry, Inputs, RefinedMasks]):
                 Measure("refined masks", lambda record: record.facts["segments"], False),
             ],
         )
+
+
+def _by_category(
+    masks: np.ndarray,
+    categories: Sequence[int],
+    scores: Sequence[float] | None,
+    refine: Callable[[np.ndarray, np.ndarray | None], PropagatedInstances],
+) -> tuple[np.ndarray, list[int], list[float] | None]:
+    """Masks, categories and scores of what ``refine`` makes of the masks of one after the other."""
+    parts, owners, strengths = [], [], []
+    for category in sorted(set(categories)):
+        own = [rank for rank, one in enumerate(categories) if one == category]
+        refined = refine(masks[own], np.array([scores[rank] for rank in own]) if scores else None)
+        parts.append(refined.masks)
+        owners += [category] * len(refined.masks)
+        strengths += refined.scores.tolist()
+    return np.concatenate(parts), owners, strengths if scores else None
 
 
 def _added(record: Record) -> int:

@@ -1,0 +1,133 @@
+"""What is known of SAM's files before PyTorch is imported or the hub is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+from huggingface_hub import constants
+
+from trace_d2.backbones.model_files import (
+    CONFIG,
+    ModelSource,
+    cached_model,
+    is_complete,
+    open_model,
+    weights_in,
+)
+from trace_d2.backbones.versions import check_versions
+from trace_d2.backbones.vision_model_files import (
+    IMAGENET,
+    PixelStatistics,
+    check_whole,
+    pixel_statistics,
+)
+from trace_d2.complaints import Complaints
+from trace_d2.devices import backbone_device, check_device
+from trace_d2.io.hints import did_you_mean
+
+from .settings import SamSettings
+
+MODEL_TYPES = ("sam", "sam_hq", "sam2", "sam2_video")
+"""Of folders of transformers that can be asked; hub models of SAM 2 are stored as for videos."""
+
+_SAMPLE = 1 << 20  # bytes at either end of a file that stand for all of it
+
+
+def check_sam(cfg: CfgNode) -> None:
+    """Raise what ``build_sam`` would, as far as it can be known; all of it at once.
+
+    Nothing is loaded or downloaded, and nothing is checked where no SAM is asked.
+    """
+    wrong = Complaints()
+    settings = wrong.of(SamSettings.from_config, cfg)
+    if settings is not None and settings.weights:
+        wrong.of(check_versions)
+        name, key = backbone_device(cfg)
+        if name != "auto":
+            wrong.of(check_device, name, key)
+        wrong.of(_check_files, settings)
+    wrong.end()
+
+
+def _check_files(settings: SamSettings) -> None:
+    with own_keys():
+        if not _is_folder(settings.weights) and not constants.HF_HUB_OFFLINE:
+            return
+        source = open_sam(settings)
+        if source.hub_id and not is_complete(source.folder, "", True):
+            raise FileNotFoundError(
+                f"{source} is not in the local cache, and HF_HUB_OFFLINE is set: run `hf download "
+                f"{source}` with network access and HF_HUB_OFFLINE unset"
+            )
+        wrong = Complaints()
+        wrong.of(check_whole, source.folder)
+        wrong.of(sam_statistics, source.folder)
+        wrong.end()
+
+
+def open_sam(settings: SamSettings) -> ModelSource:
+    """The folder or hub model that ``WEIGHTS`` names.
+
+    Raises:
+        FileNotFoundError: there is none, or it cannot be had.
+        ValueError: it is no SAM.
+    """
+    weights, revision = settings.weights, settings.revision
+    if Path(weights).expanduser().is_file():
+        raise ValueError(
+            f"MODEL.TRACE.SAM.WEIGHTS {weights} is a single file: name the folder of a model of "
+            "transformers, with its config.json, or a hub id, as facebook/sam2.1-hiera-tiny"
+        )
+    offline = constants.HF_HUB_OFFLINE and not _is_folder(weights)
+    source = (cached_model if offline else open_model)(weights, revision, index=CONFIG)
+    if source.model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"MODEL.TRACE.SAM.WEIGHTS: {source} is of the kind {source.kind}"
+            f"{did_you_mean(source.kind, MODEL_TYPES)}; it must be one of "
+            f"{', '.join(MODEL_TYPES)}, as facebook/sam2.1-hiera-tiny is"
+        )
+    return source
+
+
+def sam_statistics(folder: Path) -> PixelStatistics:
+    """How the model in ``folder`` wants its pixels: as it says, else as all SAMs do."""
+    return pixel_statistics(folder, IMAGENET)
+
+
+def sam_print(cfg: CfgNode) -> str:
+    """A short text that is equal for equal files of a folder; empty for a hub id."""
+    weights = cfg.MODEL.TRACE.SAM.WEIGHTS
+    if not _is_folder(weights):
+        return ""
+    folder = Path(weights).expanduser()
+    digest = hashlib.sha256()
+    for name in (CONFIG, *weights_in(folder).names):
+        path = folder / name
+        size = path.stat().st_size
+        digest.update(f"{name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE))
+            file.seek(max(0, size - _SAMPLE))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def own_keys() -> Iterator[None]:
+    """Errors of opening a backbone name SAM's keys instead, which mean the same."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        kinds = (FileNotFoundError, OSError, ImportError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(str(error).replace("MODEL.TRACE.BACKBONE.", "MODEL.TRACE.SAM.")) from error
+
+
+def _is_folder(weights: str) -> bool:
+    """Whether ``weights`` is meant as a path, rather than as a hub id."""
+    path = Path(weights).expanduser()
+    return path.exists() or weights.count("/") != 1 or weights.startswith((".", "~", "/"))
