@@ -268,6 +268,14 @@ def test_edges_are_boundary_divergence_of_one_pass(name, build):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_other_kinds_of_attention_are_named(name, build):
+    backbone = build(name)
+    backbone.model.set_attn_implementation("eager")
+    with pytest.raises(RuntimeError, match=r'no self-attention .* attn_implementation "sdpa"'):
+        read(backbone, picture((168, 140)))
+
+
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_compiled_blocks_are_read(name, build):
     torch._dynamo.reset()
@@ -376,6 +384,24 @@ def test_one_file_and_other_names_of_tensors(tower, build):
     _refused(ValueError, "hold no tensor of", NAME=name, WEIGHTS=str(folder))
     (folder / "model.safetensors").unlink()
     _refused(FileNotFoundError, "must be safetensors", NAME=name, WEIGHTS=str(folder))
+
+
+def test_the_whole_llava_by_its_names_on_the_hub(tiny_multimodal_folder, tmp_path, build):
+    folder = shutil.copytree(tiny_multimodal_folder("llava"), tmp_path / "copy")
+    tensors = {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    part = "vision_tower."
+    renamed = {k.replace(part, f"{part}vision_model."): v for k, v in tensors.items()}
+    positions = {f"{part}vision_model.embeddings.position_ids": torch.arange(17)[None]}
+    assert len(renamed.keys() - tensors.keys()) > 40
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in renamed
+    save_file({**renamed, **positions}, folder / "model.safetensors", {"format": "pt"})
+    image = picture((56, 56))
+    for name in ("llava-1.5-13b", "llava-1.5-13b-tower"):
+        assert torch.equal(read(build(name, folder), image), read(build(name), image))
 
 
 def _change(folder: Path, **content: Any) -> None:
