@@ -19,6 +19,10 @@ from transformers import (
     LlavaForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
 )
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+)
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 from trace_d2.attention import KeyReader, SelfAttentionReader
@@ -32,6 +36,9 @@ from trace_d2.backbones.multimodal import (
     window_order,
 )
 from trace_d2.backbones.preflight import check_backbone
+from trace_d2.backbones.settings import BackboneSettings
+from trace_d2.backbones.vision_model_files import CLIP
+from trace_d2.backbones.vision_transformers import PatchTokens
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges.detector import EdgeDetector
 
@@ -187,6 +194,24 @@ def test_qwen_tower(size, build, tiny_multimodal, tiny_multimodal_folder, spied)
         backbone.run(QwenPatches(patches, grid), ())
     expected = calls[1][1][0][:, places].transpose(0, 1).flatten(1)
     torch.testing.assert_close(reader.keys()[0].double(), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_qwen_as_published_is_read_in_four_blocks():
+    """The published configuration, but narrow; at the resolution that it is read at by itself."""
+    config = Qwen2_5_VLVisionConfig(
+        hidden_size=8, intermediate_size=8, out_hidden_size=8, num_heads=1
+    )
+    tokens = PatchTokens(14, 0, 4, CLIP, 896)
+    model = Qwen2_5_VisionTransformerPretrainedModel(config)
+    backbone = QwenVisionBackbone(BackboneSettings(name="qwen2.5-vl-7b"), model, tokens)
+    assert (config.depth, backbone.size_of((300, 500))) == (32, (896, 896))
+    layout = backbone.layout((896, 896))
+    assert layout.grids == ((64, 64),)
+    with KeyReader(layout) as reader:
+        backbone.run(backbone.prepare(torch.zeros(1, 3, 896, 896)), ())
+    assert reader.keys().shape == (1, 4096, 8)
+    assert reader.calls == 4
 
 
 @pytest.mark.parametrize("grid", [(64, 64), (10, 12), (74, 2), (8, 10), (18, 26), (2, 40)])
@@ -358,7 +383,7 @@ def test_the_towers_shards_alone_are_needed(tower, build):
     path.write_bytes(content[:-10])
     _refused(ValueError, f"{path.name} is no whole safetensors", NAME=name, WEIGHTS=str(folder))
     path.unlink()
-    _refused(FileNotFoundError, path.name, NAME=name, WEIGHTS=str(folder))
+    _refused(FileNotFoundError, f"lacks {path.name}, which", NAME=name, WEIGHTS=str(folder))
 
 
 def test_one_file_and_other_names_of_tensors(tower, build):

@@ -55,7 +55,9 @@ def part_files(source: ModelSource, prefixes: Sequence[str]) -> dict[Path, list[
             f"the weights of {source} hold no tensor of {' or '.join(prefixes)}: {_AGAIN}"
         )
     for path, names in found.items():
-        absent = sorted(set(names).difference(tensor_shapes(source.file(path.name)) or ()))
+        if not source.file(path.name).is_file():
+            raise FileNotFoundError(f"{source} lacks {path.name}, which holds {names[0]}: {_AGAIN}")
+        absent = sorted(set(names).difference(tensor_shapes(path) or ()))
         if absent:
             raise ValueError(f"{path} lacks {absent[0]}, which the index says it holds: {_AGAIN}")
     return found

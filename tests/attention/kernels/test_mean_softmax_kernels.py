@@ -162,6 +162,30 @@ def test_reader(differentiable: bool, device: torch.device) -> None:
     torch.testing.assert_close(made["triton"], made["plain"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_reader_of_another_order_behind_a_mask(differentiable: bool, device: torch.device) -> None:
+    order = tuple(torch.randperm(48, generator=torch.Generator().manual_seed(2)).tolist())
+    layout = AttentionLayout(
+        ((6, 8),), text_tokens=5, start=2, order=order, calls=1, ignore_masks=True
+    )
+    query = torch.randn(2, 2, 53, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(53, 53, dtype=torch.bool).tril().to(device)
+    made = {}
+    for kernels in ("plain", "triton"):
+        given = query.to(device).requires_grad_(differentiable)
+        reader = SelfAttentionReader(layout, differentiable=differentiable, kernels=kernels)
+        with reader:
+            functional.scaled_dot_product_attention(given, given.roll(1, -1), given, attn_mask=mask)
+        attention = reader.attention()
+        made[kernels] = [attention.detach()]
+        if differentiable:
+            made[kernels] += torch.autograd.grad(attention.square().sum(), given)
+    torch.testing.assert_close(made["triton"], made["plain"], rtol=1e-4, atol=1e-6)
+    image = query[:, :, 2:50][:, :, list(order)]
+    expected = exact(image, image.roll(1, -1), 0.25)
+    torch.testing.assert_close(made["triton"][0].cpu().double(), expected, rtol=0, atol=3e-6)
+
+
 @pytest.mark.gpu
 def test_more_than_2_to_the_31_elements(device: torch.device) -> None:
     if device.type != "cuda" or torch.cuda.mem_get_info()[0] < 12 * 2**30:
