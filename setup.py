@@ -61,6 +61,9 @@ TORCHAO_REQUIREMENTS = ["torchao>=0.16"]
 # The dense CRF that sharpens discovered masks is compiled as it is installed, in minutes.
 CRF_REQUIREMENTS = ["pydensecrf2"]
 
+# Vision transformers that transformers does not have (EVA02), or has behind a gate (DINOv3).
+TIMM_REQUIREMENTS = ["timm>=1.0.20"]
+
 # playwright drives the Chromium that is installed; it brings none.
 TEST_REQUIREMENTS = ["hypothesis", "playwright>=1.49", "pytest>=9", "pytest-xdist"]
 LINT_REQUIREMENTS = ["mypy", "ruff"]
@@ -92,6 +95,7 @@ setup(
         "detectron2": DETECTRON2_REQUIREMENTS,
         "quantised": QUANTISED_REQUIREMENTS + TORCHAO_REQUIREMENTS,
         "test": TEST_REQUIREMENTS,
-        "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS + QUANTISED_REQUIREMENTS,
+        "timm": TIMM_REQUIREMENTS,
+        "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS + QUANTISED_REQUIREMENTS + TIMM_REQUIREMENTS,
     },
 )

@@ -80,6 +80,25 @@ def save_tiny_vit(kind: str, folder: Path, seed: int = 0, **options: Any) -> Any
     return model
 
 
+def save_tiny_timm(kind: str, folder: Path, seed: int = 0, **options: Any) -> Any:
+    """Build a tiny "eva02-e" or "dinov3-7b" of timm, save it as timm does and return it."""
+    import timm
+
+    sizes: dict[str, Any] = {"embed_dim": 32, "depth": BLOCKS, "num_heads": 2, "patch_size": PATCH}
+    name = "vit_7b_patch16_dinov3"
+    if kind == "eva02-e":
+        name = "eva02_enormous_patch14_clip_224"
+        sizes |= {"img_size": SIDE, "mlp_ratio": 2, "num_classes": 5}
+    torch.manual_seed(seed)
+    model = timm.create_model(name, **sizes, **options).eval()
+    with torch.no_grad():  # attention of its own initialisation is even
+        for key, weight in model.named_parameters():
+            weight.normal_(1 if "norm" in key and key.endswith("weight") else 0, 0.2)
+    size = {"input_size": (3, SIDE, SIDE), "mean": MEAN, "std": STD}
+    timm.models.save_for_hf(model, str(folder), safe_serialization=True, data_config=size)
+    return model
+
+
 def save_preprocessor(folder: Path, **changes: Any) -> None:
     """Write the configuration of an image processor, with ``changes``."""
     content = {

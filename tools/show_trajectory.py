@@ -89,6 +89,7 @@ def read_truth(path: Path | None, image: np.ndarray) -> np.ndarray | None:
 
 def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray | None]:
     """Config, image and truth; a ValueError or OSError says all that is wrong at once."""
+    from trace_d2.backbones.registry import without_diffusion
     from trace_d2.complaints import Complaints
     from trace_d2.config import usable_trace_cfg
     from trace_d2.edges.preflight import check_edges
@@ -100,6 +101,11 @@ def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray |
     teacher.defrost()
     teacher.MODEL.TRACE.EDGES.SOURCE = "teacher"  # who looks, whatever the config is for
     wrong.of(check_edges, teacher)
+    if without_diffusion(cfg.MODEL.TRACE.BACKBONE.NAME):
+        wrong.say(
+            f"MODEL.TRACE.BACKBONE.NAME {cfg.MODEL.TRACE.BACKBONE.NAME} is no diffusion model and "
+            "has no trajectory: take one, or tools/make_pseudo_edges.py for this one's edges"
+        )
     stride = cfg.MODEL.TRACE.EMERGENCE.STRIDE
     if 0 < stride * MOST_STEPS < 1000:
         wrong.say(

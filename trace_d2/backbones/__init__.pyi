@@ -11,6 +11,7 @@ from .families import (
 from .multimodal import LlavaBackbone, LlavaTowerBackbone, QwenVisionBackbone
 from .null_prompt import NullPrompt
 from .registry import REGISTERED_MODELS, RegisteredModel
+from .timm_models import TimmBackbone
 from .vision_transformers import TransformersBackbone, VisionTransformer
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "StableDiffusion3Backbone",
     "StableDiffusionBackbone",
     "StableDiffusionXLBackbone",
+    "TimmBackbone",
     "TransformersBackbone",
     "VisionTransformer",
     "build_backbone",

@@ -24,6 +24,7 @@ _REPEATED_BLOCKS = (
     *("BasicTransformerBlock", "JointTransformerBlock"),
     *("ViTLayer", "Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer"),
     *("CLIPEncoderLayer", "LlamaDecoderLayer", "Qwen2_5_VLVisionBlock"),
+    *("Block", "EvaBlock", "EvaBlockPostNorm"),
 )
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
-from . import families, multimodal, vision_transformers  # noqa: F401 -- they register themselves
+from . import (  # noqa: F401 -- they register themselves
+    families,
+    multimodal,
+    timm_models,
+    vision_transformers,
+)
 from .backbone import AttentionBackbone
 from .registry import BACKBONE_REGISTRY, REGISTERED_MODELS, family_of, source_of
 from .settings import BackboneSettings

@@ -183,7 +183,7 @@ def open_model(
             f" diffusers folder of the same model, the one that holds {INDEX}"
         )
     if folder.is_dir():
-        file = folder / (index or _index_in(folder))
+        file = folder / (index or index_in(folder))
         if not file.is_file():
             raise FileNotFoundError(
                 f"{folder} has no {file.name}; pass the top folder of a diffusers model, the one"
@@ -341,7 +341,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _index_in(folder: Path) -> str:
+def index_in(folder: Path) -> str:
     """Which file tells what the model in ``folder`` is."""
     if (folder / INDEX).is_file() or not (folder / CONFIG).is_file():
         return INDEX

@@ -1,4 +1,4 @@
-"""The packages that models in few bits need."""
+"""The packages that some models need: those in few bits, and those of timm."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ METHODS = {"nf4": "bitsandbytes", "int8": "torchao"}
 
 def need_package(method: str, what: str) -> None:
     """Raise a ValueError if the package of a quant_method, by which ``what`` is read, is absent."""
-    package = _PACKAGES[method]
+    need(_PACKAGES[method], what, "pass the model in full precision")
+
+
+def need(package: str, what: str, instead: str) -> None:
+    """Raise a ValueError if ``package`` is absent, which ``what`` needs; or do ``instead``."""
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise ValueError(
-            f"{what} needs the package {package}: run `pip install {package}`, or pass the model in"
-            " full precision"
+            f"{what} needs the package {package}: run `pip install {package}`, or {instead}"
         ) from error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 
 from trace_d2.complaints import Complaints
 from trace_d2.devices import backbone_device, check_device
@@ -16,7 +18,6 @@ from .denoiser_files import check_file, gguf_in
 from .model_files import (
     DENOISERS,
     NULL_PROMPT,
-    TIMM,
     ModelSource,
     cached_model,
     is_complete,
@@ -34,6 +35,7 @@ from .registry import (
     REGISTERED_MODELS,
     index_of,
     other_kind,
+    other_name,
     unknown_kind,
     weights_of,
 )
@@ -43,7 +45,9 @@ from .vision_model_files import (
     CLIP,
     IMAGENET,
     check_precision,
+    check_timm,
     check_whole,
+    need_timm,
     pixel_statistics,
 )
 
@@ -64,12 +68,25 @@ def check_backbone(cfg: CfgNode) -> None:
         wrong.of(check_device, name, key)
     settings = wrong.of(BackboneSettings.from_config, cfg)
     if settings is not None:
-        wrong.of(_check_options, settings)
+        registered = REGISTERED_MODELS.get(settings.name)
+        if registered and registered.family in MODEL_TYPES:
+            wrong.of(_check_network, settings, registered.family)
+        else:
+            wrong.of(_check_options, settings)
         if settings.denoiser:
             wrong.of(_check_denoiser, settings)
         source = wrong.of(_source_at_hand, settings)
         if source is not None:
             wrong.of(_check_source, source, settings)
+    wrong.end()
+
+
+def _check_network(settings: BackboneSettings, family: str) -> None:
+    """Raise for what a network without diffusion cannot do, and for packages that it needs."""
+    wrong = Complaints()
+    wrong.of(settings.check_without_diffusion)
+    if family == "TimmBackbone":
+        wrong.of(need_timm, f"MODEL.TRACE.BACKBONE.NAME {settings.name}")
     wrong.end()
 
 
@@ -99,11 +116,31 @@ def _check_denoiser(settings: BackboneSettings) -> None:
 def _source_at_hand(settings: BackboneSettings) -> ModelSource | None:
     """The model, if its files are here; None where the hub has to be asked."""
     weights, bare = weights_of(settings), bool(settings.denoiser)
-    options = (settings.revision, settings.variant, bare, index_of(settings))
+    options = (settings.revision, settings.variant, bare, index_of(settings.name))
     folder = Path(weights).expanduser()
     if folder.exists() or weights.count("/") != 1 or weights.startswith((".", "~", "/")):
         return open_model(weights, *options)
-    return cached_model(weights, *options) if constants.HF_HUB_OFFLINE else None
+    if constants.HF_HUB_OFFLINE:
+        return cached_model(weights, *options)
+    _check_gate(settings, options)
+    return None
+
+
+def _check_gate(settings: BackboneSettings, options: tuple[str, str, bool, str]) -> None:
+    """Raise for a gated model that is not here yet, where nobody is logged in to the hub."""
+    registered = REGISTERED_MODELS[settings.name]
+    elsewhere = settings.weights or os.environ.get("HF_ENDPOINT")
+    if not registered.gated or elsewhere or get_token():
+        return
+    with contextlib.suppress(FileNotFoundError):
+        cached_model(registered.weights, *options)
+        return
+    instead = f", {other_name(registered)}" if registered.instead else ""
+    raise FileNotFoundError(
+        f"{registered.weights} is gated, and nobody is logged in to the hub: accept its licence at"
+        f" https://huggingface.co/{registered.weights} and run `hf auth login`, or download it"
+        f" elsewhere and pass its folder as MODEL.TRACE.BACKBONE.WEIGHTS{instead}"
+    )
 
 
 def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
@@ -114,17 +151,9 @@ def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
         return
     if family in MODEL_TYPES:
         wrong = Complaints()
-        wrong.of(settings.check_without_diffusion)
-        if family in VISION_TOWERS:
-            wrong.of(check_precision, source.folder)
-            wrong.of(part_files, source, VISION_TOWERS[family])
-        else:
-            wrong.of(_check_whole, source)
-        if family == "LlavaBackbone":
-            wrong.of(check_tokenizer, source.folder)
-        if source.model_type != TIMM:
-            known = IMAGENET if family == "TransformersBackbone" else CLIP
-            wrong.of(pixel_statistics, source.folder, known if registered else None)
+        if registered is None:
+            wrong.of(settings.check_without_diffusion)
+        wrong.of(_check_without_components, source, family, registered is not None)
         wrong.end()
         return
     parts = {name: True for name in DENOISERS if source.class_name(name)}
@@ -163,6 +192,24 @@ def _family_of(source: ModelSource, wanted: str | None) -> str | None:
     if found is None and source.kind not in others:
         raise unknown_kind(source, [*others, *(kind for kinds in own.values() for kind in kinds)])
     return found
+
+
+def _check_without_components(source: ModelSource, family: str, registered: bool) -> None:
+    """Raise unless the folder holds what a ``family`` without diffusion reads of it."""
+    wrong = Complaints()
+    if family in VISION_TOWERS:
+        wrong.of(check_precision, source.folder)
+        wrong.of(part_files, source, VISION_TOWERS[family])
+    else:
+        wrong.of(_check_whole, source)
+    if family == "LlavaBackbone":
+        wrong.of(check_tokenizer, source.folder)
+    if family == "TimmBackbone":
+        wrong.of(check_timm, source.folder)
+    else:
+        known = IMAGENET if family == "TransformersBackbone" else CLIP
+        wrong.of(pixel_statistics, source.folder, known if registered else None)
+    wrong.end()
 
 
 def _check_whole(source: ModelSource) -> None:

@@ -11,7 +11,7 @@ from fvcore.common.registry import Registry
 
 from trace_d2.io.hints import did_you_mean, nearest_path
 
-from .model_files import CONFIG, INDEX, ModelSource, open_model
+from .model_files import CONFIG, INDEX, TIMM, ModelSource, index_in, open_model
 from .settings import BackboneSettings
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ FAMILY_FILES: dict[str, FamilyFiles] = {
 
 MODEL_TYPES: dict[str, tuple[str, ...]] = {
     "TransformersBackbone": ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit"),
+    "TimmBackbone": (TIMM, "timm_wrapper"),
     "LlavaBackbone": ("llava",),
     "LlavaTowerBackbone": ("llava",),  # by a registered name; a folder alone is the one above
     "QwenVisionBackbone": ("qwen2_5_vl",),
@@ -79,11 +80,15 @@ class RegisteredModel:
         native_resolution: side in pixels of the square it was trained on (DINO: of its authors'
             maps of attention, its position embeddings are interpolated); None: its configuration
             says.
+        gated: the hub gives it to those alone who accepted its licence.
+        instead: the registered name of the same weights in an open repository, if there is one.
     """
 
     family: str
     weights: str
     native_resolution: int | None
+    gated: bool = False
+    instead: str = ""
 
 
 _VIT = "TransformersBackbone"
@@ -97,12 +102,12 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
     ),
     "pixart-alpha": RegisteredModel("PixArtBackbone", "PixArt-alpha/PixArt-XL-2-1024-MS", 1024),
     "sd35-medium": RegisteredModel(
-        "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-medium", 1024
+        "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-medium", 1024, gated=True
     ),
     "sd35-large": RegisteredModel(
-        "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-large", 1024
+        "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-large", 1024, gated=True
     ),
-    "flux1-dev": RegisteredModel("FluxBackbone", "black-forest-labs/FLUX.1-dev", 1024),
+    "flux1-dev": RegisteredModel("FluxBackbone", "black-forest-labs/FLUX.1-dev", 1024, gated=True),
     "trace-tiny": RegisteredModel("FluxBackbone", str(_MODEL_ZOO / "trace_tiny"), None),
     "dino-vits8": RegisteredModel(_VIT, "facebook/dino-vits8", 480),
     "dino-vits16": RegisteredModel(_VIT, "facebook/dino-vits16", 480),
@@ -110,7 +115,13 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
     "dino-vitb16": RegisteredModel(_VIT, "facebook/dino-vitb16", 480),
     "dinov2-giant": RegisteredModel(_VIT, "facebook/dinov2-giant", 518),
     "dinov2-giant-registers": RegisteredModel(_VIT, "facebook/dinov2-with-registers-giant", 518),
-    "dinov3-7b": RegisteredModel(_VIT, "facebook/dinov3-vit7b16-pretrain-lvd1689m", 512),
+    "dinov3-7b": RegisteredModel(
+        _VIT, "facebook/dinov3-vit7b16-pretrain-lvd1689m", 512, gated=True, instead="dinov3-7b-timm"
+    ),
+    "dinov3-7b-timm": RegisteredModel("TimmBackbone", "timm/vit_7b_patch16_dinov3.lvd1689m", 512),
+    "eva02-e": RegisteredModel(
+        "TimmBackbone", "timm/eva02_enormous_patch14_clip_224.laion2b_plus", 224
+    ),
     "llava-1.5-13b": RegisteredModel("LlavaBackbone", "llava-hf/llava-1.5-13b-hf", None),
     "llava-1.5-13b-tower": RegisteredModel("LlavaTowerBackbone", "llava-hf/llava-1.5-13b-hf", None),
     "qwen2.5-vl-7b": RegisteredModel("QwenVisionBackbone", "Qwen/Qwen2.5-VL-7B-Instruct", None),
@@ -159,14 +170,33 @@ def other_kind(source: ModelSource, name: str, kinds: Iterable[str]) -> ValueErr
 
 def source_of(settings: BackboneSettings) -> ModelSource:
     """The model that ``BACKBONE.NAME``, ``WEIGHTS`` and ``REVISION`` mean."""
-    weights = weights_of(settings)
-    bare = bool(settings.denoiser)
-    return open_model(weights, settings.revision, settings.variant, bare, index_of(settings))
+    weights, index = weights_of(settings), index_of(settings.name)
+    try:
+        bare = bool(settings.denoiser)
+        return open_model(weights, settings.revision, settings.variant, bare, index)
+    except FileNotFoundError as error:
+        registered = REGISTERED_MODELS.get(settings.name)
+        if registered is None or not registered.instead or settings.weights:
+            raise
+        raise FileNotFoundError(f"{error}; {other_name(registered)}") from error
 
 
-def index_of(settings: BackboneSettings) -> str:
-    """The file that tells what the model is; empty where only its folder knows."""
-    registered = REGISTERED_MODELS.get(settings.name)
+def other_name(registered: RegisteredModel) -> str:
+    """What to do where a model that has an open copy cannot be had."""
+    return (
+        f"or set MODEL.TRACE.BACKBONE.NAME to {registered.instead}, the same weights in a"
+        " repository without a gate"
+    )
+
+
+def without_diffusion(name: str) -> bool:
+    """Whether ``BACKBONE.NAME`` means a network without noise, latent or scheduler."""
+    return (index_of(name) or index_in(Path(name).expanduser())) == CONFIG
+
+
+def index_of(name: str) -> str:
+    """The file that tells what the model ``name`` is; empty where only its folder knows."""
+    registered = REGISTERED_MODELS.get(name)
     if registered is None:
         return ""
     return CONFIG if registered.family in MODEL_TYPES else INDEX

@@ -37,3 +37,14 @@ def check_report(report: Mapping[str, Any], path: Path) -> None:
                 " another model, its config.json does, or they are incomplete; copy or download the"
                 " model again"
             )
+
+
+def difference(expected: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[str]]:
+    """A report on tensors that are ``given`` by name, where others are ``expected``."""
+    shared = expected.keys() & given.keys()
+    shapes = {name: getattr(given[name], "quant_shape", given[name].shape) for name in shared}
+    return {
+        "missing_keys": sorted(expected.keys() - shared),
+        "unexpected_keys": sorted(given.keys() - shared),
+        "mismatched_keys": [n for n in sorted(shared) if shapes[n] != expected[n].shape],
+    }

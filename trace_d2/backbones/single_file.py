@@ -24,7 +24,7 @@ from trace_d2.io.json_files import shown
 from . import quantization
 from .denoiser_files import PREFIX, check_is_denoiser
 from .packages import need_package
-from .reports import check_report
+from .reports import check_report, difference
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ def load_single_file(
     with init_empty_weights():
         model = model_class.from_config(config)
     expected = model.state_dict()
-    found = _read(path)
+    found = read_tensors(path)
     check_is_denoiser(found, path)
     tensors = _named_as(expected, _denoiser_of(found, path), model_class, config, path)
-    check_report(_report(expected, tensors), path)
+    check_report(difference(expected, tensors), path)
     try:
         if quantize:
             settings = quantization.build_config(quantize, model_class, config, dtype)
@@ -98,8 +98,8 @@ def load_single_file(
     return model.eval()
 
 
-def _read(path: Path) -> Mapping[str, Callable[[], Tensor]]:
-    """The tensors of a file by name, to be called for."""
+def read_tensors(path: Path) -> Mapping[str, Callable[[], Tensor]]:
+    """The tensors of a file by name, to be called for; a ValueError if it cannot be read safely."""
     try:
         if path.suffix == ".safetensors":
             file = safe_open(path, "pt")
@@ -184,14 +184,3 @@ def _named_as(
 
 def _elements(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
-
-
-def _report(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """What differs, as ``from_pretrained`` tells it."""
-    shared = expected.keys() & given.keys()
-    shapes = {name: getattr(given[name], "quant_shape", given[name].shape) for name in shared}
-    return {
-        "missing_keys": sorted(expected.keys() - shared),
-        "unexpected_keys": sorted(given.keys() - shared),
-        "mismatched_keys": [n for n in sorted(shared) if shapes[n] != expected[n].shape],
-    }

@@ -11,7 +11,7 @@ from trace_d2.io.json_files import quoted, read_json
 from trace_d2.io.weight_files import tensor_shapes
 
 from .model_files import CONFIG, weights_in
-from .packages import stored_method
+from .packages import need, stored_method
 
 _AGAIN = "copy or download the model again"
 PREPROCESSOR = "preprocessor_config.json"
@@ -80,6 +80,28 @@ def pixel_statistics(folder: Path, known: PixelStatistics | None = None) -> Pixe
     if found.get("do_normalize") is False:
         return PixelStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return statistics_from(found.get("image_mean"), found.get("image_std"), path)
+
+
+def check_timm(folder: Path) -> PixelStatistics:
+    """How the model of timm in ``folder`` wants its pixels; a ValueError if it is none."""
+    need_timm(str(folder))
+    path = folder / CONFIG
+    config = read_json(path, "configuration", _AGAIN)
+    if not isinstance(config, Mapping) or not isinstance(config.get("architecture"), str):
+        raise ValueError(f"{path} names no architecture of timm: {_AGAIN}")
+    known = config.get("pretrained_cfg", config)
+    if not isinstance(known, Mapping):
+        raise ValueError(f"{path}: pretrained_cfg is no configuration: {_AGAIN}")
+    return statistics_from(known.get("mean"), known.get("std"), path)
+
+
+def need_timm(what: str) -> None:
+    """Raise a ValueError unless timm is installed, which ``what`` needs."""
+    need(
+        "timm",
+        f"{what}, a model of timm,",
+        "take a model of transformers (dino-vitb8, dinov2-giant, ...)",
+    )
 
 
 def statistics_from(mean: Any, std: Any, path: Path) -> PixelStatistics:

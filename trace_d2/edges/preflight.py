@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.attention.settings import AttentionSettings
 from trace_d2.backbones.preflight import check_backbone
-from trace_d2.backbones.registry import canonical_name
+from trace_d2.backbones.registry import canonical_name, without_diffusion
 from trace_d2.backbones.settings import PassSettings
 from trace_d2.complaints import Complaints
 from trace_d2.io.weight_files import tensor_shapes
@@ -63,6 +63,12 @@ def check_student_to_train(cfg: CfgNode) -> None:
 def check_trainable(cfg: CfgNode) -> None:
     """Raise a ValueError for keys of ``cfg`` with which no student can be trained."""
     trace = cfg.MODEL.TRACE
+    if without_diffusion(trace.BACKBONE.NAME):
+        raise ValueError(
+            f"MODEL.TRACE.BACKBONE.NAME {trace.BACKBONE.NAME} is no diffusion model, and"
+            " reconstructs no image: students are trained on diffusion models; edges of this one"
+            " are its teacher's, of one pass (MODEL.TRACE.EDGES.SOURCE teacher)"
+        )
     if trace.BACKBONE.CPU_OFFLOAD:
         raise ValueError("MODEL.TRACE.BACKBONE.CPU_OFFLOAD is for inference: set it to False")
     if trace.BACKBONE.OFFLOAD != "none":

@@ -137,7 +137,7 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     def look(
         self, images: Sequence[Read[EntryT, PhotoT]]
     ) -> list[tuple[PhotoT, Mapping[str, Any]] | Exception]:
-        """The inputs with detected edges; of the teacher's the emergence point is a fact."""
+        """The inputs with detected edges; the teacher's emergence point, if any, is a fact."""
         known = [image.ready if isinstance(image.ready, EdgeOutput) else None for image in images]
         new = [image for image, found in zip(images, known, strict=True) if found is None]
         detected = iter(self._detect(new) if new else ())
