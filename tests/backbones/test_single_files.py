@@ -11,6 +11,7 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from trace_d2.backbones import single_file
+from trace_d2.backbones.reports import difference
 
 FAMILIES = ("sd15", "sdxl", "sd3")
 STEP = torch.tensor([300])
@@ -219,7 +220,7 @@ def test_flux_under_its_makers_names(original_names):
     given = original_names.in_original_names(model)
     expected = model.state_dict()
     made = single_file._named_as(expected, given, FluxTransformer2DModel, model.config, "file")
-    assert not any(single_file._report(expected, made).values())
+    assert not any(difference(expected, made).values())
     assert set(given).isdisjoint(expected)
 
 
