@@ -5,14 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from trace_d2.propagation.regions import (
-    _TRUSTED,
-    _UNTRUSTED,
-    BorderMerger,
-    Borders,
-    measure_borders,
-    merge_shallow,
-)
+from trace_d2.propagation.borders import Borders, measure_borders, merge_shallow
+from trace_d2.propagation.regions import _TRUSTED, _UNTRUSTED, BorderMerger
 
 
 def borders(*rows: tuple[int, int, float, float, float]) -> Borders:
@@ -80,13 +74,13 @@ def test_log_odds_by_hand(trust):
     # it to an image of 50; texture 21 / (100 + 5) rather than 40.5 / (400 + 5).
     known = [1, 2, 0.25, 0, math.log(2), 0.2]
     expected = sum(w * k for w, k in zip(merger.weights, known, strict=True))
-    assert merger.log_odds(1, 2) == pytest.approx(expected)
-    assert merger.log_odds(2, 1) == merger.log_odds(1, 2)
+    assert merger.cost(1, 2) == pytest.approx(expected)
+    assert merger.cost(2, 1) == merger.log_odds(1, 2)
     # Four times the smaller area: shortness -log 2, and a texture of 0.1.
     merger = merger_of(table, [400, 400], [4, 8], [21, 40.5], trust)
     known[3], known[5] = -math.log(2), 0.1
     expected = sum(w * k for w, k in zip(merger.weights, known, strict=True))
-    assert merger.log_odds(1, 2) == pytest.approx(expected)
+    assert merger.cost(1, 2) == pytest.approx(expected)
 
 
 def test_trust_leads_from_one_set_of_coefficients_to_the_other():
@@ -104,7 +98,7 @@ def test_trust_leads_from_one_set_of_coefficients_to_the_other():
 
 def test_regions_without_a_peak_are_measured():
     merger = merger_of(borders((1, 2, 1, 1, 0)), [1, 1], [0, 0], [1, 1])
-    assert math.isfinite(merger.log_odds(1, 2))
+    assert math.isfinite(merger.cost(1, 2))
 
 
 def parts_of(labels: np.ndarray) -> set[frozenset[int]]:
@@ -120,7 +114,7 @@ def test_merging_takes_the_unlikely_borders_only():
     likely, unlikely = (40.0, 200.0, 0.0), (4.0, -20.0, 9.0)
     table = borders((1, 2, *likely), (2, 3, *unlikely), (3, 4, *likely))
     merger = merger_of(table, [900] * 4, [10] * 4, [0] * 4)
-    assert merger.log_odds(1, 2) > 0 > merger.log_odds(2, 3)
+    assert merger.cost(1, 2) > 0 > merger.log_odds(2, 3)
     assert parts_of(merger.merge()) == {frozenset({1}), frozenset({2, 3}), frozenset({4})}
 
 
@@ -131,7 +125,7 @@ def test_what_joins_is_measured_anew():
     labels = merger.merge()
     assert parts_of(labels) == {frozenset({1, 2}), frozenset({3})}
     joined = merger_of(borders((1, 2, 50, 180, 5)), [1300, 2500], [20, 20], [13, 50])
-    assert merger.log_odds(labels[1], 3) == pytest.approx(joined.log_odds(1, 2))
+    assert merger.cost(labels[1], 3) == pytest.approx(joined.log_odds(1, 2))
 
 
 def merge_naively(
@@ -158,7 +152,7 @@ def merge_naively(
             [sum(edges[n] for n in part) for part in members],
             trust,
         )
-        odds = [merger.log_odds(number[a], number[b]) for a, b in pairs]
+        odds = [merger.cost(number[a], number[b]) for a, b in pairs]
         if min(odds) >= 0:
             break
         keep, gone = pairs[int(np.argmin(odds))]

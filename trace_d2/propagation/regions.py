@@ -10,15 +10,21 @@ likely inside one object (``BorderMerger``).
 
 from __future__ import annotations
 
-import heapq
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from trace_d2.propagation.borders import (
+    Agglomeration,
+    Borders,
+    measure_borders,
+    merge_shallow,
+    relabel,
+    roots,
+)
 from trace_d2.propagation.calibration import EdgeEvidence
 from trace_d2.propagation.grid import EDGE_THRESHOLD
 
@@ -36,8 +42,6 @@ _TRUSTED = (2.6, 1.3, -3.0, 0.0, 0.85, -9.3)
 _FULL_TRUST = 0.7  # from which on edges are trusted fully
 # Pixels that say nothing, as if every border and every region had so many more.
 _SHRINK_BORDER, _SHRINK_REGION = 2.0, 5.0
-
-_Border = tuple[float, float, float]  # length, sum of evidence, height of the pass
 
 
 def cut_components(
@@ -103,7 +107,7 @@ def cut_basins(
     likelihood = evidence.likelihood
     borders = measure_borders(regions, likelihood, distance)
     peaks = _highest(regions, distance)
-    regions = _relabel(regions, merge_shallow(borders, peaks, neck_depth))
+    regions = relabel(regions, merge_shallow(borders, peaks, neck_depth))
     if regions.max() < 2:
         return regions
 
@@ -112,7 +116,7 @@ def cut_basins(
     edges = np.bincount(regions.ravel(), np.where(mask, evidence.probability, 0).ravel())
     peaks = _highest(regions, distance)
     merger = BorderMerger(borders, area, peaks, edges, evidence.trust, evidence.scale, prior)
-    return _relabel(regions, merger.merge())
+    return relabel(regions, merger.merge())
 
 
 def settle_tiny_pieces(
@@ -212,92 +216,7 @@ def _flood(relief: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarra
     return regions.astype(np.int32, copy=False)
 
 
-def _relabel(regions: np.ndarray, becomes: np.ndarray) -> np.ndarray:
-    """Apply a map of labels and close the ranks: labels 1, 2, ... and 0."""
-    table = np.zeros(len(becomes), np.int32)
-    table[1:] = np.unique(becomes[1:], return_inverse=True)[1] + 1
-    return table[regions]
-
-
-@dataclass(frozen=True)
-class Borders:
-    """The borders of a region map, one entry for every pair of regions that touch.
-
-    Attributes:
-        pairs: int64 (P, 2) labels, the smaller first, in rising order.
-        length: float64 (P,) pixel pairs that face each other across the border (4-connected).
-        strength: float64 (P,) sum over those pairs of the greater of the two pixels' evidence.
-        height: float64 (P,) the greatest height at which the two regions meet.
-    """
-
-    pairs: np.ndarray
-    length: np.ndarray
-    strength: np.ndarray
-    height: np.ndarray
-
-
-def measure_borders(regions: np.ndarray, evidence: np.ndarray, height: np.ndarray) -> Borders:
-    """The borders of ``regions`` int32 (H, W), by float32 (H, W) evidence for an edge and height.
-
-    A border is as high as its highest pass, and a pass as high as the lower of its two pixels.
-    """
-    count = int(regions.max(initial=0)) + 1
-    codes, strengths, heights = [], [], []
-    for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        one, other = regions[first], regions[second]
-        facing = np.nonzero((one != other) & (one > 0) & (other > 0))
-        one, other = one[facing].astype(np.int64), other[facing].astype(np.int64)
-        codes.append(np.minimum(one, other) * count + np.maximum(one, other))
-        strengths.append(np.maximum(evidence[first][facing], evidence[second][facing]))
-        heights.append(np.minimum(height[first][facing], height[second][facing]))
-    code, index = np.unique(np.concatenate(codes), return_inverse=True)
-    top = np.zeros(len(code))
-    np.maximum.at(top, index, np.concatenate(heights))
-    return Borders(
-        pairs=np.stack([code // count, code % count], axis=1),
-        length=np.bincount(index, minlength=len(code)).astype(np.float64),
-        strength=np.bincount(index, np.concatenate(strengths), minlength=len(code)),
-        height=top,
-    )
-
-
-def _find(parent: list[int], item: int) -> int:
-    """The root that stands for the set of ``item``; a root is its own parent."""
-    while parent[item] != item:
-        parent[item] = parent[parent[item]]
-        item = parent[item]
-    return item
-
-
-def _roots(parent: list[int]) -> np.ndarray:
-    return np.array([_find(parent, item) for item in range(len(parent))], np.int32)
-
-
-def merge_shallow(borders: Borders, peaks: np.ndarray, depth: float) -> np.ndarray:
-    """Join regions that no dip of at least ``depth`` parts (an h-maxima filter on the regions).
-
-    Borders are visited from the highest pass down; two regions are one if the lower of their
-    ``peaks``, float (R + 1,), rises less than ``depth`` above the pass. Passes at height 0 join
-    nothing.
-
-    Returns:
-        int32 (R + 1,): the label that each label becomes.
-    """
-    parent = list(range(len(peaks)))
-    top = peaks.tolist()
-    for index in np.argsort(-borders.height, kind="stable"):
-        height = float(borders.height[index])
-        if height <= 0:
-            break
-        one, other = (_find(parent, label) for label in borders.pairs[index].tolist())
-        if top[one] < top[other]:
-            one, other = other, one
-        if one != other and top[other] - height < depth:
-            parent[other] = one
-    return _roots(parent)
-
-
-class BorderMerger:
+class BorderMerger(Agglomeration):
     """Merges the regions of a mask across borders that are more likely inside one object.
 
     The log-odds that a border parts two objects are linear in what is known of it::
@@ -329,41 +248,23 @@ class BorderMerger:
             scale: s, in pixels.
             prior: log-odds that borders have on top, as far as the edges are trusted.
         """
+        super().__init__(borders, len(area))
         share = min(1.0, trust / _FULL_TRUST)
         self.weights = [u + share * (t - u) for u, t in zip(_UNTRUSTED, _TRUSTED, strict=True)]
         self.weights[0] += share * prior
         self.scale = scale
-        self.parent = list(range(len(area)))
         self.area = area.tolist()
         self.peak = peak.tolist()
         self.edges = edges.tolist()
-        self.version = [0] * len(self.area)
-        self.neighbours: list[dict[int, _Border]] = [{} for _ in self.area]
-        rows = np.stack((borders.length, borders.strength, borders.height), axis=1).tolist()
-        for (one, other), border in zip(borders.pairs.tolist(), rows, strict=True):
-            self.neighbours[one][other] = self.neighbours[other][one] = tuple(border)
 
     def merge(self) -> np.ndarray:
         """int32 (R + 1,): the label that each label becomes."""
-        heap = [
-            self._entry(one, other)
-            for one, neighbours in enumerate(self.neighbours)
-            for other in neighbours
-            if one < other
-        ]
-        heapq.heapify(heap)
-        while heap and heap[0][0] < 0:
-            _, one, other, version, other_version = heapq.heappop(heap)
-            # An entry made before either region last grew describes a border that is no more.
-            if self.version[one] != version or self.version[other] != other_version:
-                continue
-            keep = self._join(one, other)
-            for neighbour in self.neighbours[keep]:
-                heapq.heappush(heap, self._entry(keep, neighbour))
-        return _roots(self.parent)
+        for _ in self.join_below(0.0):
+            pass
+        return roots(self.parent)
 
-    def log_odds(self, one: int, other: int) -> float:
-        """That the border between two regions that touch parts two objects."""
+    def cost(self, one: int, other: int) -> float:
+        """The log-odds that the border between two regions that touch parts two objects."""
         length, evidence, height = self.neighbours[one][other]
         smaller = min(self.area[one], self.area[other])
         texture = max(self.edges[i] / (self.area[i] + _SHRINK_REGION) for i in (one, other))
@@ -377,24 +278,8 @@ class BorderMerger:
         )
         return sum(weight * value for weight, value in zip(self.weights, known, strict=True))
 
-    def _entry(self, one: int, other: int) -> tuple[float, int, int, int, int]:
-        one, other = min(one, other), max(one, other)
-        return self.log_odds(one, other), one, other, self.version[one], self.version[other]
-
-    def _join(self, one: int, other: int) -> int:
-        """Join two regions that touch; returns the label of both."""
-        keep, gone = sorted((one, other), key=lambda label: -len(self.neighbours[label]))
-        self.parent[gone] = keep
+    def absorb(self, keep: int, gone: int) -> None:
+        """Add up areas and edges; the higher peak counts."""
         self.area[keep] += self.area[gone]
         self.edges[keep] += self.edges[gone]
         self.peak[keep] = max(self.peak[keep], self.peak[gone])
-        self.version[keep] += 1
-        self.version[gone] += 1
-        del self.neighbours[keep][gone], self.neighbours[gone][keep]
-        for neighbour, border in self.neighbours[gone].items():
-            old = self.neighbours[keep].get(neighbour, (0.0, 0.0, 0.0))
-            grown = (old[0] + border[0], old[1] + border[1], max(old[2], border[2]))
-            self.neighbours[keep][neighbour] = self.neighbours[neighbour][keep] = grown
-            del self.neighbours[neighbour][gone]
-        self.neighbours[gone] = {}
-        return keep
