@@ -75,7 +75,7 @@ def test_log_odds_by_hand(trust):
     known = [1, 2, 0.25, 0, math.log(2), 0.2]
     expected = sum(w * k for w, k in zip(merger.weights, known, strict=True))
     assert merger.cost(1, 2) == pytest.approx(expected)
-    assert merger.cost(2, 1) == merger.log_odds(1, 2)
+    assert merger.cost(2, 1) == merger.cost(1, 2)
     # Four times the smaller area: shortness -log 2, and a texture of 0.1.
     merger = merger_of(table, [400, 400], [4, 8], [21, 40.5], trust)
     known[3], known[5] = -math.log(2), 0.1
@@ -114,7 +114,7 @@ def test_merging_takes_the_unlikely_borders_only():
     likely, unlikely = (40.0, 200.0, 0.0), (4.0, -20.0, 9.0)
     table = borders((1, 2, *likely), (2, 3, *unlikely), (3, 4, *likely))
     merger = merger_of(table, [900] * 4, [10] * 4, [0] * 4)
-    assert merger.cost(1, 2) > 0 > merger.log_odds(2, 3)
+    assert merger.cost(1, 2) > 0 > merger.cost(2, 3)
     assert parts_of(merger.merge()) == {frozenset({1}), frozenset({2, 3}), frozenset({4})}
 
 
@@ -125,7 +125,7 @@ def test_what_joins_is_measured_anew():
     labels = merger.merge()
     assert parts_of(labels) == {frozenset({1, 2}), frozenset({3})}
     joined = merger_of(borders((1, 2, 50, 180, 5)), [1300, 2500], [20, 20], [13, 50])
-    assert merger.cost(labels[1], 3) == pytest.approx(joined.log_odds(1, 2))
+    assert merger.cost(labels[1], 3) == pytest.approx(joined.cost(1, 2))
 
 
 def merge_naively(

@@ -79,3 +79,18 @@ class SamSettings(NodeSettings, node="MODEL.TRACE.SAM"):
     negatives: int = within(0, default=2)
     min_area: float = within(0.0, default=64.0)
     batch: int = within(1, default=16)
+
+
+@dataclass(frozen=True)
+class EdgeHierarchySettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.EDGES"):
+    """Which nodes of the watershed hierarchy of edges are masks; see ``edge_masks``."""
+
+    sigma: float = within(0.0, 100.0, default=1.5)
+    depth: float = within(0.0, 1.0, default=0.1)
+    min_area: int = within(1, default=60)
+    max_share: float = within(0.0, 1.0, default=0.5)
+    border_share: float = within(0.0, 1.0, default=0.5)
+    max_borders: int = within(0, 4, default=1)
+    area_power: float = within(0.0, default=0.125)
+    min_score: float = within(0.0, 1.0, default=0.0)
+    nested: bool = True
