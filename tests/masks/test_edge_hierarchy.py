@@ -67,7 +67,9 @@ def without_shallow(regions: list[Region], relief: np.ndarray, depth: float) -> 
         if height - max(floors) < depth:
             joined = own[one] | own[other]
             own |= dict.fromkeys(joined, joined)
-    return [Region().union(*(regions[k] for k in group)) for group in {*map(frozenset, own.values())}]
+    return [
+        Region().union(*(regions[k] for k in group)) for group in {*map(frozenset, own.values())}
+    ]
 
 
 def plain_nodes(relief: np.ndarray, depth: float) -> dict[Region, float]:
