@@ -126,14 +126,13 @@ class Agglomeration(ABC):
     def cost(self, one: int, other: int) -> float:
         """Of joining two regions that touch."""
 
-    def absorb(self, keep: int, gone: int) -> None:
-        """Note that region ``keep`` is about to take in region ``gone``."""
-
     def join_below(self, limit: float) -> Iterator[tuple[float, int, int]]:
         """Join until all borders left cost ``limit`` or more.
 
         Yields:
-            the cost, the region that goes on as both, and the region that is gone.
+            the cost, the region that goes on as both, and the region that is gone, before the
+            borders of both are weighed anew: what ``cost`` knows of regions is brought up to date
+            by who iterates.
         """
         heap = [
             self._entry(one, other)
@@ -148,9 +147,9 @@ class Agglomeration(ABC):
             if self._version[one] != version or self._version[other] != other_version:
                 continue
             keep, gone = self._join(one, other)
+            yield cost, keep, gone
             for neighbour in self.neighbours[keep]:
                 heapq.heappush(heap, self._entry(keep, neighbour))
-            yield cost, keep, gone
 
     def _entry(self, one: int, other: int) -> tuple[float, int, int, int, int]:
         one, other = min(one, other), max(one, other)
@@ -159,7 +158,6 @@ class Agglomeration(ABC):
     def _join(self, one: int, other: int) -> tuple[int, int]:
         """Join two regions that touch; returns which goes on and which is gone."""
         keep, gone = sorted((one, other), key=lambda label: -len(self.neighbours[label]))
-        self.absorb(keep, gone)
         self.parent[gone] = keep
         self._version[keep] += 1
         self._version[gone] += 1

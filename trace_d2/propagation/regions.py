@@ -259,8 +259,10 @@ class BorderMerger(Agglomeration):
 
     def merge(self) -> np.ndarray:
         """int32 (R + 1,): the label that each label becomes."""
-        for _ in self.join_below(0.0):
-            pass
+        for _, keep, gone in self.join_below(0.0):
+            self.area[keep] += self.area[gone]
+            self.edges[keep] += self.edges[gone]
+            self.peak[keep] = max(self.peak[keep], self.peak[gone])
         return roots(self.parent)
 
     def cost(self, one: int, other: int) -> float:
@@ -277,9 +279,3 @@ class BorderMerger(Agglomeration):
             texture,
         )
         return sum(weight * value for weight, value in zip(self.weights, known, strict=True))
-
-    def absorb(self, keep: int, gone: int) -> None:
-        """Add up areas and edges; the higher peak counts."""
-        self.area[keep] += self.area[gone]
-        self.edges[keep] += self.edges[gone]
-        self.peak[keep] = max(self.peak[keep], self.peak[gone])
