@@ -16,7 +16,7 @@ import numpy as np
 
 from trace_d2.settings import NodeSettings
 
-from .settings import DiscoverySettings
+from .settings import DiscoverySettings, EdgeHierarchySettings
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -63,7 +63,9 @@ class Method:
         return lambda given: function(given, settings)
 
 
-METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = {
+    "edges": Method("edge_hierarchy:edge_masks", EdgeHierarchySettings),
+}
 """By the value of ``MODEL.TRACE.DISCOVERY.METHOD``. "edges" takes edges float32 (H, W) in 0..1 and
 gives masks (H, W); all others take ``TokenFeatures`` and give masks of the tokens' grid."""
 
