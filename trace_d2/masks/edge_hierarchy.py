@@ -70,7 +70,7 @@ def edge_masks(
     nodes = nodes[np.argsort(-score[nodes], kind="stable")]
     if not settings.nested:
         nodes = tree.apart(nodes)
-    for node in nodes:
+    for node in nodes.tolist():
         yield tree.mask(node), float(score[node])
 
 
@@ -103,7 +103,7 @@ class EdgeHierarchy:
             sigma: pixels of the Gaussian, 0: none.
             depth: difference of smoothed strengths by which a basin must part from a deeper one.
         """
-        relief = edges.astype(np.float32)
+        relief: np.ndarray = edges.astype(np.float32)
         if sigma:
             relief = cv2.GaussianBlur(relief, (0, 0), sigma)
         basins = _basins(relief, depth)
