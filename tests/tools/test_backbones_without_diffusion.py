@@ -1,10 +1,11 @@
-"""The tools on a vision transformer's folder, from the command line to files."""
+"""The tools on folders of models without diffusion, from the command line to files."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
+import pytest
 
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges.sources import build_edge_source
@@ -12,10 +13,10 @@ from trace_d2.io.edge_maps import read_edges
 from trace_d2.io.images import read_image
 
 
-def _keys(folder):
+def _keys(folder, resolution=64):
     return [
         *("MODEL.DEVICE", "cpu", "MODEL.TRACE.BACKBONE.NAME", str(folder)),
-        *("MODEL.TRACE.BACKBONE.RESOLUTION", "64"),
+        *("MODEL.TRACE.BACKBONE.RESOLUTION", str(resolution)),
     ]
 
 
@@ -37,9 +38,13 @@ def test_labels(label_job, tiny_vit_folder):
     assert str(tiny_vit_folder("vit")) in json.dumps(settings)
 
 
-def test_edges_are_those_of_the_source(label_job, tiny_vit_folder, load_tool):
+@pytest.mark.parametrize("kind", ["dinov2_with_registers", "llava", "qwen2_5_vl"])
+def test_edges_are_those_of_the_source(
+    kind, label_job, tiny_vit_folder, tiny_multimodal_folder, load_tool
+):
     label_job.add("a", "b")
-    keys = _keys(tiny_vit_folder("dinov2_with_registers"))
+    make, resolution = (tiny_vit_folder, 64) if "dino" in kind else (tiny_multimodal_folder, 168)
+    keys = _keys(make(kind), resolution)
     images, output = label_job.root / "images", label_job.root / "found"
     options = ["--images", str(images), "--output", str(output), "--quiet"]
     assert load_tool("make_pseudo_edges").main([*options, *keys]) == 0
