@@ -16,7 +16,12 @@ import numpy as np
 
 from trace_d2.settings import NodeSettings
 
-from .settings import DiscoverySettings, EdgeHierarchySettings
+from .settings import (
+    DiscoverySettings,
+    EdgeHierarchySettings,
+    NcutSettings,
+    ProMergeSettings,
+)
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -65,6 +70,8 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "edges": Method("edge_hierarchy:edge_masks", EdgeHierarchySettings),
+    "ncut": Method("ncut:recursive_cuts", NcutSettings),
+    "promerge": Method("pro_merge:pro_merge", ProMergeSettings),
 }
 """By the value of ``MODEL.TRACE.DISCOVERY.METHOD``. "edges" takes edges float32 (H, W) in 0..1 and
 gives masks (H, W); all others take ``TokenFeatures`` and give masks of the tokens' grid."""

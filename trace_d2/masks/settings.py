@@ -68,6 +68,35 @@ class CrfSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.CRF"):
 
 
 @dataclass(frozen=True)
+class NcutSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.NCUT"):
+    """The constants of recursive normalised cuts; see ``recursive_cuts``."""
+
+    tau: float = within(-1.0, 1.0, default=0.5)
+    epsilon: float = within(1e-12, 1.0, default=1e-5)
+    min_tokens: int = within(1, default=8)
+    max_cut: float = within(0.0, 2.0, default=2.0)
+
+
+@dataclass(frozen=True)
+class ProMergeSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.PROMERGE"):
+    """The constants of ProMerge; see ``pro_merge``."""
+
+    stride: int = within(1, default=4)
+    tau: float = within(-1.0, 1.0, default=0.2)
+    border_lines: int = within(0, 4, default=1)
+    border_share: float = within(0.0, 1.0, default=0.5)
+    component_share: float = within(0.0, 1.0, default=0.5)
+    background_votes: float = within(0.0, 1.0, default=0.5)
+    need_background: bool = True
+    min_background: float = within(0.0, 1.0, default=0.1)
+    max_background_share: float = within(0.0, default=0.8)
+    max_background_similarity: float = within(-1.0, default=0.1)
+    overlap: float = within(0.0, 1.0, default=0.5)
+    similar_overlap: float = within(0.0, 1.0, default=0.1)
+    similarity: float = within(-1.0, 1.0, default=0.1)
+
+
+@dataclass(frozen=True)
 class SamSettings(NodeSettings, node="MODEL.TRACE.SAM"):
     """A promptable network that is asked for each mask, and when it is believed."""
 
