@@ -3,12 +3,15 @@
 
 Makes scenes, labels them by the command that users run, and prints PQ for: no edges, colour
 gradients, the teacher of TRACE (emergence point and ABDiv of the embedded backbone), TRACE (its
-distilled student, one pass) and oracle edges. A second run continues the first.
+distilled student, one pass) and oracle edges. Then it begins from bare images: masks are
+discovered along the student's edges and refined, and AP and AR are printed, beside those of the
+whole image as one mask, refined by the same edges. A second run continues the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trace_d2.evaluation import PanopticQuality
+    from trace_d2.evaluation.instances import ClassAgnosticResult
 
 # Imports stand where they are used: --help loads nothing.
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "edges" / "trace_tiny.yaml"
@@ -56,25 +60,62 @@ def write_gradient_edges(images: Path, output: Path) -> None:
 
 def label(scenes: Path, output: Path, options: list[str]) -> PanopticQuality:
     """Label the scenes by the command line that a user would type, and measure the labels."""
-    import make_pseudo_panoptic
-
     from trace_d2.evaluation import panoptic_quality
 
-    command = ["--images", f"{scenes}/images", "--semantic", f"{scenes}/semantic"]
-    command += ["--categories", f"{scenes}/categories.json", "--output", str(output), *options]
-    print(f"\n$ python tools/make_pseudo_panoptic.py {shlex.join(command)}", flush=True)
-    status = make_pseudo_panoptic.main(command)
-    if status:
-        raise SystemExit(status)
+    command = ["--semantic", f"{scenes}/semantic", "--categories", f"{scenes}/categories.json"]
+    run("make_pseudo_panoptic", [*command, "--output", str(output), *options], scenes)
     return panoptic_quality(
         scenes / "panoptic.json", scenes / "panoptic", output / "panoptic.json", output / "panoptic"
     )
 
 
+def discover(scenes: Path, edges: Path) -> dict[str, ClassAgnosticResult]:
+    """Masks of the bare images by given edges, and the control, measured against all things."""
+    from trace_d2.evaluation import class_agnostic_ap
+
+    folder = scenes / "bare"
+    folder.mkdir(exist_ok=True)
+    whole, masks = folder / "whole_images.json", folder / "masks.json"
+    write_whole_images(scenes, whole)
+    edged = ["--edges", str(edges), "--workers", "1"]
+    run("discover_masks", ["--method", "edges", "--output", str(masks), *edged], scenes)
+    files = {"bare images, discovered": masks}
+    for name, given in (("bare images, refined", masks), ("whole images, refined", whole)):
+        files[name] = given.with_name(f"{given.stem}_refined.json")
+        run("refine_masks", ["--masks", str(given), "--output", str(files[name]), *edged], scenes)
+    truth = scenes / "instances.json"
+    return {name: class_agnostic_ap(truth, file, ["segm"]) for name, file in files.items()}
+
+
+def write_whole_images(scenes: Path, output: Path) -> None:
+    """A file of masks with one an image, the whole of it: what knows nothing but the edges."""
+    from trace_d2.io.atomic import write_json
+    from trace_d2.io.json_files import read_json
+
+    if output.is_file():
+        return  # a file that is written again counts as a change
+    images = read_json(scenes / "instances.json", "truth")["images"]
+    rows = []
+    for number, image in enumerate(images, start=1):
+        height, width = image["height"], image["width"]
+        rle = {"size": [height, width], "counts": [0, height * width]}
+        rows.append({"id": number, "image_id": image["id"], "category_id": 1, "segmentation": rle})
+    categories = [{"id": 1, "name": "object"}]
+    write_json(output, {"images": images, "categories": categories, "annotations": rows})
+
+
+def run(tool: str, options: list[str], scenes: Path) -> None:
+    """Run a command line on the images of the scenes, as a user would type it."""
+    command = ["--images", f"{scenes}/images", *options]
+    print(f"\n$ python tools/{tool}.py {shlex.join(command)}", flush=True)
+    if status := importlib.import_module(tool).main(command):
+        raise SystemExit(status)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; the exit status is that of the label maker."""
     args = parse_arguments(arguments)
-    from trace_d2.evaluation.tables import comparison_table
+    from trace_d2.evaluation.tables import comparison_table, mask_comparison_table
     from trace_d2.io.atomic import write_json
     from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
@@ -97,10 +138,16 @@ def main(arguments: list[str] | None = None) -> int:
         name: scenes / "labels" / name.replace(",", "").replace(" ", "_").lower() for name in runs
     }
     results = {name: label(scenes, labels[name], runs[name]) for name in runs}
-    write_json(scenes / "results.json", {n: r.to_dict() for n, r in results.items()}, indent=1)
+    bare = discover(scenes, labels["TRACE, student"] / "edges")
+    content = {name: one.to_dict() for name, one in results.items()}
+    content |= {name: one.to_dict() for name, one in bare.items()}
+    write_json(scenes / "results.json", content, indent=1)
     print(f"\n{args.count} scenes of {args.size} x {args.size}, {args.config_file.stem}:")
     print(comparison_table(results))
+    print("\nwithout semantic masks, by the student's edges, all things as one class:")
+    print(mask_comparison_table(bare))
     print(f"\nlook at {labels['TRACE, student']}/report.html")
+    print(f"and at  {scenes}/bare/masks.json.work/report.html")
     return 0
 
 

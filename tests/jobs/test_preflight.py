@@ -114,3 +114,18 @@ def test_a_student_of_another_backbone(data, run_apart):
     assert "decoder.safetensors is no whole safetensors file" in err
     assert "pytorch_lora_weights.safetensors is empty" in err
     assert not (data / "out").exists()
+
+
+def test_masks_of_bare_images(data, run_apart):
+    options = ["--images", data / "image", "--method", "ncut", "--output", data / "images"]
+    keys = ["MODEL.TRACE.DISCOVERY.MIN_IOU", "2.0", "MODEL.TRACE.DISCOVERY.FEATURES", "kyes"]
+    out, err = run_apart("discover_masks.py", *map(str, options), *SETTINGS, *keys)
+    assert out == "status 2 []\n"
+    for line in (
+        *SAID,
+        "MODEL.TRACE.DISCOVERY.MIN_IOU must be in 0..1, not 2.0",
+        "MODEL.TRACE.DISCOVERY.FEATURES must be one of auto, keys, attention, not 'kyes' (did you",
+        f"no folder of images at {data}/image",
+        "images is a folder: choose a file",
+    ):
+        assert line in err, line

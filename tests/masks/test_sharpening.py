@@ -246,7 +246,7 @@ def test_the_package_decides_as_the_definition(disc):
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    check_package(DiscoverySettings(sharpen="guided"))
+    check_package("guided")
     with pytest.raises(ValueError, match="pip install pydensecrf2"):
         Sharpener.from_config(load_trace_cfg(None, [f"{NODE}.SHARPEN", "crf"]))
 

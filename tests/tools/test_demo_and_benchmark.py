@@ -24,14 +24,19 @@ def test_demo_compares_four_kinds_of_edges(
         "TRACE, teacher",
         "TRACE, student",
         "oracle edges",
+        "bare images, discovered",
+        "bare images, refined",
+        "whole images, refined",
     ]
     for name, result in results.items():
         assert name in out
-        assert 0 < result["All"]["pq"] <= 1
+        score = result["All"]["pq"] if "All" in result else result["segm"]["AR_100"]
+        assert 0 < score <= 1
     assert results["oracle edges"]["Things"]["pq"] >= results["no edges"]["Things"]["pq"]
     assert (folder / "labels/trace_student/report.html").is_file()
     assert tool.main(command) == 0
     assert capsys.readouterr().out.count("(2 of them before)") == len(results)
+    assert (folder / "bare/masks.json.work/report.html").is_file()
 
 
 def test_benchmark_prints_every_row(

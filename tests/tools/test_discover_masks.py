@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -295,3 +296,71 @@ def test_the_method_of_the_config_counts_without_the_option(discovery, parts, ca
     assert len(discovery.found()["annotations"]) == 3
     assert discovery.run("MODEL.TRACE.DISCOVERY.METHOD", "nct", method=None) == 2
     assert "DISCOVERY.METHOD must be one of edges, ncut" in capsys.readouterr().err
+
+
+# The methods themselves, with the backbone that comes with the package.
+
+TINY = ("MODEL.TRACE.BACKBONE.NAME", "trace-tiny", "MODEL.TRACE.BACKBONE.RESOLUTION", "64")
+
+
+@pytest.fixture
+def odd_images(discovery) -> DiscoveryTool:
+    """Two sound images, one of one colour, one smaller than a patch, one that is cut off."""
+    discovery.add("a.png", "n1/b.png")
+    discovery.save("images/flat.png", np.full((48, 64, 3), 120, np.uint8))
+    discovery.save("images/small.png", np.arange(45, dtype=np.uint8).reshape(3, 5, 3))
+    path = discovery.save("images/torn.png", np.zeros((48, 64, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:60])
+    for stem, size in (("flat", (48, 64)), ("small", (3, 5)), ("torn", (48, 64))):
+        discovery.save(f"edges/{stem}.png", np.zeros(size, np.uint8))
+    return discovery
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_images_of_all_kinds(odd_images, method):
+    assert odd_images.run(*TINY, method=method) == 3
+    journal = odd_images.journal()
+    assert {stem: record["status"] for stem, record in journal.items()} == {
+        **dict.fromkeys(("a", "n1/b", "flat", "small"), "done"),
+        "torn": "failed",
+    }
+    assert "torn.png" in journal["torn"]["reason"]
+    if method == "edges":  # a backbone may tell places of one colour apart
+        flat = journal["flat"]
+        assert (flat["segments"], flat["notes"][-1]) == (0, "no mask was found")
+    found = odd_images.found()
+    sizes = {image["id"]: [image["height"], image["width"]] for image in found["images"]}
+    assert sorted(sizes.values()) == [[3, 5], [48, 64], [48, 64], [48, 64]]
+    for annotation in found["annotations"]:
+        assert annotation["segmentation"]["size"] == sizes[annotation["image_id"]]
+        assert 0 <= annotation["score"] <= 1
+        assert coco_mask.decode(annotation["segmentation"]).sum() == annotation["area"] > 0
+    assert found["annotations"]
+
+
+def test_edges_find_the_two_boxes(discovery):
+    discovery.add("a.png")
+    assert discovery.run() == 0
+    image = np.array(Image.open(discovery.root / "images/a.png")).astype(int)
+    masks = [coco_mask.decode(one["segmentation"]) for one in discovery.found()["annotations"]]
+    for color in ((200, 60, 40), (60, 80, 220)):
+        box = (image == color).all(-1)
+        assert max((mask & box).sum() / (mask | box).sum() for mask in masks) > 0.85
+
+
+def test_a_killed_job_goes_on_and_shards_give_the_same_file(discovery, start_slowly, capsys):
+    names = [f"n{number % 2}/{number}.png" for number in range(5)]
+    discovery.add(*names)
+    assert discovery.run() == 0
+    expected = discovery.output.read_bytes()
+    discovery.output.unlink()
+    shutil.rmtree(discovery.work)
+    process = start_slowly(discovery, seconds=0.5)
+    process.kill()
+    process.communicate()
+    capsys.readouterr()
+    assert discovery.run("--shard", "1/2") == 0
+    assert discovery.run("--shard", "2/2") == 0
+    assert " 0 of them before" not in capsys.readouterr().out
+    assert discovery.merge() == 0
+    assert discovery.output.read_bytes() == expected

@@ -15,6 +15,8 @@ from .edge_metrics import EdgeScores
 from .instances import METRICS, ClassAgnosticResult
 from .panoptic import PanopticQuality
 
+_COMPARED = ("AP", "AP50", "AR_100")
+
 
 def quality_table(quality: PanopticQuality) -> str:
     """PQ, SQ and RQ of all categories, things and stuff; a dash where no category occurs."""
@@ -55,6 +57,15 @@ def class_agnostic_table(result: ClassAgnosticResult) -> str:
         for kind, scores in result.scores.items()
     ]
     return _table(rows, ["", *METRICS])
+
+
+def mask_comparison_table(results: Mapping[str, ClassAgnosticResult]) -> str:
+    """AP^mk and AR_100 of the masks of several results, and how many they are, by name."""
+    rows = []
+    for name, one in results.items():
+        scores = one.scores["segm"]
+        rows.append([name, *(_percent(scores[key]) for key in _COMPARED), one.predictions])
+    return _table(rows, ["", *_COMPARED, "masks"])
 
 
 def edge_table(results: Mapping[str, EdgeScores]) -> str:

@@ -8,13 +8,19 @@ from trace_d2.attention.settings import AttentionSettings
 from trace_d2.backbones.preflight import check_backbone
 from trace_d2.backbones.settings import PassSettings
 from trace_d2.complaints import Complaints
+from trace_d2.settings import NodeSettings
 
 from .methods import METHODS
-from .settings import DiscoverySettings, FeatureSettings
-from .sharpening import Sharpener
+from .settings import CrfSettings, DiscoverySettings, FeatureSettings, GuidedSettings
+from .sharpening import check_package
 
 EDGES = "edges"
 """The method that takes edges; all others take features of a backbone."""
+
+_KINDS: tuple[type[NodeSettings], ...] = (
+    *(GuidedSettings, CrfSettings, FeatureSettings),
+    *(AttentionSettings, PassSettings),
+)  # of all methods but that one
 
 
 def check_discovery(cfg: CfgNode) -> None:
@@ -25,12 +31,19 @@ def check_discovery(cfg: CfgNode) -> None:
             ``TokenMaskFinder.from_config``.
     """
     wrong = Complaints()
-    common = wrong.of(DiscoverySettings.from_config, cfg)
-    if common is not None:
-        wrong.of(METHODS[common.method].settings.from_config, cfg)
-        if common.method != EDGES:
-            wrong.of(Sharpener.from_config, cfg)
-            for kind in (FeatureSettings, AttentionSettings, PassSettings):
-                wrong.of(kind.from_config, cfg)
-            wrong.of(check_backbone, cfg)
+    wrong.of(DiscoverySettings.from_config, cfg)
+    method = cfg.MODEL.TRACE.DISCOVERY.METHOD
+    if method in METHODS:
+        wrong.of(METHODS[method].settings.from_config, cfg)
+    if method != EDGES:
+        for check in (
+            GuidedSettings,
+            CrfSettings,
+            FeatureSettings,
+            AttentionSettings,
+            PassSettings,
+        ):
+            wrong.of(check.from_config, cfg)
+        wrong.of(check_backbone, cfg)
+        wrong.of(check_package, cfg.MODEL.TRACE.DISCOVERY.SHARPEN)
     wrong.end()

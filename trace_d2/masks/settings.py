@@ -50,7 +50,7 @@ class GuidedSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.GUIDED"):
 
     side: int = within(1, default=1024)
     radius: float = within(0.0, default=1.0)
-    epsilon: float = within(1e-5, default=1e-3)
+    epsilon: float = within(1e-5, default=1e-4)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Sharpener:
             ValueError: a key is wrong, or a package is missing.
         """
         common = DiscoverySettings.from_config(cfg)
-        check_package(common)
+        check_package(common.sharpen)
         return cls(common, GuidedSettings.from_config(cfg), CrfSettings.from_config(cfg))
 
     def of_image(self, image: np.ndarray, grid: Size) -> Callable[[np.ndarray], np.ndarray | None]:
@@ -88,9 +88,9 @@ class Sharpener:
         return whole if whole.any() else None
 
 
-def check_package(settings: DiscoverySettings) -> None:
-    """Raise a ValueError where the package is missing that ``SHARPEN`` needs."""
-    if settings.sharpen == "crf" and importlib.util.find_spec("pydensecrf") is None:
+def check_package(sharpen: str) -> None:
+    """Raise a ValueError where the package is missing that the ``SHARPEN`` of this name needs."""
+    if sharpen == "crf" and importlib.util.find_spec("pydensecrf") is None:
         raise ValueError(
             'MODEL.TRACE.DISCOVERY.SHARPEN "crf" needs the package pydensecrf2: run `pip install '
             'pydensecrf2`, which compiles it for some minutes, or set it to "guided"'
