@@ -148,3 +148,13 @@ def test_normalised_cuts():
     assert found.tolist() == pytest.approx([normalised_cut_plainly(weights + 1e-3, side)])
     for empty in (np.zeros(20, bool), np.ones(20, bool)):
         assert normalised_cuts(_graph(weights), torch.from_numpy(empty)[None]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_weights_of_other_types_are_the_same_graph(dtype):
+    weights = torch.from_numpy(_random_weights(4, 50) > 0.2).to(dtype)[None]
+    [found] = second_eigenvectors(Graph(weights, 1e-3, scale=0.5))
+    value, vector = second_eigenvector_plainly(0.5 * weights[0].double().numpy() + 1e-3)
+    assert found is not None
+    assert found.value == pytest.approx(value, abs=1e-12)
+    assert _apart(found.vector.numpy(), vector) < 1e-8

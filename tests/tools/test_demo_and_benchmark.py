@@ -75,3 +75,14 @@ def test_readers_of_another_checkout_are_timed_beside_ours(load_tool) -> None:
     rows = load_tool("benchmark_reading").reading_rows(True, 1, root)
     assert [row[0].split()[0] for row in rows] == ["reading", "against"] * 7
     assert all(float(row[3].removesuffix(" x")) > 0 for row in rows)
+
+
+def test_cuts_are_timed_and_are_those_of_the_plain_way(
+    load_tool, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tool = load_tool("benchmark_cuts")
+    assert tool.main(["--side", "12", "--threads", "1", "--json", str(tmp_path / "b.json")]) == 0
+    rows = json.loads((tmp_path / "b.json").read_text())
+    assert [row[""].split(",")[0] for row in rows] == ["second eigenvector", "MaskCut"]
+    assert [row["apart"] for row in rows] == ["0.0e+00", "0.0e+00"]
+    assert rows[0][""] in capsys.readouterr().out

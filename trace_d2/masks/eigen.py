@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numba
 import torch
 from torch import Tensor
 
@@ -39,29 +40,44 @@ class Eigenvector(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """Graphs of several images, W = weights + floor, where tokens that are not active have floor.
+    """Graphs of several images, W = scale weights + floor; tokens not active have the floor alone.
 
     Attributes:
-        weights: (B, N, N) float64, symmetric, not negative.
+        weights: (B, N, N) float64, symmetric, not negative; on the CPU bool or float32 as well,
+            which are read in less time.
         floor: weight of every pair on top, that of a token with itself included.
         active: (B, N) float64 of 0 and 1; None: all tokens are.
+        scale: of the weights.
     """
 
     weights: Tensor
     floor: float = 0.0
     active: Tensor | None = None
+    scale: float = 1.0
 
     def times(self, vectors: Tensor) -> Tensor:
         """W times one (B, N) vector an image."""
         own = vectors if self.active is None else vectors * self.active
-        product = torch.bmm(self.weights, own[..., None])[..., 0]
+        product = self._product(own) * self.scale
         if self.active is not None:
             product *= self.active
         return product + self.floor * vectors.sum(-1, keepdim=True)
 
+    def _product(self, vectors: Tensor) -> Tensor:
+        if self.weights.device.type != "cpu":
+            return torch.bmm(self.weights, vectors[..., None])[..., 0]
+        weights = (
+            self.weights.view(torch.uint8) if self.weights.dtype == torch.bool else self.weights
+        )
+        out = torch.empty_like(vectors)
+        _multiply(weights.numpy(), vectors.contiguous().numpy(), out.numpy())
+        return out
+
     def degrees(self) -> Tensor:
         """(B, N) sums of the rows of W."""
-        return self.times(self.weights.new_ones(self.weights.shape[:2]))
+        return self.times(
+            torch.ones(self.weights.shape[:2], dtype=torch.float64, device=self.weights.device)
+        )
 
 
 def second_eigenvectors(graph: Graph, tolerance: float = TOLERANCE) -> list[Eigenvector | None]:
@@ -117,7 +133,7 @@ def normalised_cuts(graph: Graph, sides: Tensor) -> Tensor:
     Returns:
         (B,) float64 in 0..2; 1 where a side is empty.
     """
-    inside = sides.to(graph.weights.dtype)
+    inside = sides.double()
     degrees = graph.degrees()
     volume = (degrees * inside).sum(-1)
     rest = (degrees * (1 - inside)).sum(-1)
@@ -178,6 +194,10 @@ class _Search:
 
     def _orthogonal(self, vectors: Tensor) -> Tensor:
         basis = self._basis[:, : self._size]
+        if basis.device.type == "cpu":
+            vectors = vectors.clone()
+            _take_away(basis.numpy(), vectors.numpy())
+            return vectors
         for _ in range(2):
             shares = torch.bmm(basis, vectors[..., None])
             vectors = vectors - torch.bmm(basis.mT, shares)[..., 0]
@@ -192,11 +212,46 @@ class _Search:
         return length
 
 
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _multiply(weights, vectors, out):  # type: ignore[no-untyped-def]
+    """out (B, N) <- weights (B, N, N) of any type times vectors (B, N), summed in float64.
+
+    Time goes by what is read: a byte a pair of tokens, where a library would want eight.
+    """
+    for image in range(weights.shape[0]):
+        vector = vectors[image]
+        for row in range(weights.shape[1]):
+            own = weights[image, row]
+            total = 0.0
+            for column in range(len(vector)):
+                total += own[column] * vector[column]
+            out[image, row] = total
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _take_away(basis, vectors):  # type: ignore[no-untyped-def]
+    """Take from vectors (B, N) what lies along basis (B, K, N), twice, in place.
+
+    Products of this size in a library would wait longer for its threads than they take.
+    """
+    for image in range(len(vectors)):
+        vector = vectors[image]
+        for _ in range(2):
+            for row in range(basis.shape[1]):
+                along = basis[image, row]
+                share = 0.0
+                for column in range(len(vector)):
+                    share += along[column] * vector[column]
+                for column in range(len(vector)):
+                    vector[column] -= share * along[column]
+
+
 def _check(graph: Graph, degrees: Tensor) -> None:
     """Raise a ValueError unless the graphs can be cut."""
     if not bool(torch.isfinite(degrees).all()):
         raise ValueError("weights between tokens must be finite, but some are NaN or infinite")
-    if graph.floor < 0 or float(graph.weights.min()) < 0:
+    least = 0.0 if graph.weights.dtype == torch.bool else float(graph.weights.min())
+    if graph.floor < 0 or least < 0:
         raise ValueError("weights between tokens must not be negative")
     if float(degrees.min()) <= 0:
         raise ValueError(

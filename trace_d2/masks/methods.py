@@ -21,6 +21,8 @@ from .settings import (
     EdgeHierarchySettings,
     NcutSettings,
     ProMergeSettings,
+    MaskCutSettings,
+    TokenCutSettings,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ METHODS: dict[str, Method] = {
     "edges": Method("edge_hierarchy:edge_masks", EdgeHierarchySettings),
     "ncut": Method("ncut:recursive_cuts", NcutSettings),
     "promerge": Method("pro_merge:pro_merge", ProMergeSettings),
+    "maskcut": Method("mask_cut:mask_cut", MaskCutSettings, "mask_cut:mask_cuts"),
+    "tokencut": Method("token_cut:token_cut", TokenCutSettings, "token_cut:token_cuts"),
 }
 """By the value of ``MODEL.TRACE.DISCOVERY.METHOD``. "edges" takes edges float32 (H, W) in 0..1 and
 gives masks (H, W); all others take ``TokenFeatures`` and give masks of the tokens' grid."""

@@ -97,6 +97,26 @@ class ProMergeSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.PROMERGE"):
 
 
 @dataclass(frozen=True)
+class TokenCutSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.TOKENCUT"):
+    """The constants of TokenCut; see ``token_cut``."""
+
+    tau: float = within(-1.0, 1.0, default=0.2)
+    epsilon: float = within(1e-12, 1.0, default=1e-5)
+
+
+@dataclass(frozen=True)
+class MaskCutSettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.MASKCUT"):
+    """The constants of MaskCut; see ``mask_cut``."""
+
+    tau: float = within(-1.0, 1.0, default=0.15)
+    epsilon: float = within(1e-12, 1.0, default=1e-5)
+    masks: int = within(1, default=3)
+    corners: int = within(1, 5, default=3)
+    max_iou: float = within(0.0, 1.0, default=0.5)
+    min_area: float = within(0.0, 1.0, default=0.01)
+
+
+@dataclass(frozen=True)
 class SamSettings(NodeSettings, node="MODEL.TRACE.SAM"):
     """A promptable network that is asked for each mask, and when it is believed."""
 
