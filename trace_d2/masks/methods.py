@@ -19,9 +19,9 @@ from trace_d2.settings import NodeSettings
 from .settings import (
     DiscoverySettings,
     EdgeHierarchySettings,
+    MaskCutSettings,
     NcutSettings,
     ProMergeSettings,
-    MaskCutSettings,
     TokenCutSettings,
 )
 
