@@ -348,6 +348,31 @@ def test_edges_find_the_two_boxes(discovery):
         assert max((mask & box).sum() / (mask | box).sum() for mask in masks) > 0.85
 
 
+def test_tokens_and_masks_are_both_on_the_page(discovery):
+    discovery.add("a.png")
+    assert discovery.run(*TINY, method="promerge") == 0
+    preview = json.loads((discovery.work / "previews/a.json").read_text())
+    assert sorted(preview["regions"]) == ["masks", "tokens"]
+    settings = json.loads((discovery.work / "settings.json").read_text())
+    assert any("DISCOVERY.PROMERGE." in key for key in settings)
+    assert settings["MODEL.TRACE.BACKBONE.NAME"] == "trace-tiny"
+    assert not any("DISCOVERY.EDGES" in key or "NCUT" in key for key in settings)
+    # How the work is done changes no result.
+    assert discovery.run(*TINY, "MODEL.TRACE.EDGES.BATCH", "2", method="promerge") == 0
+
+
+def test_features_that_are_not_finite_fail_their_image(discovery, monkeypatch, capsys):
+    from trace_d2.masks import features
+
+    discovery.add("a.png")
+    monkeypatch.setattr(features, "key_features", lambda keys: keys * float("nan"))
+    assert discovery.run(*TINY, method="promerge") == 3
+    said = capsys.readouterr().err
+    assert "failed: a.png: " in said
+    assert "features are not finite" in said
+    assert "MODEL.TRACE.BACKBONE.DTYPE" in said
+
+
 def test_a_killed_job_goes_on_and_shards_give_the_same_file(discovery, start_slowly, capsys):
     names = [f"n{number % 2}/{number}.png" for number in range(5)]
     discovery.add(*names)
@@ -363,4 +388,14 @@ def test_a_killed_job_goes_on_and_shards_give_the_same_file(discovery, start_slo
     assert discovery.run("--shard", "2/2") == 0
     assert " 0 of them before" not in capsys.readouterr().out
     assert discovery.merge() == 0
+    assert discovery.output.read_bytes() == expected
+
+
+def test_workers_find_the_same(discovery):
+    discovery.add("a.png", "n1/b.png")
+    assert discovery.run(*TINY, method="promerge") == 0
+    expected = discovery.output.read_bytes()
+    discovery.output.unlink()
+    shutil.rmtree(discovery.work)
+    assert discovery.run(*TINY, "--workers", "2", method="promerge") == 0
     assert discovery.output.read_bytes() == expected
