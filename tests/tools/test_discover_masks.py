@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -209,8 +210,6 @@ def test_thousands_of_masks_are_encoded_as_they_come(discovery, parts):
 
 def sys_references(array: np.ndarray) -> int:
     """How many others refer to ``array``, the caller's frame and this one aside."""
-    import sys
-
     return sys.getrefcount(array) - 3
 
 
