@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -369,7 +370,62 @@ def test_features_that_are_not_finite_fail_their_image(discovery, monkeypatch, c
     said = capsys.readouterr().err
     assert "failed: a.png: " in said
     assert "features are not finite" in said
-    assert "MODEL.TRACE.BACKBONE.DTYPE" in said
+    reason = discovery.journal()["a"]["reason"]
+    assert reason.startswith("features are not finite: the weights may be damaged")
+    assert "\n" not in reason
+    assert "BACKBONE.DTYPE" not in said  # it ran in float32
+
+
+def test_masks_that_are_the_same_once_sharp_are_kept_once(discovery, monkeypatch, capsys):
+    from trace_d2.masks.sharpening import Sharpener
+
+    whole = np.zeros((48, 64), bool)
+    whole[8:40, 6:58] = True
+    discovery.add("a.png")
+    monkeypatch.setattr(Sharpener, "of_image", lambda *_: lambda mask: whole)
+    assert discovery.run(*TINY, "MODEL.TRACE.DISCOVERY.MAX_MASKS", "5", method="ncut") == 0
+    record = discovery.journal()["a"]
+    assert record["segments"] == 1 < record["twins"]
+    said = f"left out: {record['twins']} masks of tokens, the same as a better one"
+    assert said in capsys.readouterr().out
+
+
+def test_the_page_of_token_methods_tells_backbone_and_features(discovery):
+    discovery.add("a.png")
+    assert discovery.run(*TINY, method="promerge") == 0
+    head = (discovery.work / "report.html").read_text().partition("<img")[0]
+    found = re.sub(r"<[^>]+>", " ", head)
+    assert re.search(r"Backbone\s+trace-tiny\s+Features\s+keys", found), found[:3000]
+    assert not re.search(r"Edges\s+none", found)
+
+
+@pytest.mark.parametrize(("method", "blind"), [("edges", True), ("ncut", False)])
+def test_refining_masks_that_edges_drew_warns(discovery, refine_masks, capsys, method, blind):
+    discovery.add("a.png", "b.png")
+    assert discovery.run(*(TINY if method == "ncut" else ()), method=method) == 0
+    assert discovery.found()["info"]["method"] == method
+    refined = discovery.root / "out/refined.json"
+    paths = ["--images", str(discovery.root / "images"), "--masks", str(discovery.output)]
+    edges = ["--edges", str(discovery.root / "edges"), "--workers", "1"]
+    capsys.readouterr()
+    assert refine_masks.main([*paths, *edges, "--output", str(refined)]) == 0
+    out, err = capsys.readouterr()
+    page = Path(f"{refined}.work/report.html").read_text()
+    assert ("warning: these masks were drawn along edges" in err) is blind
+    assert ("these masks were drawn along edges" in page) is blind
+    assert ("trust in the edges, of 1" in out) is not blind
+    assert ("trust in the edges, of 1" in page) is not blind
+    for option, value in (
+        ("--no-edges", ()),
+        (
+            "--edges",
+            (edges[1], "MODEL.TRACE.EDGES.CALIBRATION", f"{refined}.work/calibration.json"),
+        ),
+    ):
+        other = str(discovery.root / f"out/other{option}.json")
+        given = [*paths, "--workers", "1", "--output", other, option, *value]
+        assert refine_masks.main(given) == 0
+        assert "drawn along edges" not in capsys.readouterr().err
 
 
 def test_a_killed_job_goes_on_and_shards_give_the_same_file(discovery, start_slowly, capsys):

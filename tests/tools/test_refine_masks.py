@@ -69,6 +69,18 @@ def test_masks_are_parted_where_the_edges_are(mask_job, capsys) -> None:
     assert (record["given"], record["segments"], record["status"]) == (1, 2, "done")
 
 
+def test_an_image_may_have_more_than_255_masks(mask_job) -> None:
+    mask_job.add("a.png")
+    for number in range(299):
+        mask = np.zeros((24, 32), bool)
+        mask[number // 16, 2 * (number % 16)] = True
+        mask_job.add_mask(1, mask)
+    assert mask_job.run("MODEL.TRACE.BGP.MIN_AREA", "1", edges=["--no-edges"]) == 0
+    refined = mask_job.refined()["annotations"]
+    assert len(refined) == 300
+    assert all(decode(one).sum() == one["area"] for one in refined)
+
+
 def test_pycocotools_reads_the_output(mask_job, capsys) -> None:
     mask_job.add("a.png", "b.png")
     mask_job.content["annotations"][0]["score"] = 0.5

@@ -101,6 +101,14 @@ class ImagePasses(ABC, Generic[FoundT]):
             logger.info("a pass of %d images failed, so each has one of its own: %s", images, error)
 
 
+def not_finite(what: str, dtype: torch.dtype) -> FloatingPointError:
+    """The error that ``what`` of a backbone of this ``dtype`` is no finite number."""
+    remedy = "the weights may be damaged: copy or download them again"
+    if dtype == torch.float16:
+        remedy = "run the backbone in bfloat16 or float32 (MODEL.TRACE.BACKBONE.DTYPE)"
+    return FloatingPointError(f"{what} not finite: {remedy}")
+
+
 def to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """Arrays of tensors that are on one device: by one copy, and one wait for it."""
     device = tensors[0].device

@@ -20,7 +20,13 @@ from trace_d2.attention.kernels.choice import check_kernels
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.backbone import ReadImage, square_layout
 from trace_d2.backbones.blocks import check_blocks
-from trace_d2.backbones.passes import ImagePasses, ReadyImage, timesteps_per_pass, to_host
+from trace_d2.backbones.passes import (
+    ImagePasses,
+    ReadyImage,
+    not_finite,
+    timesteps_per_pass,
+    to_host,
+)
 from trace_d2.backbones.settings import PassSettings
 
 from .abdiv import attention_boundary_divergence, normalise_edges, upsample_edges
@@ -125,7 +131,7 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
         outputs = []
         for strength, divergence, curve in zip(arrays, arrays, arrays, strict=True):
             found = self._emergence(steps, curve.tolist())  # names the timestep that failed
-            outputs.append(EdgeOutput(_finite(strength), divergence, *found))
+            outputs.append(EdgeOutput(_finite(strength, self.backbone.dtype), divergence, *found))
         return outputs
 
     def view(self, image: np.ndarray, key: str) -> AttentionView:
@@ -173,7 +179,7 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
         self, steps: tuple[float, ...], changes: Sequence[float]
     ) -> tuple[float | None, dict[float, float]]:
         if self._searches:
-            return most_changed(steps, changes)
+            return most_changed(steps, changes, self.backbone.dtype)
         return self.emergence.fixed_timestep if steps else None, {}
 
 
@@ -217,14 +223,12 @@ class StudentDetector(ImagePasses[EdgeOutput]):
             upsample_edges(own.sigmoid(), size)
             for own, (_, size) in zip(logits, images, strict=True)
         ]
-        return [EdgeOutput(_finite(found), timestep=0) for found in to_host(edges)]
+        dtype = self.backbone.dtype
+        return [EdgeOutput(_finite(found, dtype), timestep=0) for found in to_host(edges)]
 
 
-def _finite(edges: np.ndarray) -> np.ndarray:
+def _finite(edges: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     """``edges``; a FloatingPointError if the network gave what is no number."""
     if not np.isfinite(edges).all():
-        raise FloatingPointError(
-            "attention is not finite, so there are no edges: run the backbone in bfloat16 or "
-            "float32 (MODEL.TRACE.BACKBONE.DTYPE)"
-        )
+        raise not_finite("attention is", dtype)
     return edges

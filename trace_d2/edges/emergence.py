@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trace_d2.attention.divergences import mean_divergence_tensor
+from trace_d2.backbones.passes import not_finite
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def _more(best: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def most_changed(
-    timesteps: Sequence[float], changes: Sequence[float]
+    timesteps: Sequence[float], changes: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> tuple[float, dict[float, float]]:
-    """t* and the curve of what ``search_trajectory`` found.
+    """t* and the curve of what ``search_trajectory`` found in a backbone of this ``dtype``.
 
     Raises:
         FloatingPointError: a divergence is not finite, so a map was not.
@@ -109,10 +110,8 @@ def most_changed(
     curve = dict(zip(timesteps[1:], changes, strict=True))
     for timestep, change in curve.items():
         if not math.isfinite(change):
-            raise FloatingPointError(
-                f"attention at timestep {timestep} or the one before is not finite; "
-                "run the backbone in bfloat16 or float32"
-            )
+            what = f"attention at timestep {timestep} or the one before is"
+            raise not_finite(what, dtype)
     return max(curve, key=curve.__getitem__), curve
 
 

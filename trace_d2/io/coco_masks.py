@@ -73,12 +73,14 @@ class MaskFile:
     Attributes:
         images: in the order of the file.
         categories: COCO ``categories`` as the file has them, or made from the ids in use.
+        method: of ``tools/discover_masks.py``, where its ``info`` names one; else empty.
     """
 
     path: Path
     images: tuple[MaskImage, ...]
     categories: tuple[dict[str, Any], ...]
     findings: Findings
+    method: str = ""
 
 
 @paused_collector()
@@ -125,7 +127,10 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
     if not any(image.masks for image in reader.listed):
         lines = "\n  ".join(findings.lines())
         raise ValueError(f"{path} has no mask that can be used: make them again\n  {lines}")
-    return MaskFile(path, tuple(reader.listed), categories, findings)
+    info = content.get("info")
+    method = info.get("method") if isinstance(info, dict) else None
+    method = method if isinstance(method, str) else ""
+    return MaskFile(path, tuple(reader.listed), categories, findings, method)
 
 
 def _own_entries(content: Mapping[str, Any], annotations: list[Any], path: Path) -> list[Any]:

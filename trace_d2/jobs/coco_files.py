@@ -42,14 +42,19 @@ class CocoStream:
         file: what to write to.
         categories: COCO ``categories``.
         description: of the data set.
+        info: what COCO's ``info`` says besides.
     """
 
     def __init__(
-        self, file: BinaryIO, categories: Sequence[Mapping[str, Any]], description: str
+        self,
+        file: BinaryIO,
+        categories: Sequence[Mapping[str, Any]],
+        description: str,
+        **info: str,
     ) -> None:
         self.file = file
         self.count = 0
-        info = {"description": description}
+        info = {"description": description, **info}
         head = {"info": info, "licenses": [], "categories": list(categories)}
         for key, value in head.items():
             opening = "{" if key == "info" else ",\n"
@@ -71,11 +76,15 @@ class CocoStream:
 
 
 def write_instances(
-    file: BinaryIO, outcome: Outcome, categories: Sequence[Mapping[str, Any]], description: str
+    file: BinaryIO,
+    outcome: Outcome,
+    categories: Sequence[Mapping[str, Any]],
+    description: str,
+    **info: str,
 ) -> None:
     """Write the ``instances`` of all notes, their ids counted from 1, as one COCO file."""
     images = []
-    stream = CocoStream(file, categories, description)
+    stream = CocoStream(file, categories, description, **info)
     for entry in outcome.done:
         count = outcome.records[entry.stem].facts["segments"]
         note = read_result(outcome.store, entry.stem, instances=count)
@@ -147,13 +156,13 @@ def mask_annotations(
         scores: (N,) confidences; None if there are none.
     """
     encoded = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
-    boxes, areas = coco_mask.toBbox(encoded).tolist(), coco_mask.area(encoded).tolist()
+    boxes = coco_mask.toBbox(encoded).tolist()
     annotations = []
     for rank, rle in enumerate(encoded):
         annotation = {
             "category_id": categories[rank],
             "bbox": boxes[rank],
-            "area": areas[rank],
+            "area": int(coco_mask.area(rle)),  # of lists of more than 255 it knows none
             "iscrowd": 0,
             "segmentation": text_rle(rle),
         }

@@ -278,7 +278,9 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
 
     def _failure(self, entry: EntryT, error: Exception, start: float) -> Record:
         reason = str(error)
-        if not isinstance(error, (ValueError, OSError)):  # not foreseen: say where it came from
+        if not isinstance(
+            error, (ValueError, OSError, FloatingPointError)
+        ):  # not foreseen: say where it came from
             reason = "".join(traceback.format_exception(error)).strip()
         return self._record(entry, FAILED, start, reason=reason)
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trace_d2.io.edge_maps import INVERTED, SCALE
 from trace_d2.io.json_files import read_json, whole_number
+from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.store import JobStore
+from trace_d2.masks.preflight import EDGES
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.terminal import say
 
 CALIBRATION = "calibration.json"
+DISCOVERED_BY = "masks discovered by"
+"""The setting that names the method, of masks that were discovered along edges."""
+BLIND = (
+    "these masks were drawn along edges (discover_masks --method edges), so that what edges mean "
+    "cannot be measured on them, and no trust in them says anything: name a calibration.json by "
+    "MODEL.TRACE.EDGES.CALIBRATION, or take the masks as they are, without refining them"
+)
 
 _USELESS = 0.1  # of trust
 _COUNTED = ("stuff_masks", "false_pieces")  # in calibration.json besides the calibration
@@ -22,7 +31,7 @@ def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, s
     """How far the edges of a folder of results were trusted, as names and values."""
     facts = []
     content = read_measured(store)
-    if content is not None and content["images"]:
+    if content is not None and content["images"] and not _blind(store):
         facts.append(("trust in the edges, of 1", f"{content['trust']:.2f}"))
         if content.get("stuff_masks"):
             false = content["false_pieces"] / content["stuff_masks"]
@@ -41,11 +50,13 @@ def trust_warnings(store: JobStore, records: Sequence[Record] = ()) -> list[str]
     if blunt:
         warnings.append(
             f"the edges of {blunt} of {len(edged)} images are empty, or fainter than 1/60 "
-            f"everywhere, and cut nothing of their own: {SCALE}"
+            f"everywhere, and cut nothing of their own{_remedy(store)}"
         )
     inverted = sum(any(note.endswith(INVERTED) for note in r.notes) for r in edged)
     if inverted:
         warnings.append(f"in {inverted} of {len(edged)} images most pixels are edges: {INVERTED}")
+    if _blind(store):
+        return [*warnings, BLIND]
     content = read_measured(store)
     if content is None or (content["trust"] >= _USELESS and content["images"]):
         return warnings
@@ -62,10 +73,27 @@ def trust_warnings(store: JobStore, records: Sequence[Record] = ()) -> list[str]
         )
     elif not blunt:
         warnings.append(
-            "the edges are empty, or fainter than 1/60 everywhere, and cut nothing of their own: "
-            f"{SCALE}"
+            "the edges are empty, or fainter than 1/60 everywhere, and cut nothing of their own"
+            f"{_remedy(store)}"
         )
     return warnings
+
+
+def is_blind(settings: Mapping[str, Any]) -> bool:
+    """Whether the job of ``settings`` cuts masks along the edges that drew them, by themselves."""
+    measured = settings.get("edges") not in (None, NONE) and "calibration" not in settings
+    measured = measured and settings.get("MODEL.TRACE.BGP.CUT") == "basins"
+    return measured and settings.get(DISCOVERED_BY) == EDGES
+
+
+def _blind(store: JobStore) -> bool:
+    return store.settings_path.is_file() and is_blind(store.read_settings())
+
+
+def _remedy(store: JobStore) -> str:
+    """What to do about faint edges, which a network cannot have scaled wrongly."""
+    settings = store.read_settings() if store.settings_path.is_file() else {}
+    return "" if settings.get("edges") in (TEACHER, STUDENT) else f": {SCALE}"
 
 
 def read_measured(store: JobStore, tell: bool = False) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from trace_d2.attention import (
 from trace_d2.attention.kernels.choice import check_kernels
 from trace_d2.backbones import AttentionBackbone, build_backbone
 from trace_d2.backbones.blocks import check_blocks
-from trace_d2.backbones.passes import ImagePasses, ReadyImage
+from trace_d2.backbones.passes import ImagePasses, ReadyImage, not_finite
 from trace_d2.backbones.settings import PassSettings
 
 from .settings import FeatureSettings
@@ -98,10 +98,7 @@ class FeatureReader(ImagePasses[TokenFeatures]):
         else:
             grid, found = layout.largest, attention_features(reader.attention())
         if not bool(torch.isfinite(found).all()):
-            raise FloatingPointError(
-                "features are not finite, so there are no masks: run the backbone in bfloat16 or "
-                "float32 (MODEL.TRACE.BACKBONE.DTYPE)"
-            )
+            raise not_finite("features are", self.backbone.dtype)
         return [TokenFeatures(grid, features) for features in found]
 
     def _reader(self, layout: Any) -> SelfAttentionReader:

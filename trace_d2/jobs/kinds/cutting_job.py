@@ -35,7 +35,7 @@ from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.output import writing_to
 from trace_d2.jobs.report import Curve, Outcome, Report
 from trace_d2.jobs.store import JobStore
-from trace_d2.jobs.trust import CALIBRATION, read_measured, trust_facts, trust_warnings
+from trace_d2.jobs.trust import CALIBRATION, is_blind, read_measured, trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
 from trace_d2.terminal import say
 
@@ -181,7 +181,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
 def calibration_curves(outcome: Outcome) -> list[Curve]:
     """What the strengths of the edges mean, measured or given; nothing where neither is."""
     content = read_measured(outcome.store) or outcome.settings.get("calibration")
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or is_blind(outcome.settings):
         return []
     title = "Calibration: what an edge inside a mask means"
     try:

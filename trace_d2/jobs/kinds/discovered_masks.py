@@ -70,10 +70,12 @@ class DiscoveredMasks:
     Attributes:
         annotations: COCO, from the highest score to the lowest, without ids.
         left_out: how many masks of tokens had no mask of the image's size.
+        twins: how many were pixel by pixel one of a higher score.
     """
 
     annotations: list[dict[str, Any]] = field(default_factory=list)
     left_out: int = 0
+    twins: int = 0
 
 
 class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
@@ -176,9 +178,10 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
             found = [_annotation(checked(one, size)) for one in method(inputs.edges)]
             found.sort(key=lambda one: -one["score"])
             return DiscoveredMasks(found[:most])
-        left_out = _Count()
+        left_out, twins = _Count(), _Count()
         sharp = self._sharp(inputs.photograph.pixels, inputs.tokens, left_out)
-        return DiscoveredMasks(list(map(_annotation, islice(sharp, most))), left_out.number)
+        found = list(islice(_each_once(map(_annotation, sharp), twins), most))
+        return DiscoveredMasks(found, left_out.number, twins.number)
 
     def _sharp(self, image: np.ndarray, tokens: TokenMasks, left_out: _Count) -> Iterator[Scored]:
         """The masks of tokens at the image's size, from the highest score to the lowest."""
@@ -219,6 +222,7 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
             "segments": count,
             "things": count,
             "left_out": result.left_out,
+            "twins": result.twins,
             "best": round(_SCALE * best),
         }
 
@@ -227,8 +231,9 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
+        description, method = "masks discovered from bare images", outcome.settings.get(_METHOD)
         with atomic_file(outcome.store.output) as file:
-            write_instances(file, outcome, CATEGORIES, "masks discovered from bare images")
+            write_instances(file, outcome, CATEGORIES, description, method=str(method))
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
@@ -245,7 +250,7 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
             "Discovered masks",
             _PANES,
             lambda facts: [counted(facts["segments"], "masks")],
-            [("Method", settings.get(_METHOD, ""))],
+            [("Method", settings.get(_METHOD, "")), *_looked_at(settings)],
             cards=[
                 ("masks", f"{masks:,}"),
                 ("masks an image", f"{masks / max(1, len(records)):.1f}"),
@@ -299,6 +304,18 @@ def _annotation(found: Scored) -> dict[str, Any]:
     return mask_annotations(mask[None], [1], [score])[0]
 
 
+def _each_once(annotations: Iterator[dict[str, Any]], twins: _Count) -> Iterator[dict[str, Any]]:
+    """``annotations`` of one image without those whose mask came before; ``twins`` counts them."""
+    seen = set()
+    for annotation in annotations:
+        mask = annotation["segmentation"]["counts"]
+        if mask in seen:
+            twins.number += 1
+        else:
+            seen.add(mask)
+            yield annotation
+
+
 def _regions(
     masks: Iterator[np.ndarray],
     scores: Sequence[float],
@@ -316,6 +333,15 @@ def _regions(
     return colored(numbers, names, {}, texts, shown)
 
 
+def _looked_at(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a method of tokens looked at, for the page; nothing of edges, which it has anyway."""
+    if settings.get(_METHOD) == EDGES:
+        return []
+    key = "MODEL.TRACE.DISCOVERY.KEY_BLOCK"  # which is of keys alone
+    features = "keys" if key in settings else "attention"
+    return [("Backbone", settings.get("MODEL.TRACE.BACKBONE.NAME", "")), ("Features", features)]
+
+
 def _is_empty(record: Record) -> int:
     return int(not record.facts["segments"])
 
@@ -330,7 +356,9 @@ def _summary(records: Sequence[Record]) -> list[str]:
         lines.append(f"{empty} of {len(searched)} images have no mask; they are in the file")
     if left_out := sum(record.facts.get("left_out", 0) for record in searched):
         lines.append(
-            f"{counted(left_out, 'masks')} of tokens were left out, which sharpening made to others"
-            " (MODEL.TRACE.DISCOVERY.MIN_IOU)"
+            f"left out: {counted(left_out, 'masks')} of tokens, of which sharpening made others "
+            "(MODEL.TRACE.DISCOVERY.MIN_IOU)"
         )
+    if twins := sum(record.facts.get("twins", 0) for record in searched):
+        lines.append(f"left out: {counted(twins, 'masks')} of tokens, the same as a better one")
     return lines

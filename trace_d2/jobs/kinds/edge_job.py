@@ -203,7 +203,9 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         edges, backbone = settings.get("edges", ""), settings.get("MODEL.TRACE.BACKBONE.NAME")
         detected = {TEACHER: f"backbone {backbone}", STUDENT: f"student of {backbone}"}
         images = ("Images", settings.get("images", ""))
-        sources = [images, *rows, ("Edges", detected.get(edges, edges))]
+        sources = [images, *rows]
+        if not any(title == "Features" for title, _ in rows):  # which take the place of edges
+            sources.append(("Edges", detected.get(edges, edges)))
         found = [r.facts["timestep"] for r in outcome.finished if "timestep" in r.facts]
 
         def full_caption(record: Record) -> str:

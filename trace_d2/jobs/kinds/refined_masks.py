@@ -50,8 +50,9 @@ from trace_d2.jobs.pictures import (
 )
 from trace_d2.jobs.report import Measure, Outcome, Report, Table, counted
 from trace_d2.jobs.store import JobStore, Layout
-from trace_d2.jobs.trust import CALIBRATION
+from trace_d2.jobs.trust import BLIND, CALIBRATION, DISCOVERED_BY, is_blind
 from trace_d2.masks.patches import Patch, patch_of
+from trace_d2.masks.preflight import EDGES
 from trace_d2.masks.sam_files import check_sam
 from trace_d2.propagation import BoundaryGuidedPropagation, merge_masks
 from trace_d2.propagation.bgp import BgpSettings
@@ -130,6 +131,8 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
         self.masks = str(masks.path)
         self.cutter = BoundaryGuidedPropagation.from_config(cfg)
         settings = {"masks": str(masks.path.resolve()), "categories": list(masks.categories)}
+        if masks.method == EDGES:
+            settings[DISCOVERED_BY] = EDGES
         super().__init__(cfg, images, output, entries, settings, save_edges)
 
     @classmethod
@@ -157,6 +160,8 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
         say(f"{file.path}: {masks} masks to refine in {usable} of {len(file.images)} images")
         for line in file.findings.lines():
             say(f"note: {line}")
+        if is_blind(job.settings):
+            say(f"warning: {BLIND}", error=True)
         absent = [entry.skipped for entry in entries if entry.skipped and not entry.edge_stems]
         if absent:
             say(f"note: {len(absent)} images are skipped; first: {absent[0]}")
