@@ -36,6 +36,12 @@ def folder_of(path: Path, model_type: str = "sam", weights: bytes | None = None)
     return path
 
 
+def with_config(path: Path, **parts: object) -> Path:
+    folder = folder_of(path, weights=EMPTY)
+    (folder / "config.json").write_text(json.dumps({"model_type": "sam", **parts}))
+    return folder
+
+
 EMPTY = (8).to_bytes(8, "little") + b"{}      "  # a whole file without tensors
 
 
@@ -69,6 +75,30 @@ def test_what_is_wrong_with_a_folder(make, said: str, tmp_path: Path) -> None:
     (tmp_path / "sam.pth").write_bytes(b"x")
     with pytest.raises((ValueError, OSError), match=said):
         check_sam(config_of("WEIGHTS", str(make(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"vision": {"image_size": 64}, "prompt_encoder": {"image_size": 128}},
+            "prompt_encoder_config.image_size must be that of vision_config, 64, not 128",
+        ),
+        (
+            {
+                "vision": {"backbone_config": {"image_size": [64, 64]}},
+                "prompt_encoder": {"image_size": 32},
+            },
+            "must be that of vision_config, 64, not 32",
+        ),
+        ({"vision": {"num_attention_heads": 0}}, "vision_config.num_attention_heads must be"),
+    ],
+)
+def test_sizes_that_no_sam_has(parts: dict, said: str, tmp_path: Path) -> None:
+    named = {f"{part}_config": content for part, content in parts.items()}
+    folder = with_config(tmp_path / "sam", **named)
+    with pytest.raises(ValueError, match=rf"config\.json: .*{said}"):
+        check_sam(config_of("WEIGHTS", str(folder)))
 
 
 def test_a_hub_model_that_is_not_there_offline(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from trace_d2.attention import AttentionLayout, SelfAttentionReader, native_attention
 
 from .backbone import AttentionBackbone
+from .network_config import no_such_blocks
 
 _LARGEST = 8  # times the smallest side that the backbone takes
 
@@ -32,10 +33,7 @@ def check_blocks(backbone: AttentionBackbone, blocks: Sequence[int], key: str) -
         backbone.run(prepared, list(backbone.timesteps[:1]))
     absent = sorted(block for block in set(blocks) if block >= reader.calls)
     if absent:
-        raise ValueError(
-            f"{key} names blocks that do not exist: {absent}. {backbone.name} has {reader.calls} "
-            f"self-attention blocks, 0 to {reader.calls - 1}"
-        )
+        raise no_such_blocks(key, absent, backbone.name, reader.calls)
 
 
 def _smallest(backbone: AttentionBackbone) -> tuple[tuple[int, int], AttentionLayout]:

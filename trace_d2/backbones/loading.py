@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +173,37 @@ def load_part(
 
 def _load_from(folder: Path, model_class: type[Any], *arguments: Any, **options: Any) -> Any:
     """What ``from_pretrained`` makes of what ``folder`` holds."""
+    if issubclass(model_class, transformers.PreTrainedModel):
+        options["ignore_mismatched_sizes"] = True  # ``check_report`` names them
     try:
-        model, report = model_class.from_pretrained(*arguments, output_loading_info=True, **options)
+        with _without_bars():
+            model, report = model_class.from_pretrained(
+                *arguments, output_loading_info=True, **options
+            )
     except Exception as error:  # damaged files end in any kind of error
+        said = repr(error) if isinstance(error, KeyError) else error
         raise ValueError(
-            f"cannot load {folder}: {error}; its files may be truncated or belong to another"
-            " model: copy or download the model again"
+            f"cannot load {folder}: {said}; its config.json may be wrong, or its files may be"
+            " truncated or belong to another model: copy or download the model again"
         ) from error
     # Of some quantised weights diffusers does not tell which are missing.
     undefined = [name for name, weight in model.named_parameters() if weight.is_meta]
     check_report({**report, "missing_keys": {*report["missing_keys"], *undefined}}, folder)
     return model
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers shows no bars, which would stand among the lines of a job."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_class(source: ModelSource, model_class: type[Any], component: str) -> None:

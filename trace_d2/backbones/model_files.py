@@ -185,9 +185,11 @@ def open_model(
     if folder.is_dir():
         file = folder / (index or index_in(folder))
         if not file.is_file():
+            other = "" if index or (folder / CONFIG).is_file() else f", and no {CONFIG}"
+            either = other and f"; or the folder of a model of transformers or timm, with {CONFIG}"
             raise FileNotFoundError(
-                f"{folder} has no {file.name}; pass the top folder of a diffusers model, the one"
-                " that holds its transformer or unet, vae and scheduler folders"
+                f"{folder} has no {file.name}{other}; pass the top folder of a diffusers model, the"
+                f" one that holds its transformer or unet, vae and scheduler folders{either}"
                 if file.name == INDEX
                 else f"{folder} has no {file.name}; pass the folder of a model of transformers or"
                 " timm, the one that holds its weights"

@@ -36,6 +36,7 @@ from .multimodal_files import (
     part_files,
     without_prefix,
 )
+from .network_config import check_network, one_window
 from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS, other_kind, source_of
 from .settings import BackboneSettings
 from .vision_model_files import (
@@ -212,11 +213,7 @@ class QwenVisionBackbone(VisionTransformer):
         config, grid = self.model.config, self.tokens.grid(size)
         window = config.window_size // self.size_multiple * config.spatial_merge_size
         if max(grid) <= window:
-            raise ValueError(
-                f"images of {size[0]} x {size[1]} pixels are one window of {self.name}, so that"
-                " blocks of windows and of full attention cannot be told apart: raise"
-                f" MODEL.TRACE.BACKBONE.RESOLUTION above {window * self.tokens.patch}"
-            )
+            raise one_window(size, self.name, window * self.tokens.patch)
         order = window_order(grid, config.spatial_merge_size, window)
         return AttentionLayout((grid,), order=order, calls=self.tokens.blocks)
 
@@ -279,6 +276,7 @@ def _at_hand(
     source = source_of(settings)
     if source.model_type not in family.model_types:
         raise other_kind(source, settings.name, family.model_types)
+    check_network(source, family.__name__, settings)
     return settings, source, device, loading.pick_dtype(settings.dtype, device)
 
 

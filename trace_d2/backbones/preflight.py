@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode
 from huggingface_hub import constants, get_token
@@ -27,12 +28,14 @@ from .model_files import (
     weights_in,
 )
 from .multimodal_files import VISION_TOWERS, check_tokenizer, part_files
+from .network_config import check_network
 from .packages import METHODS, need_package, stored_method
 from .registry import (
     BACKBONE_REGISTRY,
     FAMILY_FILES,
     MODEL_TYPES,
     REGISTERED_MODELS,
+    RegisteredModel,
     index_of,
     other_kind,
     other_name,
@@ -77,7 +80,8 @@ def check_backbone(cfg: CfgNode) -> None:
             wrong.of(_check_denoiser, settings)
         source = wrong.of(_source_at_hand, settings)
         if source is not None:
-            wrong.of(_check_source, source, settings)
+            blocks = cfg.MODEL.TRACE.ATTENTION.BLOCKS
+            wrong.of(_check_source, source, settings, blocks)
     wrong.end()
 
 
@@ -143,16 +147,17 @@ def _check_gate(settings: BackboneSettings, options: tuple[str, str, bool, str])
     )
 
 
-def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
+def _check_source(source: ModelSource, settings: BackboneSettings, blocks: Any) -> None:
     """Raise unless the folder of ``source`` is of the family, with all files that are needed."""
     registered = REGISTERED_MODELS.get(settings.name)
-    family = _family_of(source, registered.family if registered else None)
+    family = _family_of(source, registered)
     if family is None:
         return
     if family in MODEL_TYPES:
         wrong = Complaints()
         if registered is None:
             wrong.of(settings.check_without_diffusion)
+        wrong.of(check_network, source, family, settings, _listed(blocks))
         wrong.of(_check_without_components, source, family, registered is not None)
         wrong.end()
         return
@@ -172,11 +177,16 @@ def _check_source(source: ModelSource, settings: BackboneSettings) -> None:
     wrong.end()
 
 
-def _family_of(source: ModelSource, wanted: str | None) -> str | None:
+def _listed(blocks: Any) -> list[Any]:
+    """``blocks`` as far as they can be looked through; what they must be is said elsewhere."""
+    return list(blocks) if isinstance(blocks, (list, tuple)) else []
+
+
+def _family_of(source: ModelSource, wanted: RegisteredModel | None) -> str | None:
     """The family of our own that ``source`` is of; None where it is of somebody else's.
 
     Raises:
-        ValueError: it is not of the family that is ``wanted``, or of none that is known.
+        ValueError: it is not what is ``wanted``, or of no family that is known.
     """
     if source.model_type:
         own = MODEL_TYPES
@@ -185,9 +195,10 @@ def _family_of(source: ModelSource, wanted: str | None) -> str | None:
         own = {name: files.pipelines for name, files in FAMILY_FILES.items()}
         others = [kind for _, family in BACKBONE_REGISTRY for kind in family.pipeline_names]
     if wanted is not None:
-        if wanted in own and source.kind not in own[wanted]:
-            raise other_kind(source, "MODEL.TRACE.BACKBONE.NAME", own[wanted])
-        return wanted if wanted in own else None
+        kinds = wanted.kinds or own.get(wanted.family, ())
+        if kinds and source.kind not in kinds:
+            raise other_kind(source, "MODEL.TRACE.BACKBONE.NAME", kinds)
+        return wanted.family if kinds else None
     found = next((name for name, kinds in own.items() if source.kind in kinds), None)
     if found is None and source.kind not in others:
         raise unknown_kind(source, [*others, *(kind for kinds in own.values() for kind in kinds)])

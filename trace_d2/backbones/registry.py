@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fvcore.common.registry import Registry
 
@@ -82,6 +82,7 @@ class RegisteredModel:
             says.
         gated: the hub gives it to those alone who accepted its licence.
         instead: the registered name of the same weights in an open repository, if there is one.
+        model_types: of those of the family, the ones that it is; empty: any.
     """
 
     family: str
@@ -89,9 +90,20 @@ class RegisteredModel:
     native_resolution: int | None
     gated: bool = False
     instead: str = ""
+    model_types: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The model types of its folders; of diffusion models and families of others none."""
+        return self.model_types or MODEL_TYPES.get(self.family, ())
 
 
-_VIT = "TransformersBackbone"
+def _vit(model_type: str, weights: str, resolution: int, **options: Any) -> RegisteredModel:
+    kinds = (model_type,)
+    return RegisteredModel(
+        "TransformersBackbone", weights, resolution, model_types=kinds, **options
+    )
+
 
 REGISTERED_MODELS: dict[str, RegisteredModel] = {
     "sd15": RegisteredModel(
@@ -109,14 +121,20 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
     ),
     "flux1-dev": RegisteredModel("FluxBackbone", "black-forest-labs/FLUX.1-dev", 1024, gated=True),
     "trace-tiny": RegisteredModel("FluxBackbone", str(_MODEL_ZOO / "trace_tiny"), None),
-    "dino-vits8": RegisteredModel(_VIT, "facebook/dino-vits8", 480),
-    "dino-vits16": RegisteredModel(_VIT, "facebook/dino-vits16", 480),
-    "dino-vitb8": RegisteredModel(_VIT, "facebook/dino-vitb8", 480),
-    "dino-vitb16": RegisteredModel(_VIT, "facebook/dino-vitb16", 480),
-    "dinov2-giant": RegisteredModel(_VIT, "facebook/dinov2-giant", 518),
-    "dinov2-giant-registers": RegisteredModel(_VIT, "facebook/dinov2-with-registers-giant", 518),
-    "dinov3-7b": RegisteredModel(
-        _VIT, "facebook/dinov3-vit7b16-pretrain-lvd1689m", 512, gated=True, instead="dinov3-7b-timm"
+    "dino-vits8": _vit("vit", "facebook/dino-vits8", 480),
+    "dino-vits16": _vit("vit", "facebook/dino-vits16", 480),
+    "dino-vitb8": _vit("vit", "facebook/dino-vitb8", 480),
+    "dino-vitb16": _vit("vit", "facebook/dino-vitb16", 480),
+    "dinov2-giant": _vit("dinov2", "facebook/dinov2-giant", 518),
+    "dinov2-giant-registers": _vit(
+        "dinov2_with_registers", "facebook/dinov2-with-registers-giant", 518
+    ),
+    "dinov3-7b": _vit(
+        "dinov3_vit",
+        "facebook/dinov3-vit7b16-pretrain-lvd1689m",
+        512,
+        gated=True,
+        instead="dinov3-7b-timm",
     ),
     "dinov3-7b-timm": RegisteredModel("TimmBackbone", "timm/vit_7b_patch16_dinov3.lvd1689m", 512),
     "eva02-e": RegisteredModel(

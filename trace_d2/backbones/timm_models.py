@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from . import loading
 from .model_files import CONFIG, weights_in
+from .network_config import check_network
 from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS, other_kind, source_of
 from .reports import check_report, difference
 from .settings import BackboneSettings
@@ -42,6 +43,7 @@ class TimmBackbone(VisionTransformer):
         source = source_of(settings)
         if source.model_type not in cls.model_types:
             raise other_kind(source, settings.name, cls.model_types)
+        check_network(source, cls.__name__, settings)
         folder = source.whole()
         statistics = check_timm(folder)
         check_whole(folder, source.variant)

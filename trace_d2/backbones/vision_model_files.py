@@ -70,6 +70,11 @@ def pixel_statistics(folder: Path, known: PixelStatistics | None = None) -> Pixe
         raise ValueError(f"{path} is no configuration of an image processor: {_AGAIN}")
     # Multimodal models nest it by now.
     found = found.get("image_processor", found)
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"{path}: image_processor is no configuration of an image processor, but"
+            f" {quoted(found)}: {_AGAIN}"
+        )
     factor = found.get("rescale_factor", 1 / 255)
     plain = isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-3)
     if not plain or found.get("do_rescale") is False:

@@ -20,6 +20,7 @@ from trace_d2.attention import AttentionLayout
 from . import loading
 from .backbone import AttentionBackbone
 from .model_files import CONFIG
+from .network_config import check_network, check_resolution
 from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS, other_kind, source_of
 from .settings import BackboneSettings
 from .vision_model_files import (
@@ -86,6 +87,7 @@ class VisionTransformer(AttentionBackbone):
             # Buffers follow .to(device); they are no weights, so no state dict holds them.
             tensor = torch.tensor(values).view(1, 3, 1, 1)
             self.register_buffer(f"pixel_{key}", tensor, persistent=False)
+        check_resolution(self.resolution, tokens.patch, self.name)
         self.to(device)
 
     @property
@@ -145,10 +147,12 @@ class TransformersBackbone(VisionTransformer):
         device = loading.pick_device(cfg)
         dtype = loading.pick_dtype(settings.dtype, device)
         source = source_of(settings)
-        if source.model_type not in cls.model_types:
-            raise other_kind(source, settings.name, cls.model_types)
-        kind = _KINDS[source.model_type]
         registered = REGISTERED_MODELS.get(settings.name)
+        kinds = registered.kinds if registered else cls.model_types
+        if source.model_type not in kinds:
+            raise other_kind(source, settings.name, kinds)
+        kind = _KINDS[source.model_type]
+        check_network(source, cls.__name__, settings)
         folder = source.whole()
         check_whole(folder, source.variant)
         statistics = pixel_statistics(folder, IMAGENET if registered else None)

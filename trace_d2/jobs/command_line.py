@@ -224,7 +224,11 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
 
     cfg = usable_trace_cfg(wrong, args.config_file, [*args.opts, *opts])
     cfg.defrost()
-    cfg.MODEL.TRACE.SAM.WEIGHTS = getattr(args, "sam", None) or cfg.MODEL.TRACE.SAM.WEIGHTS
+    sam = getattr(args, "sam", None)
+    if sam is not None:
+        if not sam.strip():
+            wrong.say("--sam is empty: name a hub id or a folder, or leave it out")
+        cfg.MODEL.TRACE.SAM.WEIGHTS = sam
     node, option = cfg.MODEL.TRACE.EDGES, "MODEL.TRACE.EDGES.DIR"
     if getattr(args, "no_edges", False):
         node.SOURCE = NONE

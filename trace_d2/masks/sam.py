@@ -23,7 +23,7 @@ from trace_d2.backbones.loading import load_folder, pick_device
 from trace_d2.propagation.grid import REFERENCE_PIXELS
 
 from .patches import Patch, iou, patch_of
-from .sam_files import open_sam, own_keys, sam_statistics
+from .sam_files import check_sam_sizes, open_sam, own_keys, sam_statistics
 from .seeds import Seed, make_seeds
 from .settings import SamSettings
 
@@ -125,7 +125,8 @@ class Sam:
 
     def embed(self, image: np.ndarray) -> dict[str, Any]:
         """What the network keeps of an image, uint8 (H, W, 3) RGB, for any number of questions."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).float()
+        owned = np.require(image, requirements=["C", "W"])  # PyTorch warns of what is read-only
+        pixels = torch.from_numpy(owned).to(self.device).float()
         height, width = self.frame(image.shape[:2])
         resized = functional.interpolate(
             pixels.permute(2, 0, 1)[None], (height, width), mode="bilinear", antialias=True
@@ -212,6 +213,7 @@ def build_sam(cfg: CfgNode) -> Sam:
     settings, device = SamSettings.from_config(cfg), pick_device(cfg)
     with own_keys():
         source = open_sam(settings)
+        check_sam_sizes(source)
         folder = source.whole()
         statistics = sam_statistics(folder)
         model = load_folder(folder, _CLASSES[str(source.model_type)], torch.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -18,6 +18,7 @@ from trace_d2.backbones.model_files import (
     open_model,
     weights_in,
 )
+from trace_d2.backbones.network_config import check_sizes
 from trace_d2.backbones.versions import check_versions
 from trace_d2.backbones.vision_model_files import (
     IMAGENET,
@@ -34,6 +35,7 @@ from .settings import SamSettings
 MODEL_TYPES = ("sam", "sam_hq", "sam2", "sam2_video")
 """Of folders of transformers that can be asked; hub models of SAM 2 are stored as for videos."""
 
+_PARTS = ("vision", "prompt_encoder", "mask_decoder")  # as config.json describes them
 _SAMPLE = 1 << 20  # bytes at either end of a file that stand for all of it
 
 
@@ -64,6 +66,7 @@ def _check_files(settings: SamSettings) -> None:
                 f"{source}` with network access and HF_HUB_OFFLINE unset"
             )
         wrong = Complaints()
+        wrong.of(check_sam_sizes, source)
         wrong.of(check_whole, source.folder)
         wrong.of(sam_statistics, source.folder)
         wrong.end()
@@ -91,6 +94,25 @@ def open_sam(settings: SamSettings) -> ModelSource:
             f"{', '.join(MODEL_TYPES)}, as facebook/sam2.1-hiera-tiny is"
         )
     return source
+
+
+def check_sam_sizes(source: ModelSource) -> None:
+    """Raise a ValueError for sizes in ``config.json`` that no network has."""
+    path = source.folder / CONFIG
+    parts = {name: source.index.get(f"{name}_config") for name in _PARTS}
+    nodes = {name: node if isinstance(node, Mapping) else {} for name, node in parts.items()}
+    for name, node in nodes.items():
+        check_sizes(node, path, f"{name}_config")
+    vision = nodes["vision"].get("backbone_config", nodes["vision"])
+    sides = [
+        side[0] if isinstance(side, list) and side else side
+        for side in (node.get("image_size") for node in (vision, nodes["prompt_encoder"]) if node)
+    ]
+    if len({side for side in sides if side is not None}) > 1:
+        raise ValueError(
+            f"{path}: prompt_encoder_config.image_size must be that of vision_config, {sides[0]},"
+            f" not {sides[1]}: copy or download the model again"
+        )
 
 
 def sam_statistics(folder: Path) -> PixelStatistics:
