@@ -228,6 +228,17 @@ def test_small_masks_are_not_asked_for() -> None:
     assert sam(smooth((30, 40)), []) == []
 
 
+def test_images_that_are_read_only(recwarn: pytest.WarningsRecorder) -> None:
+    sam, image = build("sam"), smooth((30, 40))
+    expected = sam.embed(image)["image_embeddings"]
+    image.setflags(write=False)
+    recwarn.clear()
+    with torch.no_grad():
+        found = sam.embed(image)["image_embeddings"]
+    assert torch.equal(found, expected)
+    assert not [one for one in recwarn if "not writable" in str(one.message)]
+
+
 def test_scores_that_are_no_numbers_are_told() -> None:
     sam = build("sam")
     with torch.no_grad():
@@ -256,6 +267,16 @@ def test_folders_are_loaded_whole(kind: str, tmp_path: Path) -> None:
     loaded = sam.model.state_dict()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.items())
     sam(smooth((30, 40)), [patch_of(SQUARE)])
+
+
+def test_weights_of_other_shapes_are_named(tmp_path: Path) -> None:
+    tiny_sam("sam").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["mask_decoder_config"]["mlp_dim"] = 48
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"of another shape than the model's \(mask_decoder\.tr"):
+        build_sam(config_of(tmp_path))
 
 
 def test_weights_that_lack_tensors_are_refused(tmp_path: Path) -> None:

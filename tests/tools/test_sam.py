@@ -236,6 +236,8 @@ def test_a_model_that_is_none_is_told_before_anything_is_made(mask_job, capsys) 
     assert "MODEL.TRACE.SAM.POINTS must be 1 or more" in said
     assert mask_job.run("--sam", "no/such/folder") == 2
     assert "no model folder at no/such/folder" in capsys.readouterr().err
+    assert mask_job.run("--sam", "") == 2
+    assert "--sam is empty: name a hub id or a folder" in capsys.readouterr().err
     assert not mask_job.work.exists()
 
 
