@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 from itertools import combinations
 
 import cv2
 import numpy as np
 import pytest
 
-from trace_d2.masks.edge_hierarchy import EdgeHierarchy, edge_masks
+from trace_d2.masks.edge_hierarchy import EdgeHierarchy, edge_masks, nearness
 from trace_d2.masks.settings import EdgeHierarchySettings
 
 Region = frozenset  # of pixels
@@ -120,7 +121,7 @@ def test_nodes_and_lifetimes_are_those_of_the_plain_definition(seed, depth):
 @pytest.mark.parametrize("seed", range(3))
 def test_masks_are_the_nodes_that_pass_scored_by_what_is_told(seed):
     relief = bumpy(seed)
-    settings = EdgeHierarchySettings(sigma=0.0, depth=0.1, min_area=12)
+    settings = EdgeHierarchySettings(sigma=0.0, gap_radius=0.0, depth=0.1, min_area=12)
     height, width = relief.shape
     expected = {}
     for region, lifetime in plain_nodes(relief.astype(np.float64), 0.1).items():
@@ -149,7 +150,8 @@ def square_within_a_square() -> np.ndarray:
 
 
 def test_a_square_of_two_halves_by_hand():
-    found = list(edge_masks(square_within_a_square(), EdgeHierarchySettings(sigma=0.0)))
+    settings = EdgeHierarchySettings(sigma=0.0, gap_radius=0.0)
+    found = list(edge_masks(square_within_a_square(), settings))
     assert len(found) == 3  # the surroundings cover all four border lines
     whole, *halves = found
     # The halves part at 0.5; what lies around them is lost across an edge of 1.
@@ -161,11 +163,39 @@ def test_a_square_of_two_halves_by_hand():
     assert not (halves[0][0] & halves[1][0]).any()
 
 
+def finds_the_square(edges: np.ndarray, **settings: float) -> bool:
+    masks = [mask for mask, _ in edge_masks(edges, EdgeHierarchySettings(**settings))]
+    return any(39 * 39 <= mask.sum() <= 43 * 43 for mask in masks)
+
+
 def test_a_gap_narrower_than_the_smoothing_does_not_leak():
     edges = square_within_a_square()
     edges[29:31, 20] = 0
-    masks = [mask for mask, _ in edge_masks(edges, EdgeHierarchySettings())]
-    assert any(39 * 39 <= mask.sum() <= 43 * 43 for mask in masks)
+    assert finds_the_square(edges, gap_radius=0.0)
+
+
+def test_a_wider_gap_is_a_pass_in_ground_that_rises():
+    edges = square_within_a_square()
+    edges[20:32, 20] = 0
+    assert finds_the_square(edges)
+    assert not finds_the_square(edges, gap_radius=0.0)
+
+
+@pytest.mark.parametrize("radius", [2.0, 7.5])
+def test_nearness_is_that_of_the_plain_definition(radius):
+    edges = np.random.default_rng(3).choice([0.0, 0.0, 0.0, 0.3, 0.6, 0.9], (9, 14))
+    edges = np.where(np.random.default_rng(4).random(edges.shape) < 0.8, 0, edges)
+    expected = np.zeros(edges.shape)
+    for place in np.ndindex(edges.shape):
+        for other in np.ndindex(edges.shape):
+            away = math.hypot(place[0] - other[0], place[1] - other[1])
+            for level in (0.2, 0.4, 0.6, 0.8):
+                if edges[other] >= level:
+                    expected[place] = max(expected[place], level * math.exp(-away / radius))
+    found = nearness(edges.astype(np.float32), radius)
+    # OpenCV's distances within 5 x 5 pixels are exact to 2 %.
+    np.testing.assert_allclose(found, expected, rtol=0.1)
+    assert not nearness(np.zeros((3, 4), np.float32), radius).any()
 
 
 def test_without_nesting_no_masks_overlap_and_the_best_stay():
@@ -184,7 +214,7 @@ def test_without_nesting_no_masks_overlap_and_the_best_stay():
 def test_masks_of_low_scores_and_of_many_border_lines_are_left_out():
     edges = np.zeros((60, 60), np.float32)
     edges[30] = edges[:, 20] = 1.0  # four quarters: each on two border lines
-    plain = {"sigma": 0.0, "area_power": 0.0, "max_share": 0.3}
+    plain = {"sigma": 0.0, "gap_radius": 0.0, "area_power": 0.0, "max_share": 0.3}
     both = list(edge_masks(edges, EdgeHierarchySettings(**plain)))
     # The two left of column 20 half-cover one line, those right of it two.
     assert len(both) == 2

@@ -4,8 +4,8 @@ Edges are the relief of a landscape that is flooded. The basins of its smoothed 
 too shallow to count (h-minima), are the leaves; then the two neighbours whose border is weakest
 on average are joined, until one region is left. Every region on that way is an object to someone,
 and how long it lasts says how much of one it is: from the strength at which it is whole, that of
-its strongest inner border, to that of the border it is lost across. No network is asked, and a
-gap narrower than the smoothing weakens a border without opening it.
+its strongest inner border, to that of the border it is lost across. No network is asked. The ground
+rises towards edges, so that a gap in one is a pass: it weakens a border without opening it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from trace_d2.propagation.grid import check_edges
 from .settings import EdgeHierarchySettings
 
 _DEFAULTS = EdgeHierarchySettings()
+# Strengths from which on edges raise the ground around them, each as high as itself.
+_LEVELS = (0.2, 0.4, 0.6, 0.8)
 
 
 def edge_masks(
@@ -55,7 +57,7 @@ def edge_masks(
         ValueError: edges of another shape, type or range, or NaN among them.
     """
     check_edges(edges)
-    tree = EdgeHierarchy.of(edges, settings.sigma, settings.depth)
+    tree = EdgeHierarchy.of(edges, settings.sigma, settings.depth, settings.gap_radius)
     covered = tree.border_shares()
     share = tree.area / tree.leaf.size
     score = tree.lifetime * (1 - covered.max(axis=1)) * share**settings.area_power
@@ -83,9 +85,9 @@ class EdgeHierarchy:
     Attributes:
         leaf: int32 (H, W), the leaf of each pixel.
         first, stop: int64 (K,), the leaves of node k are ``first[k]`` to ``stop[k]`` - 1.
-        birth: float64 (K,), of a leaf its least smoothed strength, of others the mean strength
-            of the border across which they were joined.
-        death: float64 (K,), the mean strength of the border across which a node joins another.
+        birth: float64 (K,), of a leaf its least height, of others the mean height of the border
+            across which they were joined.
+        death: float64 (K,), the mean height of the border across which a node joins another.
             The last node is the whole image, which ends at its birth.
     """
 
@@ -96,16 +98,20 @@ class EdgeHierarchy:
     death: np.ndarray
 
     @classmethod
-    def of(cls, edges: np.ndarray, sigma: float, depth: float) -> EdgeHierarchy:
+    def of(
+        cls, edges: np.ndarray, sigma: float, depth: float, gap_radius: float = 0.0
+    ) -> EdgeHierarchy:
         """The hierarchy of ``edges`` float (H, W), smoothed and with basins of some depth.
 
         Args:
             sigma: pixels of the Gaussian, 0: none.
-            depth: difference of smoothed strengths by which a basin must part from a deeper one.
+            depth: difference of heights by which a basin must part from a deeper one.
+            gap_radius: pixels over which the ground rises towards edges; 0: it does not.
         """
-        relief: np.ndarray = edges.astype(np.float32)
-        if sigma:
-            relief = cv2.GaussianBlur(relief, (0, 0), sigma)
+        strengths = edges.astype(np.float32)
+        relief = cv2.GaussianBlur(strengths, (0, 0), sigma) if sigma else strengths
+        if gap_radius:
+            relief = (relief + nearness(strengths, gap_radius)) / 2
         basins = _basins(relief, depth)
         lowest = ndimage.minimum(relief, basins, np.arange(1, basins.max() + 1))
         return cls._joined(basins, measure_borders(basins, relief, relief), lowest)
@@ -167,6 +173,22 @@ class EdgeHierarchy:
         before = np.zeros(int(self.stop[-1]) + 1, np.int64)
         np.cumsum(np.bincount(leaves.ravel(), minlength=len(before) - 1), out=before[1:])
         return before[self.stop] - before[self.first]
+
+
+def nearness(edges: np.ndarray, radius: float) -> np.ndarray:
+    """How near and how strong the edges around each pixel are: float32 (H, W) in 0..1.
+
+    That is the most of l exp(-d / radius) over four levels l, with d the distance in pixels to the
+    nearest edge of strength l or more. In flat ground it makes one basin of each room between
+    edges, which a smoothed map alone would join through every gap.
+    """
+    raised = np.zeros(edges.shape, np.float32)
+    for level in _LEVELS:
+        below = edges < level
+        if not below.all():
+            away = cv2.distanceTransform(below.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+            np.maximum(raised, level * np.exp(away / -radius), out=raised)
+    return raised
 
 
 class _WeakestFirst(Agglomeration):

@@ -135,7 +135,8 @@ class EdgeHierarchySettings(NodeSettings, node="MODEL.TRACE.DISCOVERY.EDGES"):
     """Which nodes of the watershed hierarchy of edges are masks; see ``edge_masks``."""
 
     sigma: float = within(0.0, 100.0, default=1.5)
-    depth: float = within(0.0, 1.0, default=0.1)
+    gap_radius: float = within(0.0, 1000.0, default=5.0)
+    depth: float = within(0.0, 1.0, default=0.08)
     min_area: int = within(1, default=60)
     max_share: float = within(0.0, 1.0, default=0.5)
     border_share: float = within(0.0, 1.0, default=0.5)
