@@ -10,9 +10,9 @@ all images and of the even and the odd ranks of their sorted file names. Beside 
 control: the whole image as one mask, cut by tools/refine_masks.py. --edges are given edges;
 without them the student of the config predicts some.
 
-"training": on procedural scenes, the masks that edges give without nesting, refined, train a Mask
-R-CNN, and after it one more on its own confident predictions (a round of self-training). Others
-learn from the control and from the truth.
+"training": on procedural scenes, the masks that edges give without nesting train a Mask R-CNN, and
+after it one more on its own confident predictions (a round of self-training). Others learn from the
+control and from the truth.
 
 All is made by the commands that users run. A second run continues the first.
 """
@@ -189,18 +189,23 @@ def measure_training(args: argparse.Namespace) -> None:
     make_scenes(args)
     images = args.output / "train" / "images"
     edges = find_edges(args, images, args.output / "edges_train")
-    whole = write_whole_images(args.output / "train" / "instances.json", args.output / "whole.json")
-    found = discover(args, "edges", images, edges, args.output / "edges.json", *FLAT)
-    labels = {name: refine(args, images, edges, file) for name, file in
-              (("whole", whole), ("edges", found))}  # fmt: skip
-    labels["truth"] = args.output / "train" / "instances.json"
     for origin in args.only:
-        if origin == "self-training":
-            labels[origin] = predictions_of(args, labels["edges"])
-        train_on(args, origin, labels[origin])
+        train_on(args, origin, labels_of(args, origin, images, edges))
     rows = [row for origin in ORIGINS if (row := result(args, origin))]
     write_json(args.output / "training.json", rows, indent=1)
     print(tabulate(rows, headers="keys", floatfmt=".1f"))
+
+
+def labels_of(args: argparse.Namespace, origin: str, images: Path, edges: Path) -> Path:
+    """The file of masks of an origin."""
+    truth = args.output / "train" / "instances.json"
+    if origin == "truth":
+        return truth
+    if origin == "whole":
+        whole = write_whole_images(truth, args.output / "whole.json")
+        return refine(args, images, edges, whole)
+    found = discover(args, "edges", images, edges, args.output / "edges.json", *FLAT)
+    return found if origin == "edges" else predictions_of(args, found)
 
 
 def folder(args: argparse.Namespace, origin: str) -> Path:
