@@ -37,6 +37,15 @@ def test_wrong_pairs_name_the_key_and_what_is_meant(pairs, message):
         load_trace_cfg(None, pairs)
 
 
+def test_whole_numbers_of_the_command_line_are_taken_for_floats():
+    sigma = "MODEL.TRACE.DISCOVERY.EDGES.SIGMA"
+    value = load_trace_cfg(None, [sigma, "0"]).MODEL.TRACE.DISCOVERY.EDGES.SIGMA
+    assert (type(value), value) == (float, 0.0)
+    with pytest.raises(ConfigError) as error:  # of wrong keys alone
+        load_trace_cfg(None, [sigma, "0", "MODEL.TRACE.SEED", "x"])
+    assert "SIGMA" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -47,6 +47,14 @@ def test_names_the_key_of_a_wrong_value(values, message):
         Example.from_config(config(**values))
 
 
+def test_names_all_wrong_keys_at_once():
+    with pytest.raises(ValueError, match="several things are wrong") as error:
+        Example.from_config(config(CUT="knife", SHARE="x", SIZES=[0], NAME=3))
+    assert [line.split()[1] for line in str(error.value).splitlines()[1:]] == [
+        *("A.B.CUT", "A.B.SHARE", "A.B.SIZES", "A.B.NAME")
+    ]
+
+
 def test_defaults_are_those_of_the_config():
     """Every settings class of the package agrees with ``config`` key by key."""
     for module in pkgutil.walk_packages(trace_d2.__path__, "trace_d2."):

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,8 +180,11 @@ def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
             + shown(" ".join(map(str, pairs)))
             + ("; options come before them" if any(str(p).startswith("--") for p in pairs) else "")
         )
-    with explained(cfg, dict(zip(pairs[::2], pairs[1::2], strict=True)), "the command line"):
-        cfg.merge_from_list(list(pairs))
+    fitting = [
+        (key, _as_float(cfg, key, text)) for key, text in zip(pairs[::2], pairs[1::2], strict=True)
+    ]
+    with explained(cfg, dict(fitting), "the command line"):
+        cfg.merge_from_list([part for pair in fitting for part in pair])
 
 
 @contextlib.contextmanager
@@ -239,6 +243,12 @@ def _own_keys(content: Mapping[str, Any]) -> dict[str, Any]:
     if "DEVICE" in content["MODEL"]:
         own.setdefault("MODEL", {})["DEVICE"] = content["MODEL"]["DEVICE"]
     return own
+
+
+def _as_float(cfg: CfgNode, key: str, text: str) -> str:
+    """``text`` of a whole number as that of a float, where ``cfg`` has one at ``key``."""
+    whole = isinstance(text, str) and re.fullmatch(r"[+-]?\d{1,15}", text, re.ASCII)
+    return f"{text}.0" if whole and _is_key(cfg, key) and type(_value(cfg, key)) is float else text
 
 
 def _value(cfg: CfgNode, key: str) -> Any:

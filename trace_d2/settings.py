@@ -19,6 +19,7 @@ from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
+from trace_d2.complaints import Complaints
 from trace_d2.io.hints import did_you_mean
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class NodeSettings:
     """Settings of one config node; subclasses name it and add a field for each key they use.
 
     Raises:
-        ValueError: at construction, where a value is none of a field's choices or out of bounds.
+        ValueError: at construction, where a value is none of a field's choices or out of bounds; it
+            tells all fields of which that is so.
     """
 
     node: ClassVar[str]
@@ -68,16 +70,18 @@ class NodeSettings:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
+        kinds, wrong = get_type_hints(type(self)), Complaints()
         for own in fields(self):
-            key, value = f"{self.node}.{own.name.upper()}", getattr(self, own.name)
-            kind, many = kinds[own.name], get_origin(kinds[own.name]) is tuple
-            if isinstance(value, tuple) is not many:
-                raise ValueError(
-                    f"{key} must be {'a list' if many else 'one value'}, not {value!r}"
-                )
-            for single in value if many else (value,):
-                _check(key, own, get_args(kind)[0] if many else kind, single)
+            wrong.of(self._check_field, own, kinds[own.name])
+        wrong.end()
+
+    def _check_field(self, own: Field[Any], kind: Any) -> None:
+        key, value = f"{self.node}.{own.name.upper()}", getattr(self, own.name)
+        many = get_origin(kind) is tuple
+        if isinstance(value, tuple) is not many:
+            raise ValueError(f"{key} must be {'a list' if many else 'one value'}, not {value!r}")
+        for single in value if many else (value,):
+            _check(key, own, get_args(kind)[0] if many else kind, single)
 
 
 def _check(key: str, own: Field[Any], kind: type, value: Any) -> None:
