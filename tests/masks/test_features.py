@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from trace_d2.attention import AttentionLayout, AttentionSettings
 from trace_d2.backbones import AttentionBackbone, build_backbone
+from trace_d2.backbones.passes import not_finite
 from trace_d2.config import get_trace_cfg
 from trace_d2.edges import EdgeDetector
 from trace_d2.edges.detector import EmergenceSettings
@@ -148,7 +149,8 @@ def test_features_that_are_no_numbers_fail_alone(kind: str) -> None:
     good, bad = reader.detect([reader.ready(image, "k") for image in images])
     assert good.features.isfinite().all()
     assert isinstance(bad, FloatingPointError)
-    assert "MODEL.TRACE.BACKBONE.DTYPE" in str(bad)
+    # Of float32: another dtype would not help.
+    assert "weights may be damaged" in str(bad)
 
 
 def test_from_config_names_blocks_that_do_not_exist(tiny: AttentionBackbone) -> None:
@@ -165,3 +167,9 @@ def test_from_config_names_blocks_that_do_not_exist(tiny: AttentionBackbone) -> 
     cfg.MODEL.TRACE.EDGES.BATCH = 3
     reader = FeatureReader.from_config(cfg, tiny)
     assert (reader.batch, reader.settings.kind) == (3, "attention")
+
+
+def test_the_remedy_for_numbers_that_are_not_finite_fits_their_type() -> None:
+    assert "MODEL.TRACE.BACKBONE.DTYPE" in str(not_finite("features are", torch.float16))
+    for dtype in (torch.bfloat16, torch.float32):
+        assert "weights may be damaged" in str(not_finite("features are", dtype))
