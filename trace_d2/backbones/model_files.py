@@ -162,6 +162,12 @@ class ModelSource:
         return digest.hexdigest()
 
 
+def is_path(weights: str) -> bool:
+    """Whether ``weights`` is meant as a path, rather than as a hub id."""
+    exists = Path(weights).expanduser().exists()
+    return exists or weights.count("/") != 1 or weights.startswith((".", "~", "/"))
+
+
 def open_model(
     weights: str, revision: str = "", variant: str = "", bare: bool = False, index: str = ""
 ) -> ModelSource:
@@ -200,7 +206,7 @@ def open_model(
                 " folder: leave it empty"
             )
         return ModelSource(folder, _read_index(file), variant=variant, bare=bare)
-    if weights.count("/") != 1 or weights.startswith((".", "~", "/")):
+    if is_path(weights):
         raise FileNotFoundError(
             f"no model folder at {weights}{nearest_path(weights)}; pass a model's folder or hub id"
         )

@@ -36,8 +36,8 @@ from .multimodal_files import (
     part_files,
     without_prefix,
 )
-from .network_config import check_network, one_window
-from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS, other_kind, source_of
+from .network_config import one_window
+from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS
 from .settings import BackboneSettings
 from .vision_model_files import (
     CLIP,
@@ -48,7 +48,7 @@ from .vision_model_files import (
     pixel_statistics,
     square_side,
 )
-from .vision_transformers import PatchTokens, VisionTransformer
+from .vision_transformers import PatchTokens, VisionTransformer, at_hand
 
 # Of Qwen2.5-VL, which was trained on images of any size: 64 x 64 tokens, as diffusion models have.
 _QWEN_SIDE = 896
@@ -90,7 +90,7 @@ class LlavaBackbone(VisionTransformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        settings, source, device, dtype = _at_hand(cls, cfg)
+        settings, source, device, dtype = at_hand(cls, cfg)
         folder = source.whole()
         check_whole(folder, source.variant)
         config = _config(folder)
@@ -155,7 +155,7 @@ class LlavaTowerBackbone(VisionTransformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        settings, source, device, dtype = _at_hand(cls, cfg)
+        settings, source, device, dtype = at_hand(cls, cfg)
         config = _config(source.folder)
         blocks = config.vision_config.num_hidden_layers
         tokens = _clip_tokens(config, settings, source, blocks)
@@ -190,7 +190,7 @@ class QwenVisionBackbone(VisionTransformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        settings, source, device, dtype = _at_hand(cls, cfg)
+        settings, source, device, dtype = at_hand(cls, cfg)
         config = _config(source.folder).vision_config
         tokens = PatchTokens(
             patch=square_side(config.to_dict(), "patch_size", source.folder / CONFIG),
@@ -264,20 +264,6 @@ def window_order(grid: tuple[int, int], merge: int, window: int) -> tuple[int, .
     by_place = sorted(range(grid[0] * grid[1]), key=rank)
     places = {token: place for place, token in enumerate(by_place)}
     return tuple(places[token] for token in range(len(places)))
-
-
-def _at_hand(
-    family: type[AttentionBackbone], cfg: CfgNode
-) -> tuple[BackboneSettings, ModelSource, torch.device, torch.dtype]:
-    """What every family begins with; a ValueError for keys and folders that are not of it."""
-    settings = BackboneSettings.from_config(cfg)
-    settings.check_without_diffusion()
-    device = loading.pick_device(cfg)
-    source = source_of(settings)
-    if source.model_type not in family.model_types:
-        raise other_kind(source, settings.name, family.model_types)
-    check_network(source, family.__name__, settings)
-    return settings, source, device, loading.pick_dtype(settings.dtype, device)
 
 
 def _config(folder: Path) -> Any:

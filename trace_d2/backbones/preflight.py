@@ -22,6 +22,7 @@ from .model_files import (
     ModelSource,
     cached_model,
     is_complete,
+    is_path,
     null_prompt_cache,
     open_model,
     weight_files,
@@ -121,8 +122,7 @@ def _source_at_hand(settings: BackboneSettings) -> ModelSource | None:
     """The model, if its files are here; None where the hub has to be asked."""
     weights, bare = weights_of(settings), bool(settings.denoiser)
     options = (settings.revision, settings.variant, bare, index_of(settings.name))
-    folder = Path(weights).expanduser()
-    if folder.exists() or weights.count("/") != 1 or weights.startswith((".", "~", "/")):
+    if is_path(weights):
         return open_model(weights, *options)
     if constants.HF_HUB_OFFLINE:
         return cached_model(weights, *options)

@@ -14,15 +14,12 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from . import loading
 from .model_files import CONFIG, weights_in
-from .network_config import check_network
-from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS, other_kind, source_of
+from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS
 from .reports import check_report, difference
-from .settings import BackboneSettings
 from .single_file import read_tensors
 from .vision_model_files import check_timm, check_whole
-from .vision_transformers import PatchTokens, VisionTransformer
+from .vision_transformers import PatchTokens, VisionTransformer, at_hand
 
 
 @BACKBONE_REGISTRY.register()
@@ -36,14 +33,7 @@ class TimmBackbone(VisionTransformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        settings = BackboneSettings.from_config(cfg)
-        settings.check_without_diffusion()
-        device = loading.pick_device(cfg)
-        dtype = loading.pick_dtype(settings.dtype, device)
-        source = source_of(settings)
-        if source.model_type not in cls.model_types:
-            raise other_kind(source, settings.name, cls.model_types)
-        check_network(source, cls.__name__, settings)
+        settings, source, device, dtype = at_hand(cls, cfg)
         folder = source.whole()
         statistics = check_timm(folder)
         check_whole(folder, source.variant)

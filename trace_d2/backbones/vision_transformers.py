@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from fvcore.common.config import CfgNode
@@ -19,7 +19,7 @@ from trace_d2.attention import AttentionLayout
 
 from . import loading
 from .backbone import AttentionBackbone
-from .model_files import CONFIG
+from .model_files import CONFIG, ModelSource
 from .network_config import check_network, check_resolution
 from .registry import BACKBONE_REGISTRY, MODEL_TYPES, REGISTERED_MODELS, other_kind, source_of
 from .settings import BackboneSettings
@@ -115,6 +115,30 @@ class VisionTransformer(AttentionBackbone):
         return output
 
 
+class AtHand(NamedTuple):
+    """What a family begins with: checked, and nothing of it loaded."""
+
+    settings: BackboneSettings
+    source: ModelSource
+    device: torch.device
+    dtype: torch.dtype
+
+
+def at_hand(family: type[AttentionBackbone], cfg: CfgNode) -> AtHand:
+    """What ``cfg`` means; a ValueError for keys and folders that are not of ``family``."""
+    settings = BackboneSettings.from_config(cfg)
+    settings.check_without_diffusion()
+    device = loading.pick_device(cfg)
+    dtype = loading.pick_dtype(settings.dtype, device)
+    source = source_of(settings)
+    registered = REGISTERED_MODELS.get(settings.name)
+    kinds = registered.kinds if registered else family.model_types
+    if source.model_type not in kinds:
+        raise other_kind(source, settings.name, kinds)
+    check_network(source, family.__name__, settings)
+    return AtHand(settings, source, device, dtype)
+
+
 @dataclass(frozen=True)
 class _Kind:
     """A class of transformers, what it is loaded with, and what it is told beside the pixels."""
@@ -142,17 +166,8 @@ class TransformersBackbone(VisionTransformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
-        settings = BackboneSettings.from_config(cfg)
-        settings.check_without_diffusion()
-        device = loading.pick_device(cfg)
-        dtype = loading.pick_dtype(settings.dtype, device)
-        source = source_of(settings)
-        registered = REGISTERED_MODELS.get(settings.name)
-        kinds = registered.kinds if registered else cls.model_types
-        if source.model_type not in kinds:
-            raise other_kind(source, settings.name, kinds)
-        kind = _KINDS[source.model_type]
-        check_network(source, cls.__name__, settings)
+        settings, source, device, dtype = at_hand(cls, cfg)
+        registered, kind = REGISTERED_MODELS.get(settings.name), _KINDS[str(source.model_type)]
         folder = source.whole()
         check_whole(folder, source.variant)
         statistics = pixel_statistics(folder, IMAGENET if registered else None)

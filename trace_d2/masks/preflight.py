@@ -36,14 +36,8 @@ def check_discovery(cfg: CfgNode) -> None:
     if method in METHODS:
         wrong.of(METHODS[method].settings.from_config, cfg)
     if method != EDGES:
-        for check in (
-            GuidedSettings,
-            CrfSettings,
-            FeatureSettings,
-            AttentionSettings,
-            PassSettings,
-        ):
-            wrong.of(check.from_config, cfg)
+        for kind in _KINDS:
+            wrong.of(kind.from_config, cfg)
         wrong.of(check_backbone, cfg)
         wrong.of(check_package, cfg.MODEL.TRACE.DISCOVERY.SHARPEN)
     wrong.end()

@@ -15,6 +15,7 @@ from trace_d2.backbones.model_files import (
     ModelSource,
     cached_model,
     is_complete,
+    is_path,
     open_model,
     weights_in,
 )
@@ -57,7 +58,7 @@ def check_sam(cfg: CfgNode) -> None:
 
 def _check_files(settings: SamSettings) -> None:
     with own_keys():
-        if not _is_folder(settings.weights) and not constants.HF_HUB_OFFLINE:
+        if not is_path(settings.weights) and not constants.HF_HUB_OFFLINE:
             return
         source = open_sam(settings)
         if source.hub_id and not is_complete(source.folder, "", True):
@@ -85,7 +86,7 @@ def open_sam(settings: SamSettings) -> ModelSource:
             f"MODEL.TRACE.SAM.WEIGHTS {weights} is a single file: name the folder of a model of "
             "transformers, with its config.json, or a hub id, as facebook/sam2.1-hiera-tiny"
         )
-    offline = constants.HF_HUB_OFFLINE and not _is_folder(weights)
+    offline = constants.HF_HUB_OFFLINE and not is_path(weights)
     source = (cached_model if offline else open_model)(weights, revision, index=CONFIG)
     if source.model_type not in MODEL_TYPES:
         raise ValueError(
@@ -123,7 +124,7 @@ def sam_statistics(folder: Path) -> PixelStatistics:
 def sam_print(cfg: CfgNode) -> str:
     """A short text that is equal for equal files of a folder; empty for a hub id."""
     weights = cfg.MODEL.TRACE.SAM.WEIGHTS
-    if not _is_folder(weights):
+    if not is_path(weights):
         return ""
     folder = Path(weights).expanduser()
     digest = hashlib.sha256()
@@ -147,9 +148,3 @@ def own_keys() -> Iterator[None]:
         kinds = (FileNotFoundError, OSError, ImportError, ValueError)
         kind = next(kind for kind in kinds if isinstance(error, kind))
         raise kind(str(error).replace("MODEL.TRACE.BACKBONE.", "MODEL.TRACE.SAM.")) from error
-
-
-def _is_folder(weights: str) -> bool:
-    """Whether ``weights`` is meant as a path, rather than as a hub id."""
-    path = Path(weights).expanduser()
-    return path.exists() or weights.count("/") != 1 or weights.startswith((".", "~", "/"))
