@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,6 +142,20 @@ def tiny_folder(tiny_pipeline: Callable[[str], tuple[Any, Path]]) -> Callable[[s
     return lambda family: tiny_pipeline(family)[1]
 
 
+def _saved_once(
+    save: Callable[[str, Path], Any], temporary: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder of a kind of tiny model, which ``save`` writes when it is first asked for."""
+
+    @cache
+    def folder_of(kind: str) -> Path:
+        folder = temporary.mktemp(f"tiny_{kind}")
+        save(kind, folder)
+        return folder
+
+    return folder_of
+
+
 @pytest.fixture(scope="session")
 def tiny_vits() -> ModuleType:
     """The module ``tests/tiny_vits.py``."""
@@ -152,15 +167,7 @@ def tiny_vit_folder(
     tiny_vits: ModuleType, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """``tiny_vit_folder(model_type)``: the folder of a tiny vision transformer, read-only."""
-    made: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(f"tiny_{kind}")
-            tiny_vits.save_tiny_vit(kind, made[kind])
-        return made[kind]
-
-    return make
+    return _saved_once(tiny_vits.save_tiny_vit, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -174,15 +181,7 @@ def tiny_multimodal_folder(
     tiny_multimodal: ModuleType, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """``tiny_multimodal_folder(model_type)``: the folder of a tiny one, read-only."""
-    made: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp(f"tiny_{kind}")
-            tiny_multimodal.save_tiny_multimodal(kind, made[kind])
-        return made[kind]
-
-    return make
+    return _saved_once(tiny_multimodal.save_tiny_multimodal, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
