@@ -17,7 +17,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import add_edge_options, job_parser, run_command
+from trace_d2.jobs.arguments import add_edge_options, job_parser
+from trace_d2.jobs.command_line import run_command
 from trace_d2.masks.settings import METHODS
 
 

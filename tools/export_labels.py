@@ -16,7 +16,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.command_line import exit_status, job_parser, run_command
+from trace_d2.jobs.arguments import job_parser
+from trace_d2.jobs.command_line import exit_status, run_command
 from trace_d2.jobs.job import UsageError
 
 

@@ -21,7 +21,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trace_d2.jobs.command_line import job_parser, run_command
+from trace_d2.jobs.arguments import job_parser
+from trace_d2.jobs.command_line import run_command
 
 if TYPE_CHECKING:
     from trace_d2.jobs.kinds.predictions import PredictionJob

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trace_d2.jobs.command_line import parse_shard
+from trace_d2.jobs.arguments import parse_shard
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.locks import Shard
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from architectures import ARCHITECTURES
 
-from trace_d2.jobs.command_line import UsageError, count, exit_status
+from trace_d2.jobs.arguments import count
+from trace_d2.jobs.command_line import UsageError, exit_status
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -19,7 +19,8 @@ from typing import Any
 
 from architectures import ARCHITECTURES
 
-from trace_d2.jobs.command_line import count, exit_status
+from trace_d2.jobs.arguments import count
+from trace_d2.jobs.command_line import exit_status
 
 # What makes a denoiser narrow, and leaves it as deep as it is.
 _NARROW: dict[str, dict[str, Any]] = {

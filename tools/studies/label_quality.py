@@ -34,7 +34,7 @@ from typing import Any
 from commands import CommandError, named_folder, run_tool
 from label_study import BASELINE, NO_EDGES, ROWS, StudyInputs
 
-from trace_d2.jobs.command_line import count
+from trace_d2.jobs.arguments import count
 from trace_d2.parallel import available_cpus
 
 THRESHOLDS = 19  # a fifth of BSDS's, in a fifth of the time

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trace_d2.jobs.command_line import count
+from trace_d2.jobs.arguments import count
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(Path(__file__).parent)]
 
-from trace_d2.jobs.command_line import count  # noqa: E402
+from trace_d2.jobs.arguments import count  # noqa: E402
 from trace_d2.terminal import say  # noqa: E402
 
 KINDS = ("labels", "masks")

@@ -1,4 +1,4 @@
-"""The command line of a job: config, options, what is printed, and exit statuses.
+"""The command of a job: config, what the options ask for, what is printed, and exit statuses.
 
 Kinds of jobs are imported once the arguments are parsed, so that ``--help`` is quick.
 """
@@ -17,6 +17,7 @@ from trace_d2.complaints import Complaints
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
+from trace_d2.jobs.arguments import parse_shard
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob, UsageError
@@ -31,7 +32,6 @@ from trace_d2.jobs.output import (
 )
 from trace_d2.jobs.preflight import look_at_some
 from trace_d2.jobs.store import JobStore
-from trace_d2.parallel import available_cpus
 from trace_d2.terminal import say
 
 if TYPE_CHECKING:
@@ -51,96 +51,6 @@ _REFUSALS = (
 )
 _SHOWN_FAILURES = 10
 _SHOWN_FOLDERS = 5
-_EXIT_STATUS = """exit status:
-  0    {all_done}
-  1    the job stopped: full disk, dead worker, files changed by others; finished images are safe
-  2    wrong usage, changed settings without --overwrite, or an output that is in use, damaged,
-       not ours, without locks, or cannot be made
-  3    some images failed (see {folder}/journal.jsonl and report.html), the others are {done}
-  130  Ctrl-C; finished images are safe
-"""
-
-
-def job_parser(
-    description: str | None,
-    all_done: str,
-    done: str,
-    folder: str = "OUTPUT",
-    workers: int | None = None,
-    config: bool = True,
-) -> argparse.ArgumentParser:
-    """A parser with the options of every job, whose help shows a tool's docstring as it is.
-
-    Args:
-        description: the docstring.
-        all_done: what exit status 0 means.
-        done: what an image with a result is, as ``"labelled"``.
-        folder: where the journal lies.
-        workers: processes that write files beside the one that looks at images; None: as many
-            processes as CPUs that do all.
-        config: whether it takes config keys, and has a report with pictures.
-    """
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=_EXIT_STATUS.format(all_done=all_done, done=done, folder=folder),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    if config:
-        parser.add_argument(
-            "--config-file", metavar="FILE", help="YAML; default: all keys' defaults"
-        )
-    processes = "processes (default: CPUs)"
-    if workers:
-        processes = f"processes that write files beside the one that looks (default: {workers})"
-    parser.add_argument(
-        "--workers",
-        type=count,
-        default=workers or available_cpus(),
-        metavar="N",
-        help=processes,
-    )
-    parser.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="do part I of N (from 1); then --merge"
-    )
-    parser.add_argument("--limit", type=count, metavar="K", help="the first K images only")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="drop results that were made with other settings"
-    )
-    if config:
-        parser.add_argument(
-            "--report-images", type=int, default=60, metavar="K", help="images in report.html"
-        )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--merge", metavar="OUTPUT", help="join the results of shards, no more")
-    if config:
-        parser.add_argument(
-            "opts", nargs="*", metavar="KEY VALUE", help="config keys, as MODEL.TRACE.SEED 1"
-        )
-    return parser
-
-
-def add_edge_options(parser: argparse.ArgumentParser, none: bool = True) -> None:
-    """``--edges`` and ``--save-edges``, and with ``none`` ``--no-edges``."""
-    edges = parser.add_mutually_exclusive_group()
-    edges.add_argument(
-        "--edges",
-        metavar="DIR",
-        help="given edges: <stem>.png (grey, 8 or 16 bit, scaled to 0..1) or <stem>.npy (float)",
-    )
-    if none:
-        edges.add_argument("--no-edges", action="store_true", help="cut nothing by edges")
-    edges.add_argument("--save-edges", action="store_true", help="keep the detected edges")
-
-
-def add_sam_option(parser: argparse.ArgumentParser) -> None:
-    """``--sam``, which ``edge_cfg`` takes for ``MODEL.TRACE.SAM.WEIGHTS``."""
-    parser.add_argument(
-        "--sam",
-        metavar="MODEL",
-        help="redraw what was cut by SAM, SAM 2 or SAM-HQ: a hub id or folder of transformers, as "
-        "facebook/sam2.1-hiera-tiny (docs/masks.md)",
-    )
 
 
 def run_command(
@@ -282,22 +192,6 @@ def image_ids(names: Mapping[str, str], images_json: str | None) -> dict[str, in
 
 def _hint(path: str) -> str:
     return nearest_path(path) if path else ""
-
-
-def count(text: str) -> int:
-    """A whole number of 1 or more, as an argument's type."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
-
-
-def parse_shard(text: str) -> Shard:
-    """``"I/N"`` with 1 <= I <= N; raises ValueError otherwise."""
-    first, slash, second = text.partition("/")
-    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
-        return Shard(int(first), int(second))
-    raise ValueError(f"a shard is I/N with I in 1..N, such as 1/4; got {text!r}")
 
 
 def _run(

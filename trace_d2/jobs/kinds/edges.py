@@ -27,7 +27,8 @@ from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
-from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below, job_parser
+from trace_d2.jobs.arguments import job_parser
+from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
