@@ -94,7 +94,8 @@ def _refuse() -> int:
 
 def _kind_name(output: str) -> str:
     """What kind of export ``output`` holds."""
-    from trace_d2.jobs.store import JobStore, Layout
+    from trace_d2.jobs.layout import Layout
+    from trace_d2.jobs.store import JobStore
 
     try:
         return str(JobStore(output, Layout("exported labels")).read_settings().get("kind"))

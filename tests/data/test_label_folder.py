@@ -8,7 +8,8 @@ from PIL import Image
 
 from trace_d2.data.label_folder import missing_labels
 from trace_d2.jobs.journal import DONE, SKIPPED, ImageEntry, Record
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.store import JobStore
 
 
 @pytest.fixture

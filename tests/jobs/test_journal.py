@@ -35,6 +35,14 @@ def test_records_come_back_and_are_one_json_line_each(tmp_path: Path) -> None:
     assert [json.loads(line)["status"] for line in lines] == ["done", "failed"]
 
 
+def test_the_worker_is_told_where_there_is_one(tmp_path: Path) -> None:
+    made = replace(FIRST, stem="c", worker="node-1:17")
+    path = write(tmp_path / "j", FIRST, made)
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert ("worker" in first, second["worker"]) == (False, "node-1:17")
+    assert read_journals([path]) == {"a": FIRST, "c": made}
+
+
 def test_the_newest_record_counts_whatever_the_order_of_files(tmp_path: Path) -> None:
     newer = replace(FIRST, status=FAILED, finished=5.0)
     one, two = write(tmp_path / "1", FIRST, SECOND), write(tmp_path / "2", newer)
@@ -83,6 +91,7 @@ WRONG = {
     "notes": ["text", None, [1], {}],
     "seconds": ["1", None, True, -1.0, [1]],
     "inputs": [None, 1],
+    "worker": [None, 1, ["x"]],
     "finished": ["1", None, True, -1.0, 1e300],
     "facts": [
         [], "x", {"timestep": "<b>"}, {"segments": None}, {"segments": [1]}, {"things": True},

@@ -86,8 +86,9 @@ def find_chromium() -> str | None:
 def make_report(folder: Path, images: int) -> Path:
     """The report of labels of so many images, a few scenes again and again."""
     from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+    from trace_d2.jobs.layout import PREVIEWS
     from trace_d2.jobs.report import Outcome, write_report
-    from trace_d2.jobs.store import PREVIEWS, JobStore
+    from trace_d2.jobs.store import JobStore
     from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
     write_scenes(folder / "scenes", min(_SCENES, images), SceneSettings(size=(640, 480)))

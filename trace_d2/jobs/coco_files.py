@@ -22,9 +22,10 @@ from trace_d2.io.json_files import (
     whole_number,
 )
 from trace_d2.io.mask_rle import SegmentationError, check_segmentation, text_rle
+from trace_d2.jobs.layout import NOTES
 from trace_d2.jobs.output import DamagedFileError
 from trace_d2.jobs.report import Outcome
-from trace_d2.jobs.store import NOTES, JobStore
+from trace_d2.jobs.store import JobStore
 
 _FIELDS: dict[str, Callable[[Any], Any]] = {
     "id": whole_number,

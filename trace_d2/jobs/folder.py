@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.locks import is_locked
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore
 
 
 class UnfinishedLabelsError(ValueError):

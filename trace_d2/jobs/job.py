@@ -18,10 +18,11 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from trace_d2.io.atomic import write_json
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
+from trace_d2.jobs.layout import PREVIEWS, Layout
 from trace_d2.jobs.output import is_of_one_name, writing_to
 from trace_d2.jobs.pictures import Pictures, encode
 from trace_d2.jobs.report import Outcome, Report
-from trace_d2.jobs.store import PREVIEWS, JobStore, Layout
+from trace_d2.jobs.store import JobStore
 
 
 class Noted(Protocol):

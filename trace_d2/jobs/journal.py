@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,6 +95,7 @@ class Record:
         inputs: fingerprint of the input files' sizes and times.
         finished: when it ended, seconds since 1970.
         facts: numbers of the result, which its kind of job knows.
+        worker: which process made it, as ``"host:pid"``; empty if the main process alone did.
     """
 
     stem: str
@@ -106,6 +107,7 @@ class Record:
     inputs: str = ""
     finished: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    worker: str = ""
 
     def after(self, earlier: Record | None) -> Record:
         """The same, at a time after that of ``earlier``, whatever the clock says."""
@@ -145,7 +147,10 @@ class JournalWriter:
 
 def encode_record(record: Record) -> bytes:
     """One line of the journal, with its line end."""
-    return (json.dumps(asdict(record)) + "\n").encode("ascii")
+    content = {**vars(record)}
+    if not record.worker:
+        del content["worker"]
+    return (json.dumps(content) + "\n").encode("ascii")
 
 
 def read_journals(paths: Iterable[str | Path]) -> dict[str, Record]:
@@ -186,7 +191,8 @@ def _decode(line: bytes) -> Record | None:
             others = _FIELDS | {"settings"}
             beside = {key: value for key, value in content.items() if key not in others}
             content["facts"] = {key: value for key, value in beside.items() if value is not None}
-        values = {name: content[name] for name in _FIELDS}
+        values = {name: content[name] for name in _FIELDS - {"worker"}}
+        values["worker"] = content.get("worker", "")
         if not _is_sound(values):
             return None
         values["notes"] = tuple(values["notes"])
@@ -199,7 +205,7 @@ def _is_sound(values: dict[str, Any]) -> bool:
     """Whether all fields are of their types; some raise a ValueError or TypeError if not."""
     check_name(values["stem"])
     check_name(values["file_name"])
-    for text in (values["reason"], values["inputs"], *values["notes"]):
+    for text in (values["reason"], values["inputs"], values["worker"], *values["notes"]):
         if not isinstance(text, str):
             return False
     for name, value in values["facts"].items():

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trace_d2.io.json_files import shown
+from trace_d2.io.json_files import JsonError, read_json, shown
 
 # What is wrong with the name of one file, and no reason that others cannot be written.
 _OF_ONE_NAME = (
@@ -131,6 +131,21 @@ def remove_empty_folders(folder: Path) -> None:
     for path in (*reversed(folders), folder):
         with contextlib.suppress(OSError):  # something is in it
             path.rmdir()
+
+
+def read_ours(path: Path, kind: str, remedy: str) -> Any:
+    """The JSON of a file in a folder of ``kind``, as ``"labels"``.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        DamagedFileError: it is no JSON; ``remedy`` says what to do.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: it is not a folder of {kind}")
+    try:
+        return read_json(path)
+    except JsonError as error:
+        raise DamagedFileError(f"{path} is damaged ({error.reason}): {remedy}") from error
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from trace_d2.io.json_files import FieldError, json_list, json_object, number, read_json, side
 from trace_d2.io.json_files import whole_number as whole
+from trace_d2.jobs.layout import PREVIEWS
 from trace_d2.jobs.pictures import LONG_SIDE, PHOTOGRAPH, holds_numbers
-from trace_d2.jobs.store import PREVIEWS, JobStore
+from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import plain_lines
 
 _ADDRESS = re.compile(r"data:image/(jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")

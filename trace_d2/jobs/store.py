@@ -1,39 +1,17 @@
-"""The folder of a job's results: what lies where, and what counts as finished.
-
-::
-
-    OUTPUT/
-      journal.jsonl                one line an image
-      report.html                  the report page
-      settings.json  images.json   what the results were made with, and of which images
-      annotations/<stem>.json      a note of each image, for the files that join all
-      previews/<stem>.json         pictures for the report page
-      shards/                      a journal for each shard, until they are joined
-
-and what the ``Layout`` of a kind of job adds. Every file but the journal is written whole or not at
-all. A result counts as finished when all its files and then its line in the journal are on the
-disk. Images in sub-folders keep their sub-folder: ``annotations/n01440764/x.json``.
-"""
+"""The folder of a job's results (``layout``): what it holds, and what counts as finished."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trace_d2.io.atomic import is_temporary, remove_temporaries, write_bytes, write_json
-from trace_d2.io.json_files import (
-    FieldError,
-    JsonError,
-    json_list,
-    json_object,
-    read_json,
-    shown,
-    whole_number,
-)
+from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
+from trace_d2.io.json_files import shown
+from trace_d2.jobs.clearing import drop_scratch, own_files, sweep
+from trace_d2.jobs.images_file import read_images, write_images
 from trace_d2.jobs.journal import (
     DONE,
     ImageEntry,
@@ -42,17 +20,18 @@ from trace_d2.jobs.journal import (
     encode_record,
     read_journals,
 )
+from trace_d2.jobs.layout import NOTES, PREVIEWS, Layout
 from trace_d2.jobs.locks import LOCKS
 from trace_d2.jobs.output import (
     SETTINGS,
     DamagedFileError,
     ForeignFolderError,
     SettingsChangedError,
-    below,
     check_members,
     check_removable,
     check_writable,
     differences,
+    read_ours,
     remove_empty_folders,
     writing_to,
 )
@@ -60,48 +39,8 @@ from trace_d2.jobs.output import (
 FORMAT = 2  # of settings.json and journal; 1 is read as well
 COMMIT, SAM_COMMIT = "commit", "sam_commit"
 """Of the hub's backbone and SAM: in the settings once they are known, and none of them."""
-NOTES, PREVIEWS = "annotations/{}.json", "previews/{}.json"
 _SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+\.jsonl")
-_SCRATCH = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npz")
 _TEXTS = ("images", "edges", "semantic", "masks", COMMIT, SAM_COMMIT)  # of the settings
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the folder of one kind of job has besides the above; ``{}`` stands for a stem.
-
-    Attributes:
-        kind: of the results, in words, as ``"labels"``.
-        results: the files of one image's result.
-        optional: files of one image that a run may be asked for besides.
-        facts: numbers that the record of a finished image has.
-        joined: files of all images.
-        told: files of one image by the fact in its record that tells that it has them.
-        scratch: a folder that is needed only until all images are done.
-        beside: whether the output is a file, and the folder is ``<file>.work``.
-        upgrade: from settings of format 1 to those of today.
-    """
-
-    kind: str
-    results: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    facts: tuple[str, ...] = ()
-    joined: tuple[str, ...] = ()
-    told: Mapping[str, str] = field(default_factory=dict)
-    scratch: str = ""
-    beside: bool = False
-    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """All files of one image."""
-        return (*self.results, *self.optional, *self.told.values(), NOTES, PREVIEWS)
-
-    @property
-    def folders(self) -> list[str]:
-        """All folders."""
-        own = [pattern.split("/")[0] for pattern in self.patterns]
-        return [*own, "shards", *([self.scratch] if self.scratch else [])]
 
 
 class JobStore:
@@ -203,13 +142,7 @@ class JobStore:
 
     def sweep(self) -> None:
         """Remove what killed writers left; only while nobody else writes here."""
-        remove_temporaries(self.root)
-        for name in self.layout.folders:
-            if (self.root / name).is_dir():
-                remove_temporaries(self.root / name)
-                for entry in below(self.root / name):
-                    if entry.is_dir(follow_symlinks=False):
-                        remove_temporaries(entry.path)
+        sweep(self.root, self.layout)
         if self.layout.beside:
             remove_temporaries(self.output.parent, of=self.output.name)
 
@@ -225,7 +158,10 @@ class JobStore:
         Raises:
             OutputError: something cannot be removed, and nothing is.
         """
-        own, others = self._own_files({*stems, *self._known_stems()})
+        known = {*stems, *self._known_stems()}
+        names = {pattern.format(stem) for stem in known for pattern in self.layout.patterns}
+        names |= {path.relative_to(self.root).as_posix() for path in self.shard_journals()}
+        own, others = own_files(self.root, self.layout, names)
         files = [path for path in self._files if path.exists()]
         check_removable([*own, *files])
         for path in (*own, *files):
@@ -236,12 +172,7 @@ class JobStore:
 
     def drop_scratch(self) -> None:
         """Remove the files that are needed only until all images are done."""
-        if self.layout.scratch:
-            scratch = self.root / self.layout.scratch
-            for path in scratch.glob("*.npz"):
-                if _SCRATCH.fullmatch(path.name):
-                    path.unlink()
-            remove_empty_folders(scratch)
+        drop_scratch(self.root, self.layout)
 
     def read_settings(self) -> dict[str, Any]:
         """What the results were made with, in the words of today.
@@ -251,7 +182,9 @@ class JobStore:
             ForeignFolderError: the file is somebody else's.
             DamagedFileError: the file is damaged.
         """
-        content = self._read_json(self.settings_path, "restore it, or choose another --output")
+        content = read_ours(
+            self.settings_path, self.layout.kind, "restore it, or choose another --output"
+        )
         if not isinstance(content, dict) or "format" not in content:
             raise ForeignFolderError(
                 f"{self.settings_path} is not of this tool: choose another --output"
@@ -273,9 +206,7 @@ class JobStore:
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
         """Note the images of the job, the first ``limit`` of which are to be done."""
-        names = [own.name for own in fields(ImageEntry)]  # what a subclass adds stays out
-        images = [{name: getattr(entry, name) for name in names} for entry in entries]
-        write_json(self.images_path, {"limit": limit, "images": images})
+        write_images(self.images_path, entries, limit)
 
     def read_images(self) -> tuple[list[ImageEntry], int]:
         """The images of the job and how many of them, from the first, are to be done.
@@ -283,21 +214,7 @@ class JobStore:
         Raises:
             DamagedFileError: the file is damaged, or names lead out of the folder.
         """
-        remedy = "run the job again, which writes it anew"
-        content = self._read_json(self.images_path, remedy)
-        try:
-            entries = list(map(ImageEntry.from_json, json_list(json_object(content)["images"])))
-            limit = whole_number(content["limit"])
-            for own in ("stem", "image_id"):
-                known = [getattr(e, own) for e in entries if getattr(e, own) is not None]
-                if len(set(known)) < len(known):
-                    raise ValueError(f"images share the {own} that should be their own")
-        except (KeyError, ValueError) as error:
-            what = f"it has no {error}" if isinstance(error, KeyError) else error
-            if isinstance(error, FieldError):
-                what = f"a part of it {error}"
-            raise DamagedFileError(f"{self.images_path} is damaged ({what}): {remedy}") from error
-        return entries, limit
+        return read_images(self.images_path, self.layout.kind)
 
     def open_journal(self, shard: str = "") -> JournalWriter:
         """The journal that the shard of this name appends to; empty: that of the whole job."""
@@ -336,7 +253,7 @@ class JobStore:
     def read_note(self, stem: str) -> Any:
         """What ``write_note`` noted, unless the file was changed since."""
         remedy = "remove it, and run the same command again"
-        return self._read_json(self.root / NOTES.format(stem), remedy)
+        return read_ours(self.root / NOTES.format(stem), self.layout.kind, remedy)
 
     def is_finished(
         self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()
@@ -373,28 +290,3 @@ class JobStore:
         except DamagedFileError:
             listed = []
         return {entry.stem for entry in listed} | self.read_records().keys()
-
-    def _own_files(self, stems: Iterable[str]) -> tuple[list[Path], list[Path]]:
-        """Files in our folders: those of ``stems`` and shards, and those of others."""
-        own = {pattern.format(stem) for stem in stems for pattern in self.layout.patterns}
-        own |= {path.relative_to(self.root).as_posix() for path in self.shard_journals()}
-        found: dict[bool, list[Path]] = {True: [], False: []}
-        for folder in self.layout.folders:
-            entries = below(self.root / folder) if (self.root / folder).is_dir() else ()
-            for entry in entries:
-                path = Path(entry.path)
-                scratch = folder == self.layout.scratch and _SCRATCH.fullmatch(entry.name)
-                mine = path.relative_to(self.root).as_posix() in own or is_temporary(entry.name)
-                if not entry.is_dir(follow_symlinks=False):
-                    found[bool(mine or scratch)].append(path)
-        return found[True], found[False]
-
-    def _read_json(self, path: Path, remedy: str) -> Any:
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no {path.name} in {path.parent}: it is not a folder of {self.layout.kind}"
-            )
-        try:
-            return read_json(path)
-        except JsonError as error:
-            raise DamagedFileError(f"{path} is damaged ({error.reason}): {remedy}") from error

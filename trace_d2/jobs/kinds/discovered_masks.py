@@ -33,10 +33,11 @@ from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, deciding_keys
 from trace_d2.jobs.kinds.edges import edge_entries
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, Regions, colored
 from trace_d2.jobs.pinned_model import build_pinned
 from trace_d2.jobs.report import Measure, Outcome, Report, counted
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore
 from trace_d2.masks.methods import METHODS, Scored, TokenMaskFinder, TokenMasks, checked
 from trace_d2.masks.preflight import EDGES, check_discovery
 from trace_d2.masks.settings import DiscoverySettings, FeatureSettings

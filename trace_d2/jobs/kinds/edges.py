@@ -32,9 +32,10 @@ from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures
 from trace_d2.jobs.report import Measure, Outcome, Report
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
 PSEUDO_EDGES = "pseudo_edges/{}.png"

@@ -31,9 +31,10 @@ from trace_d2.jobs.kinds.export_job import (
     ExportInputs,
     ExportJob,
 )
+from trace_d2.jobs.layout import NOTES, Layout
 from trace_d2.jobs.output import DamagedFileError
 from trace_d2.jobs.report import Outcome
-from trace_d2.jobs.store import NOTES, JobStore, Layout
+from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
 _LINES = "labels/{}.txt"

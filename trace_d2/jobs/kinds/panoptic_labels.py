@@ -55,9 +55,9 @@ from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, given_edges, upgrade
 from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths
 from trace_d2.jobs.report import Measure, Outcome, Report, counted
-from trace_d2.jobs.store import Layout
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.labels.panoptic import LabelSettings, of_one_strength

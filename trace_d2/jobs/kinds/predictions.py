@@ -33,6 +33,7 @@ from trace_d2.jobs.coco_files import CocoStream, read_result, stored_categories
 from trace_d2.jobs.job import Job, Read, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
     Pictures,
@@ -42,7 +43,7 @@ from trace_d2.jobs.pictures import (
     stacked,
 )
 from trace_d2.jobs.report import Measure, Outcome, Report, counted
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
 PANOPTIC = "panoptic/{}.png"

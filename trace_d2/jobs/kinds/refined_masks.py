@@ -40,6 +40,7 @@ from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.kinds.mask_entries import MaskEntry, decode_masks, mask_entries
 from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.output import DamagedFileError, writing_to
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
@@ -49,7 +50,7 @@ from trace_d2.jobs.pictures import (
     stacked,
 )
 from trace_d2.jobs.report import Measure, Outcome, Report, Table, counted
-from trace_d2.jobs.store import JobStore, Layout
+from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import BLIND, CALIBRATION, DISCOVERED_BY, is_blind
 from trace_d2.masks.patches import Patch, patch_of
 from trace_d2.masks.preflight import EDGES
