@@ -13,6 +13,7 @@ REQUIREMENTS = [
     "accelerate>=1.2",
     "diffusers>=0.40",
     "filelock",
+    "fsspec>=2024.2",
     "fvcore>=0.1.5",
     "huggingface_hub",
     "jinja2",
@@ -61,11 +62,18 @@ TORCHAO_REQUIREMENTS = ["torchao>=0.16"]
 # The dense CRF that sharpens discovered masks is compiled as it is installed, in minutes.
 CRF_REQUIREMENTS = ["pydensecrf2"]
 
+# What fsspec reads and writes object stores by: Amazon's and those that speak as it does, Google's.
+S3_REQUIREMENTS, GS_REQUIREMENTS = ["s3fs>=2024.2"], ["gcsfs>=2024.2"]
+
 # Vision transformers that transformers does not have (EVA02), or has behind a gate (DINOv3).
 TIMM_REQUIREMENTS = ["timm>=1.0.20"]
 
-# playwright drives the Chromium that is installed; it brings none.
-TEST_REQUIREMENTS = ["hypothesis", "playwright>=1.49", "pytest>=9", "pytest-xdist"]
+# playwright drives the Chromium that is installed; it brings none. moto is an S3 server, by Flask.
+TEST_REQUIREMENTS = [
+    *("flask", "flask-cors", "hypothesis", "moto[s3]>=5", "playwright>=1.49", "pytest>=9"),
+    "pytest-xdist",
+    *S3_REQUIREMENTS,
+]
 LINT_REQUIREMENTS = ["mypy", "ruff"]
 
 PACKAGE_DATA = [
@@ -93,7 +101,9 @@ setup(
     extras_require={
         "crf": CRF_REQUIREMENTS,
         "detectron2": DETECTRON2_REQUIREMENTS,
+        "gs": GS_REQUIREMENTS,
         "quantised": QUANTISED_REQUIREMENTS + TORCHAO_REQUIREMENTS,
+        "s3": S3_REQUIREMENTS,
         "test": TEST_REQUIREMENTS,
         "timm": TIMM_REQUIREMENTS,
         "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS + QUANTISED_REQUIREMENTS + TIMM_REQUIREMENTS,

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -204,6 +205,34 @@ def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
         return build_backbone(cfg)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def object_store() -> ModuleType:
+    """The module ``tests/object_store.py``."""
+    return _module("object_store")
+
+
+@pytest.fixture(scope="session")
+def s3_server(object_store: ModuleType) -> Iterator[str]:
+    """The address of an S3 server of this session, to which the environment leads."""
+    with object_store.s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(object_store: ModuleType, s3_server: str) -> Any:
+    """A new bucket of the S3 server: see ``tests/object_store.py``."""
+    name = f"s3://test-{uuid.uuid4().hex[:12]}"
+    made = object_store.Bucket(name)
+    made.fs.mkdir(made.root)
+    return made
+
+
+@pytest.fixture
+def memory_store(object_store: ModuleType) -> Any:
+    """A place of this process's memory of its own, as ``bucket`` is one."""
+    return object_store.Bucket(f"memory://test-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture

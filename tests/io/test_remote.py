@@ -1,0 +1,216 @@
+"""Folders and files by address: what they hold, whether it changed, and what is said of faults."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from trace_d2.io import remote
+from trace_d2.io.remote import (
+    RemoteFile,
+    RemoteFolder,
+    StoreError,
+    input_file,
+    input_folder,
+    is_address,
+)
+
+
+@pytest.fixture(params=["bucket", "memory_store"])
+def store(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def test_what_an_address_is(tmp_path):
+    addresses = ("s3://b/x", "gs://b", "memory://x", "abfs://c/x")
+    assert all(map(is_address, addresses))
+    assert not any(map(is_address, ("C://x", "a/b", "/a", tmp_path, "s3:/b", None)))
+    assert input_folder("a/b") == input_file("a/b")
+    assert input_folder(f"file://{tmp_path}") == tmp_path
+    folder = RemoteFolder("memory://x/")
+    assert input_folder(folder) is folder
+    assert (str(folder), str(folder / "a/b.png")) == ("memory://x", "memory://x/a/b.png")
+    assert str(folder.resolve()) == "memory://x"
+
+
+def test_a_folder_tells_what_it_holds(store):
+    names = ("b.jpg", "a.png", "in/deep/ü 1#?.png", "in/c.npy", "in/.hidden/d.png")
+    for name in names:
+        store.put(f"photos/{name}", name.encode())
+    store.put("photosets/x.png", b"of another folder")
+    folder = RemoteFolder(f"{store.url}/photos/")
+    assert folder.is_dir()
+    assert not RemoteFolder(f"{store.url}/none").is_dir()
+    assert folder.folders() == {
+        "": ["a.png", "b.jpg"],
+        "in/": ["c.npy"],
+        "in/.hidden/": ["d.png"],
+        "in/deep/": ["ü 1#?.png"],
+    }
+    for name in names:
+        file = folder / name
+        assert file.is_file()
+        assert file.read_bytes() == name.encode()
+    assert not (folder / "x.png").is_file()
+    assert [folder.stamp(name) for name in ("in/", "in/deep/", "deep/", "in")] == [0, 0, None, None]
+    file = folder / "in/deep/ü 1#?.png"
+    assert (file.name, file.stem, file.suffix) == ("ü 1#?.png", "ü 1#?", ".png")
+
+
+def test_markers_of_folders_are_no_files(bucket):
+    bucket.put("photos/", b"")
+    bucket.put("photos/in/", b"")
+    bucket.put("photos/in/a.png", b"1")
+    assert RemoteFolder(f"{bucket.url}/photos").folders() == {"in/": ["a.png"]}
+
+
+def test_a_bucket_is_a_folder(bucket):
+    bucket.put("a.png", b"1")
+    folder = RemoteFolder(bucket.url)
+    assert folder.is_dir()
+    assert folder.folders() == {"": ["a.png"]}
+    assert (folder / "a.png").read_bytes() == b"1"
+
+
+def test_lists_of_many_pages_are_whole(bucket, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    names = [f"{number:02d}.png" for number in range(35)]
+    for name in names:
+        bucket.put(f"many/{name}", b"")
+    assert RemoteFolder(f"{bucket.url}/many").folders() == {"": names}
+
+
+def test_a_stamp_changes_with_its_file_alone(store):
+    for name in ("a.png", "b.png"):
+        store.put(f"p/{name}", b"1234")
+    first = RemoteFolder(f"{store.url}/p")
+    before = [first.stamp(name) for name in ("a.png", "b.png")]
+    again = RemoteFolder(f"{store.url}/p")
+    assert [again.stamp(name) for name in ("a.png", "b.png")] == before
+    store.put("p/a.png", b"5678")  # of the same size
+    assert first.stamp("a.png") == before[0]  # as it was listed
+    changed = RemoteFolder(f"{store.url}/p")
+    assert changed.stamp("a.png") not in (None, *before)
+    assert changed.stamp("b.png") == before[1]
+
+
+def test_names_in_either_form_of_unicode_are_found(memory_store):
+    memory_store.put("p/u\u0308.png", b"1")
+    folder = RemoteFolder(f"{memory_store.url}/p")
+    assert folder.spelled("\u00fc.png").read_bytes() == b"1"
+    assert str(folder.spelled("a.png")) == f"{memory_store.url}/p/a.png"
+
+
+def test_workers_are_told_what_was_listed_but_no_contents(memory_store, monkeypatch):
+    memory_store.put("p/a.png", b"1")
+    folder = RemoteFolder(f"{memory_store.url}/p")
+    file = folder / "a.png"
+    file.read_bytes()
+    copy = pickle.loads(pickle.dumps(file))
+    monkeypatch.setattr(RemoteFolder, "folders", None)
+    assert copy.stamp == file.stamp
+    assert copy._content is None
+    assert copy.read_bytes() == b"1"
+
+
+def test_a_file_is_read_once(memory_store, monkeypatch):
+    memory_store.put("p/a.png", b"1234")
+    file = RemoteFolder(f"{memory_store.url}/p") / "a.png"
+    with file.open() as opened:
+        assert opened.read(2) == b"12"
+    memory_store.remove("p/a.png")
+    assert file.read_bytes() == b"1234"
+
+
+def test_a_file_of_no_folder(store):
+    address = store.put("list.json", b"[]")
+    file = input_file(address)
+    assert file.is_file()
+    assert file.read_bytes() == b"[]"
+    assert file.read_text("utf-8") == "[]"
+    store.put("list.json", b"[1]")  # of which nothing is kept
+    assert file.read_bytes() == b"[1]"
+    assert not input_file(f"{store.url}/none.json").is_file()
+
+
+def test_what_is_gone_is_named(store):
+    store.put("p/a.png", b"1")
+    file = RemoteFolder(f"{store.url}/p") / "a.png"
+    assert file.is_file()
+    store.remove("p/a.png")
+    with pytest.raises(FileNotFoundError, match=f"no file at {store.url}/p/a.png.*: correct the"):
+        file.read_bytes()
+
+
+def test_a_missing_bucket_is_named(s3_server):
+    folder = RemoteFolder("s3://no-such-bucket-here/p")
+    assert not folder.is_dir()
+    with pytest.raises(FileNotFoundError, match=r"no folder at s3://no-such-bucket.*bucket"):
+        folder.folders()
+
+
+def test_missing_packages_and_unknown_addresses_say_what_to_do(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    with pytest.raises(ImportError, match=r"gs://b/x needs .* pip install 'trace_d2\[gs\]'"):
+        input_folder("gs://b/x")
+    with pytest.raises(ValueError, match=r"S4://b/x cannot be read .*: correct the address"):
+        input_folder("S4://b/x")
+    with pytest.raises(ValueError, match="password in it, which would be written") as error:
+        input_file("ftp://me:secret@host/x")
+    assert "secret" not in str(error.value)
+
+
+def test_without_credentials_it_is_said_how_they_are_given(s3_server, monkeypatch):
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/none")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/none")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ConnectionError, match=r"s3://b/x cannot .*NoCredentials.*: give cred"):
+        RemoteFolder("s3://b/x").folders()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+class _Broken:
+    """A file system whose store ends while it is read."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self.error, self.times = error, times
+
+    def cat_file(self, path: str) -> bytes:
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+        return b"1"
+
+
+@pytest.mark.parametrize("error", [TimeoutError("slow"), RuntimeError("x"), OSError("reset")])
+def test_a_store_is_asked_again_and_then_given_up(error, memory_store, monkeypatch):
+    memory_store.put("p/a.png", b"1")
+    folder = RemoteFolder(f"{memory_store.url}/p")
+    assert (folder / "a.png").is_file()
+    waited: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    broken = _Broken(error, 2)
+    monkeypatch.setattr(remote, "open_store", lambda address: (broken, "p"))
+    assert (folder / "a.png").read_bytes() == b"1"
+    assert waited == [5, 20]
+    broken.times = 10
+    with pytest.raises(StoreError, match=rf"p/a.png cannot be read \({type(error).__name__}: "):
+        (folder / "a.png").read_bytes()
+
+
+def test_what_may_not_be_read_is_asked_for_once(memory_store, monkeypatch):
+    memory_store.put("p/a.png", b"1")
+    file = RemoteFolder(f"{memory_store.url}/p") / "a.png"
+    assert file.is_file()
+    monkeypatch.setattr(
+        remote, "open_store", lambda address: (_Broken(PermissionError("403"), 1), "")
+    )
+    with pytest.raises(PermissionError, match=r"p/a.png may not be read \(403\): give credentials"):
+        file.read_bytes()
+    assert isinstance(file, RemoteFile)
