@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from trace_d2.jobs.locks import Shard
 from trace_d2.parallel import available_cpus
 
 _EXIT_STATUS = """exit status:
@@ -57,7 +56,11 @@ def job_parser(
         help=processes,
     )
     parser.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="do part I of N (from 1); then --merge"
+        "--shard",
+        default="1/1",
+        metavar="I/N",
+        help="do part I of N (from 1); auto: as SLURM, torchrun or Kubernetes say; next/N: all "
+        "parts of N that nobody does, one after the other. Then --merge (docs/cluster.md)",
     )
     parser.add_argument("--limit", type=count, metavar="K", help="the first K images only")
     parser.add_argument(
@@ -105,11 +108,3 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
     return value
-
-
-def parse_shard(text: str) -> Shard:
-    """``"I/N"`` with 1 <= I <= N; raises ValueError otherwise."""
-    first, slash, second = text.partition("/")
-    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
-        return Shard(int(first), int(second))
-    raise ValueError(f"a shard is I/N with I in 1..N, such as 1/4; got {text!r}")

@@ -6,6 +6,7 @@ Kinds of jobs are imported once the arguments are parsed, so that ``--help`` is 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,12 @@ from trace_d2.complaints import Complaints
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
-from trace_d2.jobs.arguments import parse_shard
+from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE
-from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard
+from trace_d2.jobs.locks import FolderInUseError, NoLocksError
 from trace_d2.jobs.output import (
     DamagedFileError,
     ForeignFolderError,
@@ -31,6 +32,7 @@ from trace_d2.jobs.output import (
     SettingsChangedError,
 )
 from trace_d2.jobs.preflight import look_at_some
+from trace_d2.jobs.sharding import Part, choose_gpu, parse_shard
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
@@ -202,15 +204,18 @@ def _run(
     missing = [f"--{name.replace('_', '-')}" for name in kind.needs if getattr(args, name) is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; see --help")
-    shard, job = _prepared(kind, args, make or kind.from_args)
-    progress = not args.quiet
-    result = run_job(job, RunOptions(shard, args.limit, args.workers, args.overwrite, progress))
+    part, job = _prepared(kind, args, make or kind.from_args)
+    options = RunOptions(part.shard, args.limit, args.workers, args.overwrite, not args.quiet)
+    claimed = run_free_shards(job, options) if part.claims else None
+    result = claimed.result if claimed else run_job(job, options)
     say(
         f"{result.done} {kind.done} ({result.earlier} of them before), {result.skipped} skipped, "
         f"{len(result.failed)} failed"
     )
     kind.tell(job.store)
-    if not shard.name:
+    if claimed:
+        say(_claims(claimed, part.shard.count, args.output))
+    elif not part.shard.name:
         files = kind.files.format(args.output)
         say(f"{files}   to look at: {job.store.root}/report.html")
     else:
@@ -220,15 +225,42 @@ def _run(
     return 3 if result.failed else 0
 
 
+def _claims(claimed: Claimed, count: int, output: str) -> str:
+    """How the parts stand, and what to do then."""
+    merge = f"python {sys.argv[0]} --merge {output}"
+    here = f"{len(claimed.done)} of {count} parts were done here"
+    if not claimed.taken:
+        return f"{here}, and none is left: {merge}"
+    names = ", ".join(str(shard.index) for shard in claimed.taken[:_SHOWN_FAILURES])
+    more = ", ..." if len(claimed.taken) > _SHOWN_FAILURES else ""
+    return (
+        f"{here}; others do {len(claimed.taken)} still ({names}{more}). If one of them is lost, "
+        f"the same command does what it left; then: {merge}"
+    )
+
+
+def _take_part(shard: str) -> Part:
+    """What ``--shard`` asks for; the GPU is taken that the launcher means for this process."""
+    part = parse_shard(shard, os.environ)
+    gpu = ""
+    if part.local is not None:
+        gpu = choose_gpu(part.local, os.environ)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before PyTorch looks
+    if part.source:
+        of = f"part {part.shard.index} of {part.shard.count}"
+        say(f"note: --shard auto is {of} ({part.source}{f'; GPU {gpu}' if gpu else ''})")
+    return part
+
+
 def _prepared(
     kind: type[AnyJob], args: argparse.Namespace, make: Callable[[argparse.Namespace], AnyJob]
-) -> tuple[Shard, AnyJob]:
+) -> tuple[Part, AnyJob]:
     """The job, once nothing is known to be wrong; all that is wrong is said at once."""
     wrong = Complaints()
     if args.output:
         wrong.of(JobStore(args.output, kind.layout).check_place)
     ours = not wrong  # of a folder that is not, nothing is read
-    shard = wrong.of(parse_shard, args.shard)
+    part = wrong.of(_take_part, args.shard)  # first, as the device may hang on it
     job = wrong.of(make, args)
     if job is not None:
         begun = ours and job.store.has_results()
@@ -240,9 +272,9 @@ def _prepared(
         wrong.end()
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(str(error)) from error
-    assert shard is not None
+    assert part is not None
     assert job is not None
-    return shard, job
+    return part, job
 
 
 def _merge(kind: type[AnyJob], output: str) -> int:

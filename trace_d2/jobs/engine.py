@@ -45,6 +45,14 @@ class RunOptions:
     overwrite: bool = False
     progress: bool = False
 
+    def limited(self, entries: Sequence[ImageEntry]) -> int:
+        """How many of ``entries``, from the first, are to be done by all shards."""
+        return len(entries) if self.limit is None else self.limit
+
+    def share(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
+        """Those of ``entries`` that this run does."""
+        return self.shard.take(entries[: self.limit])
+
 
 @dataclass(frozen=True)
 class JobResult:
@@ -78,30 +86,41 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
         WorkerDiedError: a worker process died; finished images are safe.
         KeyboardInterrupt: Ctrl-C; finished images are safe.
     """
-    store, whole = job.store, not options.shard.name
-    limit = len(job.entries) if options.limit is None else options.limit
-    share = options.shard.take(job.entries[:limit])
+    store = job.store
     store.check_place()
-    _make_room(job, options.overwrite)
+    make_room(job, options.overwrite)
     with folder_lock(store.root, options.shard):
-        _check_apart(store, job.entries)
-        store.check_settings(job.settings)
+        begin(job, options)
+        return do_share(job, options)
+
+
+def begin(job: AnyJob, options: RunOptions) -> None:
+    """Make the folder, which we hold, ready for the job."""
+    store = job.store
+    _check_apart(store, job.entries)
+    store.check_settings(job.settings)
+    with writing_to(store.root):
+        store.open(job.settings)
+        if not options.shard.name:
+            store.sweep()
+        store.write_images(job.entries, options.limited(job.entries))
+
+
+def do_share(job: AnyJob, options: RunOptions) -> JobResult:
+    """Do what is left of the shard, whose lock we hold; of a whole job the results are joined."""
+    store, whole = job.store, not options.shard.name
+    share = options.share(job.entries)
+    try:
+        result, statuses = _do_images(job, share, options)
+    except UsageError:
+        if whole and not store.has_work():
+            store.drop_results()
+        raise
+    if whole:
         with writing_to(store.root):
-            store.open(job.settings)
-            if whole:
-                store.sweep()
-            store.write_images(job.entries, limit)
-        try:
-            result, statuses = _do_images(job, share, options)
-        except UsageError:
-            if whole and not store.has_work():
-                store.drop_results()
-            raise
-        if whole:
-            with writing_to(store.root):
-                _join(type(job), store)
-        _check_kept(store, share, statuses)
-        return result
+            _join(type(job), store)
+    _check_kept(store, share, statuses)
+    return result
 
 
 def merge_folder(kind: type[AnyJob], store: JobStore) -> JobResult:
@@ -122,7 +141,7 @@ def merge_folder(kind: type[AnyJob], store: JobStore) -> JobResult:
         return _join(kind, store)
 
 
-def _make_room(job: AnyJob, overwrite: bool) -> None:
+def make_room(job: AnyJob, overwrite: bool) -> None:
     """Drop results made with other settings, if wanted, holding the whole folder meanwhile.
 
     Of several shards that start with --overwrite, the first one drops; the others then find

@@ -21,13 +21,17 @@ from trace_d2.jobs.output import writing_to
 LOCKS = ".locks"
 """The folder of the locks, in the output."""
 
-_GATE_SECONDS = 30.0  # jobs hold the gate only while they try the other locks
+_GATE_SECONDS = 120.0  # jobs hold the gate only while they try the other locks
 _JOB_LOCK = re.compile(r"job(-[0-9]+-of-[0-9]+)?\.lock")
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class FolderInUseError(RuntimeError):
     """Another process is writing to the output folder."""
+
+
+class ShardInUseError(FolderInUseError):
+    """Another process does this very shard; others are free."""
 
 
 class NoLocksError(RuntimeError):
@@ -59,7 +63,8 @@ def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
     process on the same shard, and no shards of another division.
 
     Raises:
-        FolderInUseError: another process holds the folder, this shard or one of another division.
+        ShardInUseError: another process does this shard.
+        FolderInUseError: another process holds the folder, or a shard of another division.
         NoLocksError: its file system has no locks; nothing is left of the try.
         OutputError: the folder cannot be written to.
     """
@@ -74,7 +79,10 @@ def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
                     if path.name.partition("-of-")[2] != own.name.partition("-of-")[2]:
                         with hold_lock(path):
                             pass  # nobody holds it, or can take it before we pass the gate
-                held.enter_context(hold_lock(own))
+                try:
+                    held.enter_context(hold_lock(own))
+                except FolderInUseError as error:
+                    raise (ShardInUseError(str(error)) if shard.name else error) from None
         yield
 
 

@@ -39,6 +39,7 @@ from trace_d2.jobs.output import (
 FORMAT = 2  # of settings.json and journal; 1 is read as well
 COMMIT, SAM_COMMIT = "commit", "sam_commit"
 """Of the hub's backbone and SAM: in the settings once they are known, and none of them."""
+_SHARD_JOURNALS = "shards/journal-{}.jsonl"
 _SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+\.jsonl")
 _TEXTS = ("images", "edges", "semantic", "masks", COMMIT, SAM_COMMIT)  # of the settings
 
@@ -220,7 +221,7 @@ class JobStore:
         """The journal that the shard of this name appends to; empty: that of the whole job."""
         if not shard:
             return JournalWriter(self.journal_path)
-        return JournalWriter(self.place("shards/journal-{}.jsonl", shard))
+        return JournalWriter(self.place(_SHARD_JOURNALS, shard))
 
     def shard_journals(self) -> list[Path]:
         """The journals of shards that are not joined yet."""
@@ -230,6 +231,11 @@ class JobStore:
     def read_records(self) -> dict[str, Record]:
         """The record that counts of every stem, of all shards."""
         return read_journals(self._journals())
+
+    def read_shard_records(self, shard: str) -> dict[str, Record]:
+        """The record that counts of every stem in the journal of the shard of this name."""
+        path = self.root / _SHARD_JOURNALS.format(shard)
+        return read_journals([path] if path.exists() else [])
 
     def join_journals(self) -> dict[str, Record]:
         """Write all journals as one, a line an image in order of stems; returns the records."""
