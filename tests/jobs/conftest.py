@@ -1,12 +1,22 @@
-"""Report pages in a real, headless Chromium."""
+"""Report pages in a real, headless Chromium; and a job that other processes can import."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def sketching() -> Iterator[ModuleType]:
+    """The module ``sketching_job``, which processes that start here find as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield importlib.import_module("sketching_job")
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from trace_d2.io.json_files import shown
-from trace_d2.jobs.executors import Task, build_executor
+from trace_d2.jobs.actors import Actors
+from trace_d2.jobs.crew import Crew
+from trace_d2.jobs.executors import build_executor
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.locks import Shard, folder_lock, ignores_case
-from trace_d2.jobs.looking import look_through
+from trace_d2.jobs.looking import tasks_of
 from trace_d2.jobs.output import OutputError, SettingsChangedError, writing_to
 from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import JobStore
@@ -37,6 +39,7 @@ class RunOptions:
         workers: processes that make results; 1: this one.
         overwrite: drop results that were made with other settings.
         progress: show a progress bar.
+        actors: gives those that do the images in place of this process and its workers.
     """
 
     shard: Shard = field(default_factory=Shard)
@@ -44,6 +47,7 @@ class RunOptions:
     workers: int = 1
     overwrite: bool = False
     progress: bool = False
+    actors: Callable[[], Actors] | None = None
 
     def limited(self, entries: Sequence[ImageEntry]) -> int:
         """How many of ``entries``, from the first, are to be done by all shards."""
@@ -210,22 +214,18 @@ def _do_images(
     store = job.store
     records = store.read_records()
     left = [entry for entry in share if not job.is_current(records.get(entry.stem), entry)]
-    job.prepare(left, options.workers, options.progress)
-    executor = build_executor(min(options.workers, len(left)))
     statuses = dict.fromkeys((entry.stem for entry in share), DONE)
     failures: list[Record] = []
     skipped = 0
-    with writing_to(store.root):
-        opened = store.open_journal(options.shard.name)
     # In a log file a line now and then will do.
     interval = 0.1 if sys.stderr.isatty() else 30.0
-    with (
-        opened as journal,
-        tqdm(
-            total=len(left), unit="image", disable=not options.progress, mininterval=interval
-        ) as bar,
-        contextlib.closing(executor(job, _tasks(job, left))) as outcomes,
-    ):
+    with contextlib.ExitStack() as stack:
+        outcomes = stack.enter_context(_outcomes(job, left, options))
+        with writing_to(store.root):
+            journal = stack.enter_context(store.open_journal(options.shard.name))
+        bar = stack.enter_context(
+            tqdm(total=len(left), unit="image", disable=not options.progress, mininterval=interval)
+        )
         for record in outcomes:
             with writing_to(store.root):
                 journal.append(record.after(records.get(record.stem)))
@@ -237,6 +237,26 @@ def _do_images(
             bar.update()
     done, earlier = len(share) - skipped - len(failures), len(share) - len(left)
     return JobResult(done, skipped, tuple(failures), earlier), statuses
+
+
+@contextlib.contextmanager
+def _outcomes(
+    job: AnyJob, left: Sequence[ImageEntry], options: RunOptions
+) -> Iterator[Iterator[Record]]:
+    """Records of the images ``left`` as they end, done by actors, or here and by workers."""
+    with contextlib.ExitStack() as stack:
+        crew = None
+        if left and options.actors is not None:
+            crew = stack.enter_context(Crew(options.actors()))
+        job.prepare(left, options.workers, options.progress, crew)
+        if crew is not None:
+            records = crew.do(job, left)
+        else:
+            if left:
+                job.open_models()
+            executor = build_executor(min(options.workers, len(left)))
+            records = executor(job, tasks_of(job, left))
+        yield stack.enter_context(contextlib.closing(records))
 
 
 def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str, str]) -> None:
@@ -256,8 +276,3 @@ def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str
             f"first is {lost[0]}): something else changes its files. End that, and run the same "
             "command again"
         )
-
-
-def _tasks(job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[Task]:
-    """Entries with what the model sees in them."""
-    return look_through(job, entries) if job.looks else ((entry, None) for entry in entries)

@@ -6,6 +6,7 @@ end. ``work(entry, ahead)`` gives the record of one; it can be pickled.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -22,7 +23,7 @@ Work = Callable[[Any, Any], Record]
 Task = tuple[ImageEntry, Any]  # an image, and what was found out ahead
 Executor = Callable[[Work, Iterable[Task]], Generator[Record, None, None]]
 
-_AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
+AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
 
 
 class WorkerDiedError(RuntimeError):
@@ -42,25 +43,44 @@ def in_this_process(work: Work, tasks: Iterable[Task]) -> Generator[Record, None
 
 def in_processes(workers: int, work: Work, tasks: Iterable[Task]) -> Generator[Record, None, None]:
     """In ``workers`` processes of this machine. Raises WorkerDiedError if one does."""
-    # Spawned, as a fork of a process that runs CUDA or threads may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (work,))
-    waiting: dict[Future[Record], ImageEntry] = {}
-    try:
-        for entry, ahead in tasks:
-            waiting[pool.submit(_do_in_worker, entry, ahead)] = entry
-            if len(waiting) >= _AHEAD * workers:
+    with contextlib.closing(WorkerPool(workers, work)) as pool:
+        yield from pool.run(tasks)
+
+
+class WorkerPool:
+    """Processes of this machine that do images of one job until ``close``.
+
+    Args:
+        workers: how many.
+        work: what they do.
+    """
+
+    def __init__(self, workers: int, work: Work) -> None:
+        self._workers = workers
+        # Spawned, as a fork of a process that runs CUDA or threads may hang.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (work,))
+
+    def run(self, tasks: Iterable[Task]) -> Generator[Record, None, None]:
+        """The records of ``tasks`` as they end. Raises WorkerDiedError if a process died."""
+        waiting: dict[Future[Record], ImageEntry] = {}
+        try:
+            for entry, ahead in tasks:
+                waiting[self._pool.submit(_do_in_worker, entry, ahead)] = entry
+                if len(waiting) >= AHEAD * self._workers:
+                    yield from _ended(waiting)
+            while waiting:
                 yield from _ended(waiting)
-        while waiting:
-            yield from _ended(waiting)
-    except BrokenProcessPool as error:
-        names = ", ".join(entry.file_name for entry in waiting.values())
-        raise WorkerDiedError(
-            f"a worker process died while these were in work: {names}. It may have run out of "
-            "memory: use fewer --workers. Finished images are safe; the same command continues"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        except BrokenProcessPool as error:
+            names = ", ".join(entry.file_name for entry in waiting.values())
+            raise WorkerDiedError(
+                f"a worker process died while these were in work: {names}. It may have run out of "
+                "memory: use fewer --workers. Finished images are safe; the same command continues"
+            ) from error
+
+    def close(self) -> None:
+        """Let what is in work end, and end the processes."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:

@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -39,6 +39,13 @@ class Noted(Protocol):
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 InputsT = TypeVar("InputsT", bound=Noted)
 ResultT = TypeVar("ResultT")
+
+
+class Lookers(Protocol):
+    """Models in other processes."""
+
+    def look(self, job: Any, entries: Sequence[ImageEntry]) -> Iterator[ImageEntry]:
+        """Let them look at ``entries`` and ``Job.keep_seen``; yields those that ended."""
 
 
 class UsageError(ValueError):
@@ -92,6 +99,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
     needs: ClassVar[tuple[str, ...]] = ("images", "output")  # options of the command line
     looks: bool = False  # whether a model looks at each image, in the main process
     stays: ClassVar[tuple[str, ...]] = ("entries",)
+    travels: ClassVar[tuple[str, ...]] = ()  # of ``stays``, what actors get, whose model looks
 
     def __init__(
         self,
@@ -118,8 +126,23 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         """Why there is nothing to make a result from; empty if there is."""
         return ""
 
-    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
-        """Called once the folder is ours, before the first of the images that are ``left``."""
+    def prepare(
+        self, left: Sequence[EntryT], workers: int, progress: bool, lookers: Lookers | None = None
+    ) -> None:
+        """Called once the folder is ours, before the first of the images that are ``left``.
+
+        ``lookers`` take the place of a model in this process.
+        """
+
+    def open_models(self) -> None:
+        """Build what is to look besides the first of all; called after ``prepare``, where it is.
+
+        Raises:
+            UsageError: there is no such model.
+        """
+
+    def keep_seen(self, entry: EntryT, looked: Looked[InputsT]) -> None:
+        """Keep on the disk what a model saw in an image, for ``prepare`` in another process."""
 
     @abstractmethod
     def load(self, entry: EntryT) -> InputsT:
@@ -228,6 +251,15 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             else Looked(*outcome, seconds)
             for (entry, _), outcome in zip(images, outcomes, strict=True)
         ]
+
+    def given_up(self, entry: EntryT, deaths: int) -> Record:
+        """The record of an image with which so many processes died."""
+        return self._record(
+            entry,
+            FAILED,
+            reason=f"{deaths} processes died with it in work, the last with it alone: it may need "
+            "more memory than there is",
+        )
 
     def __call__(self, entry: EntryT, ahead: Looked[InputsT] | Record | None = None) -> Record:
         """Make and write the result of ``entry``; what cannot be made becomes a failed record.

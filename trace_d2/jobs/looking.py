@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from trace_d2.jobs.job import EntryT, InputsT, Job, Looked, Read
-from trace_d2.jobs.journal import Record
+from trace_d2.jobs.executors import Task
+from trace_d2.jobs.job import AnyJob, EntryT, InputsT, Job, Looked, Read
+from trace_d2.jobs.journal import ImageEntry, Record
 
 _READERS = 4  # of them, as many work as images are looked at together
 
 
 def look_through(
-    job: Job[EntryT, InputsT, Any], entries: Sequence[EntryT]
+    job: Job[EntryT, InputsT, Any], entries: Iterable[EntryT]
 ) -> Iterator[tuple[EntryT, Looked[InputsT] | Record | None]]:
     """Entries with what ``job.look_ahead`` gives, None for those that are skipped.
 
@@ -44,3 +45,8 @@ def look_through(
             window = following
     finally:
         reader.shutdown(cancel_futures=True)
+
+
+def tasks_of(job: AnyJob, entries: Iterable[ImageEntry]) -> Iterator[Task]:
+    """Entries with what the model sees in them, if the job has one."""
+    return look_through(job, entries) if job.looks else ((entry, None) for entry in entries)

@@ -28,7 +28,7 @@ from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.io.json_files import number
 from trace_d2.jobs.command_line import NONE
-from trace_d2.jobs.job import EntryT, Looked, ResultT
+from trace_d2.jobs.job import EntryT, Looked, Lookers, ResultT
 from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
 from trace_d2.jobs.locks import LOCKS, hold_lock
 from trace_d2.jobs.looking import look_through
@@ -41,6 +41,7 @@ from trace_d2.terminal import say
 
 SCRATCH = "calibration"
 """The folder of edges that were detected for the calibration, until their image's turn comes."""
+
 
 _STUFF_IMAGES = 16  # of the sample, whose stuff is cut to count false pieces
 _LEVELS = np.float32(65535)  # of 16 bits
@@ -62,7 +63,9 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         """Masks of one image that hold no border, and the pieces that edges cut off them."""
         return 0, 0
 
-    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
+    def prepare(
+        self, left: Sequence[EntryT], workers: int, progress: bool, lookers: Lookers | None = None
+    ) -> None:
         """Use the calibration: given, written down before, or measured now.
 
         Raises:
@@ -80,7 +83,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
             if read_measured(self.store, tell=True):
                 self.cutter.calibration = EdgeCalibration.load(path)
             else:
-                content = self._measure(workers, progress)
+                content = self._measure(workers, progress, lookers)
                 write_json(path, content, indent=1)
 
     def ready(self, entry: EntryT, inputs: PhotoT) -> Any:
@@ -111,9 +114,14 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         curves = calibration_curves(outcome)
         return cls.page(outcome, *args, cards=cards, warnings=warnings, curves=curves, **more)
 
-    def _measure(self, threads: int, progress: bool) -> dict[str, Any]:
+    def _measure(self, threads: int, progress: bool, lookers: Lookers | None) -> dict[str, Any]:
         """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
         sample, total = self._sample(), EdgeStatistics()
+        bar = {"total": len(sample), "unit": "image", "disable": not progress}
+        look = self.detects and lookers is None
+        if self.detects and lookers is not None:
+            for _ in tqdm(lookers.look(self, sample), desc="looking at edges", **bar):
+                pass
 
         def count(entry: EntryT, inputs: PhotoT) -> EdgeStatistics:
             statistics = EdgeStatistics()
@@ -124,14 +132,14 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         def cut_stuff(entry: EntryT, inputs: PhotoT) -> tuple[int, int]:
             return self.count_false_pieces(inputs)
 
-        bar = {"desc": "measuring edges", "unit": "image", "disable": not progress}
         # In order: sums of floats depend on it.
-        for statistics in tqdm(self._of_each(sample, count, threads), total=len(sample), **bar):
+        counted = self._of_each(sample, count, threads, look)
+        for statistics in tqdm(counted, desc="measuring edges", **bar):
             total += statistics or EdgeStatistics()
         calibration = total.calibrate()
         self.cutter.calibration = calibration
         some = sample[:: max(1, len(sample) // _STUFF_IMAGES)]
-        stuff = [counts for counts in self._of_each(some, cut_stuff, threads) if counts]
+        stuff = [counts for counts in self._of_each(some, cut_stuff, threads, look) if counts]
         return {
             **calibration.to_json(),
             "sample": [entry.stem for entry in sample],
@@ -140,17 +148,29 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         }
 
     def _of_each(
-        self, sample: Sequence[EntryT], work: Callable[[EntryT, PhotoT], _T], threads: int
+        self,
+        sample: Sequence[EntryT],
+        work: Callable[[EntryT, PhotoT], _T],
+        threads: int,
+        look: bool,
     ) -> Iterator[_T | None]:
-        """``work`` of the images with edges; None where one will fail, and be recorded then."""
-        if self.detects:
+        """``work`` of the images with edges; None where one will fail, and be recorded then.
+
+        Args:
+            look: whether a model of this process finds them; else they are given, or were kept.
+        """
+        if look:
             for entry, looked in look_through(self, sample):
-                yield work(entry, self._kept(entry, looked)) if isinstance(looked, Looked) else None
+                if isinstance(looked, Looked):
+                    self.keep_seen(entry, looked)
+                    yield work(entry, looked.inputs)
+                else:
+                    yield None
             return
 
         def attempt(entry: EntryT) -> _T | None:
             try:
-                inputs = self.load(entry)
+                inputs = self._load_kept(entry) if self.detects else self.load(entry)
             except Exception:
                 return None
             return work(entry, inputs)
@@ -158,12 +178,20 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(attempt, sample)
 
-    def _kept(self, entry: EntryT, looked: Looked[PhotoT]) -> PhotoT:
-        """The inputs; detected edges are kept for when the image's turn comes."""
+    def keep_seen(self, entry: EntryT, looked: Looked[PhotoT]) -> None:
+        """Keep detected edges, for ``_measure`` and for when the image's turn comes."""
         path = self._sampled_path(entry)
         if looked.inputs.edges is not None and not path.is_file():
-            _write_sampled(path, looked.inputs.edges, looked.facts.get("timestep"))
-        return looked.inputs
+            with writing_to(self.store.root):
+                _write_sampled(path, looked.inputs.edges, looked.facts.get("timestep"))
+
+    def _load_kept(self, entry: EntryT) -> PhotoT:
+        """The inputs with edges that were kept. Raises a ValueError if there are none."""
+        path = self._sampled_path(entry)
+        found = _read_sampled(path) if path.is_file() else None
+        if found is None:
+            raise ValueError(f"no edges of {entry.file_name} were kept")
+        return self.with_detected(entry, self.load(entry), found)
 
     def _sample(self) -> list[EntryT]:
         """The images to measure on, the same for every order of the entries."""

@@ -84,7 +84,7 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         save_edges: keep the edges as well.
 
     Attributes:
-        detects: whether a model finds the edges, in the main process.
+        detects: whether a model finds the edges, in the process that looks.
     """
 
     nodes: ClassVar[tuple[str, ...]] = ()  # of MODEL.TRACE that decide results

@@ -31,7 +31,7 @@ from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import relative_name
 from trace_d2.jobs.command_line import existing_folder
 from trace_d2.jobs.folder import open_job_folder
-from trace_d2.jobs.job import Job, UsageError, files_print
+from trace_d2.jobs.job import Job, Lookers, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.output import ForeignFolderError
 from trace_d2.jobs.report import Outcome, Report
@@ -231,7 +231,13 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
     def skip(self, entry: ExportEntry) -> str:
         return entry.skipped
 
-    def prepare(self, left: Sequence[ExportEntry], workers: int, progress: bool) -> None:
+    def prepare(
+        self,
+        left: Sequence[ExportEntry],
+        workers: int,
+        progress: bool,
+        lookers: Lookers | None = None,
+    ) -> None:
         folder = self.store.root / self.image_place.split("/")[0]
         if self.placing and folder.is_symlink():
             raise ForeignFolderError(

@@ -90,6 +90,7 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
     needs = ("config_file", "weights", "images", "output")
     looks = True
     stays = (*Job.stays, "build", "predictor")
+    travels = ("build",)
 
     def __init__(
         self,

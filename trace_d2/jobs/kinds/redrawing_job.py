@@ -1,7 +1,7 @@
 """What jobs share whose masks SAM redraws once they are cut.
 
-The network sees an image in the main process, and so does the cut before it; workers get what came
-of both, and write it. Without ``MODEL.TRACE.SAM.WEIGHTS`` workers cut, as ever.
+The network sees an image in the process that looks, and so does the cut before it; workers get
+what came of both, and write it. Without ``MODEL.TRACE.SAM.WEIGHTS`` workers cut, as ever.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RedrawingJob(CuttingJob[EntryT, PhotoT, ResultT]):
         cfg, images, output, entries, settings, save_edges: see ``EdgeTakingJob``.
 
     Attributes:
-        sam: the network, in the main process, once edges are calibrated.
+        sam: the network, in the process that looks, once edges are calibrated.
     """
 
     sam: Sam | None = None
@@ -76,9 +76,8 @@ class RedrawingJob(CuttingJob[EntryT, PhotoT, ResultT]):
     def redraw(self, result: ResultT, answers: Sequence[Redrawn | None]) -> ResultT:
         """``result`` with answers in place of some of its ``masks_of``, in their order."""
 
-    def prepare(self, left: Sequence[EntryT], workers: int, progress: bool) -> None:
-        super().prepare(left, workers, progress)
-        if left and self.cfg.MODEL.TRACE.SAM.WEIGHTS:
+    def open_models(self) -> None:
+        if self.cfg.MODEL.TRACE.SAM.WEIGHTS:
             self.sam = build_pinned(_build_sam, self.cfg, self.store, SAM)
 
     def look(

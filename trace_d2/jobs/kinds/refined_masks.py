@@ -34,7 +34,7 @@ from trace_d2.io.paths import check_output
 from trace_d2.io.regions import is_sliver
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import edge_cfg, existing_folder
-from trace_d2.jobs.job import files_print
+from trace_d2.jobs.job import Lookers, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
@@ -168,12 +168,18 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
             say(f"note: {len(absent)} images are skipped; first: {absent[0]}")
         return job
 
-    def prepare(self, left: Sequence[MaskEntry], workers: int, progress: bool) -> None:
+    def prepare(
+        self,
+        left: Sequence[MaskEntry],
+        workers: int,
+        progress: bool,
+        lookers: Lookers | None = None,
+    ) -> None:
         path = self.store.root / _LEFT_OUT
         with writing_to(self.store.root), atomic_file(path) as file:
             for annotation in self.file.findings.left_out:
                 file.write((json.dumps(annotation) + "\n").encode("ascii"))
-        super().prepare(left, workers, progress)
+        super().prepare(left, workers, progress, lookers)
 
     def fingerprint(self, entry: MaskEntry) -> str:
         paths = [self.images / entry.file_name]

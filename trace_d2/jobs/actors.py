@@ -1,0 +1,248 @@
+"""Actors: processes that each hold a copy of a job and its model, and do images of it.
+
+Entries go to them, never pixels, and records come back. In an actor runs what else runs in the
+main process: the model looks at images that are read ahead, and workers make and write. A ``Crew``
+in the main process hands out the images of a job. Where actors run, and how messages reach them,
+is up to an ``Actors``: ``local_actors`` has processes of this machine.
+
+An actor is begun with a job, and then is given entries, a few at a time and so many ahead that its
+model need not wait. It answers each message of its own accord, and ends at ``None``::
+
+    main process                      actor
+                              <-      Hello
+    Begin(LOOK)               ->
+                              <-      Ready
+    Batch, Batch              ->
+                              <-      Ended, Ended, ...
+    Begin(DO)                 ->                           (once it holds nothing)
+                              <-      Ready
+    Batch, ...                ->
+                              <-      Ended, ...
+    None                      ->
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import queue
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trace_d2.jobs.executors import (
+    AHEAD,
+    Executor,
+    WorkerDiedError,
+    WorkerPool,
+    in_this_process,
+)
+from trace_d2.jobs.job import AnyJob, Looked, UsageError
+from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.jobs.looking import look_through, tasks_of
+
+LOOK, DO = "look", "do"
+"""What actors are begun with: to look at images and keep what they see, or to do them."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """To an actor that holds nothing: the job as it is now (``packed``), and ``LOOK`` or ``DO``."""
+
+    job: bytes
+    phase: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """To an actor: entries to be done after those that it holds."""
+
+    entries: tuple[ImageEntry, ...]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Of an actor that is there: where it runs, for messages and for the journal."""
+
+    where: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Of an actor that has begun: how many entries it wants to hold."""
+
+    wants: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Of an actor: the image of this stem has ended, with its record in the phase ``DO``."""
+
+    stem: str
+    record: Record | None
+    wants: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Of an actor that ends, as the job cannot go on: why, and the traceback."""
+
+    error: Exception
+    trace: str
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Of an actor that ended, or about one that died: why. What it held is to be done by others."""
+
+    reason: str
+
+
+ToActor = Begin | Batch | None
+FromActor = Hello | Ready | Ended | Failed | Gone
+
+
+class Actors(Protocol):
+    """Where actors run. Each has a key of its own; one that takes another's place has a new key."""
+
+    def start(self) -> None:
+        """Start actors. They may come and go from now on; each says ``Hello`` once it is there."""
+
+    def wait(self) -> Iterable[tuple[Any, FromActor]]:
+        """What came from actors, by key; blocks until something has.
+
+        ``Gone`` is told of each that died, after all else that came from it.
+
+        Raises:
+            WorkerDiedError: there are no actors any more, and none will come.
+        """
+
+    def send(self, key: Any, message: ToActor) -> None:
+        """Pass a message on; to an actor that died meanwhile it is lost."""
+
+    def stop(self) -> None:
+        """End all actors, whatever they are at, and wait until they have."""
+
+
+class Actor:
+    """An actor, in its own process.
+
+    Args:
+        inbox: what is sent to it.
+        send: passes its messages on.
+        workers: processes that make and write beside the one that looks; 1: it does so itself.
+        where: it runs, as ``"host:gpu0"``.
+    """
+
+    def __init__(
+        self,
+        inbox: queue.SimpleQueue[ToActor],
+        send: Callable[[FromActor], None],
+        workers: int,
+        where: str,
+    ) -> None:
+        self._inbox, self._send = inbox, send
+        self._workers, self._where = workers, where
+        self._job: AnyJob | None = None
+        self._phase = DO
+        self._executor: Executor | None = None
+
+    def run(self) -> None:
+        """Do what is asked until told to end; what went wrong is told before."""
+        self._send(Hello(self._where))
+        with contextlib.ExitStack() as stack:
+            try:
+                while (message := self._inbox.get()) is not None:
+                    if isinstance(message, Begin):
+                        self._begin(message, stack)
+                        self._send(Ready(self._wants))
+                    else:
+                        self._do(message.entries)
+            except WorkerDiedError as error:
+                self._send(Gone(str(error)))
+            except Exception as error:
+                trace = "".join(traceback.format_exception(error))
+                self._send(Failed(_that_travels(error), trace))
+
+    def _begin(self, message: Begin, stack: contextlib.ExitStack) -> None:
+        self._job, self._phase = unpacked(message.job, self._job), message.phase
+        self._check_folder(self._job)
+        if self._phase == LOOK:
+            return
+        self._job.open_models()
+        if self._workers > 1:
+            pool = stack.enter_context(contextlib.closing(WorkerPool(self._workers, self._job)))
+            self._executor = lambda work, tasks: pool.run(tasks)
+        else:
+            self._executor = in_this_process
+
+    def _check_folder(self, job: AnyJob) -> None:
+        """Raise a UsageError or SettingsChangedError where we see another output than others."""
+        try:
+            job.store.read_settings()
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"{job.store.root} is not seen here ({error}): choose an --output on a file system "
+                "that all machines share"
+            ) from error
+        job.store.check_settings(job.settings)
+
+    @property
+    def _wants(self) -> int:
+        """Twice what is in work at once: images that are looked at, read, made and written."""
+        assert self._job is not None
+        return 2 * (2 * self._job.together + AHEAD * self._workers)
+
+    def _do(self, entries: Sequence[ImageEntry]) -> None:
+        job, stream = self._job, self._stream(entries)
+        assert job is not None
+        if self._phase == LOOK:
+            for entry, looked in look_through(job, stream):
+                if isinstance(looked, Looked):
+                    job.keep_seen(entry, looked)
+                self._send(Ended(entry.stem, None, self._wants))
+            return
+        assert self._executor is not None
+        with contextlib.closing(self._executor(job, tasks_of(job, stream))) as records:
+            for record in records:
+                self._send(Ended(record.stem, record, self._wants))
+
+    def _stream(self, entries: Sequence[ImageEntry]) -> Iterator[ImageEntry]:
+        """``entries`` and those of all batches that follow, until none is there when asked for.
+
+        What is in work ends then, instead of waiting for more that may never come.
+        """
+        while True:
+            yield from entries
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if not isinstance(message, Batch):  # the end, for ``run``
+                self._inbox.put(message)
+                return
+            entries = message.entries
+
+
+def packed(job: AnyJob) -> bytes:
+    """What travels to an actor: the job without its entries and models."""
+    stays = {*job.stays} - {*job.travels}
+    return pickle.dumps((type(job), {k: v for k, v in vars(job).items() if k not in stays}))
+
+
+def unpacked(content: bytes, known: AnyJob | None = None) -> AnyJob:
+    """The job that was ``packed``, or the one that is ``known``, with its models, as it is now."""
+    kind, state = pickle.loads(content)
+    job: AnyJob = kind.__new__(kind) if known is None else known
+    vars(job).update(state)
+    return job
+
+
+def _that_travels(error: Exception) -> Exception:
+    """``error``, or one of the same text where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
