@@ -25,8 +25,8 @@ def test_all_parts_run_at_tiny_size_on_the_cpu(tmp_path: Path) -> None:
     results = json.loads((output / "gpu_check.json").read_text())
     told = done.stdout + done.stderr
     assert {name: one["status"] for name, one in results.items()} == dict.fromkeys(
-        ["machine", "kernels", "tests", "sd35-large", "host", "distillation", "truncated", "sdxl",
-         "sd15", "labels", "memory"],
+        ["machine", "kernels", "vae", "tests", "sd35-large", "host", "distillation", "truncated",
+         "sdxl", "sd15", "labels", "memory"],
         "done",
     ), told  # fmt: skip
     assert done.returncode == 0, told
@@ -35,6 +35,10 @@ def test_all_parts_run_at_tiny_size_on_the_cpu(tmp_path: Path) -> None:
         assert measured["kernels"][f"{kernels}: map of a block"]["relative"] < 1e-5
         assert measured["kernels"][f"{kernels}: gradients of a block"]["relative"] < 1e-2
         assert measured["kernels"][f"{kernels}: ABDiv"]["relative"] < 1e-5
+    for way in ("kernels", "PyTorch"):
+        found = measured["vae"][f"{way}: group norm and SiLU of 4 channels, 16 x 16, float32"]
+        assert found["relative"] < 1e-6
+    assert measured["vae"]["PyTorch: encoder, float32, its latent"]["relative"] < 1e-5
     for name in ("sd35-large", "sdxl", "sd15"):
         for what in ("teacher, ms", "student, ms"):
             assert measured[name][f"plain: {what}"] > 0

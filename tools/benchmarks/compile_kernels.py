@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             dtype = getattr(torch, name)
             for launch in all_launches(dtype, args.features, args.tokens):
                 if not args.only or launch.kernel.__name__ in args.only:
-                    rows.append(usage(launch, arch, name))
+                    rows.append(usage(launch, arch))
     table = [asdict(row) for row in rows]
     print(tabulate(table, "keys"))
     if args.json:
@@ -78,10 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def all_launches(dtype: Any, features: list[int], tokens: list[int]) -> Iterator:
-    """Launches of every kernel of maps, and of those that take maps in one size."""
+    """Launches of every kernel of maps, and of those that take maps or a VAE in one size."""
     import torch
 
-    from trace_d2.attention.kernels import maps
+    from trace_d2.attention.kernels import group_norm, maps
 
     for count in tokens:
         for width in features:
@@ -93,6 +93,11 @@ def all_launches(dtype: Any, features: list[int], tokens: list[int]) -> Iterator
     for neighbourhood in (4, 8):
         yield maps.divergence_launch(attention, (side, side), neighbourhood, values, 1e-12)
     yield maps.divergence_gradient_launch(attention, values, attention, 1e-12)
+    x = torch.empty(1, 128, 16 * side, 16 * side, dtype=dtype, device="meta")
+    moments = torch.empty(group_norm.moments_shape(x, 32), device="meta")
+    yield from group_norm.group_norm_launches(
+        x, x[0, :, 0, 0], x[0, :, 0, 0], 1e-6, True, moments, x
+    )
 
 
 def map_launches(dtype: Any, features: int, tokens: int) -> Iterator:
@@ -112,7 +117,7 @@ def map_launches(dtype: Any, features: int, tokens: int) -> Iterator:
     yield from kernels.gradient_launches(query, query, out, scale, log_sums, *grads)
 
 
-def usage(launch: Any, arch: str, dtype: str) -> Usage:
+def usage(launch: Any, arch: str) -> Usage:
     """Compile ``launch`` and read what the assembler says of it."""
     compiled = compile_launch(launch, arch)
     registers, stack = _nvidia(compiled) if arch.isdigit() else _amd(compiled)
@@ -120,7 +125,7 @@ def usage(launch: Any, arch: str, dtype: str) -> Usage:
     return Usage(
         arch,
         launch.kernel.__name__,
-        dtype if "D" in named else "float32",
+        str(launch.tensor.dtype).removeprefix("torch."),
         named.get("D", 0),
         named["N"] if "N" in named else named["height"] * named["width"],
         registers,

@@ -46,6 +46,7 @@ class Part:
 PARTS = (
     Part("machine", "machine", 60),
     Part("kernels", "kernels", 90),
+    Part("vae", "vae", 60),
     Part("tests", "gpu_tests", 120),
     Part("sd35-large", "models", 120, ("sd35-large",)),
     Part("host", "host", 60),

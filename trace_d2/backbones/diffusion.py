@@ -16,8 +16,11 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 from typing_extensions import Self
 
+from trace_d2.attention.settings import AttentionSettings
+
 from . import loading, offloading, quantization
 from .backbone import AttentionBackbone
+from .group_norm import widen_group_norms
 from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
@@ -60,6 +63,7 @@ class DiffusionBackbone(AttentionBackbone):
         null_prompt: NullPrompt,
         native_resolution: int | None = None,
         device: torch.device | str = "cpu",
+        kernels: str = "auto",
     ) -> None:
         """
         Args:
@@ -69,6 +73,7 @@ class DiffusionBackbone(AttentionBackbone):
             native_resolution: side in pixels that the model was trained at; None reads it from
                 the model's configuration.
             device: where the models run.
+            kernels: "auto" or "plain": what makes the VAE's group norms on a GPU.
 
         Raises:
             ValueError: the denoiser does not take the VAE's latents, or the null prompt does not
@@ -81,6 +86,7 @@ class DiffusionBackbone(AttentionBackbone):
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
+        widen_group_norms(self.vae.encoder, kernels)
         self.scheduler = scheduler
         given, taken = self.vae.config.latent_channels, self.denoiser_latent_channels
         if given != taken:
@@ -129,6 +135,7 @@ class DiffusionBackbone(AttentionBackbone):
             null_prompt=null_prompt,
             native_resolution=registered.native_resolution if registered else None,
             device=device,
+            kernels="plain" if AttentionSettings.from_config(cfg).kernels == "plain" else "auto",
         )
         backbone.commit = source.revision
         return backbone

@@ -33,7 +33,7 @@ def test_nothing_spills(tmp_path: Path) -> None:
     code = f"import compile_kernels as tool\nfor run in {runs!r}: tool.main(run)"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     rows = [row for run in runs for row in json.loads(Path(run[-1]).read_text())]
-    assert len(rows) == 2 * 4 + 4 + 4 + 1 + 2
+    assert len(rows) == 2 * 4 + 4 + 2 + 4 + 1 + 2
     for row in rows:
         assert row["registers"] > 0, row
         assert row["stack"] == 0, row

@@ -103,7 +103,9 @@ class Check:
 
         if self.small:
             resolution = _SMALL_SIDE
-            architectures.ARCHITECTURES[name] = _small(architectures.ARCHITECTURES[name])
+            architectures.ARCHITECTURES[name] = small_architecture(
+                architectures.ARCHITECTURES[name]
+            )
         settings = BackboneSettings(name=name, resolution=resolution)
         return random_backbone(name, settings, self.dtype, self.device)
 
@@ -125,7 +127,7 @@ def apart(found: Tensor, exact: Tensor) -> dict[str, float]:
     }
 
 
-def _small(architecture: architectures.Architecture) -> architectures.Architecture:
+def small_architecture(architecture: architectures.Architecture) -> architectures.Architecture:
     """The same classes at toy size."""
     denoiser = dict(architecture.denoiser)
     changes: dict[str, Any] = {

@@ -26,8 +26,8 @@ def run(check: Check) -> None:
     check.measure(
         "a pass that is read does not wait for the device", lambda: _unwaiting(check, read)
     )
-    bare_calls = check.measure("launches of a bare pass", lambda: _launches(check, bare))
-    calls = check.measure("launches of a pass that is read", lambda: _launches(check, read))
+    bare_calls = check.measure("launches of a bare pass", lambda: launches(check, bare))
+    calls = check.measure("launches of a pass that is read", lambda: launches(check, read))
     if calls and bare_calls:
         check.measure("launches of the maps", lambda: calls["launches"] - bare_calls["launches"])
     check.measure("host, ms of a bare pass", lambda: _host_milliseconds(check, bare))
@@ -48,7 +48,7 @@ def _unwaiting(check: Check, work: Callable[[], Any]) -> bool:
     return True
 
 
-def _launches(check: Check, work: Callable[[], Any]) -> dict[str, Any]:
+def launches(check: Check, work: Callable[[], Any]) -> dict[str, Any]:
     """How many kernels run (on the CPU: PyTorch's operations), their time, and the longest."""
     activities = [ProfilerActivity.CUDA] if check.cuda else [ProfilerActivity.CPU]
     with profile(activities=activities) as profiler:

@@ -33,7 +33,8 @@ class Launch:
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
     @property
-    def _tensor(self) -> Tensor:
+    def tensor(self) -> Tensor:
+        """The first of the arguments, on the device and of the type that the kernel works on."""
         return next(value for value in self.arguments.values() if isinstance(value, Tensor))
 
     def run(self) -> None:
@@ -44,7 +45,7 @@ class Launch:
         """
         try:
             # Triton launches on the current GPU, which need not be that of the tensors.
-            with torch.cuda.device_of(self._tensor):
+            with torch.cuda.device_of(self.tensor):
                 self.kernel[self.grid](**self.arguments, **self.options)
         except Exception as error:  # Triton's compiler, its assemblers and drivers raise any kind
             raise RuntimeError(
