@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from trace_d2 import devices
 from trace_d2.config import get_trace_cfg
 from trace_d2.devices import backbone_device, check_device
 
@@ -67,3 +68,21 @@ def test_the_key_of_trace_wins_over_that_of_detectron2():
     assert backbone_device(cfg) == ("cuda", "MODEL.DEVICE")
     cfg.MODEL.TRACE.DEVICE = "cpu"
     assert backbone_device(cfg) == ("cpu", "MODEL.TRACE.DEVICE")
+
+
+def test_gpus_are_named_as_cuda_reads_them(monkeypatch) -> None:
+    monkeypatch.setattr(devices, "_nvml_devices", lambda: 4)
+    for given, names in (("2,0", ["2", "0"]), ("GPU-8f, 1", ["GPU-8f", "1"]), ("", []),
+                         ("-1", []), ("3,-1,2", ["3"])):  # fmt: skip
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert devices.visible_gpus() == names
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert devices.visible_gpus() == ["0", "1", "2", "3"]
+    monkeypatch.setattr(devices, "_nvml_devices", lambda: None)
+    assert devices.visible_gpus() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert devices.visible_gpus() == ["1"]
+    monkeypatch.setattr(devices, "_nvml_devices", lambda: 0)
+    assert devices.visible_gpus() == []
+    monkeypatch.setattr(devices, "_torch_version", lambda: "hip: Optional[str] = '7.0'")
+    assert devices.visible_gpus() == ["1"]

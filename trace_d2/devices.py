@@ -17,6 +17,9 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.io.hints import did_you_mean
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The variable of the environment that says which GPUs a process sees."""
+
 _KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "npu", "xla", "meta")
 _DEVICE = re.compile(r"([a-z]+)(?::([0-9]+))?")
 
@@ -75,6 +78,38 @@ def cuda_devices() -> int | None:
     if re.search(r"^cuda: Optional\[str\] = None", version, re.MULTILINE):
         return 0
     return _driver_devices()
+
+
+def visible_gpus() -> list[str] | None:
+    """The GPUs that this process may use, in the names of ``CUDA_VISIBLE_DEVICES``.
+
+    None where only PyTorch can tell. PyTorch itself may be built without CUDA all the same.
+    """
+    version = _torch_version()
+    amd = bool(version) and "hip: Optional[str] = None" not in version
+    count = None if amd else _nvml_devices()
+    given = os.environ.get(VISIBLE)
+    if given is None or count == 0:
+        return None if count is None else [str(index) for index in range(count)]
+    names = [name.strip() for name in given.split(",")]
+    wrong = (index for index, name in enumerate(names) if name in ("", "-1"))
+    return names[: next(wrong, len(names))]  # as CUDA reads it
+
+
+@functools.cache
+def _nvml_devices() -> int | None:
+    """How many GPUs NVIDIA's management library counts; None where there is a driver without it."""
+    if _driver_devices() == 0:
+        return 0
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_uint()
+    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+        return None
+    nvml.nvmlShutdown()
+    return count.value
 
 
 @functools.cache

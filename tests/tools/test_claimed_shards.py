@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from trace_d2 import devices
 from trace_d2.jobs.locks import Shard, folder_lock
 
 STEMS = [f"s{number:02}" for number in range(7)]
@@ -88,12 +89,26 @@ def test_a_job_array_makes_the_labels(label_job, expected, monkeypatch, capsys) 
 
 def test_ranks_take_their_gpu_before_the_job_begins(label_job, monkeypatch, capsys) -> None:
     label_job.add(*STEMS)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(devices, "_nvml_devices", lambda: 8)
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1}.items():
         monkeypatch.setenv(name, str(value))
+    for given, gpu in (("4,7", "7"), ("5", "5")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert label_job.run("--shard", "auto") == 0
+        assert f"part 2 of 2 (RANK 1 of 2; GPU {gpu})" in capsys.readouterr().out
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+    monkeypatch.setenv("LOCAL_RANK", "8")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert label_job.run("--shard", "auto") == 2
+    assert "process 9 of its machine, of which it sees 8 GPUs" in capsys.readouterr().err
+    monkeypatch.setattr(devices, "_nvml_devices", lambda: None)
     assert label_job.run("--shard", "auto") == 0
-    assert "part 2 of 2 (RANK 1 of 2; GPU 7)" in capsys.readouterr().out
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert "GPU 8)" in capsys.readouterr().out
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(devices, "_nvml_devices", lambda: 0)
+    assert label_job.run("--shard", "auto") == 0
+    assert "part 2 of 2 (RANK 1 of 2)\n" in capsys.readouterr().out
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_what_is_wrong_is_said_with_the_rest(label_job, capsys) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trace_d2.complaints import Complaints
+from trace_d2.devices import VISIBLE, visible_gpus
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
@@ -240,15 +241,19 @@ def _claims(claimed: Claimed, count: int, output: str) -> str:
 
 
 def _take_part(shard: str) -> Part:
-    """What ``--shard`` asks for; the GPU is taken that the launcher means for this process."""
+    """What ``--shard`` asks for; the GPU is taken that is this process's of its machine."""
     part = parse_shard(shard, os.environ)
-    gpu = ""
-    if part.local is not None:
-        gpu = choose_gpu(part.local, os.environ)
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before PyTorch looks
+    own = ""
+    gpus = visible_gpus() if part.local is not None else []
+    if part.local is not None and gpus != []:
+        if gpus is None:  # how many there are is not known
+            os.environ.setdefault(VISIBLE, str(part.local))
+        elif VISIBLE not in os.environ or len(gpus) > 1:  # else it was given the one
+            os.environ[VISIBLE] = choose_gpu(part.local, gpus)  # before PyTorch looks
+        own = f"; GPU {os.environ[VISIBLE]}"
     if part.source:
         of = f"part {part.shard.index} of {part.shard.count}"
-        say(f"note: --shard auto is {of} ({part.source}{f'; GPU {gpu}' if gpu else ''})")
+        say(f"note: --shard auto is {of} ({part.source}{own})")
     return part
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trace_d2.devices import VISIBLE
 from trace_d2.jobs.locks import Shard
 
 _FORMS = "I/N as 1/4, auto, auto/N, or next/N"
@@ -76,25 +77,19 @@ def parse_shard(text: str, environ: Mapping[str, str]) -> Part:
     raise ValueError(f"--shard is {_FORMS}, with I in 1..N; got {text!r}")
 
 
-def choose_gpu(local: int, environ: Mapping[str, str]) -> str:
-    """``CUDA_VISIBLE_DEVICES`` of the ``local``-th process of a machine, from 0.
-
-    Where one GPU alone is visible, the launcher has shared them out already.
+def choose_gpu(local: int, gpus: Sequence[str]) -> str:
+    """The GPU of the ``local``-th process of a machine, from 0, of those that it sees.
 
     Raises:
-        ValueError: fewer GPUs are visible than there are processes.
+        ValueError: there are fewer GPUs than processes.
     """
-    visible = [name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    if not visible:  # all of the machine, or none: then the device is said to be missing
-        return str(local) if "CUDA_VISIBLE_DEVICES" not in environ else ""
-    if len(visible) == 1:
-        return visible[0]
-    if local >= len(visible):
+    if local >= len(gpus):
         raise ValueError(
-            f"this is process {local + 1} of its machine, but CUDA_VISIBLE_DEVICES names "
-            f"{len(visible)} GPUs: start as many processes as there are GPUs"
+            f"this is process {local + 1} of its machine, of which it sees {len(gpus)} GPUs "
+            f"({', '.join(gpus)}): start as many processes as there are GPUs, or set {VISIBLE} "
+            "to one for each of them"
         )
-    return visible[local]
+    return gpus[local]
 
 
 class _Variables:
