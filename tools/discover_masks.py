@@ -37,7 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--method", choices=METHODS, help="default: MODEL.TRACE.DISCOVERY.METHOD of the config"
     )
-    parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="photographs, in sub-folders or not; or s3://... or gs://...",
+    )
     parser.add_argument("--output", metavar="FILE", help="COCO JSON to write, or to continue")
     add_edge_options(parser, none=False)
     return parser

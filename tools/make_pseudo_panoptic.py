@@ -33,7 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     all_done = "every image is labelled, or skipped for want of a semantic mask"
     parser = job_parser(__doc__, all_done, "labelled")
-    parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="photographs, in sub-folders or not; or s3://... or gs://...",
+    )
     parser.add_argument(
         "--semantic",
         metavar="DIR",

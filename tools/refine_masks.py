@@ -34,7 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     all_done = "every image is refined, or skipped: absent, or without a mask"
     parser = job_parser(__doc__, all_done, "refined", "refined.json.work")
-    parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="photographs, in sub-folders or not; or s3://... or gs://...",
+    )
     parser.add_argument(
         "--masks",
         metavar="FILE",

@@ -62,9 +62,9 @@ def test_outputs_that_are_inputs_are_refused(tmp_path):
 def test_addresses_are_called_what_they_are(given):
     scheme = str(given)[:2]
     assert nearest_path(given) == (
-        f" ({scheme}://bucket/x is an address, and only files of this machine are read: mount it, "
-        "or copy it here)"
+        f" ({scheme}://bucket/x is an address, and only files of this machine are read here: "
+        "mount it, or copy it)"
     )
     with pytest.raises(NotADirectoryError, match=rf"no folder of images at .*{scheme}://bucket/x"):
-        list_images(given)
+        list_images(Path(given))  # of which Python has lost a slash
     assert "address" not in nearest_path("C:/images")

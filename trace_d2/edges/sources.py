@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from fvcore.common.config import CfgNode
 
 from trace_d2.io.edge_maps import edge_remarks, edge_size, find_edges, read_edges
 from trace_d2.io.hints import did_you_mean, nearest_path
+from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.remarks import RemarkLog
 
@@ -102,18 +102,18 @@ def timestep_text(timestep: float) -> str:
 class FileEdges:
     """Edges that were computed before, in a folder as ``trace_d2.io.edge_maps`` has them."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | InputFolder) -> None:
         if not str(folder):
             raise ValueError(
                 'MODEL.TRACE.EDGES.SOURCE is "files", but MODEL.TRACE.EDGES.DIR is empty: '
                 "name the folder of <stem>.png or <stem>.npy"
             )
-        if not Path(folder).is_dir():
+        self.folder = input_folder(folder)
+        if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"MODEL.TRACE.EDGES.DIR: there is no folder {folder}{nearest_path(folder)}; name "
-                "the one that holds <stem>.png or <stem>.npy"
+                f"MODEL.TRACE.EDGES.DIR: there is no folder {folder}{nearest_path(self.folder)}; "
+                "name the one that holds <stem>.png or <stem>.npy"
             )
-        self.folder = Path(folder)
         self._remark = RemarkLog(logger)
 
     @classmethod

@@ -21,6 +21,7 @@ from trace_d2.engine.model_classes import resolve_classes
 from trace_d2.engine.predict_preflight import check_config, for_this_machine
 from trace_d2.engine.predictor import ModelPredictor
 from trace_d2.io.listing import spread
+from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.command_line import image_ids, images_below
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.journal import ImageEntry
@@ -63,13 +64,14 @@ def predict_job(args: argparse.Namespace) -> PredictionJob:
     if cut:
         settings |= edge_settings(cfg, ("POSTPROCESSOR", "BGP"), calibrated=True)
     edges = given_edges(cfg) if cut else None
+    images = input_folder(args.images)
     for line in filter(None, (remark, *remarks)):
         say(f"note: {line}")
     return PredictionJob(
         partial(_build, cfg, weights, classes, args.score),
-        args.images,
+        images,
         args.output,
-        _entries(args, edges),
+        _entries(images, args, edges),
         classes.categories,
         settings,
         edges,
@@ -89,8 +91,10 @@ def _build(
         raise UsageError(f"the model cannot be loaded: {str(error) or type(error)}") from error
 
 
-def _entries(args: argparse.Namespace, edges: Path | None) -> list[ImageEntry]:
-    names = images_below(args.images, edges, args.output)
+def _entries(
+    images: InputFolder, args: argparse.Namespace, edges: InputFolder | None
+) -> list[ImageEntry]:
+    names = images_below(images, edges, args.output)
     ids = image_ids(names, args.images_json)
     named = [stem for stem in list(names)[: args.limit] if stem in ids]
     shown = frozenset(spread(named, args.report_images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
@@ -17,7 +18,7 @@ from trace_d2.io.categories import Category, load_categories
 from trace_d2.io.hints import did_you_mean
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import list_images
-from trace_d2.jobs.command_line import existing_folder, image_ids
+from trace_d2.jobs.command_line import given_folder, image_ids
 
 _WITHOUT_MASKS = ("ProposalNetwork", "RetinaNet", "FCOS", "SemanticSegmentor")
 _MASK_SWITCH = ("GeneralizedRCNN", "PanopticFPN")  # their masks are switched on by MODEL.MASK_ON
@@ -36,8 +37,9 @@ def check_command(args: argparse.Namespace) -> None:
     wrong.of(check_weights, args.weights, "--weights")
     if args.categories:
         wrong.of(named_categories, args.categories)
-    if wrong.of(existing_folder, args.images, "--images") is not None:
-        names = wrong.of(list_images, args.images, [args.output])
+    images = wrong.of(given_folder, args.images, "--images")
+    if isinstance(images, Path):  # others are listed once, when the job is made
+        names = wrong.of(list_images, images, [args.output])
         if names and args.images_json:
             wrong.of(image_ids, names, args.images_json)
     cfg = None if args.projects else readable_config(wrong, args.config_file, args.opts)

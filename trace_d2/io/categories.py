@@ -20,6 +20,7 @@ from typing import Any
 from trace_d2.complaints import Complaints
 
 from .json_files import FieldError, flag, quoted, read_json, shown, whole_number
+from .remote import InputFile, input_file
 
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""
@@ -61,7 +62,7 @@ class Category:
     color: tuple[int, int, int]
 
 
-def load_categories(source: str | Path) -> tuple[Category, ...]:
+def load_categories(source: str | InputFile) -> tuple[Category, ...]:
     """Categories of a file, or of a built-in list.
 
     Args:
@@ -78,7 +79,7 @@ def load_categories(source: str | Path) -> tuple[Category, ...]:
         ValueError: the file is not such a list, or two categories have one name; the message
             names the file and the remedy.
     """
-    path = Path(source)
+    path = input_file(source)
     remedy = "give a JSON file, a text with a name a line, or one of the built-in names: "
     remedy += ", ".join(BUILTIN_CATEGORIES)
     if path.suffix.lower() in TEXT_SUFFIXES:
@@ -184,11 +185,11 @@ def _line_entry(match: re.Match[str], rank: int) -> dict[str, Any]:
     return {"id": number, "name": name, "isthing": int(not stuff), "color": color or None}
 
 
-def _read_lines(path: Path, remedy: str) -> tuple[Category, ...]:
+def _read_lines(path: InputFile, remedy: str) -> tuple[Category, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"no categories file at {path}: {remedy}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error}): save it as one") from error
     if text.lstrip()[:1] in ("[", "{"):

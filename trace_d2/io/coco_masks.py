@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .coco_rows import Findings, Row, annotation_name, check_row, find_image
@@ -29,6 +28,7 @@ from .json_files import (
 )  # fmt: skip
 from .limits import max_pixels
 from .mask_rle import SegmentationError, SoundMask
+from .remote import InputFile, input_file
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MaskFile:
         method: of ``tools/discover_masks.py``, where its ``info`` names one; else empty.
     """
 
-    path: Path
+    path: InputFile
     images: tuple[MaskImage, ...]
     categories: tuple[dict[str, Any], ...]
     findings: Findings
@@ -84,14 +84,14 @@ class MaskFile:
 
 
 @paused_collector()
-def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> MaskFile:
+def load_mask_json(path: str | InputFile, images_json: str | InputFile | None = None) -> MaskFile:
     """Read and check masks of images: a COCO file, or a bare list of results.
 
     Args:
         images_json: COCO file (or bare list) that gives the images instead; for a list of results,
             which has none. Without it the image ids of such a list are taken as file names.
     """
-    path = Path(path)
+    path = input_file(path)
     content = read_json(path)
     if isinstance(content, list):
         content = {"annotations": content}
@@ -133,7 +133,7 @@ def load_mask_json(path: str | Path, images_json: str | Path | None = None) -> M
     return MaskFile(path, tuple(reader.listed), categories, findings, method)
 
 
-def _own_entries(content: Mapping[str, Any], annotations: list[Any], path: Path) -> list[Any]:
+def _own_entries(content: Mapping[str, Any], annotations: list[Any], path: InputFile) -> list[Any]:
     """The entries of images[]; of a list of results, whose ids are the names, one for each."""
     entries = content.get("images")
     if entries is None:
@@ -144,7 +144,7 @@ def _own_entries(content: Mapping[str, Any], annotations: list[Any], path: Path)
     return entries
 
 
-def _own_names(content: Mapping[str, Any], annotations: list[Any], path: Path) -> ImageNames:
+def _own_names(content: Mapping[str, Any], annotations: list[Any], path: InputFile) -> ImageNames:
     """What a file that is read with a list of images says of the names of its own."""
     names: dict[Any, str | None] = dict.fromkeys(_ids_of(annotations, "image_id", record_id))
     entries = content.get("images")

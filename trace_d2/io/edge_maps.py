@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from .json_files import shown
 from .limits import check_size
 from .paths import file_below
 from .png import GREY, read_png, read_png_header
-from .subfolders import files_by_stem
+from .remote import InputFile, InputFolder, input_file
+from .subfolders import files_by_stem, has_folder
 
 EDGE, NONE, IGNORED = 1, 0, -1
 """The labels of pseudo edges."""
@@ -49,17 +51,17 @@ _HEADERS = {
 }
 
 
-def edge_paths(folder: str | Path, stem: str) -> list[Path]:
+def edge_paths(folder: str | InputFolder, stem: str) -> list[InputFile]:
     """The files that may hold the edges of the image ``stem`` in ``folder``."""
     return [file_below(folder, f"{stem}{ending}") for ending in (".png", ".npy")]
 
 
-def edge_stems(folder: str | Path) -> dict[str, list[str]]:
+def edge_stems(folder: str | InputFolder) -> dict[str, list[str]]:
     """The edge files below ``folder``, by stem."""
     return files_by_stem(folder, (".png", ".npy"))
 
 
-def edge_stem(folder: str | Path, image: str | Path) -> str:
+def edge_stem(folder: str | InputFolder, image: str | Path) -> str:
     """The stem below ``folder`` of the edges of ``image``, any path of which the end is mirrored.
 
     They are looked for in the most of the image's folders that ``folder`` has as well.
@@ -68,17 +70,21 @@ def edge_stem(folder: str | Path, image: str | Path) -> str:
     folders = list(path.parent.parts[bool(path.anchor) :])
     while ".." in folders:
         del folders[0]
-    while folders and not Path(folder, *folders).is_dir():
+    while folders and not has_folder(folder, "/".join(folders)):
         del folders[0]
     return "/".join((*folders, path.stem))
 
 
-def has_edges(folder: str | Path, stem: str) -> bool:
+def has_edges(folder: str | InputFolder, stem: str) -> bool:
     """Whether there is an edge file of the image ``stem`` in ``folder``."""
     return any(path.is_file() for path in edge_paths(folder, stem))
 
 
-def find_edges(folder: str | Path, stem: str) -> Path:
+@overload
+def find_edges(folder: str | Path, stem: str) -> Path: ...
+@overload
+def find_edges(folder: str | InputFolder, stem: str) -> InputFile: ...
+def find_edges(folder: str | InputFolder, stem: str) -> InputFile:
     """The edge file of the image ``stem`` in ``folder``."""
     choices = edge_paths(folder, stem)
     found = [path for path in choices if path.is_file()]
@@ -92,9 +98,9 @@ def find_edges(folder: str | Path, stem: str) -> Path:
     return found[0]
 
 
-def read_edges(path: str | Path) -> np.ndarray:
+def read_edges(path: str | InputFile) -> np.ndarray:
     """Edge strength float32 (H, W) in 0..1."""
-    path = Path(path)
+    path = input_file(path)
     if path.suffix == ".npy":
         return _read_array(path)
     pixels = read_png(path, _EDGES, _WRITE_AGAIN).decode()
@@ -109,9 +115,9 @@ def read_edges(path: str | Path) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(highest)
 
 
-def edge_size(path: str | Path) -> tuple[int, int]:
+def edge_size(path: str | InputFile) -> tuple[int, int]:
     """Width and height in pixels that a file of edges says it has; nothing else is read."""
-    path = Path(path)
+    path = input_file(path)
     if path.suffix != ".npy":
         return read_png_header(path, _EDGES, _WRITE_AGAIN).size
     with _opened_array(path) as (_, shape, _, _):
@@ -154,7 +160,7 @@ def quantise_edges(edges: np.ndarray) -> np.ndarray:
     return np.rint(np.asarray(edges, np.float32) * np.float32(_LEVELS)) / np.float32(_LEVELS)
 
 
-def check_edges(edges: np.ndarray, origin: str | Path) -> np.ndarray:
+def check_edges(edges: np.ndarray, origin: str | InputFile) -> np.ndarray:
     """``edges`` (H, W) from ``origin`` as float32 in 0..1; rounding errors outside are clipped."""
     if edges.ndim != 2 or edges.size == 0:
         raise ValueError(f"{origin}: edges must be of shape (H, W), not {edges.shape}")
@@ -205,16 +211,16 @@ def label_shares(labels: np.ndarray) -> tuple[float, float, float]:
     return edge, none, ignored
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _read_array(path: InputFile) -> np.ndarray:
     with _opened_array(path) as (file, shape, column_order, dtype):
-        values = np.fromfile(file, dtype, shape[0] * shape[1])
+        values = np.frombuffer(file.read(), dtype)
     edges = values.reshape(shape, order="F" if column_order else "C")
     return np.ascontiguousarray(check_edges(edges, path))
 
 
 @contextlib.contextmanager
 def _opened_array(
-    path: Path,
+    path: InputFile,
 ) -> Iterator[tuple[BinaryIO, tuple[int, int], bool, np.dtype[np.floating]]]:
     """A ``.npy`` file at the start of its values, their shape, order and type.
 
@@ -222,7 +228,7 @@ def _opened_array(
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {_EDGES} at {path}: {_WRITE_AGAIN}")
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         shape, column_order, dtype = _array_header(file, path)
         if dtype.kind != "f":
             raise ValueError(
@@ -233,7 +239,9 @@ def _opened_array(
             raise ValueError(f"{path}: edges must be of shape (H, W), not {shape}: {_WRITE_AGAIN}")
         check_size(shape[1], shape[0], path)
         expected = shape[0] * shape[1] * dtype.itemsize
-        found = path.stat().st_size - file.tell()
+        start = file.tell()
+        found = file.seek(0, os.SEEK_END) - start
+        file.seek(start)
         if found != expected:
             raise ValueError(
                 f"{path} is not a readable .npy array (it has {found} bytes of values where "
@@ -242,7 +250,7 @@ def _opened_array(
         yield file, (shape[0], shape[1]), column_order, dtype
 
 
-def _array_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _array_header(file: BinaryIO, path: InputFile) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = np.lib.format.read_magic(file)
         if version not in _HEADERS:

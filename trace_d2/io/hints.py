@@ -19,19 +19,22 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     return f" (did you mean {by_folded[close[0]]}?)" if close else ""
 
 
-def nearest_path(path: str | Path) -> str:
+def nearest_path(path: object) -> str:
     """`` (did you mean ...?)`` with what is there by nearly that name; else empty.
 
     Looked for is the first part of ``path`` that is absent, among what lies beside it. Of an
-    address, such as ``s3://bucket/x``, it is said that it is one.
+    address, such as ``s3://bucket/x``, it is said that it is one; of what is read by its address
+    (``RemoteFile``) nothing is.
     """
+    if not isinstance(path, (str, Path)):
+        return ""
     address = _ADDRESS.match(str(path))
     if address:
         # Python's paths keep one slash of two.
         whole = f"{address[1]}://{str(path)[address.end() :].lstrip('/')}"
         return (
-            f" ({whole} is an address, and only files of this machine are read: mount it, or copy "
-            "it here)"
+            f" ({whole} is an address, and only files of this machine are read here: mount it, or "
+            "copy it)"
         )
     path = Path(path).expanduser()
     rest: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from trace_d2.io.edge_maps import (
 from trace_d2.io.listing import spread
 from trace_d2.io.photographs import Photograph, opened_image, turned
 from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
+from trace_d2.io.remote import InputFile, input_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -65,7 +66,7 @@ class Inputs:
             return replace(inputs, edges=np.zeros_like(edges))
         return replace(inputs, edges=quantise_edges(edges))
 
-    def with_edge_file(self, path: Path) -> Self:
+    def with_edge_file(self, path: InputFile) -> Self:
         """The same inputs with the edges of a file."""
         edges, remarks = fit_to_photograph(read_edges(path), self.photograph, path)
         return replace(self, notes=(*self.notes, *remarks)).with_edges(edges)
@@ -92,9 +93,9 @@ class Sample(Inputs):
 
 
 def load_sample(
-    image: str | Path,
-    semantic: str | Path,
-    edges: str | Path | None,
+    image: str | InputFile,
+    semantic: str | InputFile,
+    edges: str | InputFile | None,
     categories: Sequence[Category],
     categories_name: str,
 ) -> Sample:
@@ -105,9 +106,11 @@ def load_sample(
             edges.
         categories, categories_name: what the mask may hold, and where they are from, for messages.
     """
+    image, semantic = input_file(image), input_file(semantic)
     if edges is not None:
-        edges = Path(edges)
-        edges = find_edges(edges, Path(image).stem) if edges.is_dir() else edges
+        edges = input_file(edges)
+        if isinstance(edges, Path) and edges.is_dir():
+            edges = find_edges(edges, image.stem)
     photograph = read_image(image, [semantic] if edges is None else [semantic, edges])
     mask = read_known_mask(semantic, categories, categories_name)
     mask, remarks = fit_to_photograph(mask, photograph, semantic)
@@ -119,7 +122,7 @@ def load_sample(
 
 
 def read_known_mask(
-    path: str | Path, categories: Sequence[Category], categories_name: str
+    path: str | InputFile, categories: Sequence[Category], categories_name: str
 ) -> np.ndarray:
     """As ``read_class_mask``; an UnknownClassError for values that no category has as its id."""
     mask = read_class_mask(path, categories, categories_name)
@@ -135,14 +138,13 @@ def read_known_mask(
 
 
 def check_masks(
-    paths: Sequence[Path], categories: Sequence[Category], categories_name: str
+    paths: Sequence[InputFile], categories: Sequence[Category], categories_name: str
 ) -> None:
     """Raise an UnknownClassError if most of some masks, from all over ``paths``, are of others.
 
     What else is wrong with one is told when its turn comes.
     """
-    looked_at = list(map(Path, spread([str(path) for path in paths], _MASKS_LOOKED_AT)))
-    strange = []
+    looked_at, strange = spread(paths, _MASKS_LOOKED_AT), []
     for path in looked_at:
         try:
             read_known_mask(path, categories, categories_name)
@@ -157,7 +159,7 @@ def check_masks(
         )
 
 
-def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograph:
+def read_image(path: str | InputFile, beside: Iterable[str | InputFile] = ()) -> Photograph:
     """Read a photograph of any usual kind as RGB.
 
     16-bit samples are scaled to 8 bits, grey becomes three equal channels, CMYK and palettes are
@@ -167,9 +169,9 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
         beside: masks and edges of it, PNG or ``.npy``. What they say of their size is compared
             before anything is decoded: a small file may claim any size.
     """
-    path = Path(path)
+    path = input_file(path)
     with opened_image(path) as opened:
-        for other in map(Path, beside):
+        for other in map(input_file, beside):
             if other.is_file():  # else its own reader says what is missing
                 size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
                 check_fit(size, opened.size, other, path)
@@ -177,7 +179,7 @@ def read_image(path: str | Path, beside: Iterable[str | Path] = ()) -> Photograp
 
 
 def read_class_mask(
-    path: str | Path, categories: Sequence[Category], categories_name: str
+    path: str | InputFile, categories: Sequence[Category], categories_name: str
 ) -> np.ndarray:
     """As ``read_semantic``, and of an RGB or RGBA PNG whose pixels have the categories' colours.
 
@@ -187,7 +189,7 @@ def read_class_mask(
     Raises:
         ValueError: as ``read_semantic``, or a pixel has a colour that no category has.
     """
-    path = Path(path)
+    path = input_file(path)
     if read_png_header(path, "semantic mask", _WRITE_AGAIN).mode not in ("RGB", "RGBA"):
         return read_semantic(path)
     pixels = read_png(path, "semantic mask", _WRITE_AGAIN).decode()
@@ -216,13 +218,13 @@ def _counted_from(categories_name: str) -> str:
     return ". Lines without ids count from 0: if 0 is background, let the first line say so"
 
 
-def read_semantic(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_semantic(path: str | InputFile, size: tuple[int, int] | None = None) -> np.ndarray:
     """Category ids uint8 (H, W), 255 = unknown, of a grey or palette PNG of up to 8 bits.
 
     Args:
         size: (H, W) that it must have; compared before anything is decoded.
     """
-    path = Path(path)
+    path = input_file(path)
     file = read_png(path, "semantic mask", _WRITE_AGAIN)
     if size is not None and file.header.size != size[::-1]:
         width, height = file.header.size
@@ -238,7 +240,7 @@ def read_semantic(path: str | Path, size: tuple[int, int] | None = None) -> np.n
 
 
 def check_fit(
-    size: tuple[int, int], whole: tuple[int, int], path: str | Path, image: str | Path
+    size: tuple[int, int], whole: tuple[int, int], path: str | InputFile, image: str | InputFile
 ) -> None:
     """Raise a ValueError unless ``size`` is that of the image, turned by a quarter or not.
 
@@ -251,12 +253,12 @@ def check_fit(
 
 
 def fit_to_photograph(
-    array: np.ndarray, photograph: Photograph, path: str | Path
+    array: np.ndarray, photograph: Photograph, path: str | InputFile
 ) -> tuple[np.ndarray, list[str]]:
     """``array`` (H, W) in the frame of the photograph, and remarks on how it got there."""
     height, width = photograph.pixels.shape[:2]
     stored = (width, height) if photograph.orientation >= 5 else (height, width)
-    name = Path(path).name
+    name = input_file(path).name
     if array.shape == (height, width):
         if photograph.orientation != 1 and array.shape == stored:
             return array, [f"{name} is taken to be turned already, as the image is seen"]
@@ -267,12 +269,12 @@ def fit_to_photograph(
     raise _misfit(array.shape[::-1], (width, height), path, photograph.path)
 
 
-def _png_size(path: Path) -> tuple[int, int]:
+def _png_size(path: InputFile) -> tuple[int, int]:
     return read_png_header(path, "mask", "make it again").size
 
 
 def _misfit(
-    size: tuple[int, ...], whole: tuple[int, int], path: str | Path, image: str | Path
+    size: tuple[int, ...], whole: tuple[int, int], path: str | InputFile, image: str | InputFile
 ) -> ValueError:
     return ValueError(
         f"{path} is {size[0]}x{size[1]} pixels, but the image {image} is {whole[0]}x{whole[1]}: "

@@ -14,10 +14,10 @@ import reprlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, TypeVar
 
 from .hints import nearest_path
+from .remote import InputFile, input_file
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class JsonError(ValueError):
         reason: why, for callers with another remedy.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: InputFile, reason: str) -> None:
         super().__init__(f"{path} is not valid JSON ({reason}): make or write it again")
         self.reason = reason
 
@@ -63,14 +63,14 @@ def paused_collector() -> Iterator[None]:
 
 
 @paused_collector()
-def read_json(path: str | Path, what: str = "file", remedy: str = "correct the path") -> Any:
+def read_json(path: str | InputFile, what: str = "file", remedy: str = "correct the path") -> Any:
     """The content of a JSON file, which is called ``what`` with the ``remedy`` if it is absent.
 
     Raises:
         FileNotFoundError: there is no such file.
         JsonError: it is no JSON, or nested too deeply to be any file of ours.
     """
-    path = Path(path)
+    path = input_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}{nearest_path(path)}: {remedy}")
     data = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)

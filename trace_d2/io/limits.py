@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 MAX_PIXELS = 2**28
 """More is refused: a file of a few kilobytes may ask for any number."""
@@ -22,7 +21,7 @@ def max_pixels() -> int:
     return int(text)
 
 
-def check_size(width: int, height: int, origin: str | Path) -> None:
+def check_size(width: int, height: int, origin: object) -> None:
     """Raise a ValueError unless ``width`` x ``height`` pixels of ``origin`` are few enough."""
     if width < 1 or height < 1:
         raise ValueError(f"{origin} says it is {width}x{height} pixels: write it again")

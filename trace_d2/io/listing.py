@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 from .hints import nearest_path
 from .json_files import FieldError, file_name, quoted, read_json, shown, whole_number
 from .paths import composed, file_below, name_keys
+from .remote import InputFile, InputFolder, RemoteFolder, input_file, input_folder
 from .subfolders import counterparts, files_by_stem, path_ends, walk_folder
 
 KeyT = TypeVar("KeyT", bound=Hashable)
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff",
@@ -27,7 +29,9 @@ IMAGE_SUFFIXES = (
 _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
 
-def list_images(folder: str | Path, leave_out: Iterable[str | Path | None] = ()) -> dict[str, str]:
+def list_images(
+    folder: str | InputFolder, leave_out: Iterable[str | InputFolder | None] = ()
+) -> dict[str, str]:
     """Stem to path below ``folder`` of every image in it and its sub-folders.
 
     ``subfolders`` tells what stems are and which folders are searched. Images of a folder come
@@ -40,7 +44,8 @@ def list_images(folder: str | Path, leave_out: Iterable[str | Path | None] = ())
         NotADirectoryError: there is no such folder.
         ValueError: it has no images, or two of one stem.
     """
-    if not Path(folder).is_dir():
+    folder = input_folder(folder)
+    if not folder.is_dir():
         raise NotADirectoryError(
             f"no folder of images at {folder}{nearest_path(folder)}: correct the path"
         )
@@ -51,7 +56,7 @@ def list_images(folder: str | Path, leave_out: Iterable[str | Path | None] = ())
         )
     for stem, twins in files.items():
         if len(twins) > 1:
-            listed = " and ".join(shown(str(Path(folder) / name)) for name in twins)
+            listed = " and ".join(shown(str(folder / name)) for name in twins)
             raise ValueError(
                 f"{listed} share the stem {stem!r}, so their labels would have one name: "
                 "rename or remove all but one"
@@ -89,12 +94,12 @@ def _number(stem: str) -> int | None:
     return int(name) if numeric else None
 
 
-def read_image_ids(path: str | Path, stems: Collection[str]) -> dict[str, int]:
+def read_image_ids(path: str | InputFile, stems: Collection[str]) -> dict[str, int]:
     """Ids of ``stems`` from the ``images`` of a COCO file (or a bare list of ``{id, file_name}``).
 
     Names of the list may have more folders than there are, or fewer, where that is clear.
     """
-    path = Path(path)
+    path = input_file(path)
     content = read_json(path, "list of images")
     entries = content.get("images") if isinstance(content, dict) else content
     if not isinstance(entries, list):
@@ -120,7 +125,7 @@ def read_image_ids(path: str | Path, stems: Collection[str]) -> dict[str, int]:
     return {stem: ids[other] for stem, other in counterparts(stems, ids).items()}
 
 
-def _check_clear(path: Path, listed: Collection[str], stems: Collection[str]) -> None:
+def _check_clear(path: InputFile, listed: Collection[str], stems: Collection[str]) -> None:
     """Raise where a list has several names for one of ``stems``, and not all of them are images."""
     known = set(stems)
     longer = {end: name for name in listed if name not in known for end in path_ends(name)}
@@ -133,7 +138,7 @@ def _check_clear(path: Path, listed: Collection[str], stems: Collection[str]) ->
 
 
 def locate_images(
-    names: Mapping[KeyT, str], folder: str | Path
+    names: Mapping[KeyT, str], folder: str | InputFolder
 ) -> tuple[dict[KeyT, str], dict[KeyT, str]]:
     """Where images lie below ``folder``, and why some cannot be taken, by key.
 
@@ -165,8 +170,8 @@ def locate_images(
 class ImageFinder:
     """Finds images below a folder, which must exist; links to folders are followed."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | InputFolder) -> None:
+        self.folder = input_folder(folder)
         if not self.folder.is_dir():
             raise NotADirectoryError(f"no folder of images at {folder}: correct --images")
         self._listings: dict[str, dict[str, str]] = {}
@@ -198,6 +203,9 @@ class ImageFinder:
         """The path of the image of exactly these ``parts``, as the folder spells it, if any."""
         if PurePosixPath(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
             return None
+        if isinstance(self.folder, RemoteFolder):
+            name = self.folder.spelled("/".join(parts))
+            return None if self.folder.stamp(name) is None else name
         folder = "/".join(parts[:-1])
         if folder not in self._listings:
             path = file_below(self.folder, folder) if folder else self.folder
@@ -236,7 +244,7 @@ def some(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def spread(items: Sequence[str], count: int) -> list[str]:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """``count`` items at even distances, or all if there are fewer."""
     if count >= len(items):
         return list(items)

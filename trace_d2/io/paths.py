@@ -6,9 +6,10 @@ import os
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, overload
 
 from .json_files import quoted, shown
+from .remote import InputFile, InputFolder, RemoteFolder
 
 _SPECIAL = re.compile(r"[/\\:]|^\.*$")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
@@ -37,7 +38,11 @@ def relative_name(name: Any) -> str:
     return str(path)
 
 
-def file_below(folder: str | Path, name: Any) -> Path:
+@overload
+def file_below(folder: str | Path, name: Any) -> Path: ...
+@overload
+def file_below(folder: str | InputFolder, name: Any) -> InputFile: ...
+def file_below(folder: str | InputFolder, name: Any) -> InputFile:
     """The file ``name``, which another file gives, in ``folder``; it need not exist.
 
     Where there is none of exactly that name, one whose name is the same text in another Unicode
@@ -47,6 +52,8 @@ def file_below(folder: str | Path, name: Any) -> Path:
         ValueError: the name is none, or leads out of the folder.
     """
     relative = relative_name(name)
+    if isinstance(folder, RemoteFolder):
+        return folder / folder.spelled(relative)
     path = Path(folder) / relative
     if relative.isascii() or os.path.lexists(path):
         return path

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
@@ -25,6 +24,7 @@ from PIL import Image, PngImagePlugin
 from .json_files import shown
 from .limits import check_size
 from .png import SIGNATURE, read_png, read_png_header
+from .remote import InputFile
 
 # In the order in which they are tried, and the module of Pillow that reads them. Others that it
 # knows run programs (EPS) or are no photographs.
@@ -59,7 +59,7 @@ class Photograph:
         notes: remarks on how it was read, for the journal.
     """
 
-    path: Path
+    path: InputFile
     pixels: np.ndarray
     orientation: int
     notes: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class OpenedImage:
 
 
 @contextlib.contextmanager
-def opened_image(path: Path) -> Iterator[OpenedImage]:
+def opened_image(path: InputFile) -> Iterator[OpenedImage]:
     """A photograph, to be read within the block.
 
     Raises:
@@ -88,7 +88,7 @@ def opened_image(path: Path) -> Iterator[OpenedImage]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}: {_REMEDY}")
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         if file.read(len(SIGNATURE)) == SIGNATURE:
             header = read_png_header(path, "image", _REMEDY)
             yield OpenedImage(header.size, partial(_read_png, path))
@@ -113,7 +113,7 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: InputFile) -> Iterator[None]:
     """Name the file in whatever Pillow raises of a damaged one: it has no error of its own.
 
     Those of the machine, as a disk that fails, are let through.
@@ -127,7 +127,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read ({reason}): {_REMEDY}") from error
 
 
-def _identified(file: BinaryIO, path: Path) -> Any:
+def _identified(file: BinaryIO, path: InputFile) -> Any:
     """What ``Image.open`` gives, without the limit on pixels that holds for the whole process."""
     file.seek(0)
     head = file.read(16)
@@ -143,7 +143,7 @@ def _identified(file: BinaryIO, path: Path) -> Any:
     raise ValueError("it is of no kind that is known: " + ", ".join(("PNG", *_FORMATS)))
 
 
-def _read_png(path: Path) -> Photograph:
+def _read_png(path: InputFile) -> Photograph:
     file = read_png(path, "image", _REMEDY, animated=True)
     pixels, notes = _of_opencv(file.decode())
     orientation, metadata = 1, file.metadata()
@@ -154,7 +154,7 @@ def _read_png(path: Path) -> Photograph:
     return _photograph(path, pixels, orientation, orientation, notes)
 
 
-def _read_other(image: Any, path: Path) -> Photograph:
+def _read_other(image: Any, path: InputFile) -> Photograph:
     orientation, notes = _orientation(image)
     if image.mode == "F":
         raise ValueError(f"{path} holds floating-point pixels: {_CONVERT}")
@@ -186,7 +186,7 @@ def _read_other(image: Any, path: Path) -> Photograph:
 
 
 def _photograph(
-    path: Path, pixels: np.ndarray, orientation: int, left: int, notes: list[str]
+    path: InputFile, pixels: np.ndarray, orientation: int, left: int, notes: list[str]
 ) -> Photograph:
     """Of ``pixels`` uint8 (H, W, 3) RGB that are still to be turned as ``left`` says."""
     return Photograph(path, np.ascontiguousarray(turned(pixels, left)), orientation, tuple(notes))
@@ -203,7 +203,7 @@ def _loaded(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _by_opencv(image: Any, path: Path) -> bool:
+def _by_opencv(image: Any, path: InputFile) -> bool:
     """Whether Pillow would cut the samples of the opened image down, or refuse its size."""
     if image.format == "PPM":
         return image.mode == "RGB" and image.tile[0][3] == ("RGB", 65535)

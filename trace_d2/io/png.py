@@ -8,17 +8,16 @@ no row, from the chunks that hold them alone, so that no colour profile and no g
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .json_files import shown
 from .limits import check_size
+from .remote import InputFile, input_file
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 """Colour types."""
@@ -86,7 +85,7 @@ class PngFile:
         chunks: kind and place of each, with its length and checksum.
     """
 
-    path: Path
+    path: InputFile
     header: PngHeader
     content: bytes
     chunks: tuple[tuple[bytes, slice], ...]
@@ -137,16 +136,17 @@ class PngFile:
         return pixels
 
 
-def read_png_header(path: str | Path, what: str, remedy: str) -> PngHeader:
+def read_png_header(path: str | InputFile, what: str, remedy: str) -> PngHeader:
     """The header of a PNG, called ``what`` in messages; see ``read_png``."""
-    if not os.path.isfile(path):
+    path = input_file(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}: {remedy}")
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb") as file:
         head = file.read(_HEAD.size)
     return _header(head, path, remedy)
 
 
-def read_png(path: str | Path, what: str, remedy: str, animated: bool = False) -> PngFile:
+def read_png(path: str | InputFile, what: str, remedy: str, animated: bool = False) -> PngFile:
     """A PNG file, called ``what`` in messages, with all its chunks whole.
 
     Args:
@@ -156,7 +156,7 @@ def read_png(path: str | Path, what: str, remedy: str, animated: bool = False) -
         FileNotFoundError: there is no such file.
         ValueError: it is no PNG, damaged or too large; the message ends with the ``remedy``.
     """
-    path = Path(path)
+    path = input_file(path)
     header = read_png_header(path, what, remedy)
     content = path.read_bytes()
     try:
@@ -171,11 +171,11 @@ class _DamageError(Exception):
     pass
 
 
-def _unreadable(path: str | Path, reason: str, remedy: str) -> ValueError:
+def _unreadable(path: InputFile, reason: str, remedy: str) -> ValueError:
     return ValueError(f"{path} cannot be read ({reason}): {remedy}")
 
 
-def _header(head: bytes, path: str | Path, remedy: str) -> PngHeader:
+def _header(head: bytes, path: InputFile, remedy: str) -> PngHeader:
     if not head.startswith(SIGNATURE):
         raise _unreadable(path, _what_else(head), remedy)
     if len(head) < _HEAD.size:

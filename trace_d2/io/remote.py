@@ -48,7 +48,7 @@ def is_address(path: object) -> bool:
     return isinstance(path, str) and bool(_ADDRESS.match(path))
 
 
-def input_folder(path: str | Path | RemoteFolder) -> Path | RemoteFolder:
+def input_folder(path: str | InputFolder) -> InputFolder:
     """The folder at a path or an address. Nothing is asked of any store yet.
 
     Raises:
@@ -60,7 +60,7 @@ def input_folder(path: str | Path | RemoteFolder) -> Path | RemoteFolder:
     return path if isinstance(path, RemoteFolder) else Path(path)
 
 
-def input_file(path: str | Path | RemoteFile) -> Path | RemoteFile:
+def input_file(path: str | InputFile) -> InputFile:
     """As ``input_folder``, of a file."""
     if isinstance(path, str) and is_address(path):
         return _of_this_machine(path) or RemoteFile(path)
@@ -207,11 +207,11 @@ class RemoteFolder:
         there = place < len(names) and names[place] == key
         return self._stamps[place] if there else None
 
-    def spelled(self, name: str) -> RemoteFile:
-        """As ``/``; of accents (Unicode NFC or NFD) the form counts that the folder has."""
+    def spelled(self, name: str) -> str:
+        """``name`` in the form of accents (Unicode NFC or NFD) that the folder has."""
         forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
         there = (own for own in (name, *forms) if self.stamp(own) is not None)
-        return self / next(there, name)
+        return next(there, name)
 
     def _listed(self) -> array[int]:
         if self._names is None:
@@ -320,6 +320,13 @@ class RemoteFile:
             return self._fetch()
         except ConnectionError as error:
             raise StoreError(str(error)) from error
+
+
+InputFile = Path | RemoteFile
+"""A file of this machine, or one by address."""
+
+InputFolder = Path | RemoteFolder
+"""So of folders."""
 
 
 def _of_this_machine(address: str) -> Path | None:

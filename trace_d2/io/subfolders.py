@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .json_files import shown
 from .paths import composed
+from .remote import InputFolder, RemoteFolder, input_folder
 
 _RESULTS = frozenset({"settings.json", "journal.jsonl"})  # what every folder of a job's results has
 _OF_SYSTEMS = frozenset(  # for the use of file systems, archives and network disks
@@ -25,7 +26,7 @@ _OF_SYSTEMS = frozenset(  # for the use of file systems, archives and network di
 
 
 def walk_folder(
-    root: str | Path, leave_out: Iterable[str | Path | None] = ()
+    root: str | InputFolder, leave_out: Iterable[str | InputFolder | None] = ()
 ) -> Iterator[tuple[str, list[str]]]:
     """Every folder from ``root`` down with the names of its files.
 
@@ -43,7 +44,12 @@ def walk_folder(
     Raises:
         OSError: a folder cannot be looked into.
     """
-    seen = {_identity(path) for path in leave_out if path and os.path.isdir(path)}
+    root = input_folder(root)
+    others = [input_folder(path) for path in leave_out if path]
+    if isinstance(root, RemoteFolder):
+        yield from _listed(root, [path for path in others if isinstance(path, RemoteFolder)])
+        return
+    seen = {_identity(path) for path in others if isinstance(path, Path) and path.is_dir()}
     seen.discard(_identity(root))
     folders, links = [""], list[str]()
     while folders or links:
@@ -71,9 +77,9 @@ def walk_folder(
 
 
 def files_by_stem(
-    root: str | Path,
+    root: str | InputFolder,
     endings: Collection[str],
-    leave_out: Iterable[str | Path | None] = (),
+    leave_out: Iterable[str | InputFolder | None] = (),
     *,
     any_case: bool = False,
 ) -> dict[str, list[str]]:
@@ -95,6 +101,13 @@ def files_by_stem(
         for folder, own in sorted(found.items())
         for stem, files in sorted(own.items())
     }
+
+
+def has_folder(root: str | InputFolder, name: str) -> bool:
+    """Whether there is a folder ``name``, with ``/`` between its parts, in ``root``."""
+    if isinstance(root, RemoteFolder):
+        return root.stamp(f"{name}/") is not None
+    return Path(root, name).is_dir()
 
 
 def counterparts(stems: Collection[str], others: Collection[str]) -> dict[str, str]:
@@ -155,6 +168,23 @@ def unclear(stems: Collection[str], others: Collection[str]) -> str:
 
 def _name(stem: str) -> str:
     return stem.rpartition("/")[2]
+
+
+def _listed(
+    root: RemoteFolder, leave_out: Collection[RemoteFolder]
+) -> Iterator[tuple[str, list[str]]]:
+    """``walk_folder`` of a folder by address."""
+    start = f"{str(root).rstrip('/')}/"
+    others = [f"{other}/".removeprefix(start) for other in leave_out]
+    left_out = [name for name in others if name and "://" not in name]
+    held = root.folders()
+    left_out += [folder for folder, names in held.items() if folder and _RESULTS.issubset(names)]
+    passed = tuple(left_out)
+    for folder, names in held.items():
+        parts = folder.split("/")[:-1]
+        if folder.startswith(passed) or any(p in _OF_SYSTEMS or p[:1] == "." for p in parts):
+            continue
+        yield folder, [name for name in names if name[0] != "."]
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from trace_d2.devices import VISIBLE, visible_gpus
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
+from trace_d2.io.remote import InputFolder, StoreError, input_folder
 from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
@@ -79,15 +80,15 @@ def exit_status(command: Callable[[], int], interrupted: Callable[[], str] = str
         interrupted: what there is to say after Ctrl-C.
 
     Returns:
-        the status of ``command``; 1 where the job stopped (full disk, dead worker), 2 where the
-        command is wrong or the output is taken or damaged, 130 after Ctrl-C.
+        the status of ``command``; 1 where the job stopped (full disk, dead worker, lost store), 2
+        where the command is wrong or the output is taken or damaged, 130 after Ctrl-C.
     """
     try:
         return command()
     except _REFUSALS as error:
         say(f"error: {error}", error=True)
         return 2
-    except (OutputError, WorkerDiedError) as error:
+    except (OutputError, StoreError, WorkerDiedError) as error:
         say(f"stopped: {error}", error=True)
         return 1
     except KeyboardInterrupt:
@@ -149,7 +150,7 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
         node.SOURCE, node.DIR, option = FILES, args.edges, "--edges"
     cfg.freeze()
     if node.SOURCE == FILES:
-        wrong.of(existing_folder, node.DIR, option)
+        wrong.of(given_folder, node.DIR, option)
     elif node.SOURCE != NONE:
         wrong.of(check_edges, cfg)
     return cfg
@@ -158,11 +159,19 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
 def existing_folder(path: str, option: str) -> Path:
     """``path``, or a UsageError that names ``option`` if no folder is there."""
     if not path or not Path(path).is_dir():
-        raise UsageError(f"no folder at {path}{_hint(path)}: correct {option}")
+        raise UsageError(f"no folder at {path}{nearest_path(path)}: correct {option}")
     return Path(path)
 
 
-def images_below(images: str | Path, *others: str | Path | None) -> dict[str, str]:
+def given_folder(path: str, option: str) -> InputFolder:
+    """As ``existing_folder``, of a path or an address; raises OSError where none can be told."""
+    folder = input_folder(path)
+    if not path or not folder.is_dir():
+        raise UsageError(f"no folder at {path}{nearest_path(folder)}: correct {option}")
+    return folder
+
+
+def images_below(images: str | InputFolder, *others: str | InputFolder | None) -> dict[str, str]:
     """``list_images``, without the folders ``others``; says which sub-folders have images."""
     names = list_images(images, others)
     folders = Counter(stem.partition("/")[0] for stem in names if "/" in stem)
@@ -191,10 +200,6 @@ def image_ids(names: Mapping[str, str], images_json: str | None) -> dict[str, in
             f"{next(iter(names.values()))}): give the list that belongs to them"
         )
     return ids
-
-
-def _hint(path: str) -> str:
-    return nearest_path(path) if path else ""
 
 
 def _run(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from trace_d2.io.atomic import write_json
+from trace_d2.io.remote import InputFile, RemoteFile, StoreError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import PREVIEWS, Layout
 from trace_d2.jobs.output import is_of_one_name, writing_to
@@ -238,7 +239,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         for rank, (_, read) in enumerate(images):
             try:
                 readable.append(read())
-            except UsageError:  # no fault of the image
+            except (UsageError, StoreError):  # no fault of the image
                 raise
             except Exception as error:  # recorded with its cause; the other images go on
                 failed[rank] = error
@@ -266,6 +267,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
 
         Raises:
             OutputError: the output folder takes no more files, which is no fault of the image.
+            StoreError: the store of the inputs does not answer any more, which is none either.
         """
         if isinstance(ahead, Record):
             return ahead
@@ -277,6 +279,8 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             self._check_names(entry)
             inputs = ahead.inputs if ahead else self.load(entry)
             result = self.make(entry, inputs)
+        except StoreError:  # no fault of the image
+            raise
         except Exception as error:  # recorded with its cause; the other images go on
             return self._failure(entry, error, start)
         with writing_to(self.store.root):
@@ -341,10 +345,16 @@ def _unnameable(entry: ImageEntry, error: OSError) -> ValueError:
     )
 
 
-def files_print(paths: Iterable[Path], *others: Any) -> str:
-    """A text that changes when the size or time of a file does, or one of ``others``."""
+def files_print(paths: Iterable[InputFile], *others: Any) -> str:
+    """A text that changes when the size or time of a file does, or one of ``others``.
+
+    Of a file by address it is what its store told of it when its folder was listed.
+    """
     stamps: list[Any] = []
     for path in paths:
+        if isinstance(path, RemoteFile):
+            stamps.append(path.stamp)
+            continue
         # A name too long for the file system is no file, but an error to ``Path.exists``.
         status = path.stat() if os.path.exists(path) else None
         stamps.append((status.st_size, status.st_mtime_ns) if status else None)

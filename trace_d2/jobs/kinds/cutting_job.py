@@ -27,6 +27,7 @@ from tqdm import tqdm
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
 from trace_d2.io.json_files import number
+from trace_d2.io.remote import StoreError
 from trace_d2.jobs.command_line import NONE
 from trace_d2.jobs.job import EntryT, Looked, Lookers, ResultT
 from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
@@ -171,6 +172,8 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         def attempt(entry: EntryT) -> _T | None:
             try:
                 inputs = self._load_kept(entry) if self.detects else self.load(entry)
+            except StoreError:  # else results would depend on it
+                raise
             except Exception:
                 return None
             return work(entry, inputs)

@@ -27,6 +27,7 @@ from trace_d2.io.edge_maps import edge_paths, edge_stem, find_edges
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.paths import check_output
+from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import NONE, edge_cfg
 from trace_d2.jobs.job import files_print
@@ -100,7 +101,7 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
     def __init__(
         self,
         cfg: CfgNode,
-        images: str | Path,
+        images: str | InputFolder,
         output: str | Path,
         entries: Sequence[ImageEntry],
         save_edges: bool = False,
@@ -134,9 +135,11 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
         if method == EDGES and cfg.MODEL.TRACE.EDGES.SOURCE == NONE:
             wrong.say(f'{_SOURCE} is "none", but --method edges takes edges: set it to another')
         wrong.of(check_discovery, cfg)
-        entries = wrong.of(edge_entries, args.images, args.limit, args.report_images)
+        images = wrong.of(input_folder, args.images)
+        if images:
+            entries = wrong.of(edge_entries, images, args.limit, args.report_images)
         wrong.end()
-        return cls(cfg, args.images, args.output, entries, args.save_edges)
+        return cls(cfg, images, args.output, entries, args.save_edges)
 
     @cached_property
     def detector(self) -> Any:

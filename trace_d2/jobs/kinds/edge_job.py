@@ -21,6 +21,7 @@ from trace_d2.edges.sources import (
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.edge_maps import check_edges, write_edges
 from trace_d2.io.images import Inputs
+from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER
 from trace_d2.jobs.job import EntryT, Job, Read, ResultT
 from trace_d2.jobs.journal import ImageEntry, Record
@@ -94,14 +95,14 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     def __init__(
         self,
         cfg: CfgNode,
-        images: str | Path,
+        images: str | InputFolder,
         output: str | Path,
         entries: Sequence[EntryT],
         settings: Mapping[str, Any],
         save_edges: bool,
     ) -> None:
         self.cfg = cfg
-        self.images = Path(images)
+        self.images = input_folder(images)
         self.source: str = cfg.MODEL.TRACE.EDGES.SOURCE
         self.detects = self.looks = self.source in _DETECTOR_KEYS
         self.edges_folder = given_edges(cfg)
@@ -235,10 +236,10 @@ def _seen(entry: ImageEntry, inputs: Inputs) -> tuple[np.ndarray, str]:
     return inputs.photograph.pixels, Path(entry.file_name).stem
 
 
-def given_edges(cfg: CfgNode) -> Path | None:
+def given_edges(cfg: CfgNode) -> InputFolder | None:
     """The folder of given edges; None where they are detected, or there are none."""
     node = cfg.MODEL.TRACE.EDGES
-    return Path(node.DIR) if node.SOURCE == FILES else None
+    return input_folder(node.DIR) if node.SOURCE == FILES else None
 
 
 def edge_settings(cfg: CfgNode, nodes: Sequence[str], calibrated: bool) -> dict[str, Any]:

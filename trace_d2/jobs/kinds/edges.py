@@ -27,6 +27,7 @@ from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
+from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.arguments import job_parser
 from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below
 from trace_d2.jobs.job import files_print
@@ -84,7 +85,11 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     )
 
     def __init__(
-        self, cfg: CfgNode, images: str | Path, output: str | Path, entries: Sequence[ImageEntry]
+        self,
+        cfg: CfgNode,
+        images: str | InputFolder,
+        output: str | Path,
+        entries: Sequence[ImageEntry],
     ) -> None:
         super().__init__(cfg, images, output, entries, {}, save_edges=True)
 
@@ -98,9 +103,11 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
         if asked not in (None, cls.source_wanted):
             wrong.say(f"{_SOURCE} is {shown(asked)}, but {cls.always}")
         cfg = edge_cfg(wrong, args, *opts)
-        entries = wrong.of(edge_entries, args.images, args.limit, args.report_images, args.output)
+        images = wrong.of(input_folder, args.images)
+        if images:
+            entries = wrong.of(edge_entries, images, args.limit, args.report_images, args.output)
         wrong.end()
-        return cls(cfg, args.images, args.output, entries)
+        return cls(cfg, images, args.output, entries)
 
     def fingerprint(self, entry: ImageEntry) -> str:
         return files_print([self.images / entry.file_name])
@@ -189,7 +196,11 @@ class PseudoEdgeJob(PredictedEdgeJob):
 def edge_parser(description: str | None) -> argparse.ArgumentParser:
     """The options of a tool that detects edges."""
     parser = job_parser(description, "every image has its edges", "finished", workers=_WORKERS)
-    parser.add_argument("--images", metavar="DIR", help="photographs, in sub-folders or not")
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="photographs, in sub-folders or not; or s3://... or gs://...",
+    )
     parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
     return parser
 
@@ -220,7 +231,7 @@ def label_summary(records: Sequence[Record]) -> list[str]:
 
 
 def edge_entries(
-    images: str | Path, limit: int | None, pictured: int, *others: str | Path
+    images: str | InputFolder, limit: int | None, pictured: int, *others: str | InputFolder
 ) -> list[ImageEntry]:
     """The images of a folder, their ids being their ranks; ``pictured`` of the first ``limit``.
 

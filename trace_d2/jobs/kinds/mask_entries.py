@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from urllib.parse import quote
 
 import numpy as np
@@ -13,6 +13,7 @@ from trace_d2.io.coco_masks import GivenMask, MaskFile, MaskImage
 from trace_d2.io.images import Photograph, fit_to_photograph
 from trace_d2.io.listing import locate_images
 from trace_d2.io.mask_rle import SegmentationError, decode_segmentation
+from trace_d2.io.remote import InputFolder
 from trace_d2.jobs.journal import ImageEntry, check_name
 
 _MOST_GIB = 4  # of the masks of one image, decoded
@@ -41,7 +42,7 @@ class MaskEntry(ImageEntry):
     edge_stems: tuple[str, ...] = ()
 
 
-def mask_entries(file: MaskFile, images: str | Path) -> list[MaskEntry]:
+def mask_entries(file: MaskFile, images: str | InputFolder) -> list[MaskEntry]:
     """The images of ``file``, in sorted order of stems, with where they lie below ``images``.
 
     Raises:

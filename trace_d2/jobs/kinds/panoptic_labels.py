@@ -42,11 +42,12 @@ from trace_d2.io.images import Sample, check_masks, load_sample
 from trace_d2.io.listing import some, spread
 from trace_d2.io.paths import file_below
 from trace_d2.io.regions import is_sliver
+from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.jobs.coco_files import CocoStream, read_result
 from trace_d2.jobs.command_line import (
     edge_cfg,
-    existing_folder,
+    given_folder,
     image_ids,
     images_below,
 )
@@ -109,8 +110,8 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
     def __init__(
         self,
         cfg: CfgNode,
-        images: str | Path,
-        semantic: str | Path,
+        images: str | InputFolder,
+        semantic: str | InputFolder,
         categories: Sequence[Category],
         output: str | Path,
         entries: Sequence[ImageEntry],
@@ -119,7 +120,7 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         mask_stems: Mapping[str, str] | None = None,
         edge_stems: Mapping[str, str] | None = None,
     ) -> None:
-        self.semantic = Path(semantic)
+        self.semantic = input_folder(semantic)
         self.mask_stems, self.edge_stems = mask_stems or {}, edge_stems or {}
         self.categories = tuple(categories)
         self.origin = origin
@@ -137,11 +138,12 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         cfg = edge_cfg(wrong, args)
         wrong.of(LabelSettings.from_config, cfg)
         wrong.of(check_sam, cfg)
-        semantic = wrong.of(existing_folder, args.semantic, "--semantic")
+        semantic = wrong.of(given_folder, args.semantic, "--semantic")
         categories = wrong.of(load_categories, args.categories)
         given = given_edges(cfg)
-        names = wrong.of(images_below, args.images, semantic, given, args.output)
-        masks = files_by_stem(semantic, (".png",)) if semantic else {}
+        images = wrong.of(input_folder, args.images)
+        names = wrong.of(images_below, images, semantic, given, args.output) if images else {}
+        masks = (wrong.of(files_by_stem, semantic, (".png",)) or {}) if semantic else {}
         if names:
             ids = wrong.of(image_ids, names, args.images_json)
         if names and semantic:
@@ -157,9 +159,10 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         edges = edge_stems(given) if given else {}
         edged = counterparts(names, edges)
         job = cls(
-            cfg, args.images, semantic, categories, args.output, entries, args.categories,
+            cfg, images, semantic, categories, args.output, entries, args.categories,
             args.save_edges, _elsewhere(mask_stems), _elsewhere(edged),
         )  # fmt: skip
+        job.edges_folder = given  # which is listed by now
         # Before hours of work.
         bare = [name for stem, name in names.items() if stem not in mask_stems]
         if bare:
@@ -196,13 +199,12 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         return "" if path.is_file() else f"no semantic mask at {path} (an image without tags?)"
 
     def load(self, entry: ImageEntry) -> Sample:
-        edges = self.edges_folder
-        if edges is not None:
-            edges = find_edges(edges, self.edge_stems.get(entry.stem, entry.stem))
+        folder, stem = self.edges_folder, self.edge_stems.get(entry.stem, entry.stem)
+        edges = None if folder is None else find_edges(folder, stem)
         image = self.images / entry.file_name
         return load_sample(image, self._mask_path(entry), edges, self.categories, self.origin)
 
-    def _mask_path(self, entry: ImageEntry) -> Path:
+    def _mask_path(self, entry: ImageEntry) -> InputFile:
         return file_below(self.semantic, f"{self.mask_stems.get(entry.stem, entry.stem)}.png")
 
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
@@ -342,19 +344,18 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         )
 
 
-def _masked(names: Mapping[str, str], masks: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def _masked(
+    names: Mapping[str, str], masks: Mapping[str, Any], folder: InputFolder
+) -> dict[str, str]:
     """The stem of the mask of each image that has one; a UsageError if none has."""
     stems = counterparts(names, masks)
     if not stems:
         raise UsageError(
             f"no mask in {folder} is named like one of the {len(names)} images: "
-            f"expected {next(iter(names))}.png{_what_is_there(masks)}"
+            f"expected {next(iter(names))}.png"
+            + (f", but there is {next(iter(masks))}.png" if masks else "")
         )
     return stems
-
-
-def _what_is_there(masks: Mapping[str, Any]) -> str:
-    return f", but there is {next(iter(masks))}.png" if masks else ""
 
 
 def _elsewhere(stems: Mapping[str, str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.regions import is_sliver
+from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import CocoStream, read_result, stored_categories
 from trace_d2.jobs.job import Job, Read, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
@@ -95,15 +96,15 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
     def __init__(
         self,
         build: Callable[[JobStore], Predictor],
-        images: str | Path,
+        images: str | InputFolder,
         output: str | Path,
         entries: Sequence[ImageEntry],
         categories: Sequence[Category],
         settings: Mapping[str, Any],
-        edges_folder: Path | None = None,
+        edges_folder: InputFolder | None = None,
     ) -> None:
         self.build = build
-        self.images = Path(images)
+        self.images = input_folder(images)
         self.categories = tuple(categories)
         self.edges_folder = edges_folder
         content = {

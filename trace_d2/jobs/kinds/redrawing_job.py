@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trace_d2.io.remote import InputFolder
 from trace_d2.jobs.job import EntryT, Read, ResultT
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import CuttingJob
@@ -49,7 +50,7 @@ class RedrawingJob(CuttingJob[EntryT, PhotoT, ResultT]):
     def __init__(
         self,
         cfg: CfgNode,
-        images: str | Path,
+        images: str | InputFolder,
         output: str | Path,
         entries: Sequence[EntryT],
         settings: Mapping[str, Any],

@@ -32,8 +32,9 @@ from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
 from trace_d2.io.paths import check_output
 from trace_d2.io.regions import is_sliver
+from trace_d2.io.remote import InputFolder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
-from trace_d2.jobs.command_line import edge_cfg, existing_folder
+from trace_d2.jobs.command_line import edge_cfg, given_folder
 from trace_d2.jobs.job import Lookers, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
@@ -122,7 +123,7 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
     def __init__(
         self,
         cfg: CfgNode,
-        images: str | Path,
+        images: str | InputFolder,
         masks: MaskFile,
         output: str | Path,
         entries: Sequence[MaskEntry],
@@ -144,17 +145,17 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
         cfg = edge_cfg(wrong, args)
         wrong.of(BgpSettings.from_config, cfg)
         wrong.of(check_sam, cfg)
-        wrong.of(existing_folder, args.images, "--images")
+        images = wrong.of(given_folder, args.images, "--images")
         if wrong and os.path.isfile(args.masks) and os.path.getsize(args.masks) > _QUICKLY_READ:
             wrong.end()
         file = wrong.of(load_mask_json, args.masks, args.images_json)
-        if file and os.path.isdir(args.images):
-            entries = wrong.of(mask_entries, file, args.images)
+        if file and images:
+            entries = wrong.of(mask_entries, file, images)
         wrong.end()
         ready = [entry.stem for entry in entries[: args.limit] if not entry.skipped]
         shown = frozenset(spread(ready, args.report_images))
         entries = [replace(entry, pictured=entry.stem in shown) for entry in entries]
-        job = cls(cfg, args.images, file, args.output, entries, args.save_edges)
+        job = cls(cfg, images, file, args.output, entries, args.save_edges)
         # Before hours of work.
         masks = sum(len(entry.masks) for entry in entries)
         usable = sum(not entry.skipped for entry in entries)
