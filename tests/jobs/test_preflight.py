@@ -44,7 +44,7 @@ def test_labels(data, run_apart):
     assert out == "status 2 []\n"
     for line in (
         *SAID,
-        "a shard is I/N",
+        "--shard is I/N",
         f"no folder of images at {data}/image (did you mean {data}/images?)",
         f"no folder at {data}/mask (did you mean {data}/masks?): correct --semantic",
         "no categories file at voc1",

@@ -247,7 +247,7 @@ def test_the_next_image_is_read_while_one_is_looked_at(job, monkeypatch) -> None
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--shard", "3/2"], r"a shard is I/N"),
+        (["--shard", "3/2"], r"--shard is I/N"),
         (["--config-file", "nowhere.yaml"], r"no config file at nowhere\.yaml"),
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),
         (["--images", "nowhere"], r"no folder of images at nowhere"),

@@ -371,7 +371,7 @@ def test_a_label_file_that_was_removed_is_made_again(label_job) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--shard", "0/2"], r"a shard is I/N"),
+        (["--shard", "0/2"], r"--shard is I/N"),
         (["--config-file", "nowhere.yaml"], r"no config file at nowhere\.yaml"),
         (["MODEL.TRACE.SEED"], r"config keys come as KEY VALUE pairs"),
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),

@@ -356,7 +356,7 @@ def test_limit_grows(mask_job) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--shard", "3/2"], r"a shard is I/N"),
+        (["--shard", "3/2"], r"--shard is I/N"),
         (["--config-file", "nowhere.yaml"], r"no config file at nowhere\.yaml"),
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),
         (["MODEL.TRACE.BGP.STRIDE", "0"], r"STRIDE"),
