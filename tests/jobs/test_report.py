@@ -118,6 +118,20 @@ def test_totals_and_reasons(tmp_path: Path) -> None:
     assert "cat &amp; &lt;b&gt; ×2" in page
 
 
+def test_failures_are_grouped_by_kind(tmp_path: Path) -> None:
+    store = open_store(tmp_path, "teacher")
+    entries = [ImageEntry(stem, f"{stem}.png", 1) for stem in "abcd"]
+    reasons = {"a": "/i/a.png has 3 <b>", "b": "/i/b.png has 14 <b>", "c": "odd"}
+    records = {s: Record(s, f"{s}.png", FAILED, reason) for s, reason in reasons.items()}
+    page = write_page(store, entries, records, [])
+    assert "Failures by kind (2)" in page
+    row = "<td>2</td><td>… has N &lt;b&gt; (such as a.png: /i/a.png has 3 &lt;b&gt;)</td>"
+    assert row in page
+    assert "<td>1</td><td>odd (such as c.png: odd)</td>" in page
+    del records["b"], records["c"]
+    assert "Failures by kind" not in write_page(store, entries, records, [])
+
+
 def test_the_page_is_whole_and_safe(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     parser = OpenTags()

@@ -79,6 +79,26 @@ def test_edges_decide_how_many_cats_there_are(label_job) -> None:
     assert label_job.journal()["a"]["things"] == 2
 
 
+def test_many_failures_are_told_by_kind(label_job, capsys) -> None:
+    stems = [f"{number:02}" for number in range(12)]
+    label_job.add(*stems)
+    for stem in stems[1:]:
+        label_job.save(f"semantic/{stem}.png", np.zeros((20 + int(stem), 32), np.uint8))
+    for stem in stems[:10:9]:
+        (label_job.root / f"edges/{stem}.png").unlink()
+    assert label_job.run() == 3
+    said = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith(("failed", "all"))
+    ]
+    at = label_job.root / "semantic/01.png"
+    assert said[0].startswith(
+        "failed: 9 images: \N{HORIZONTAL ELLIPSIS} is NxN pixels, but the image"
+    )
+    assert f"(such as 01.png: {at} is 32x21 pixels, but the image " in said[0]
+    assert said[1].startswith("failed: 2 images: no edge file at ")
+    assert said[2:] == [f"all 11 are in {label_job.output}/journal.jsonl"]
+
+
 BAD = {
     "truncated image": (r"images/x\.png cannot be read .*: repair or replace it"),
     "no image": (r"images/x\.png cannot be read .*: repair or replace it"),

@@ -70,8 +70,8 @@ def test_two_jobs_at_once(label_job, start_slowly, capsys) -> None:
     label_job.add(*STEMS)
     process = start_slowly(label_job)
     assert label_job.run() == 2
-    said = capsys.readouterr().err
-    assert re.search(r"out is in use by another job \(a whole job or a merge\): wait", said)
+    held = rf"\(a whole job or a merge, process {process.pid} on \S+, since [-\d]+ [:\d]+\)"
+    assert re.search(rf"out is in use by another job {held}: wait", capsys.readouterr().err)
     assert label_job.run("--shard", "1/2") == 2
     assert label_job.merge() == 2
     assert process.wait(timeout=60) == 0
@@ -85,7 +85,7 @@ def test_shards_run_at_once_and_merge_to_the_same_files(label_job, start_slowly,
     process = start_slowly(label_job, "--shard", "2/3")
     assert label_job.run("--shard", "1/3") == 0
     assert label_job.run("--shard", "2/3") == 2
-    assert "in use by another job (shard 2/3)" in capsys.readouterr().err
+    assert "in use by another job (shard 2/3, process " in capsys.readouterr().err
     assert label_job.run("--shard", "1/2") == 2  # another division would label images twice
     assert label_job.run() == 2
     assert label_job.merge() == 2

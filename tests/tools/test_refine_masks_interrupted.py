@@ -70,7 +70,7 @@ def test_shards_merge_to_the_same_file(mask_job, start_slowly, capsys) -> None:
     assert mask_job.run("--shard", "1/2") == 0
     assert f"--merge {mask_job.output}" in capsys.readouterr().out
     assert mask_job.run("--shard", "2/2") == 2
-    assert "in use by another job (shard 2/2)" in capsys.readouterr().err
+    assert "in use by another job (shard 2/2, process " in capsys.readouterr().err
     assert mask_job.run() == 2
     assert process.wait(timeout=60) == 0
     process.communicate()

@@ -11,7 +11,7 @@ from typing import Any, overload
 from .json_files import quoted, shown
 from .remote import InputFile, InputFolder, RemoteFolder
 
-_SPECIAL = re.compile(r"[/\\:]|^\.*$")
+_SPECIAL = re.compile(r"[\\:]|(?:^|/)\.{0,2}(?:/|$)")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}$")
 
 

@@ -23,6 +23,7 @@ from trace_d2.io.remote import InputFolder, StoreError, input_folder
 from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
+from trace_d2.jobs.failures import count_kinds, gist
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE
 from trace_d2.jobs.locks import FolderInUseError, NoLocksError
@@ -306,12 +307,15 @@ def _merge(kind: type[AnyJob], output: str) -> int:
 
 
 def _show_failures(result: JobResult, store: JobStore) -> None:
-    for record in result.failed[:_SHOWN_FAILURES]:
-        say(f"failed: {record.file_name}: {_last_line(record.reason)}", error=True)
-    more = len(result.failed) - _SHOWN_FAILURES
-    if more > 0:
-        say(f"and {more} more in {store.root}/report.html", error=True)
-
-
-def _last_line(text: str) -> str:
-    return (text.splitlines() or [""])[-1]
+    """Name the images that failed; of many, what failed and how often."""
+    if len(result.failed) <= _SHOWN_FAILURES:
+        for record in result.failed:
+            say(f"failed: {record.file_name}: {gist(record.reason)}", error=True)
+        return
+    kinds = count_kinds(result.failed, store.read_settings())
+    for kind in kinds[:_SHOWN_FAILURES]:
+        say(f"failed: {kind}", error=True)
+    more = (
+        f"and {len(kinds) - _SHOWN_FAILURES} more kinds: " if len(kinds) > _SHOWN_FAILURES else ""
+    )
+    say(f"{more}all {len(result.failed):,} are in {store.root}/journal.jsonl", error=True)

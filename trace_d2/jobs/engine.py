@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-from tqdm import tqdm
 
 from trace_d2.io.json_files import shown
 from trace_d2.jobs.actors import Actors
@@ -23,6 +20,7 @@ from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.locks import Shard, folder_lock, ignores_case
 from trace_d2.jobs.looking import tasks_of
 from trace_d2.jobs.output import OutputError, SettingsChangedError, writing_to
+from trace_d2.jobs.progress import progress_bar
 from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import JobStore
 
@@ -217,15 +215,12 @@ def _do_images(
     statuses = dict.fromkeys((entry.stem for entry in share), DONE)
     failures: list[Record] = []
     skipped = 0
-    # In a log file a line now and then will do.
-    interval = 0.1 if sys.stderr.isatty() else 30.0
+    name = options.shard.title or job.layout.kind
     with contextlib.ExitStack() as stack:
         outcomes = stack.enter_context(_outcomes(job, left, options))
         with writing_to(store.root):
             journal = stack.enter_context(store.open_journal(options.shard.name))
-        bar = stack.enter_context(
-            tqdm(total=len(left), unit="image", disable=not options.progress, mininterval=interval)
-        )
+        bar = stack.enter_context(progress_bar(len(left), name, options.progress))
         for record in outcomes:
             with writing_to(store.root):
                 journal.append(record.after(records.get(record.stem)))

@@ -15,13 +15,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from trace_d2.jobs.holders import named_beside, read_holder
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.output import writing_to
+from trace_d2.terminal import say
 
 LOCKS = ".locks"
 """The folder of the locks, in the output."""
 
 _GATE_SECONDS = 120.0  # jobs hold the gate only while they try the other locks
+_PATIENCE = 3.0  # seconds of waiting after which there is something to say
 _JOB_LOCK = re.compile(r"job(-[0-9]+-of-[0-9]+)?\.lock")
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -49,6 +52,11 @@ class Shard:
     def name(self) -> str:
         """``"I-of-N"``, for file names; empty for the whole job."""
         return "" if self.count == 1 else f"{self.index}-of-{self.count}"
+
+    @property
+    def title(self) -> str:
+        """``"shard I/N"``, for people; empty for the whole job."""
+        return "" if self.count == 1 else f"shard {self.index}/{self.count}"
 
     def take(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
         """Every ``count``-th entry, so that shards see alike images and take alike long."""
@@ -83,6 +91,7 @@ def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
                     held.enter_context(hold_lock(own))
                 except FolderInUseError as error:
                     raise (ShardInUseError(str(error)) if shard.name else error) from None
+            held.enter_context(named_beside(own))
         yield
 
 
@@ -116,7 +125,7 @@ def ignores_case(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def hold_lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
-    """Hold the lock ``path`` within the block; a negative ``timeout`` waits as long as it takes.
+    """Hold the lock ``path`` within the block.
 
     Raises:
         FolderInUseError: it isn't free within ``timeout`` seconds.
@@ -125,11 +134,30 @@ def hold_lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
         lock = FileLock(path).acquire(timeout=timeout)
     except Timeout:
         raise FolderInUseError(
-            f"{path.parents[1]} is in use by another job ({_holder(path)}): wait until it ends, or "
-            "choose another --output"
+            f"{path.parents[1]} is in use by another job ({_holder(path)}): {_remedy(path)}"
         ) from None
     with lock:
         yield
+
+
+@contextlib.contextmanager
+def hold_in_turn(path: Path, task: str) -> Iterator[None]:
+    """Hold the lock ``path`` within the block, once it is free; says who is waited for.
+
+    Args:
+        task: what its holder does, as ``"measures edges"``.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        say(f"waiting for {read_holder(path) or 'another job'}, which {task} for all", error=True)
+        lock.acquire(timeout=-1)
+    try:
+        with named_beside(path):
+            yield
+    finally:
+        lock.release()
 
 
 def _check_support(path: Path) -> None:
@@ -179,4 +207,19 @@ def _job_locks(locks: Path) -> list[Path]:
 def _holder(path: Path) -> str:
     index, _, count = path.stem.removeprefix("job-").partition("-of-")
     whole = {"gate": "just starting", "job": "a whole job or a merge"}
-    return whole.get(index, f"shard {index}/{count}")
+    holder, what = read_holder(path), whole.get(index, f"shard {index}/{count}")
+    return f"{what}, {holder}" if holder else what
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a lock that somebody holds."""
+    holder = read_holder(path)
+    if holder and holder.is_gone:
+        return "that process has ended, but something that it started still runs: end that"
+    remedy = "wait until it ends, or choose another --output"
+    if holder and not holder.is_here:
+        remedy += (
+            f". If {holder.host} went down, its lock ends with it, on network file systems some "
+            "minutes later: run the same command again then"
+        )
+    return remedy

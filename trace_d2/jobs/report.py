@@ -19,6 +19,7 @@ from typing import Any
 
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.json_files import shown
+from trace_d2.jobs.failures import count_kinds
 from trace_d2.jobs.journal import FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.preview import Preview, read_preview
 from trace_d2.jobs.store import JobStore
@@ -185,7 +186,13 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     own = [records[entry.stem] for entry in entries if entry.stem in records]
     failed, skipped = ([r for r in own if r.status == status] for status in (FAILED, SKIPPED))
     images, unseen = _images(report, outcome, failed)
+    kinds = count_kinds(failed, outcome.settings) if len(failed) > 1 else []
     tables = [
+        Table(
+            "Failures by kind",
+            [(f"{kind.count:,}", kind.text + kind.such_as) for kind in kinds],
+            columns=("Images", "Why"),
+        ),
         *report.tables,
         Table("Worth a look, but without pictures: raise --report-images", unseen, folded=True),
         Table("Skipped", [(r.file_name, r.reason) for r in skipped], folded=True),

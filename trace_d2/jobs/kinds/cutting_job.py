@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
@@ -31,9 +30,10 @@ from trace_d2.io.remote import StoreError
 from trace_d2.jobs.command_line import NONE
 from trace_d2.jobs.job import EntryT, Looked, Lookers, ResultT
 from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
-from trace_d2.jobs.locks import LOCKS, hold_lock
+from trace_d2.jobs.locks import LOCKS, hold_in_turn
 from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.output import writing_to
+from trace_d2.jobs.progress import progress_bar
 from trace_d2.jobs.report import Curve, Outcome, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import CALIBRATION, is_blind, read_measured, trust_facts, trust_warnings
@@ -80,7 +80,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
             return
         path = self.store.root / CALIBRATION
         lock = path.parent / LOCKS / "calibration.lock"
-        with writing_to(self.store.root), hold_lock(lock, timeout=-1):
+        with writing_to(self.store.root), hold_in_turn(lock, "measures edges"):
             if read_measured(self.store, tell=True):
                 self.cutter.calibration = EdgeCalibration.load(path)
             else:
@@ -118,11 +118,11 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
     def _measure(self, threads: int, progress: bool, lookers: Lookers | None) -> dict[str, Any]:
         """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
         sample, total = self._sample(), EdgeStatistics()
-        bar = {"total": len(sample), "unit": "image", "disable": not progress}
         look = self.detects and lookers is None
         if self.detects and lookers is not None:
-            for _ in tqdm(lookers.look(self, sample), desc="looking at edges", **bar):
-                pass
+            with progress_bar(len(sample), "looking at edges", progress) as bar:
+                for _ in lookers.look(self, sample):
+                    bar.update()
 
         def count(entry: EntryT, inputs: PhotoT) -> EdgeStatistics:
             statistics = EdgeStatistics()
@@ -135,8 +135,10 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
 
         # In order: sums of floats depend on it.
         counted = self._of_each(sample, count, threads, look)
-        for statistics in tqdm(counted, desc="measuring edges", **bar):
-            total += statistics or EdgeStatistics()
+        with progress_bar(len(sample), "measuring edges", progress) as bar:
+            for statistics in counted:
+                total += statistics or EdgeStatistics()
+                bar.update()
         calibration = total.calibrate()
         self.cutter.calibration = calibration
         some = sample[:: max(1, len(sample) // _STUFF_IMAGES)]
