@@ -42,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="photographs, in sub-folders or not; or s3://... or gs://...",
     )
-    parser.add_argument("--output", metavar="FILE", help="COCO JSON to write, or to continue")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="COCO JSON to write, or to continue; or s3://... or gs://...",
+    )
     add_edge_options(parser, none=False)
     return parser
 

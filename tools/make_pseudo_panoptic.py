@@ -50,7 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="text with a name a line ([ID] NAME [R,G,B] [thing|stuff]; ids count from 0), or JSON "
         "list of {id, name, isthing}, or a built-in name: voc, coco-panoptic",
     )
-    parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="new folder, or one to continue; or s3://... or gs://...",
+    )
     parser.add_argument(
         "--images-json",
         metavar="FILE",

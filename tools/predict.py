@@ -55,7 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights", metavar="FILE", help="checkpoint of the model: a file, or an address"
     )
     parser.add_argument("--images", metavar="DIR", help="photographs; or s3://... or gs://...")
-    parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="new folder, or one to continue; or s3://... or gs://...",
+    )
     parser.add_argument(
         "--score",
         type=float,

@@ -50,7 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="COCO file whose images go with a bare list of results. Without it the image ids are "
         "taken as file names",
     )
-    parser.add_argument("--output", metavar="FILE", help="COCO JSON to write, or to continue")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="COCO JSON to write, or to continue; or s3://... or gs://...",
+    )
     add_edge_options(parser)
     add_sam_option(parser)
     return parser

@@ -43,7 +43,7 @@ def run_free_shards(job: AnyJob, options: RunOptions) -> Claimed:
         as ``run_job`` does.
     """
     job.store.check_place()
-    make_room(job, options.overwrite)
+    make_room(job, options)
     first, count = options.shard.index, options.shard.count
     waiting = [Shard((first - 1 + turn) % count + 1, count) for turn in range(count)]
     results: dict[Shard, JobResult] = {}

@@ -13,6 +13,11 @@ from trace_d2.jobs.output import below, remove_empty_folders
 _SCRATCH = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npz")
 
 
+def is_scratch(name: str) -> bool:
+    """Whether a file of this name is needed only until all images are done."""
+    return _SCRATCH.fullmatch(name) is not None
+
+
 def sweep(root: Path, layout: Layout) -> None:
     """Remove what killed writers left in ``root`` and our folders in it."""
     remove_temporaries(root)
@@ -29,7 +34,7 @@ def drop_scratch(root: Path, layout: Layout) -> None:
     if layout.scratch:
         scratch = root / layout.scratch
         for path in scratch.glob("*.npz"):
-            if _SCRATCH.fullmatch(path.name):
+            if is_scratch(path.name):
                 path.unlink()
         remove_empty_folders(scratch)
 
@@ -45,8 +50,8 @@ def own_files(root: Path, layout: Layout, own: Collection[str]) -> tuple[list[Pa
         entries = below(root / folder) if (root / folder).is_dir() else ()
         for entry in entries:
             path = Path(entry.path)
-            scratch = folder == layout.scratch and _SCRATCH.fullmatch(entry.name)
+            scratch = folder == layout.scratch and is_scratch(entry.name)
             mine = path.relative_to(root).as_posix() in own or is_temporary(entry.name)
             if not entry.is_dir(follow_symlinks=False):
-                found[bool(mine or scratch)].append(path)
+                found[mine or scratch].append(path)
     return found[True], found[False]

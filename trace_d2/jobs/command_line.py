@@ -19,7 +19,7 @@ from trace_d2.devices import VISIBLE, visible_gpus
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
-from trace_d2.io.remote import InputFolder, StoreError, input_folder
+from trace_d2.io.remote import InputFolder, StoreError, input_folder, is_address
 from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
@@ -27,6 +27,7 @@ from trace_d2.jobs.failures import count_kinds, gist
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE
 from trace_d2.jobs.locks import FolderInUseError, NoLocksError
+from trace_d2.jobs.object_store import job_store
 from trace_d2.jobs.output import (
     DamagedFileError,
     ForeignFolderError,
@@ -53,6 +54,14 @@ _REFUSALS = (
     FolderInUseError,
     NoLocksError,
     NoPlaceError,
+)
+_NO_CLAIMS = (
+    "{} has no locks, by which parts are claimed: give --shard I/N or auto instead of next/N, or "
+    "an --output on a file system"
+)
+_NO_LOCKS = (
+    "note: {} has no locks: two jobs there at once cannot be refused; they do the work twice, and "
+    "write the same results"
 )
 _SHOWN_FAILURES = 10
 _SHOWN_FOLDERS = 5
@@ -98,7 +107,7 @@ def exit_status(command: Callable[[], int], interrupted: Callable[[], str] = str
 
 
 def _what_is_safe(kind: type[AnyJob], output: str) -> str:
-    records = JobStore(output, kind.layout).read_records().values()
+    records = job_store(output, kind.layout).read_records().values()
     done = sum(record.status == DONE for record in records)
     if not done:
         return f"No image was {kind.done} yet: run the same command again"
@@ -212,6 +221,8 @@ def _run(
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; see --help")
     part, job = _prepared(kind, args, make or kind.from_args)
+    if not job.store.has_locks:
+        say(_NO_LOCKS.format(job.store.name))
     options = RunOptions(part.shard, args.limit, args.workers, args.overwrite, not args.quiet)
     claimed = run_free_shards(job, options) if part.claims else None
     result = claimed.result if claimed else run_job(job, options)
@@ -224,7 +235,7 @@ def _run(
         say(_claims(claimed, part.shard.count, args.output))
     elif not part.shard.name:
         files = kind.files.format(args.output)
-        say(f"{files}   to look at: {job.store.root}/report.html")
+        say(f"{files}   to look at: {job.store.name}/report.html")
     else:
         say(f"after the last shard: python {sys.argv[0]} --merge {args.output}")
     _show_failures(result, job.store)
@@ -269,9 +280,11 @@ def _prepared(
     """The job, once nothing is known to be wrong; all that is wrong is said at once."""
     wrong = Complaints()
     if args.output:
-        wrong.of(JobStore(args.output, kind.layout).check_place)
+        wrong.of(lambda: job_store(args.output, kind.layout).check_place())
     ours = not wrong  # of a folder that is not, nothing is read
     part = wrong.of(_take_part, args.shard)  # first, as the device may hang on it
+    if part and part.claims and is_address(args.output):
+        wrong.say(_NO_CLAIMS.format(args.output))
     job = wrong.of(make, args)
     if job is not None:
         begun = ours and job.store.has_results()
@@ -289,7 +302,7 @@ def _prepared(
 
 
 def _merge(kind: type[AnyJob], output: str) -> int:
-    store = JobStore(output, kind.layout)
+    store = job_store(output, kind.layout)
     try:
         result = merge_folder(kind, store)
     except (FileNotFoundError, ValueError) as error:
@@ -299,7 +312,7 @@ def _merge(kind: type[AnyJob], output: str) -> int:
     if result.pending:
         say(
             f"{result.pending} not {kind.done} yet: run the missing shards, or the whole command, "
-            f"then --merge again (images.json and journal.jsonl of {store.root} tell which)"
+            f"then --merge again (images.json and journal.jsonl of {store.name} tell which)"
         )
     _show_failures(result, store)
     kind.tell_last(store)
@@ -318,4 +331,4 @@ def _show_failures(result: JobResult, store: JobStore) -> None:
     more = (
         f"and {len(kinds) - _SHOWN_FAILURES} more kinds: " if len(kinds) > _SHOWN_FAILURES else ""
     )
-    say(f"{more}all {len(result.failed):,} are in {store.root}/journal.jsonl", error=True)
+    say(f"{more}all {len(result.failed):,} are in {store.name}/journal.jsonl", error=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trace_d2.io.json_files import shown
 from trace_d2.jobs.actors import Actors
@@ -25,6 +25,11 @@ from trace_d2.jobs.report import Outcome, write_report
 from trace_d2.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
+
+_NO_DROPPING = (
+    "{} holds results of other settings, which a shard cannot drop there: object stores have no "
+    "locks, and other shards may write by now. Remove the folder first, or choose another --output"
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
     """
     store = job.store
     store.check_place()
-    make_room(job, options.overwrite)
+    make_room(job, options)
     with folder_lock(store.root, options.shard):
         begin(job, options)
         return do_share(job, options)
@@ -121,7 +126,8 @@ def do_share(job: AnyJob, options: RunOptions) -> JobResult:
     if whole:
         with writing_to(store.root):
             _join(type(job), store)
-    _check_kept(store, share, statuses)
+    if whole or store.has_locks:  # what was uploaded nobody else can have taken for theirs
+        _check_kept(store, share, statuses)
     return result
 
 
@@ -143,7 +149,7 @@ def merge_folder(kind: type[AnyJob], store: JobStore) -> JobResult:
         return _join(kind, store)
 
 
-def make_room(job: AnyJob, overwrite: bool) -> None:
+def make_room(job: AnyJob, options: RunOptions) -> None:
     """Drop results made with other settings, if wanted, holding the whole folder meanwhile.
 
     Of several shards that start with --overwrite, the first one drops; the others then find
@@ -153,10 +159,12 @@ def make_room(job: AnyJob, overwrite: bool) -> None:
     try:
         store.check_settings(job.settings)
     except SettingsChangedError:
-        if not overwrite and store.has_results():
+        if not options.overwrite and store.has_results():
             raise
+        if options.shard.name and not store.has_locks:
+            raise UsageError(_NO_DROPPING.format(store.name)) from None
         with folder_lock(store.root, Shard()), writing_to(store.root):
-            if not overwrite and store.has_results():  # of a job that ended just now
+            if not options.overwrite and store.has_results():  # of a job that ended just now
                 raise
             others = store.drop_results(entry.stem for entry in job.entries)
             store.open(job.settings)
@@ -164,7 +172,7 @@ def make_room(job: AnyJob, overwrite: bool) -> None:
             logger.warning(
                 "%d files in the folders of %s are not of this tool and stay: %s, ...",
                 len(others),
-                store.root,
+                store.name,
                 shown(str(others[0])),
             )
 
@@ -192,8 +200,9 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     records = store.join_journals()
     done = [e for e in entries if store.is_finished(records.get(e.stem), e)]
     outcome = Outcome(store, settings, entries, records, done)
-    kind.join(outcome)
+    kind.join(replace(outcome, done=store.with_notes(done)))
     write_report(kind.report(outcome), outcome, kind.done)
+    store.publish()
     own = [records.get(entry.stem) for entry in entries[:limit]]
     failed = tuple(record for record in own if record and record.status == FAILED)
     skipped = sum(record is not None and record.status == SKIPPED for record in own)
@@ -267,7 +276,7 @@ def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str
     lost = [entry.file_name for entry in share if not is_kept(entry)]
     if lost:
         raise OutputError(
-            f"{len(lost)} of {len(share)} images came out otherwise than {store.root} tells (the "
+            f"{len(lost)} of {len(share)} images came out otherwise than {store.name} tells (the "
             f"first is {lost[0]}): something else changes its files. End that, and run the same "
             "command again"
         )

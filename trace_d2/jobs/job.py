@@ -20,6 +20,7 @@ from trace_d2.io.atomic import write_json
 from trace_d2.io.remote import InputFile, RemoteFile, StoreError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import PREVIEWS, Layout
+from trace_d2.jobs.object_store import job_store
 from trace_d2.jobs.output import is_of_one_name, writing_to
 from trace_d2.jobs.pictures import Pictures, encode
 from trace_d2.jobs.report import Outcome, Report
@@ -109,7 +110,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         entries: Sequence[EntryT],
         optional: Sequence[str] = (),
     ) -> None:
-        self.store = JobStore(output, self.layout)
+        self.store = job_store(output, self.layout)
         self.settings = settings
         self.entries = entries
         self.optional = optional
@@ -286,6 +287,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         with writing_to(self.store.root):
             try:
                 self._write(entry, inputs, result)
+                self.store.deliver(entry.stem)
             except OSError as error:
                 if not is_of_one_name(error):
                     raise
@@ -302,7 +304,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         """Raise a ValueError if files cannot be named after ``entry``, before any work."""
         for pattern in self.layout.patterns:
             try:
-                os.lstat(self.store.root / pattern.format(entry.stem))
+                self.store.check_name(pattern.format(entry.stem))
             except OSError as error:
                 if is_of_one_name(error):
                     raise _unnameable(entry, error) from error

@@ -135,6 +135,10 @@ class JournalWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the writing."""
         self._file.close()
 
     def append(self, record: Record) -> None:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NOTES, PREVIEWS = "annotations/{}.json", "previews/{}.json"
+SHARDS = "shards"
+"""The folder of the journals that are not joined yet."""
 
 
 @dataclass(frozen=True)
@@ -59,4 +61,4 @@ class Layout:
     def folders(self) -> list[str]:
         """All folders."""
         own = [pattern.split("/")[0] for pattern in self.patterns]
-        return [*own, "shards", *([self.scratch] if self.scratch else [])]
+        return [*own, SHARDS, *([self.scratch] if self.scratch else [])]

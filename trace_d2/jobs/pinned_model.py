@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trace_d2.io.atomic import write_json
 from trace_d2.jobs.command_line import STUDENT
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.store import COMMIT, SAM_COMMIT, JobStore
@@ -52,7 +51,7 @@ def build_pinned(
     Raises:
         UsageError: it cannot be built, or ``REVISION`` leads to another commit by now.
     """
-    begun = store.settings_path.exists()
+    begun = store.has_settings()
     noted = store.read_settings().get(pin.setting) if begun else None
     if noted and not cfg.MODEL.TRACE[pin.node].REVISION:
         cfg = cfg.clone()
@@ -65,10 +64,10 @@ def build_pinned(
     used = getattr(getattr(built, "backbone", built), "commit", None)
     if used and noted and used != noted:
         raise UsageError(
-            f"{store.root} was begun with commit {noted} of {pin.kind}, and "
+            f"{store.name} was begun with commit {noted} of {pin.kind}, and "
             f"MODEL.TRACE.{pin.node}.REVISION {cfg.MODEL.TRACE[pin.node].REVISION} is {used} by "
             f"now: set it to {noted}, or choose another --output"
         )
     if used and begun and not noted:
-        write_json(store.settings_path, {**store.read_settings(), pin.setting: used}, indent=1)
+        store.write_settings({**store.read_settings(), pin.setting: used})
     return built

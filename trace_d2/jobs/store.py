@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
 from trace_d2.io.json_files import shown
@@ -20,7 +21,7 @@ from trace_d2.jobs.journal import (
     encode_record,
     read_journals,
 )
-from trace_d2.jobs.layout import NOTES, PREVIEWS, Layout
+from trace_d2.jobs.layout import NOTES, PREVIEWS, SHARDS, Layout
 from trace_d2.jobs.locks import LOCKS
 from trace_d2.jobs.output import (
     SETTINGS,
@@ -40,8 +41,12 @@ FORMAT = 2  # of settings.json and journal; 1 is read as well
 COMMIT, SAM_COMMIT = "commit", "sam_commit"
 """Of the hub's backbone and SAM: in the settings once they are known, and none of them."""
 _SHARD_JOURNALS = "shards/journal-{}.jsonl"
-_SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+\.jsonl")
+# Of an object store it is one of several parts, with the time and a random number in its name.
+_SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+(\.[0-9]{13}-[0-9a-f]{8})?\.jsonl")
 _TEXTS = ("images", "edges", "semantic", "masks", COMMIT, SAM_COMMIT)  # of the settings
+
+
+EntryT = TypeVar("EntryT", bound=ImageEntry)
 
 
 class JobStore:
@@ -50,7 +55,12 @@ class JobStore:
     Args:
         output: the folder, or a file beside it (``Layout.beside``). Neither need exist.
         layout: what lies there.
+
+    Attributes:
+        has_locks: whether a second job that writes there can be refused.
     """
+
+    has_locks: ClassVar[bool] = True
 
     def __init__(self, output: str | Path, layout: Layout) -> None:
         self.output = Path(output)
@@ -72,6 +82,15 @@ class JobStore:
         joined = [*([self.output] if self.layout.beside else []), *(self.root / n for n in names)]
         return [*joined, self.journal_path, self.images_path, self.settings_path]
 
+    @property
+    def name(self) -> str:
+        """Where the folder lies, for users."""
+        return self.name_of(self.root)
+
+    def name_of(self, path: Path) -> str:
+        """Where the file ``path`` below the folder lies, for users."""
+        return str(path)
+
     def check_place(self) -> None:
         """Check that the folder is ours, or can be.
 
@@ -92,25 +111,30 @@ class JobStore:
                 what = "a file" if self.root.is_file() else "a link to nothing"
                 raise ForeignFolderError(f"{self.root} is {what}: choose a folder for --output")
             if self.layout.beside and os.path.lexists(self.output) and not ours:
-                raise ForeignFolderError(
-                    f"{self.output} exists and is not of this tool (there is no {self.root}): "
-                    "choose another --output, or remove it"
-                )
-            if ours:
-                if (kind := self.read_settings().get("kind")) != self.layout.kind:
-                    raise ForeignFolderError(
-                        f"{self.root} holds {kind}, not {self.layout.kind}: choose another --output"
-                    )
-            elif self.root.is_dir():
-                strangers = [p.name for p in self.root.iterdir() if not p.name.startswith(".")]
-                if strangers:
-                    raise ForeignFolderError(
-                        f"{self.root} is not empty and holds no {self.layout.kind} of this tool "
-                        f"(it has {sorted(strangers)[0]!r}): choose a new or empty folder for "
-                        "--output"
-                    )
+                raise self._foreign_output()
+            found = [path.name for path in self.root.iterdir()] if self.root.is_dir() else []
+            self._check_content(ours, found)
             if not ours:
                 check_writable(self.root)
+
+    def _foreign_output(self) -> ForeignFolderError:
+        return ForeignFolderError(
+            f"{self.name_of(self.output)} exists and is not of this tool (there is no "
+            f"{self.name}): choose another --output, or remove it"
+        )
+
+    def _check_content(self, ours: bool, names: Iterable[str]) -> None:
+        """Raise a ForeignFolderError if the folder, which holds ``names``, is of another kind."""
+        if ours:
+            if (kind := self.read_settings().get("kind")) != self.layout.kind:
+                raise ForeignFolderError(
+                    f"{self.name} holds {kind}, not {self.layout.kind}: choose another --output"
+                )
+        elif strangers := [name for name in names if not name.startswith(".")]:
+            raise ForeignFolderError(
+                f"{self.name} is not empty and holds no {self.layout.kind} of this tool "
+                f"(it has {min(strangers)!r}): choose a new or empty folder for --output"
+            )
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise a SettingsChangedError if there are results of other ``settings``."""
@@ -140,6 +164,14 @@ class JobStore:
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.settings_path.exists():  # first, as ``check_place`` looks for it
             write_json(self.settings_path, self._complete(settings), indent=1)
+
+    def has_settings(self) -> bool:
+        """Whether a job has begun there."""
+        return self.settings_path.is_file()
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Replace what ``read_settings`` gives."""
+        write_json(self.settings_path, settings, indent=1)
 
     def sweep(self) -> None:
         """Remove what killed writers left; only while nobody else writes here."""
@@ -225,8 +257,8 @@ class JobStore:
 
     def shard_journals(self) -> list[Path]:
         """The journals of shards that are not joined yet."""
-        listed = (self.root / "shards").glob("journal-*.jsonl")
-        return sorted(path for path in listed if _SHARD_JOURNAL.fullmatch(path.name))
+        listed = (self.root / SHARDS).glob("journal-*.jsonl")
+        return sorted(path for path in listed if is_shard_journal(path.name))
 
     def read_records(self) -> dict[str, Record]:
         """The record that counts of every stem, of all shards."""
@@ -251,6 +283,33 @@ class JobStore:
         path = self.root / pattern.format(stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def check_name(self, name: str) -> None:
+        """Raise an OSError if no file of this name, with ``/`` between its parts, can be made."""
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(self.root / name)
+
+    def deliver(self, stem: str) -> None:
+        """Put the files of ``stem`` where all see them, before its record is given."""
+
+    def share(self, path: Path, first: bool = False) -> bool:
+        """Put a file where all see it; with ``first``, unless one is there, which is then read.
+
+        Returns:
+            Whether it is this one that lies there now.
+        """
+        return True
+
+    def fetch(self, path: Path) -> Path:
+        """``path``, where the file can be read that others put there, if there is one."""
+        return path
+
+    def publish(self) -> None:
+        """Put the files that join the results where all see them."""
+
+    def with_notes(self, entries: Sequence[EntryT]) -> Sequence[EntryT]:
+        """``entries``, the notes of which are about to be read in this order."""
+        return entries
 
     def write_note(self, stem: str, note: Mapping[str, Any]) -> None:
         """Note of one image what the joined files take."""
@@ -279,8 +338,12 @@ class JobStore:
         needed = [*self.layout.results, NOTES, *told, *optional]
         if entry.pictured:
             needed.append(PREVIEWS)
+        return all(self._has(pattern, entry.stem) for pattern in needed)
+
+    def _has(self, pattern: str, stem: str) -> bool:
+        """Whether the file of ``stem`` is there."""
         # A name too long for the file system is no file, but an error to ``Path.is_file``.
-        return all(os.path.isfile(self.root / pattern.format(entry.stem)) for pattern in needed)
+        return os.path.isfile(self.root / pattern.format(stem))
 
     def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"format": FORMAT, "kind": self.layout.kind, **settings}
@@ -296,3 +359,8 @@ class JobStore:
         except DamagedFileError:
             listed = []
         return {entry.stem for entry in listed} | self.read_records().keys()
+
+
+def is_shard_journal(name: str) -> bool:
+    """Whether a file of this name is a shard's journal, or a part of one."""
+    return _SHARD_JOURNAL.fullmatch(name) is not None

@@ -87,18 +87,18 @@ def is_blind(settings: Mapping[str, Any]) -> bool:
 
 
 def _blind(store: JobStore) -> bool:
-    return store.settings_path.is_file() and is_blind(store.read_settings())
+    return store.has_settings() and is_blind(store.read_settings())
 
 
 def _remedy(store: JobStore) -> str:
     """What to do about faint edges, which a network cannot have scaled wrongly."""
-    settings = store.read_settings() if store.settings_path.is_file() else {}
+    settings = store.read_settings() if store.has_settings() else {}
     return "" if settings.get("edges") in (TEACHER, STUDENT) else f": {SCALE}"
 
 
 def read_measured(store: JobStore, tell: bool = False) -> dict[str, Any] | None:
     """What a job measured; None where there is nothing, or nothing whole: ``tell`` prints that."""
-    path = store.root / CALIBRATION
+    path = store.fetch(store.root / CALIBRATION)
     if not path.is_file():
         return None
     try:

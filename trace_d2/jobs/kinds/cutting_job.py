@@ -25,7 +25,7 @@ import numpy as np
 
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.atomic import write_bytes, write_json
-from trace_d2.io.json_files import number
+from trace_d2.io.json_files import number, read_json
 from trace_d2.io.remote import StoreError
 from trace_d2.jobs.command_line import NONE
 from trace_d2.jobs.job import EntryT, Looked, Lookers, ResultT
@@ -54,6 +54,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
     """A job that cuts masks along edges, whose strengths are calibrated first."""
 
     calibrated = True
+    sampled: frozenset[str] = frozenset()  # stems of the sample, edges of which may be kept
     cutter: Any  # cuts as its ``settings.cut`` says, and by its ``calibration``
 
     @abstractmethod
@@ -83,13 +84,19 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         with writing_to(self.store.root), hold_in_turn(lock, "measures edges"):
             if read_measured(self.store, tell=True):
                 self.cutter.calibration = EdgeCalibration.load(path)
+                self.sampled = _sampled(path)
             else:
+                damaged = path.is_file()
                 content = self._measure(workers, progress, lookers)
                 write_json(path, content, indent=1)
+                if not self.store.share(path, first=not damaged):  # another shard was sooner
+                    self.cutter.calibration = EdgeCalibration.load(path)
 
     def ready(self, entry: EntryT, inputs: PhotoT) -> Any:
-        path = self._sampled_path(entry)
-        found = _read_sampled(path) if path.is_file() else None
+        found = None
+        if entry.stem in self.sampled:
+            path = self.store.fetch(self._sampled_path(entry))
+            found = _read_sampled(path) if path.is_file() else None
         return super().ready(entry, inputs) if found is None else found
 
     @classmethod
@@ -118,6 +125,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
     def _measure(self, threads: int, progress: bool, lookers: Lookers | None) -> dict[str, Any]:
         """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
         sample, total = self._sample(), EdgeStatistics()
+        self.sampled = frozenset(entry.stem for entry in sample)
         look = self.detects and lookers is None
         if self.detects and lookers is not None:
             with progress_bar(len(sample), "looking at edges", progress) as bar:
@@ -189,10 +197,11 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         if looked.inputs.edges is not None and not path.is_file():
             with writing_to(self.store.root):
                 _write_sampled(path, looked.inputs.edges, looked.facts.get("timestep"))
+            self.store.share(path)
 
     def _load_kept(self, entry: EntryT) -> PhotoT:
         """The inputs with edges that were kept. Raises a ValueError if there are none."""
-        path = self._sampled_path(entry)
+        path = self.store.fetch(self._sampled_path(entry))
         found = _read_sampled(path) if path.is_file() else None
         if found is None:
             raise ValueError(f"no edges of {entry.file_name} were kept")
@@ -223,6 +232,12 @@ def calibration_curves(outcome: Outcome) -> list[Curve]:
     except (KeyError, TypeError, ValueError):  # of settings that somebody changed
         return []
     return [Curve(title, points, "strength of the edge", "probability that it parts two objects")]
+
+
+def _sampled(path: Path) -> frozenset[str]:
+    """The stems that ``calibration.json`` was measured on; none where somebody changed it."""
+    sample = read_json(path).get("sample", [])
+    return frozenset(map(str, sample)) if isinstance(sample, list) else frozenset()
 
 
 def _write_sampled(path: Path, edges: np.ndarray, timestep: float | None) -> None:

@@ -201,7 +201,11 @@ def edge_parser(description: str | None) -> argparse.ArgumentParser:
         metavar="DIR",
         help="photographs, in sub-folders or not; or s3://... or gs://...",
     )
-    parser.add_argument("--output", metavar="DIR", help="new folder, or one to continue")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="new folder, or one to continue; or s3://... or gs://...",
+    )
     return parser
 
 

@@ -29,6 +29,7 @@ from trace_d2.io.images import Photograph, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import relative_name
+from trace_d2.io.remote import is_address
 from trace_d2.jobs.command_line import existing_folder
 from trace_d2.jobs.folder import open_job_folder
 from trace_d2.jobs.job import Job, Lookers, UsageError, files_print
@@ -139,6 +140,11 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
     def from_args(cls, args: argparse.Namespace) -> ExportJob:
         """The job of ``tools/export_labels.py``; says what is peculiar about the labels."""
         wrong = Complaints()
+        if is_address(args.output):
+            wrong.say(
+                f"{args.output} is no folder of this machine, to which exports are written: choose "
+                "one for --output, and copy it from there"
+            )
         wrong.of(_check_finished, args.labels)
         source = wrong.of(read_labels, args.labels, args.images_json)
         named = [name.strip() for name in (args.classes or "").split(",") if name.strip()]

@@ -180,6 +180,7 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
         with writing_to(self.store.root), atomic_file(path) as file:
             for annotation in self.file.findings.left_out:
                 file.write((json.dumps(annotation) + "\n").encode("ascii"))
+        self.store.share(path)
         super().prepare(left, workers, progress, lookers)
 
     def fingerprint(self, entry: MaskEntry) -> str:
@@ -362,13 +363,13 @@ def _categories(outcome: Outcome) -> list[dict[str, Any]]:
     if isinstance(categories, list) and all(isinstance(one, dict) for one in categories):
         return categories
     raise DamagedFileError(
-        f"{outcome.store.settings_path} is damaged (its categories are no list): restore it, or "
-        "choose another --output"
+        f"{outcome.store.name_of(outcome.store.settings_path)} is damaged (its categories are no "
+        "list): restore it, or choose another --output"
     )
 
 
 def _left_out(store: JobStore) -> Table:
-    path = store.root / _LEFT_OUT
+    path = store.fetch(store.root / _LEFT_OUT)
     lines = path.read_bytes().splitlines() if path.is_file() else []
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -378,7 +379,7 @@ def _left_out(store: JobStore) -> Table:
             rows.append((name, shown(one["reason"])))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedFileError(
-                f"{path} is damaged in line {number} ({error}): run the job again, which writes it "
-                "anew"
+                f"{store.name_of(path)} is damaged in line {number} ({error}): run the job again, "
+                "which writes it anew"
             ) from error
     return Table("Annotations left out", rows, ("Annotation", "Why"), _LEFT_OUT)
