@@ -130,3 +130,14 @@ def _driver_devices() -> int | None:
     except OSError:
         return 0
     return None
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether ``error`` tells that a GPU fails, after which nothing works there in this process.
+
+    That is an illegal access, a failed assertion or a GPU that is gone; too little memory is not.
+    """
+    told = str(error)
+    if not isinstance(error, RuntimeError) or not told.startswith(("CUDA error", "HIP error")):
+        return False
+    return "out of memory" not in told and "ALLOC_FAILED" not in told

@@ -30,6 +30,10 @@ class WorkerDiedError(RuntimeError):
     """A worker process ended by itself, mostly for want of memory."""
 
 
+class DeviceFailedError(WorkerDiedError):
+    """A process cannot go on, as its GPU fails whatever it is given."""
+
+
 def build_executor(workers: int) -> Executor:
     """This process for one worker, else as many processes."""
     return partial(in_processes, workers) if workers > 1 else in_this_process

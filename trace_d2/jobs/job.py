@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from trace_d2.devices import is_device_failure
 from trace_d2.io.atomic import write_json
 from trace_d2.io.remote import InputFile, RemoteFile, StoreError
+from trace_d2.jobs.executors import DeviceFailedError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import PREVIEWS, Layout
 from trace_d2.jobs.object_store import job_store
@@ -231,7 +233,12 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
     def look_ahead(
         self, images: Sequence[tuple[EntryT, Callable[[], Read[EntryT, InputsT]]]]
     ) -> list[Looked[InputsT] | Record]:
-        """Let the model look at images, each with what gives its ``read``; records of failures."""
+        """Let the model look at images, each with what gives its ``read``; records of failures.
+
+        Raises:
+            UsageError: there is no such model.
+            DeviceFailedError: its GPU fails, which is no fault of the images.
+        """
         if not images:
             return []
         start = time.perf_counter()
@@ -246,6 +253,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
                 failed[rank] = error
         seen = iter(self.look(readable) if readable else ())
         outcomes = [failed[rank] if rank in failed else next(seen) for rank in range(len(images))]
+        _check_device([entry for entry, _ in images], outcomes)
         seconds = (time.perf_counter() - start) / len(images)
         return [
             self._failure(entry, outcome, time.perf_counter() - seconds)
@@ -345,6 +353,21 @@ def _unnameable(entry: ImageEntry, error: OSError) -> ValueError:
         f"no file can be named after {entry.file_name} in the output ({error.strerror}): rename "
         "the image, shorter or without unusual characters"
     )
+
+
+def _check_device(entries: Sequence[ImageEntry], outcomes: Sequence[Any]) -> None:
+    """Raise a DeviceFailedError where ``outcomes`` tell of a device rather than of ``entries``.
+
+    Else a machine with a broken GPU would, faster than all others, record images as failed.
+    """
+    for outcome in outcomes:
+        if isinstance(outcome, Exception) and is_device_failure(outcome):
+            names = ", ".join(entry.file_name for entry in entries)
+            raise DeviceFailedError(
+                f"the GPU fails ({str(outcome).splitlines()[0]}) while these were looked at: "
+                f"{names}. Reset it, or use another. Finished images are safe; the same command "
+                "continues"
+            ) from outcome
 
 
 def files_print(paths: Iterable[InputFile], *others: Any) -> str:
