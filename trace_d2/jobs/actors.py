@@ -183,8 +183,8 @@ class Actor:
             job.store.read_settings()
         except FileNotFoundError as error:
             raise UsageError(
-                f"{job.store.name} is not seen here ({error}): choose an --output on a file system "
-                "that all machines share"
+                f"{job.store.address} is not seen here ({error}): choose an --output on a file "
+                "system that all machines share"
             ) from error
         job.store.check_settings(job.settings)
 

@@ -122,8 +122,8 @@ def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
     except (KeyError, FieldError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(
-            f"{store.name_of(store.root / NOTES.format(stem))} is damaged ({place} {what}): remove "
-            "it, and run the same command again"
+            f"{store.address_of(store.root / NOTES.format(stem))} is damaged ({place} {what}): "
+            "remove it, and run the same command again"
         ) from error
     return dict(note)
 
@@ -175,5 +175,5 @@ def mask_annotations(
 
 def stored_categories(outcome: Outcome) -> tuple[Category, ...]:
     """The categories of a folder of results, by its settings; their ids may be of any size."""
-    origin = outcome.store.name_of(outcome.store.settings_path)
+    origin = outcome.store.address_of(outcome.store.settings_path)
     return parse_categories(outcome.settings.get("categories"), origin, max_id=None)

@@ -222,7 +222,7 @@ def _run(
         raise UsageError(f"{', '.join(missing)} missing; see --help")
     part, job = _prepared(kind, args, make or kind.from_args)
     if not job.store.has_locks:
-        say(_NO_LOCKS.format(job.store.name))
+        say(_NO_LOCKS.format(job.store.address))
     options = RunOptions(part.shard, args.limit, args.workers, args.overwrite, not args.quiet)
     claimed = run_free_shards(job, options) if part.claims else None
     result = claimed.result if claimed else run_job(job, options)
@@ -235,7 +235,7 @@ def _run(
         say(_claims(claimed, part.shard.count, args.output))
     elif not part.shard.name:
         files = kind.files.format(args.output)
-        say(f"{files}   to look at: {job.store.name}/report.html")
+        say(f"{files}   to look at: {job.store.address}/report.html")
     else:
         say(f"after the last shard: python {sys.argv[0]} --merge {args.output}")
     _show_failures(result, job.store)
@@ -312,7 +312,7 @@ def _merge(kind: type[AnyJob], output: str) -> int:
     if result.pending:
         say(
             f"{result.pending} not {kind.done} yet: run the missing shards, or the whole command, "
-            f"then --merge again (images.json and journal.jsonl of {store.name} tell which)"
+            f"then --merge again (images.json and journal.jsonl of {store.address} tell which)"
         )
     _show_failures(result, store)
     kind.tell_last(store)
@@ -331,4 +331,4 @@ def _show_failures(result: JobResult, store: JobStore) -> None:
     more = (
         f"and {len(kinds) - _SHOWN_FAILURES} more kinds: " if len(kinds) > _SHOWN_FAILURES else ""
     )
-    say(f"{more}all {len(result.failed):,} are in {store.name}/journal.jsonl", error=True)
+    say(f"{more}all {len(result.failed):,} are in {store.address}/journal.jsonl", error=True)

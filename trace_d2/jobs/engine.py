@@ -162,7 +162,7 @@ def make_room(job: AnyJob, options: RunOptions) -> None:
         if not options.overwrite and store.has_results():
             raise
         if options.shard.name and not store.has_locks:
-            raise UsageError(_NO_DROPPING.format(store.name)) from None
+            raise UsageError(_NO_DROPPING.format(store.address)) from None
         with folder_lock(store.root, Shard()), writing_to(store.root):
             if not options.overwrite and store.has_results():  # of a job that ended just now
                 raise
@@ -172,7 +172,7 @@ def make_room(job: AnyJob, options: RunOptions) -> None:
             logger.warning(
                 "%d files in the folders of %s are not of this tool and stay: %s, ...",
                 len(others),
-                store.name,
+                store.address,
                 shown(str(others[0])),
             )
 
@@ -276,7 +276,7 @@ def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str
     lost = [entry.file_name for entry in share if not is_kept(entry)]
     if lost:
         raise OutputError(
-            f"{len(lost)} of {len(share)} images came out otherwise than {store.name} tells (the "
-            f"first is {lost[0]}): something else changes its files. End that, and run the same "
-            "command again"
+            f"{len(lost)} of {len(share)} images came out otherwise than {store.address} tells "
+            f"(the first is {lost[0]}): something else changes its files. End that, and run "
+            "the same command again"
         )

@@ -91,7 +91,7 @@ class ObjectStore(JobStore):
             atexit.register(shutil.rmtree, self._temporary, ignore_errors=True)
             self.root.mkdir()
 
-    def name_of(self, path: Path) -> str:
+    def address_of(self, path: Path) -> str:
         return self.objects.url_of(path)
 
     def check_place(self) -> None:
@@ -103,7 +103,7 @@ class ObjectStore(JobStore):
             name = self.objects.name_of(self.output)
             if self.objects.entries(name):
                 raise ForeignFolderError(
-                    f"{self.name_of(self.output)} is a folder: choose a file for --output"
+                    f"{self.address_of(self.output)} is a folder: choose a file for --output"
                 )
             if not ours and self.objects.exists(name):
                 raise self._foreign_output()
@@ -253,7 +253,7 @@ class ObjectStore(JobStore):
         try:
             yield
         except _NAMING as error:
-            text = str(error).replace(str(self.root), self.name)
+            text = str(error).replace(str(self.root), self.address)
             if text == str(error):
                 raise
             raise type(error)(text) from error

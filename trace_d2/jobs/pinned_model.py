@@ -64,7 +64,7 @@ def build_pinned(
     used = getattr(getattr(built, "backbone", built), "commit", None)
     if used and noted and used != noted:
         raise UsageError(
-            f"{store.name} was begun with commit {noted} of {pin.kind}, and "
+            f"{store.address} was begun with commit {noted} of {pin.kind}, and "
             f"MODEL.TRACE.{pin.node}.REVISION {cfg.MODEL.TRACE[pin.node].REVISION} is {used} by "
             f"now: set it to {noted}, or choose another --output"
         )

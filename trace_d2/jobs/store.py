@@ -83,11 +83,11 @@ class JobStore:
         return [*joined, self.journal_path, self.images_path, self.settings_path]
 
     @property
-    def name(self) -> str:
+    def address(self) -> str:
         """Where the folder lies, for users."""
-        return self.name_of(self.root)
+        return self.address_of(self.root)
 
-    def name_of(self, path: Path) -> str:
+    def address_of(self, path: Path) -> str:
         """Where the file ``path`` below the folder lies, for users."""
         return str(path)
 
@@ -119,8 +119,8 @@ class JobStore:
 
     def _foreign_output(self) -> ForeignFolderError:
         return ForeignFolderError(
-            f"{self.name_of(self.output)} exists and is not of this tool (there is no "
-            f"{self.name}): choose another --output, or remove it"
+            f"{self.address_of(self.output)} exists and is not of this tool (there is no "
+            f"{self.address}): choose another --output, or remove it"
         )
 
     def _check_content(self, ours: bool, names: Iterable[str]) -> None:
@@ -128,11 +128,11 @@ class JobStore:
         if ours:
             if (kind := self.read_settings().get("kind")) != self.layout.kind:
                 raise ForeignFolderError(
-                    f"{self.name} holds {kind}, not {self.layout.kind}: choose another --output"
+                    f"{self.address} holds {kind}, not {self.layout.kind}: choose another --output"
                 )
         elif strangers := [name for name in names if not name.startswith(".")]:
             raise ForeignFolderError(
-                f"{self.name} is not empty and holds no {self.layout.kind} of this tool "
+                f"{self.address} is not empty and holds no {self.layout.kind} of this tool "
                 f"(it has {min(strangers)!r}): choose a new or empty folder for --output"
             )
 

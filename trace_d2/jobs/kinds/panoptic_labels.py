@@ -395,5 +395,5 @@ def _slivers(label: PanopticLabel) -> int:
 
 
 def _categories(outcome: Outcome) -> tuple[Category, ...]:
-    origin = outcome.store.name_of(outcome.store.settings_path)
+    origin = outcome.store.address_of(outcome.store.settings_path)
     return parse_categories(outcome.settings.get("categories"), origin)

@@ -363,8 +363,8 @@ def _categories(outcome: Outcome) -> list[dict[str, Any]]:
     if isinstance(categories, list) and all(isinstance(one, dict) for one in categories):
         return categories
     raise DamagedFileError(
-        f"{outcome.store.name_of(outcome.store.settings_path)} is damaged (its categories are no "
-        "list): restore it, or choose another --output"
+        f"{outcome.store.address_of(outcome.store.settings_path)} is damaged (its categories are "
+        "no list): restore it, or choose another --output"
     )
 
 
@@ -379,7 +379,7 @@ def _left_out(store: JobStore) -> Table:
             rows.append((name, shown(one["reason"])))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedFileError(
-                f"{store.name_of(path)} is damaged in line {number} ({error}): run the job again, "
-                "which writes it anew"
+                f"{store.address_of(path)} is damaged in line {number} ({error}): run the job "
+                "again, which writes it anew"
             ) from error
     return Table("Annotations left out", rows, ("Annotation", "Why"), _LEFT_OUT)
