@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +174,40 @@ def test_without_credentials_it_is_said_how_they_are_given(s3_server, monkeypatc
     with pytest.raises(ConnectionError, match=r"s3://b/x cannot .*NoCredentials.*: give cred"):
         RemoteFolder("s3://b/x").folders()
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_stores_that_tell_no_changes_are_refused(memory_store, monkeypatch):
+    memory_store.put("p/a.png", b"1")
+    find = memory_store.fs.find
+    told = {path: {**info, "created": None} for path, info in find("", detail=True).items()}
+    monkeypatch.setattr(type(memory_store.fs), "find", lambda *_, **__: dict(told))
+    with pytest.raises(ValueError, match=r"p/a\.png tells neither checksums nor times, so that"):
+        RemoteFolder(f"{memory_store.url}/p").folders()
+
+
+def test_several_files_are_fetched_at_once_and_faults_are_left_to_their_readers(
+    memory_store, monkeypatch
+):
+    for name in ("a.png", "b.png", "c.png"):
+        memory_store.put(f"p/{name}", name.encode())
+    folder = RemoteFolder(f"{memory_store.url}/p")
+    files = [folder / name for name in ("a.png", "b.png", "c.png", "none.png")]
+    folder.folders()
+    files[0].read_bytes()
+    memory_store.remove("p/c.png")
+    fetched, fetch = [], RemoteFile._fetch
+
+    def noted(self: RemoteFile) -> bytes:
+        fetched.append(self.name)
+        return fetch(self)
+
+    monkeypatch.setattr(RemoteFile, "_fetch", noted)
+    remote.fetch_together([*files, Path("x")])
+    assert sorted(fetched) == ["b.png", "c.png"]
+    assert files[1].read_bytes() == b"b.png"
+    assert sorted(fetched) == ["b.png", "c.png"]
+    with pytest.raises(FileNotFoundError, match=r"no file at .*c\.png"):
+        files[2].read_bytes()
 
 
 class _Broken:

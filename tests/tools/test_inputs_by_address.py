@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,30 @@ def test_edges_and_masks_are_found_in_images_of_a_store(
     found = [json.loads((tmp_path / name).read_text()) for name in ("local.json", "remote.json")]
     assert found[0] == found[1]
     assert len(found[0]["images"]) == 2
+
+
+def test_edges_are_detected_in_images_of_a_store(
+    label_job, memory_store, load_tool, tmp_path, monkeypatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def find(image: np.ndarray, key: str) -> SimpleNamespace:
+        seen.append((key, int(image.sum())))
+        edges = image[..., 0] / np.float32(255)
+        return SimpleNamespace(edges=edges, abdiv=edges[::2, ::2], timestep=400)
+
+    monkeypatch.setattr("trace_d2.jobs.kinds.edge_job.build_edge_source", lambda cfg: find)
+    label_job.add("a", "in/b")
+    url = memory_store.put_folder(label_job.root / "images", "images")
+    detect, found = load_tool("make_pseudo_edges").main, []
+    for images, name in ((str(label_job.root / "images"), "local"), (url, "remote")):
+        options = ["--images", images, "--output", str(tmp_path / name), "--quiet"]
+        assert detect([*options, "--workers", "1"]) == 0
+        results = (tmp_path / name / "pseudo_edges").rglob("*.png")
+        found.append({path.name: path.read_bytes() for path in results})
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+    assert seen[:2] == seen[2:]
 
 
 def test_what_is_wrong_with_addresses_is_said_at_once(label_job, bucket, capsys) -> None:

@@ -73,7 +73,7 @@ def photographs(small_scenes, tmp_path_factory) -> Path:
     return folder
 
 
-def command(folder: Path, images: Path, output: Path, *more: str) -> list[str]:
+def command(folder: Path, images: Path | str, output: Path, *more: str) -> list[str]:
     return [
         *("--config-file", str(folder / "config.yaml")),
         *("--weights", str(folder / "model_final.pth")),
@@ -258,7 +258,7 @@ def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys)
     assert "MODEL.FPN.OUT_CHANNELS: 16 there, 32 now" in message
 
 
-def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path):
+def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path, memory_store):
     cfg = rcnn_cfg("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml")
     folder, output = save_model(cfg, tmp_path / "model"), tmp_path / "out"
     assert predict.main(command(folder, two, output, "--score", "0")) == 0
@@ -273,7 +273,10 @@ def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path):
     segments = [s for a in panoptic.annotations.values() for s in a["segments_info"]]
     assert {known[s["category_id"]].isthing for s in segments} == {True, False}
     again = tmp_path / "again"
-    assert predict.main(command(folder, two, again, "--score", "0", "--categories", "coco")) == 0
+    by_address = memory_store.put_folder(two, "images")
+    more = ("--score", "0", "--categories", "coco")
+    assert predict.main(command(folder, by_address, again, *more)) == 0
+    assert json.loads((again / "settings.json").read_text())["images"] == by_address
     ours = load_panoptic_json(again / "panoptic.json").annotations
     assert {k: [s["category_id"] for s in a["segments_info"]] for k, a in ours.items()} == {
         k: [s["category_id"] for s in a["segments_info"]] for k, a in panoptic.annotations.items()

@@ -27,7 +27,7 @@ from trace_d2.io.edge_maps import (
 from trace_d2.io.listing import spread
 from trace_d2.io.photographs import Photograph, opened_image, turned
 from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
-from trace_d2.io.remote import InputFile, input_file
+from trace_d2.io.remote import InputFile, fetch_together, input_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -169,9 +169,10 @@ def read_image(path: str | InputFile, beside: Iterable[str | InputFile] = ()) ->
         beside: masks and edges of it, PNG or ``.npy``. What they say of their size is compared
             before anything is decoded: a small file may claim any size.
     """
-    path = input_file(path)
+    path, others = input_file(path), list(map(input_file, beside))
+    fetch_together([path, *others])
     with opened_image(path) as opened:
-        for other in map(input_file, beside):
+        for other in others:
             if other.is_file():  # else its own reader says what is missing
                 size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
                 check_fit(size, opened.size, other, path)

@@ -17,7 +17,8 @@ import unicodedata
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -29,7 +30,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {  # by protocol
 }
 # What tells that a file is another one, the best first; stores have one or the other.
 _STAMPS = (
-    *("ETag", "etag", "md5Hash", "md5", "checksum", "sha", "generation"),
+    *("ETag", "etag", "md5Hash", "md5", "checksum", "sha", "blob_id", "CRC", "generation"),
     *("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
 )
 _WAITS = (5, 20, 60)  # seconds, between tries that fail for want of the store, after its own
@@ -163,7 +164,8 @@ class RemoteFolder:
         fs, path = open_store(self.address)
         try:
             with reading(self.address, "folder"):
-                return bool(fs.isdir(path))
+                # "isdir" of some stores lists all of it.
+                return bool(fs.info(path)["type"] == "directory")
         except FileNotFoundError:  # nor its bucket
             return False
 
@@ -174,6 +176,7 @@ class RemoteFolder:
 
         Raises:
             OSError: it cannot be listed.
+            ValueError: its store does not tell what would show that a file has changed.
         """
         fs, root = open_store(self.address)
         with reading(self.address, "folder"):
@@ -188,7 +191,7 @@ class RemoteFolder:
                 continue
             folder, slash, last = name.rpartition("/")
             held[folder + slash].append(last)
-            stamps[_hash(name)] = _stamp(info)
+            stamps[_hash(name)] = _stamp(info, f"{self.address}/{name}")
         for folder in held:
             while folder:
                 stamps[_hash(folder)] = 0
@@ -209,6 +212,8 @@ class RemoteFolder:
 
     def spelled(self, name: str) -> str:
         """``name`` in the form of accents (Unicode NFC or NFD) that the folder has."""
+        if name.isascii():
+            return name
         forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
         there = (own for own in (name, *forms) if self.stamp(own) is not None)
         return next(there, name)
@@ -235,7 +240,6 @@ class RemoteFile:
             open_store(address)
         self.address, self._folder, self._name = address, folder, name
         self._content: bytes | None = None
-        self._last = PurePosixPath(address)
 
     def __str__(self) -> str:
         return self.address
@@ -249,17 +253,17 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The last part of its address."""
-        return self._last.name
+        return PurePosixPath(self.address).name
 
     @property
     def stem(self) -> str:
         """Its name without ending."""
-        return self._last.stem
+        return PurePosixPath(self.address).stem
 
     @property
     def suffix(self) -> str:
         """The ending of its name, with the dot."""
-        return self._last.suffix
+        return PurePosixPath(self.address).suffix
 
     @property
     def stamp(self) -> int | None:
@@ -304,6 +308,16 @@ class RemoteFile:
         self._content = self._fetch_patiently()
         return self._content
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is of a folder, which has it, and not read yet."""
+        return self._content is None and self.stamp is not None
+
+    def try_to_fetch(self) -> None:
+        """Read it, if that can be done now."""
+        with contextlib.suppress(OSError):
+            self._content = self._fetch()
+
     def _fetch(self) -> bytes:
         fs, path = open_store(self.address)
         with reading(self.address):
@@ -320,6 +334,17 @@ class RemoteFile:
             return self._fetch()
         except ConnectionError as error:
             raise StoreError(str(error)) from error
+
+
+def fetch_together(files: Iterable[InputFile]) -> None:
+    """Fetch those by address at the same time, so that they are there when they are read.
+
+    What cannot be fetched is left to its reader, which says so.
+    """
+    wanted = [one for one in files if isinstance(one, RemoteFile) and one.is_wanted]
+    if len(wanted) > 1:
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            list(pool.map(RemoteFile.try_to_fetch, wanted))
 
 
 InputFile = Path | RemoteFile
@@ -340,7 +365,12 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
-def _stamp(info: dict[str, Any]) -> int:
-    """A number of what a list says of a file."""
-    told = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
+def _stamp(info: dict[str, Any], address: str) -> int:
+    """A number of what a list says of the file at ``address``."""
+    told = next((str(info[key]) for key in _STAMPS if info.get(key)), None)
+    if told is None:
+        raise ValueError(
+            f"the list that has {address} tells neither checksums nor times, so that nobody would "
+            "see it change: copy the files to this machine, or to an object store"
+        )
     return _hash(f"{info.get('size')} {told}")
