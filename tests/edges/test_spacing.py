@@ -14,7 +14,8 @@ from trace_d2.edges.detector import EdgeDetector, EmergenceSettings
 from trace_d2.edges.emergence import instance_emergence_point
 from trace_d2.edges.trajectory import read_trajectory
 from trace_d2.jobs.command_line import TEACHER
-from trace_d2.jobs.journal import DONE, JournalWriter, Record, read_journals
+from trace_d2.jobs.journal import DONE, JournalWriter, Record
+from trace_d2.jobs.on_disk import read_journals
 from trace_d2.jobs.trajectory_sheet import draw_sheet
 
 SCHEDULED = EmergenceSettings(stride=200, batch=2, spacing="scheduler")

@@ -150,7 +150,7 @@ def test_an_image_that_always_kills_fails_alone(root, sketching) -> None:
     result = run(job, actors)
     assert sorted(record.stem for record in result.failed) == ["s07", "s08"]
     assert result.done == IMAGES - 2
-    assert "3 processes died with it in work" in result.failed[0].reason
+    assert "3 processes died with it in work" in next(iter(result.failed)).reason
     # Three deaths each, while edges are measured and after; fewer where one death was of both.
     assert 6 <= actors.deaths <= 12
     # Once it is mended, the same command does what failed, and no more.

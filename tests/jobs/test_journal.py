@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record, read_journals
+from trace_d2.jobs.journal import DONE, FAILED, JournalWriter, Record
+from trace_d2.jobs.on_disk import read_journals
 
 FIRST = Record("a", "a.jpg", DONE, "", ("x",), 0.5, finished=1.0, facts={"segments": 3})
 SECOND = Record("b", "b\udcff.jpg", FAILED, "why\nso", finished=2.0)

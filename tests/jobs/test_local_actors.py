@@ -31,7 +31,7 @@ def test_one_killed_in_the_middle_makes_no_difference(root, sketching) -> None:
     (root / "kill/s05.cut").write_text("once")  # and as labels are made
     job = sketching.sketching_job(root)
     result = run_job(job, RunOptions(actors=lambda: LocalActors(workers=1, gpus=["", ""])))
-    assert (result.done, result.failed) == (IMAGES, ())
+    assert (result.done, list(result.failed)) == (IMAGES, [])
     assert list((root / "kill").iterdir()) == []
     assert sketching.contents(root / "out") == sketching.contents(root / "alone")
     workers = {record.worker for record in job.store.read_records().values()}

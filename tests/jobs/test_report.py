@@ -23,9 +23,10 @@ from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.images import Photograph, Sample
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import cut_strengths, encode, paint_edges
 from trace_d2.jobs.preview import read_preview
-from trace_d2.jobs.report import Outcome, write_report
+from trace_d2.jobs.report import write_report
 from trace_d2.jobs.store import JobStore
 from trace_d2.labels.panoptic import PanopticLabel, Segment
 

@@ -14,8 +14,9 @@ import pytest
 from trace_d2.io.atomic import write_json
 from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
 from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import Pictures, colored, cut_strengths, encode
-from trace_d2.jobs.report import Measure, Outcome, Report, write_report
+from trace_d2.jobs.report import Measure, Report, write_report
 from trace_d2.jobs.store import JobStore
 
 HOSTILE = "<img src=x onerror=hacked()>\u202e.png"

@@ -87,7 +87,8 @@ def make_report(folder: Path, images: int) -> Path:
     """The report of labels of so many images, a few scenes again and again."""
     from trace_d2.jobs.kinds.panoptic_labels import LabelJob
     from trace_d2.jobs.layout import PREVIEWS
-    from trace_d2.jobs.report import Outcome, write_report
+    from trace_d2.jobs.outcome import Outcome
+    from trace_d2.jobs.report import write_report
     from trace_d2.jobs.store import JobStore
     from trace_d2.scenes.dataset import SceneSettings, write_scenes
 
@@ -100,7 +101,7 @@ def make_report(folder: Path, images: int) -> Path:
     ]
     subprocess.run(command, check=True)
     store = JobStore(labels, LabelJob.layout)
-    records, (scenes_done, _) = store.read_records(), store.read_images()
+    records, (scenes_done, _) = dict(store.read_records()), store.read_images()
     entries = []
     for rank in range(images):
         entry = scenes_done[rank % len(scenes_done)]

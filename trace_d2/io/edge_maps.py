@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, overload
 import numpy as np
 
 from .atomic import write_bytes, write_png
+from .fans import file_of, has_parts
 from .json_files import shown
 from .limits import check_size
-from .paths import file_below
 from .png import GREY, read_png, read_png_header
 from .remote import InputFile, InputFolder, input_file
 from .subfolders import files_by_stem, has_folder
@@ -53,7 +53,7 @@ _HEADERS = {
 
 def edge_paths(folder: str | InputFolder, stem: str) -> list[InputFile]:
     """The files that may hold the edges of the image ``stem`` in ``folder``."""
-    return [file_below(folder, f"{stem}{ending}") for ending in (".png", ".npy")]
+    return [file_of(folder, f"{stem}{ending}") for ending in (".png", ".npy")]
 
 
 def edge_stems(folder: str | InputFolder) -> dict[str, list[str]]:
@@ -70,6 +70,9 @@ def edge_stem(folder: str | InputFolder, image: str | Path) -> str:
     folders = list(path.parent.parts[bool(path.anchor) :])
     while ".." in folders:
         del folders[0]
+    if has_parts(folder):  # where images' folders lie below many of them
+        stems = ["/".join((*folders[start:], path.stem)) for start in range(len(folders) + 1)]
+        return next((stem for stem in stems if has_edges(folder, stem)), stems[-1])
     while folders and not has_folder(folder, "/".join(folders)):
         del folders[0]
     return "/".join((*folders, path.stem))

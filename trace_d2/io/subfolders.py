@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from .fans import PART, unfanned
 from .json_files import shown
 from .paths import composed
 from .remote import InputFolder, RemoteFolder, input_folder
@@ -86,16 +87,24 @@ def files_by_stem(
     """Paths below ``root`` of the files with ``endings`` (".png"), by stem; see ``walk_folder``.
 
     Stems are in order of their folders, those of a folder before those of its sub-folders. Several
-    files of one stem are in sorted order. ``any_case``: so is that of the endings.
+    files of one stem are in sorted order. ``any_case``: so is that of the endings. Parts that our
+    jobs make (``fans``) are no folders of stems.
     """
     wanted = frozenset(endings)
     found: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for folder, names in walk_folder(root, leave_out):
-        own = found[composed(folder[:-1])]
+        place, in_part = composed(folder[:-1]), folder.startswith(PART)
+        own = found[place]
         for name in names:
             stem, ending = os.path.splitext(name)
-            if (ending.lower() if any_case else ending) in wanted:
-                own.setdefault(composed(stem), []).append(folder + name)
+            if (ending.lower() if any_case else ending) not in wanted:
+                continue
+            stem = composed(stem)
+            if in_part and (whole := unfanned(f"{place}/{stem}")) != f"{place}/{stem}":
+                inner, _, stem = whole.rpartition("/")
+                found[inner].setdefault(stem, []).append(folder + name)
+            else:
+                own.setdefault(stem, []).append(folder + name)
     return {
         f"{folder}/{stem}" if folder else stem: files if len(files) == 1 else sorted(files)
         for folder, own in sorted(found.items())

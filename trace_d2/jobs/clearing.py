@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trace_d2.io.atomic import is_temporary, remove_temporaries
-from trace_d2.jobs.layout import Layout
+from trace_d2.io.fans import unfanned
+from trace_d2.jobs.layout import SHARDS, Layout, is_shard_journal
 from trace_d2.jobs.output import below, remove_empty_folders
 
 _SCRATCH = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npz")
@@ -39,19 +40,38 @@ def drop_scratch(root: Path, layout: Layout) -> None:
         remove_empty_folders(scratch)
 
 
-def own_files(root: Path, layout: Layout, own: Collection[str]) -> tuple[list[Path], list[Path]]:
-    """Files in our folders, ours and those of others.
+def files_of_ours(
+    root: Path, layout: Layout, is_known: Callable[[str], bool]
+) -> Iterator[tuple[str, bool]]:
+    """The files in our folders, and whether we wrote them: others may lie there.
 
     Args:
-        own: paths below ``root`` that are ours, besides temporary ones and those of a while.
+        is_known: whether we know the stem of an image.
     """
-    found: dict[bool, list[Path]] = {True: [], False: []}
+    start = len(f"{root}/")
     for folder in layout.folders:
         entries = below(root / folder) if (root / folder).is_dir() else ()
         for entry in entries:
-            path = Path(entry.path)
-            scratch = folder == layout.scratch and is_scratch(entry.name)
-            mine = path.relative_to(root).as_posix() in own or is_temporary(entry.name)
             if not entry.is_dir(follow_symlinks=False):
-                found[mine or scratch].append(path)
-    return found[True], found[False]
+                yield entry.path, is_ours(entry.path[start:], layout, is_known)
+
+
+def is_ours(path: str, layout: Layout, is_known: Callable[[str], bool]) -> bool:
+    """Whether we wrote the file ``path``, below the folder of results; see ``files_of_ours``."""
+    folder, _, name = path.partition("/")
+    if is_temporary(name.rpartition("/")[2]):
+        return True
+    if folder == SHARDS:
+        return is_shard_journal(name)
+    return (folder == layout.scratch and is_scratch(name)) or any(
+        map(is_known, _stems(path, layout))
+    )
+
+
+def _stems(path: str, layout: Layout) -> Iterator[str]:
+    """The stems that a file may have, with its part and without."""
+    for pattern in layout.patterns:
+        before, _, after = pattern.partition("{}")
+        if path.startswith(before) and path.endswith(after):
+            stem = path.removeprefix(before).removesuffix(after)
+            yield from {stem, unfanned(stem)}

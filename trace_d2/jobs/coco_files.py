@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -23,8 +25,8 @@ from trace_d2.io.json_files import (
 )
 from trace_d2.io.mask_rle import SegmentationError, check_segmentation, text_rle
 from trace_d2.jobs.layout import NOTES
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.output import DamagedFileError
-from trace_d2.jobs.report import Outcome
 from trace_d2.jobs.store import JobStore
 
 _FIELDS: dict[str, Callable[[Any], Any]] = {
@@ -35,9 +37,13 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
     "score": number,
 }
 
+_SPOOLED = 2**20  # bytes of images that wait in memory
+
 
 class CocoStream:
-    """Writes a COCO file one annotation a line, so that no list of them need fit into memory.
+    """Writes a COCO file one annotation a line, so that no list need fit into memory.
+
+    It is a context manager: images, which come last in the file, wait in a temporary one.
 
     Args:
         file: what to write to.
@@ -61,16 +67,30 @@ class CocoStream:
             opening = "{" if key == "info" else ",\n"
             self._write(f'{opening}"{key}": {json.dumps(value)}')
         self._write(',\n"annotations": [')
+        self._images = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 (see __exit__)
+
+    def __enter__(self) -> CocoStream:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._images.close()
+
+    def add_image(self, image: Mapping[str, Any]) -> None:
+        """Take one more of the images."""
+        start = ",\n" if self._images.tell() else ""
+        self._images.write(f"{start}{json.dumps(image)}".encode("ascii"))
 
     def add(self, annotation: dict[str, Any]) -> None:
         """Write one more annotation."""
         self._write((",\n" if self.count else "\n") + json.dumps(annotation))
         self.count += 1
 
-    def close(self, images: list[dict[str, Any]]) -> None:
-        """End the annotations and write ``images``."""
-        lines = ",\n".join(map(json.dumps, images))
-        self._write(f'\n],\n"images": [\n{lines}\n]}}\n')
+    def end(self) -> None:
+        """End the annotations and write the images."""
+        self._write('\n],\n"images": [\n')
+        self._images.seek(0)
+        shutil.copyfileobj(self._images, self.file)
+        self._write("\n]}\n")
 
     def _write(self, text: str) -> None:
         self.file.write(text.encode("ascii"))
@@ -84,16 +104,14 @@ def write_instances(
     **info: str,
 ) -> None:
     """Write the ``instances`` of all notes, their ids counted from 1, as one COCO file."""
-    images = []
-    stream = CocoStream(file, categories, description, **info)
-    for entry in outcome.done:
-        count = outcome.records[entry.stem].facts["segments"]
-        note = read_result(outcome.store, entry.stem, instances=count)
-        image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
-        images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
-        for annotation in note["instances"]:
-            stream.add({"id": stream.count + 1, "image_id": image_id, **annotation})
-    stream.close(images)
+    with CocoStream(file, categories, description, **info) as stream:
+        for entry, record in outcome.noted():
+            note = read_result(outcome.store, entry.stem, instances=record.facts["segments"])
+            image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
+            stream.add_image(image_entry(image_id, entry.file_name, note["height"], note["width"]))
+            for annotation in note["instances"]:
+                stream.add({"id": stream.count + 1, "image_id": image_id, **annotation})
+        stream.end()
 
 
 def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
@@ -122,8 +140,8 @@ def read_result(store: JobStore, stem: str, **counts: int) -> dict[str, Any]:
     except (KeyError, FieldError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(
-            f"{store.address_of(store.root / NOTES.format(stem))} is damaged ({place} {what}): "
-            "remove it, and run the same command again"
+            f"{store.address_of(store.path(NOTES, stem))} is damaged ({place} {what}): remove it, "
+            "and run the same command again"
         ) from error
     return dict(note)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from trace_d2.io.json_files import shown
 from trace_d2.jobs.actors import Actors
@@ -19,9 +20,11 @@ from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.locks import Shard, folder_lock, ignores_case
 from trace_d2.jobs.looking import tasks_of
+from trace_d2.jobs.on_disk import Records, chosen
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.output import OutputError, SettingsChangedError, writing_to
 from trace_d2.jobs.progress import progress_bar
-from trace_d2.jobs.report import Outcome, write_report
+from trace_d2.jobs.report import write_report
 from trace_d2.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ class JobResult:
 
     done: int
     skipped: int
-    failed: tuple[Record, ...]
+    failed: Collection[Record]
     earlier: int = 0
     pending: int = 0
 
@@ -118,7 +121,7 @@ def do_share(job: AnyJob, options: RunOptions) -> JobResult:
     store, whole = job.store, not options.shard.name
     share = options.share(job.entries)
     try:
-        result, statuses = _do_images(job, share, options)
+        result, others = _do_images(job, share, options)
     except UsageError:
         if whole and not store.has_work():
             store.drop_results()
@@ -127,7 +130,7 @@ def do_share(job: AnyJob, options: RunOptions) -> JobResult:
         with writing_to(store.root):
             _join(type(job), store)
     if whole or store.has_locks:  # what was uploaded nobody else can have taken for theirs
-        _check_kept(store, share, statuses)
+        _check_kept(store, share, others)
     return result
 
 
@@ -179,10 +182,12 @@ def make_room(job: AnyJob, options: RunOptions) -> None:
 
 def _check_apart(store: JobStore, entries: Sequence[ImageEntry]) -> None:
     """Raise a UsageError if two images would have one file, as the output takes A for a."""
+    if not ignores_case(store.root):
+        return
     owners: dict[str, str] = {}
     for entry in entries:
         other = owners.setdefault(entry.stem.casefold(), entry.file_name)
-        if other != entry.file_name and ignores_case(store.root):
+        if other != entry.file_name:
             raise UsageError(
                 f"the file system of {store.root} does not tell the names of {shown(other)} and "
                 f"{shown(entry.file_name)} apart: rename one, or choose an --output elsewhere"
@@ -198,32 +203,33 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     settings = store.read_settings()
     entries, limit = store.read_images()
     records = store.join_journals()
-    done = [e for e in entries if store.is_finished(records.get(e.stem), e)]
-    outcome = Outcome(store, settings, entries, records, done)
-    kind.join(replace(outcome, done=store.with_notes(done)))
+    done = bytearray(store.is_finished(records.get(e.stem), e) for e in entries)
+    outcome = Outcome(store, settings, entries, records, chosen(entries, done))
+    kind.join(outcome)
     write_report(kind.report(outcome), outcome, kind.done)
     store.publish()
-    own = [records.get(entry.stem) for entry in entries[:limit]]
-    failed = tuple(record for record in own if record and record.status == FAILED)
-    skipped = sum(record is not None and record.status == SKIPPED for record in own)
-    # What is neither, nor has all the files that its record tells of, is to be done (again).
-    whole = {entry.stem for entry in done}
-    pending = sum(entry.stem not in whole for entry in entries[:limit]) - len(failed) - skipped
+    found = (records.get(entry.stem) for entry in entries.first(limit))
+    others = Records(record for record in found if record and record.status != DONE)
+    # What has not all the files that its record tells of is to be done again.
+    pending = min(limit, len(entries)) - sum(done[:limit]) - len(others)
     if not pending:
         store.drop_scratch()
-    return JobResult(len(done), skipped, failed, pending=pending)
+    return _result(sum(done), others, pending=pending)
+
+
+def _result(done: int, others: Records, **more: int) -> JobResult:
+    """What ``done`` images and records of ``others`` say."""
+    return JobResult(done, len(others.of_status(SKIPPED)), others.of_status(FAILED), **more)
 
 
 def _do_images(
     job: AnyJob, share: Sequence[ImageEntry], options: RunOptions
-) -> tuple[JobResult, dict[str, str]]:
-    """How the images of ``share`` stand once those that were left are done, and by stem."""
+) -> tuple[JobResult, Records]:
+    """How the images of ``share`` stand once those that were left are done; records of others."""
     store = job.store
     records = store.read_records()
     left = [entry for entry in share if not job.is_current(records.get(entry.stem), entry)]
-    statuses = dict.fromkeys((entry.stem for entry in share), DONE)
-    failures: list[Record] = []
-    skipped = 0
+    others, counts = Records(), Counter[str]()
     name = options.shard.title or job.layout.kind
     with contextlib.ExitStack() as stack:
         outcomes = stack.enter_context(_outcomes(job, left, options))
@@ -233,14 +239,13 @@ def _do_images(
         for record in outcomes:
             with writing_to(store.root):
                 journal.append(record.after(records.get(record.stem)))
-            statuses[record.stem] = record.status
-            skipped += record.status == SKIPPED
-            if record.status == FAILED:
-                failures.append(record)
-            bar.set_postfix(failed=len(failures), skipped=skipped, refresh=False)
+            if record.status != DONE:
+                others.put([record])
+            counts[record.status] += 1
+            bar.set_postfix(failed=counts[FAILED], skipped=counts[SKIPPED], refresh=False)
             bar.update()
-    done, earlier = len(share) - skipped - len(failures), len(share) - len(left)
-    return JobResult(done, skipped, tuple(failures), earlier), statuses
+    done, earlier = len(share) - len(others), len(share) - len(left)
+    return _result(done, others, earlier=earlier), others
 
 
 @contextlib.contextmanager
@@ -263,13 +268,17 @@ def _outcomes(
         yield stack.enter_context(contextlib.closing(records))
 
 
-def _check_kept(store: JobStore, share: Sequence[ImageEntry], statuses: dict[str, str]) -> None:
-    """Raise an OutputError if the folder tells otherwise of ``share`` than this run has seen."""
+def _check_kept(store: JobStore, share: Sequence[ImageEntry], others: Records) -> None:
+    """Raise an OutputError if the folder tells otherwise of ``share`` than this run has seen.
+
+    Args:
+        others: records of the images that are not done.
+    """
     records = store.read_records()
 
     def is_kept(entry: ImageEntry) -> bool:
-        record = records.get(entry.stem)
-        if record is None or record.status != statuses[entry.stem]:
+        record, other = records.get(entry.stem), others.get(entry.stem)
+        if record is None or record.status != (other.status if other else DONE):
             return False
         return record.status != DONE or store.is_finished(record, entry)
 

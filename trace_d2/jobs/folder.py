@@ -8,6 +8,7 @@ from pathlib import Path
 from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
 from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.locks import is_locked
+from trace_d2.jobs.on_disk import Records
 from trace_d2.jobs.store import JobStore
 
 
@@ -30,7 +31,10 @@ class JobFolder:
 
     @cached_property
     def _images(self) -> tuple[list[ImageEntry], int]:
-        return self._store.read_images() if self._store.images_path.is_file() else ([], 0)
+        if not self._store.images_path.is_file():
+            return [], 0
+        images, limit = self._store.read_images()
+        return list(images), limit
 
     @property
     def listed(self) -> list[ImageEntry]:
@@ -44,7 +48,7 @@ class JobFolder:
         return entries[:limit]
 
     @cached_property
-    def records(self) -> dict[str, Record]:
+    def records(self) -> Records:
         """How images came out, by stem."""
         return self._store.read_records()
 
@@ -56,7 +60,7 @@ class JobFolder:
     @property
     def done(self) -> set[str]:
         """Stems of the images whose results are there."""
-        return {stem for stem, record in self.records.items() if record.status == DONE}
+        return {record.stem for record in self.records.of_status(DONE)}
 
     @property
     def failed(self) -> list[Record]:

@@ -23,9 +23,10 @@ from trace_d2.jobs.executors import DeviceFailedError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import PREVIEWS, Layout
 from trace_d2.jobs.object_store import job_store
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.output import is_of_one_name, writing_to
 from trace_d2.jobs.pictures import Pictures, encode
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.report import Report
 from trace_d2.jobs.store import JobStore
 
 
@@ -312,7 +313,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         """Raise a ValueError if files cannot be named after ``entry``, before any work."""
         for pattern in self.layout.patterns:
             try:
-                self.store.check_name(pattern.format(entry.stem))
+                self.store.check_name(pattern.format(self.store.placed(entry.stem)))
             except OSError as error:
                 if is_of_one_name(error):
                     raise _unnameable(entry, error) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 _TICK = 0.001  # seconds
 _LATEST = 1e11  # seconds since 1970; beyond, a tick is lost in the rounding
+_BLOCK = 65536  # bytes read at once
 _SHARES = (0, 3)  # how many numbers the fact "shares" has; all others are one whole number
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def check_name(name: object) -> str:
     return str(name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageEntry:
     """One image of a job.
 
@@ -67,6 +68,10 @@ class ImageEntry:
     def __post_init__(self) -> None:
         check_name(self.stem)
         check_name(self.file_name)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``images.json`` has of it; what a subclass adds stays out."""
+        return {name: getattr(self, name) for name in _IMAGE_FIELDS}
 
     @staticmethod
     def from_json(content: Any) -> ImageEntry:
@@ -116,6 +121,7 @@ class Record:
         return replace(self, finished=round(earlier.finished + _TICK, 3))
 
 
+_IMAGE_FIELDS = tuple(own.name for own in fields(ImageEntry))
 _FIELDS = frozenset(own.name for own in fields(Record))
 
 
@@ -157,34 +163,35 @@ def encode_record(record: Record) -> bytes:
     return (json.dumps(content) + "\n").encode("ascii")
 
 
-def read_journals(paths: Iterable[str | Path]) -> dict[str, Record]:
-    """The record that counts of every stem.
+def decode_record(line: bytes) -> Record:
+    """What ``encode_record`` made a line of."""
+    content = json.loads(line)
+    content["notes"] = tuple(content["notes"])
+    return Record(**content)
+
+
+def sound_records(lines: Iterable[bytes], origin: object) -> Iterator[Record]:
+    """The records in the lines of a journal one after the other; there may be several of one stem.
 
     Lines that are not whole (a process died while it wrote them) or damaged are passed over; there
     is a warning of those that no such death explains.
+
+    Args:
+        origin: where the lines are from, for the warning.
     """
-    records: dict[str, Record] = {}
-    for path in paths:
-        own: dict[str, Record] = {}
-        *lines, torn = Path(path).read_bytes().split(b"\n")
-        damaged = 0
-        for line in lines:
-            record = _decode(line)
-            if record is not None:
-                own[record.stem] = record
-            damaged += record is None and bool(line.strip())
-        if (record := _decode(torn)) is not None:
-            own[record.stem] = record
-        if damaged:
-            logger.warning(
-                "%s: %d damaged lines are passed over; the same command makes their images again",
-                path,
-                damaged,
-            )
-        for stem, record in own.items():
-            if stem not in records or records[stem].finished <= record.finished:
-                records[stem] = record
-    return records
+    damaged = 0
+    for line in lines:
+        record = _decode(line)
+        if record is not None:
+            yield record
+        elif line.endswith(b"\n") and line.strip():
+            damaged += 1
+    if damaged:
+        logger.warning(
+            "%s: %d damaged lines are passed over; the same command makes their images again",
+            origin,
+            damaged,
+        )
 
 
 def _decode(line: bytes) -> Record | None:
@@ -236,7 +243,14 @@ def _cut_torn_line(path: Path) -> None:
     """Make ``path`` end with a whole line, if it exists."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end != len(content):
-        os.truncate(path, end)
+    with open(path, "r+b") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end:  # from the end, as the file may be large
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            if (found := file.read(end - start).rfind(b"\n")) >= 0:
+                end = start + found + 1
+                break
+            end = start
+        if end != size:
+            file.truncate(end)

@@ -16,23 +16,24 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from trace_d2.io.remote import is_address
-from trace_d2.jobs.clearing import is_scratch
+from trace_d2.jobs.clearing import is_ours, is_scratch
 from trace_d2.jobs.journal import ImageEntry, JournalWriter, Record
-from trace_d2.jobs.layout import NOTES, SHARDS, Layout
+from trace_d2.jobs.layout import NOTES, SHARDS, Layout, is_shard_journal
 from trace_d2.jobs.object_folder import ObjectFolder, ObjectIndex
+from trace_d2.jobs.on_disk import Images, Records
 from trace_d2.jobs.output import (
     SETTINGS,
     DamagedFileError,
     ForeignFolderError,
     SettingsChangedError,
 )
-from trace_d2.jobs.store import JobStore, is_shard_journal
+from trace_d2.jobs.store import JobStore
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 
@@ -72,7 +73,7 @@ class ObjectStore(JobStore):
         self._begin_here()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_index": None, "_notes": {}}
+        return {**super().__getstate__(), "_index": None, "_notes": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -123,12 +124,18 @@ class ObjectStore(JobStore):
         with self._addressed():
             return super().read_settings()
 
-    def read_images(self) -> tuple[list[ImageEntry], int]:
+    @property
+    def fan(self) -> int:
+        if self._fan is None:
+            self._get(self.images_path)
+        return super().fan
+
+    def read_images(self) -> tuple[Images, int]:
         self._get(self.images_path)
         with self._addressed():
             return super().read_images()
 
-    def read_records(self) -> dict[str, Record]:
+    def read_records(self) -> Records:
         self._get_journals()
         return super().read_records()
 
@@ -140,6 +147,7 @@ class ObjectStore(JobStore):
             self.check_settings(settings)
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
+        self._get(self.images_path)
         super().write_images(entries, limit)
         self.objects.upload([self.images_path])
 
@@ -151,7 +159,7 @@ class ObjectStore(JobStore):
         self._index = None  # what is made from here on is not in it
         return _Parts(self, shard or "1-of-1")
 
-    def join_journals(self) -> dict[str, Record]:
+    def join_journals(self) -> Records:
         self._got.clear()  # there may be more than when this process began
         self._get_journals()
         parts = [self.objects.name_of(path) for path in self.shard_journals()]
@@ -161,20 +169,19 @@ class ObjectStore(JobStore):
         return records
 
     def drop_results(self, stems: Iterable[str] = ()) -> list[Path]:
-        known = {*stems, *self._known_stems()}
-        own = {pattern.format(stem) for stem in known for pattern in self.layout.patterns}
-        found: dict[bool, list[str]] = {True: [], False: []}
+        known = {*stems}
+        is_known, others = self._stems_known(known), list[Path]()
         for folder in self.layout.folders:
             for names in self.objects.names(self._below(folder)):
-                for name in names:
-                    bare = name.removeprefix(self._below(""))
-                    found[bare in own or self._is_of_a_while(bare)].append(name)
-        self.objects.remove(found[True])
+                bare = {name: name.removeprefix(self._below("")) for name in names}
+                own = {name for name in names if is_ours(bare[name], self.layout, is_known)}
+                self.objects.remove(own)
+                others += [Path(name) for name in names if name not in own]
         for path in self._files:  # one after the other
             self.objects.remove([self.objects.name_of(path)])
         super().drop_results(known)
         self._index = None
-        return list(map(Path, found[False]))
+        return others
 
     def drop_scratch(self) -> None:
         super().drop_scratch()
@@ -187,7 +194,7 @@ class ObjectStore(JobStore):
         self.objects.check_name(self._below(name))
 
     def deliver(self, stem: str) -> None:
-        places = (self.root / pattern.format(stem) for pattern in self.layout.patterns)
+        places = (self.path(pattern, stem) for pattern in self.layout.patterns)
         made = [path for path in places if path.is_file()]
         self.objects.upload(made)
         for path in made:
@@ -211,11 +218,11 @@ class ObjectStore(JobStore):
         apart = (self.journal_path, self.images_path, self.settings_path)
         self.objects.upload([path for path in self._files if path not in apart and path.is_file()])
 
-    def with_notes(self, entries: Sequence[EntryT]) -> Sequence[EntryT]:
+    def with_notes(self, entries: Collection[EntryT]) -> Collection[EntryT]:
         return _WithNotes(self, entries)
 
     def read_note(self, stem: str) -> Any:
-        path = self.root / NOTES.format(stem)
+        path = self.path(NOTES, stem)
         name = self.objects.name_of(path)
         note = self._notes[stem] if stem in self._notes else self.objects.read(name)
         if note is not None:
@@ -231,7 +238,7 @@ class ObjectStore(JobStore):
         if self._index is None:
             kept = {pattern.partition("/")[0] for pattern in self.layout.patterns}
             self._index = self.objects.index(map(self._below, sorted(kept)))
-        return self._below(pattern.format(stem)) in self._index
+        return self._below(pattern.format(self.placed(stem))) in self._index
 
     @property
     def _name(self) -> str:
@@ -241,11 +248,6 @@ class ObjectStore(JobStore):
     def _below(self, name: str) -> str:
         """Of a file in the folder of results, among the objects."""
         return f"{self._name}/{name}" if self._name else name
-
-    def _is_of_a_while(self, name: str) -> bool:
-        folder, _, last = name.rpartition("/")
-        scratch = folder == self.layout.scratch and is_scratch(last)
-        return scratch or (folder == SHARDS and is_shard_journal(last))
 
     @contextlib.contextmanager
     def _addressed(self) -> Iterator[None]:
@@ -271,27 +273,27 @@ class ObjectStore(JobStore):
         missing = [path for path in parts if not path.is_file()]  # they never change
         self._get(self.journal_path, *missing)
 
-    def _known_stems(self) -> set[str]:
+    def _stems_known(self, stems: set[str]) -> Callable[[str], bool]:
         self._get(self.images_path)
-        return super()._known_stems()
+        return super()._stems_known(stems)
 
 
-class _WithNotes(Sequence[EntryT]):
+class _WithNotes(Collection[EntryT]):
     """Images, the notes of which are read ahead as one after the other is taken."""
 
-    def __init__(self, store: ObjectStore, entries: Sequence[EntryT]) -> None:
+    def __init__(self, store: ObjectStore, entries: Collection[EntryT]) -> None:
         self._store = store
         self._entries = entries
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, rank: Any) -> Any:
-        return self._entries[rank]
+    def __contains__(self, entry: object) -> bool:
+        return entry in self._entries
 
     def __iter__(self) -> Iterator[EntryT]:
         store = self._store
-        names = (store._below(NOTES.format(entry.stem)) for entry in self._entries)
+        names = (store._below(NOTES.format(store.placed(entry.stem))) for entry in self._entries)
         for entry, note in zip(self._entries, store.objects.read_ahead(names), strict=True):
             store._notes = {entry.stem: note}
             yield entry
@@ -324,7 +326,8 @@ class _Parts:
         """Write one line, and upload what there is if it is time."""
         if self._writer is None:
             name = f"{self._shard}.{time.time_ns() // 10**6:013}-{secrets.token_hex(4)}"
-            self._part = self._store.place("shards/journal-{}.jsonl", name)
+            self._part = self._store.root / SHARDS / f"journal-{name}.jsonl"
+            self._part.parent.mkdir(exist_ok=True)
             self._writer = JournalWriter(self._part)
         self._writer.append(record)
         self._records += 1

@@ -113,12 +113,12 @@ def check_members(files: Iterable[Path], folders: Iterable[Path]) -> None:
                 raise _foreign(Path(entry.path), "file")
 
 
-def check_removable(paths: Iterable[Path]) -> None:
-    """Raise an OutputError unless all ``paths`` can be removed from their folders."""
-    for folder in {path.parent for path in paths}:
+def check_removable(folders: Iterable[str]) -> None:
+    """Raise an OutputError unless files can be removed from all ``folders``."""
+    for folder in folders:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(
-                f"cannot remove files from {shown(str(folder))}, and have removed none: make it "
+                f"cannot remove files from {shown(folder)}, and have removed none: make it "
                 "writable, or choose another --output"
             )
 

@@ -46,7 +46,7 @@ class Preview:
 def read_preview(store: JobStore, stem: str) -> Preview | None:
     """The pictures of the image ``stem`` of a folder; None where their file is damaged."""
     try:
-        content = json_object(read_json(store.fetch(store.root / PREVIEWS.format(stem))))
+        content = json_object(read_json(store.fetch(store.path(PREVIEWS, stem))))
         if "format" not in content:  # format 1: painted pictures by the keys of their panes
             pictures = _each(content, _address)
             return Preview({"strengths": pictures}, frozenset(pictures), None, {})

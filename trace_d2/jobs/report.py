@@ -10,48 +10,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.json_files import shown
 from trace_d2.jobs.failures import count_kinds
-from trace_d2.jobs.journal import FAILED, SKIPPED, ImageEntry, Record
+from trace_d2.jobs.journal import FAILED, SKIPPED, Record
+from trace_d2.jobs.layout import PREVIEWS
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.preview import Preview, read_preview
-from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import plain_lines
 
 _HERE = Path(__file__).parent
 _MOST_LINES = 300  # of a table, and failures that are shown among the images
 _MOST_UNSEEN = 20  # suspicious images without pictures that are named
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a folder of results holds once its journals are joined.
-
-    Attributes:
-        store: the folder.
-        settings: what the results were made with.
-        entries: all images of the job.
-        records: how each came out, by stem.
-        done: images with a finished result.
-    """
-
-    store: JobStore
-    settings: Mapping[str, Any]
-    entries: Sequence[ImageEntry]
-    records: Mapping[str, Record]
-    done: Sequence[ImageEntry]
-
-    @property
-    def finished(self) -> list[Record]:
-        """Records of the images that are done."""
-        return [self.records[entry.stem] for entry in self.done]
 
 
 @dataclass(frozen=True)
@@ -64,13 +43,21 @@ class Table:
         columns: what the names and the texts are.
         source: the file that has them all.
         folded: whether it is opened by a click.
+        more: how many rows there are besides.
     """
 
     title: str
-    rows: Sequence[tuple[str, Any]]
+    rows: Iterable[tuple[str, Any]]
     columns: tuple[str, str] = ("Image", "Why")
     source: str = "journal.jsonl"
     folded: bool = False
+    more: int = 0
+
+    def cut(self) -> Table:
+        """The same with its first rows alone."""
+        rows = iter(self.rows)
+        first = list(islice(rows, _MOST_LINES))
+        return replace(self, rows=first, more=self.more + sum(1 for _ in rows))
 
 
 @dataclass(frozen=True)
@@ -141,7 +128,7 @@ class _Shown:
         reason: why it failed; empty if it did not.
         values: of the measures.
         suspicion: how soon it should be looked at.
-        stem: names its file of pictures.
+        file: of its pictures, below the output.
         preview: its pictures; None where they are damaged, or it failed.
     """
 
@@ -150,7 +137,7 @@ class _Shown:
     reason: str = ""
     values: tuple[float, ...] = ()
     suspicion: float = 0.0
-    stem: str = ""
+    file: str = ""
     preview: Preview | None = None
 
 
@@ -182,11 +169,13 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         trim_blocks=True,
         finalize=plain,
     )
-    entries, records, finished = outcome.entries, outcome.records, outcome.finished
-    own = [records[entry.stem] for entry in entries if entry.stem in records]
-    failed, skipped = ([r for r in own if r.status == status] for status in (FAILED, SKIPPED))
-    images, unseen = _images(report, outcome, failed)
+    failed, skipped = map(outcome.of_status, (FAILED, SKIPPED))
+    images, unseen = _images(report, outcome)
+    images = [*_failures(failed), *images]
     kinds = count_kinds(failed, outcome.settings) if len(failed) > 1 else []
+    reasons = ((record.file_name, record.reason) for record in skipped)
+    noted = (record for record in outcome.finished if record.notes)
+    remarks = ((record.file_name, "\n".join(record.notes)) for record in noted)
     tables = [
         Table(
             "Failures by kind",
@@ -195,9 +184,10 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         ),
         *report.tables,
         Table("Worth a look, but without pictures: raise --report-images", unseen, folded=True),
-        Table("Skipped", [(r.file_name, r.reason) for r in skipped], folded=True),
-        Table("Remarks", [(r.file_name, "\n".join(r.notes)) for r in finished if r.notes]),
+        Table("Skipped", reasons, folded=True),
+        Table("Remarks", remarks),
     ]
+    tables = [table.cut() for table in tables]
     counts = Counter(name for image in images if image.preview for name in image.preview.legend)
     classes = sorted(counts.items())
     names = ("report.css", "paint.js", "report.js")
@@ -206,7 +196,7 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     pages = environment.get_template("report.html")
     text = pages.render(
         report=report,
-        cards=_cards(report, finished, len(failed), len(skipped), len(entries), word),
+        cards=_cards(report, outcome, len(failed), len(skipped), word),
         tables=[table for table in tables if table.rows],
         settings=_settings(outcome.settings),
         images=images,
@@ -225,50 +215,48 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     write_bytes(outcome.store.root / "report.html", text.encode("utf-8", errors="replace"))
 
 
-def _images(
-    report: Report, outcome: Outcome, failed: Sequence[Record]
-) -> tuple[list[_Shown], list[tuple[str, str]]]:
-    """Images to show, most suspicious first, and names and numbers of those without pictures."""
-    values = {
-        entry.stem: tuple(
-            float(measure.value(outcome.records[entry.stem])) for measure in report.measures
-        )
-        for entry in outcome.done
-    }
-    most = [max(column, default=0.0) for column in zip(*values.values(), strict=True)]
+def _failures(failed: Iterable[Record]) -> list[_Shown]:
+    """The first failures."""
+    first = islice(failed, _MOST_LINES)
+    return [_Shown(record.file_name, reason=record.reason or "no reason") for record in first]
 
-    def suspicion(stem: str) -> float:
-        return sum(
+
+def _images(report: Report, outcome: Outcome) -> tuple[list[_Shown], list[tuple[str, str]]]:
+    """Images to show, most suspicious first, and names and numbers of those without pictures."""
+    measures = report.measures
+    most = [0.0] * len(measures)
+    for record in outcome.finished:
+        most = [max(high, float(m.value(record))) for high, m in zip(most, measures, strict=True)]
+    shown, unseen = list[_Shown](), list[_Shown]()
+    for entry, record in outcome.results():
+        values = tuple(float(measure.value(record)) for measure in measures)
+        suspicion = sum(
             value / highest
-            for value, highest, measure in zip(values[stem], most, report.measures, strict=True)
+            for value, highest, measure in zip(values, most, measures, strict=True)
             if measure.suspicious and highest > 0
         )
-
-    def numbers(stem: str) -> list[str]:
-        return [
+        least = unseen[-1].suspicion if len(unseen) == _MOST_UNSEEN else 0
+        if not entry.pictured and suspicion <= least:
+            continue
+        numbers = [
             measure.said or counted(value, measure.title)
-            for measure, value in zip(report.measures, values[stem], strict=True)
+            for measure, value in zip(measures, values, strict=True)
             if value and measure.suspicious
         ]
+        image = _Shown(entry.file_name, ", ".join(numbers), "", values, suspicion)
+        if entry.pictured:
+            said = ", ".join(filter(None, [report.caption(record), image.said]))
+            preview = read_preview(outcome.store, entry.stem)
+            file = str(outcome.store.path(PREVIEWS, entry.stem).relative_to(outcome.store.root))
+            shown.append(replace(image, said=said, file=file, preview=preview))
+        else:
+            unseen = sorted([*unseen, image], key=_less_suspicious)[:_MOST_UNSEEN]
+    shown.sort(key=_less_suspicious)
+    return shown, [(image.name, image.said) for image in unseen]
 
-    def said(entry: ImageEntry) -> str:
-        caption = report.caption(outcome.records[entry.stem])
-        return ", ".join(filter(None, [caption, *numbers(entry.stem)]))
 
-    shown = [
-        _Shown(
-            entry.file_name, said(entry), "", values[entry.stem], suspicion(entry.stem), entry.stem,
-            read_preview(outcome.store, entry.stem),
-        )
-        for entry in outcome.done
-        if entry.pictured
-    ]  # fmt: skip
-    shown.sort(key=lambda image: -image.suspicion)
-    failures = [_Shown(r.file_name, reason=r.reason or "no reason") for r in failed[:_MOST_LINES]]
-    unseen = [entry for entry in outcome.done if not entry.pictured and suspicion(entry.stem) > 0]
-    unseen = sorted(unseen, key=lambda entry: -suspicion(entry.stem))[:_MOST_UNSEEN]
-    rows = [(entry.file_name, ", ".join(numbers(entry.stem))) for entry in unseen]
-    return failures + shown, rows
+def _less_suspicious(image: _Shown) -> float:
+    return -image.suspicion
 
 
 def _index(report: Report, images: Sequence[_Shown], classes: Sequence[str]) -> dict[str, Any]:
@@ -314,19 +302,20 @@ def _hash(part: str) -> str:
 
 
 def _cards(
-    report: Report, finished: Sequence[Record], failed: int, skipped: int, images: int, word: str
+    report: Report, outcome: Outcome, failed: int, skipped: int, word: str
 ) -> list[tuple[str, str, bool]]:
     """Names and values of the cards, and whether they are bad news."""
+    done = len(outcome.done)
     cards = [
-        (f"images {word}", str(len(finished)), False),
+        (f"images {word}", str(done), False),
         ("failed", str(failed), failed > 0),
         ("skipped", str(skipped), False),
     ]
-    waiting = images - len(finished) - failed - skipped
+    waiting = len(outcome.entries) - done - failed - skipped
     if waiting > 0:
         cards.append((f"not {word} yet", str(waiting), False))
-    if finished:
+    if done:
         cards += [(name, value, False) for name, value in report.cards]
-        seconds = statistics.median(record.seconds for record in finished)
-        cards.append(("seconds an image (median)", f"{seconds:.2f}", False))
+        seconds = np.fromiter((record.seconds for record in outcome.finished), np.float32, done)
+        cards.append(("seconds an image (median)", f"{np.median(seconds):.2f}", False))
     return cards

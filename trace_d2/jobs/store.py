@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from trace_d2.io.atomic import remove_temporaries, write_bytes, write_json
-from trace_d2.io.json_files import shown
-from trace_d2.jobs.clearing import drop_scratch, own_files, sweep
-from trace_d2.jobs.images_file import read_images, write_images
+from trace_d2.io.atomic import atomic_file, remove_temporaries, write_json
+from trace_d2.io.fans import digits_for, fanned
+from trace_d2.jobs.clearing import drop_scratch, files_of_ours, sweep
+from trace_d2.jobs.images_file import ImagesHead, read_head, read_images, write_images
 from trace_d2.jobs.journal import (
     DONE,
     ImageEntry,
     JournalWriter,
     Record,
-    encode_record,
-    read_journals,
 )
-from trace_d2.jobs.layout import NOTES, PREVIEWS, SHARDS, Layout
+from trace_d2.jobs.layout import NOTES, PREVIEWS, SHARDS, Layout, is_shard_journal
 from trace_d2.jobs.locks import LOCKS
+from trace_d2.jobs.on_disk import Images, Records, read_journals
 from trace_d2.jobs.output import (
     SETTINGS,
     DamagedFileError,
@@ -36,15 +35,7 @@ from trace_d2.jobs.output import (
     remove_empty_folders,
     writing_to,
 )
-
-FORMAT = 2  # of settings.json and journal; 1 is read as well
-COMMIT, SAM_COMMIT = "commit", "sam_commit"
-"""Of the hub's backbone and SAM: in the settings once they are known, and none of them."""
-_SHARD_JOURNALS = "shards/journal-{}.jsonl"
-# Of an object store it is one of several parts, with the time and a random number in its name.
-_SHARD_JOURNAL = re.compile(r"journal-[0-9]+-of-[0-9]+(\.[0-9]{13}-[0-9a-f]{8})?\.jsonl")
-_TEXTS = ("images", "edges", "semantic", "masks", COMMIT, SAM_COMMIT)  # of the settings
-
+from trace_d2.jobs.settings_file import COMMIT, FORMAT, SAM_COMMIT, read_settings
 
 EntryT = TypeVar("EntryT", bound=ImageEntry)
 
@@ -70,6 +61,12 @@ class JobStore:
         self.settings_path = self.root / SETTINGS
         self.images_path = self.root / "images.json"
         self.journal_path = self.root / "journal.jsonl"
+        self._fan: int | None = None
+        self._records: tuple[list[Any], Records] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker."""
+        return {**vars(self), "_records": None}
 
     @property
     def _files(self) -> list[Path]:
@@ -152,7 +149,7 @@ class JobStore:
 
     def has_results(self) -> bool:
         """Whether an image is done; else the folder is free for other settings."""
-        return any(record.status == DONE for record in self.read_records().values())
+        return bool(self.read_records().of_status(DONE))
 
     def has_work(self) -> bool:
         """Whether anything is kept that took time: a record, or a file until its image's turn."""
@@ -191,14 +188,17 @@ class JobStore:
         Raises:
             OutputError: something cannot be removed, and nothing is.
         """
-        known = {*stems, *self._known_stems()}
-        names = {pattern.format(stem) for stem in known for pattern in self.layout.patterns}
-        names |= {path.relative_to(self.root).as_posix() for path in self.shard_journals()}
-        own, others = own_files(self.root, self.layout, names)
+        is_known = self._stems_known({*stems})
+        found = partial(files_of_ours, self.root, self.layout, is_known)
+        others = [Path(path) for path, ours in found() if not ours]
         files = [path for path in self._files if path.exists()]
-        check_removable([*own, *files])
-        for path in (*own, *files):
-            path.unlink(missing_ok=True)
+        check_removable({os.path.dirname(path) for path, ours in found() if ours})
+        check_removable({str(path.parent) for path in files})
+        for path, ours in found():
+            if ours:
+                os.unlink(path)
+        for file in files:
+            file.unlink(missing_ok=True)
         for name in self.layout.folders:
             remove_empty_folders(self.root / name)
         return others
@@ -215,72 +215,86 @@ class JobStore:
             ForeignFolderError: the file is somebody else's.
             DamagedFileError: the file is damaged.
         """
-        content = read_ours(
-            self.settings_path, self.layout.kind, "restore it, or choose another --output"
-        )
-        if not isinstance(content, dict) or "format" not in content:
-            raise ForeignFolderError(
-                f"{self.settings_path} is not of this tool: choose another --output"
-            )
-        if content["format"] not in (1, FORMAT):
-            raise ForeignFolderError(
-                f"{self.settings_path} has format {shown(content['format'])}, which this version "
-                "does not know: use the version that wrote it, or choose another --output"
-            )
-        for name in _TEXTS:
-            if not isinstance(content.get(name, ""), str):
-                raise DamagedFileError(
-                    f"{self.settings_path} is damaged ({name} is {shown(content[name])}, not "
-                    "text): restore it, or choose another --output"
-                )
-        if content["format"] == 1:
-            content = self.layout.upgrade({**content, "format": FORMAT})
-        return content
+        return read_settings(self.settings_path, self.layout)
+
+    @property
+    def fan(self) -> int:
+        """Hex digits of the parts that the files of images lie in, see ``trace_d2.io.fans``."""
+        if self._fan is None:
+            if not self.images_path.is_file():  # no job has begun
+                return 0
+            self._fan = read_head(self.images_path, self.layout.kind).fan
+        return self._fan
 
     def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
-        """Note the images of the job, the first ``limit`` of which are to be done."""
-        write_images(self.images_path, entries, limit)
+        """Note the images of the job, the first ``limit`` of which are to be done.
 
-    def read_images(self) -> tuple[list[ImageEntry], int]:
+        Whether their files lie in parts is decided by the first job of the folder.
+        """
+        try:
+            fan = read_head(self.images_path, self.layout.kind).fan
+        except (FileNotFoundError, DamagedFileError):
+            fan = digits_for(e.stem for e in entries) if self.layout.fans else 0
+        write_images(self.images_path, entries, ImagesHead(limit, fan))
+        self._fan = fan
+
+    def read_images(self) -> tuple[Images, int]:
         """The images of the job and how many of them, from the first, are to be done.
 
         Raises:
             DamagedFileError: the file is damaged, or names lead out of the folder.
         """
-        return read_images(self.images_path, self.layout.kind)
+        images, head = read_images(self.images_path, self.layout.kind)
+        self._fan = head.fan
+        return images, head.limit
 
     def open_journal(self, shard: str = "") -> JournalWriter:
         """The journal that the shard of this name appends to; empty: that of the whole job."""
         if not shard:
             return JournalWriter(self.journal_path)
-        return JournalWriter(self.place(_SHARD_JOURNALS, shard))
+        path = self._shard_journal(shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalWriter(path)
 
     def shard_journals(self) -> list[Path]:
         """The journals of shards that are not joined yet."""
         listed = (self.root / SHARDS).glob("journal-*.jsonl")
         return sorted(path for path in listed if is_shard_journal(path.name))
 
-    def read_records(self) -> dict[str, Record]:
-        """The record that counts of every stem, of all shards."""
-        return read_journals(self._journals())
+    def read_records(self) -> Records:
+        """The record that counts of every stem, of all shards; read again once that changes."""
+        state = [(path, os.stat(path)) for path in self._journals()]
+        known = [(path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in state]
+        if self._records is None or self._records[0] != known:
+            self._records = known, read_journals(path for path, _ in state)
+        return self._records[1]
 
-    def read_shard_records(self, shard: str) -> dict[str, Record]:
+    def read_shard_records(self, shard: str) -> Records:
         """The record that counts of every stem in the journal of the shard of this name."""
-        path = self.root / _SHARD_JOURNALS.format(shard)
+        path = self._shard_journal(shard)
         return read_journals([path] if path.exists() else [])
 
-    def join_journals(self) -> dict[str, Record]:
+    def join_journals(self) -> Records:
         """Write all journals as one, a line an image in order of stems; returns the records."""
-        records = dict(sorted(self.read_records().items()))
-        write_bytes(self.journal_path, b"".join(map(encode_record, records.values())))
+        records = self.read_records()
+        with atomic_file(self.journal_path) as file:
+            file.writelines(records.lines())
         for path in self._journals():
             if path != self.journal_path:
                 path.unlink()
         return records
 
+    def placed(self, stem: str) -> str:
+        """What files of ``stem`` are named: it, below its part where there are parts."""
+        return fanned(stem, self.fan)
+
+    def path(self, pattern: str, stem: str) -> Path:
+        """Where a file of ``stem`` is: ``pattern`` with it for ``{}``."""
+        return self.root / pattern.format(self.placed(stem))
+
     def place(self, pattern: str, stem: str) -> Path:
-        """Where a file of ``stem`` is to be written: ``pattern`` with it for ``{}``."""
-        path = self.root / pattern.format(stem)
+        """The same, and its folder is made."""
+        path = self.path(pattern, stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -307,7 +321,7 @@ class JobStore:
     def publish(self) -> None:
         """Put the files that join the results where all see them."""
 
-    def with_notes(self, entries: Sequence[EntryT]) -> Sequence[EntryT]:
+    def with_notes(self, entries: Collection[EntryT]) -> Collection[EntryT]:
         """``entries``, the notes of which are about to be read in this order."""
         return entries
 
@@ -318,7 +332,7 @@ class JobStore:
     def read_note(self, stem: str) -> Any:
         """What ``write_note`` noted, unless the file was changed since."""
         remedy = "remove it, and run the same command again"
-        return read_ours(self.root / NOTES.format(stem), self.layout.kind, remedy)
+        return read_ours(self.path(NOTES, stem), self.layout.kind, remedy)
 
     def is_finished(
         self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()
@@ -343,7 +357,10 @@ class JobStore:
     def _has(self, pattern: str, stem: str) -> bool:
         """Whether the file of ``stem`` is there."""
         # A name too long for the file system is no file, but an error to ``Path.is_file``.
-        return os.path.isfile(self.root / pattern.format(stem))
+        return os.path.isfile(f"{self.root}/{pattern.format(self.placed(stem))}")
+
+    def _shard_journal(self, shard: str) -> Path:
+        return self.root / SHARDS / f"journal-{shard}.jsonl"
 
     def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"format": FORMAT, "kind": self.layout.kind, **settings}
@@ -352,15 +369,11 @@ class JobStore:
         own = [self.journal_path] if self.journal_path.exists() else []
         return own + self.shard_journals()
 
-    def _known_stems(self) -> set[str]:
-        """Stems of all images that the folder tells of."""
+    def _stems_known(self, stems: set[str]) -> Callable[[str], bool]:
+        """Whether a stem is one of ``stems`` or of an image that the folder tells of."""
         try:
-            listed = self.read_images()[0] if self.images_path.exists() else []
+            images = self.read_images()[0] if self.images_path.exists() else Images()
         except DamagedFileError:
-            listed = []
-        return {entry.stem for entry in listed} | self.read_records().keys()
-
-
-def is_shard_journal(name: str) -> bool:
-    """Whether a file of this name is a shard's journal, or a part of one."""
-    return _SHARD_JOURNAL.fullmatch(name) is not None
+            images = Images()
+        records = self.read_records()
+        return lambda stem: stem in stems or stem in records or images.has_stem(stem)

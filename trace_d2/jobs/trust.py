@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trace_d2.io.edge_maps import INVERTED, SCALE
 from trace_d2.io.json_files import read_json, whole_number
 from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER
 from trace_d2.jobs.journal import Record
+from trace_d2.jobs.outcome import FactCounts
 from trace_d2.jobs.store import JobStore
 from trace_d2.masks.preflight import EDGES
 from trace_d2.propagation.calibration import EdgeCalibration
@@ -27,7 +28,7 @@ _USELESS = 0.1  # of trust
 _COUNTED = ("stuff_masks", "false_pieces")  # in calibration.json besides the calibration
 
 
-def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, str]]:
+def trust_facts(store: JobStore, counts: FactCounts) -> list[tuple[str, str]]:
     """How far the edges of a folder of results were trusted, as names and values."""
     facts = []
     content = read_measured(store)
@@ -36,25 +37,28 @@ def trust_facts(store: JobStore, records: Sequence[Record]) -> list[tuple[str, s
         if content.get("stuff_masks"):
             false = content["false_pieces"] / content["stuff_masks"]
             facts.append(("pieces that edges would cut off a stuff mask", f"{false:.2f}"))
-    uncut = [record.facts["uncut"] for record in records if record.facts.get("uncut")]
-    if uncut:
-        facts.append(("things an image if edges cut nothing", f"{sum(uncut) / len(uncut):.1f}"))
+    if uncut := counts.nonzero["uncut"]:
+        each = counts.sums["uncut"] / uncut
+        facts.append(("things an image if edges cut nothing", f"{each:.1f}"))
     return facts
 
 
-def trust_warnings(store: JobStore, records: Sequence[Record] = ()) -> list[str]:
+def trust_warnings(store: JobStore, records: Iterable[Record] = ()) -> list[str]:
     """Sentences where the edges of a folder of results say little, or nothing."""
     warnings = []
-    edged = [record for record in records if "blunt" in record.facts]
-    blunt = sum(record.facts["blunt"] for record in edged)
+    edged = blunt = inverted = 0
+    for record in records:
+        if "blunt" in record.facts:
+            edged += 1
+            blunt += record.facts["blunt"]
+            inverted += any(note.endswith(INVERTED) for note in record.notes)
     if blunt:
         warnings.append(
-            f"the edges of {blunt} of {len(edged)} images are empty, or fainter than 1/60 "
+            f"the edges of {blunt} of {edged} images are empty, or fainter than 1/60 "
             f"everywhere, and cut nothing of their own{_remedy(store)}"
         )
-    inverted = sum(any(note.endswith(INVERTED) for note in r.notes) for r in edged)
     if inverted:
-        warnings.append(f"in {inverted} of {len(edged)} images most pixels are edges: {INVERTED}")
+        warnings.append(f"in {inverted} of {edged} images most pixels are edges: {INVERTED}")
     if _blind(store):
         return [*warnings, BLIND]
     content = read_measured(store)

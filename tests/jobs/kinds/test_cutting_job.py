@@ -22,6 +22,7 @@ from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
 from trace_d2.jobs.journal import FAILED, ImageEntry
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.locks import Shard
+from trace_d2.jobs.outcome import FactCounts
 from trace_d2.jobs.output import SettingsChangedError
 from trace_d2.jobs.trust import trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration
@@ -373,7 +374,7 @@ class TestDetectedEdges:
 
         result = run(job_of(few, edges="teacher"), build=lambda: broken)
         assert [(record.stem, record.status) for record in result.failed] == [("s2", FAILED)]
-        assert result.failed[0].reason.endswith("RuntimeError: out of memory")
+        assert next(iter(result.failed)).reason.endswith("RuntimeError: out of memory")
         assert written(few)["images"] == 8
 
     def test_nothing_left_builds_no_detector(self, few: Path):
@@ -390,7 +391,7 @@ class TestTrust:
         records = list(job.store.read_records().values())
         trust = written(few)["trust"]
         assert trust > 0.5
-        assert trust_facts(job.store, records) == [
+        assert trust_facts(job.store, FactCounts(records)) == [
             ("trust in the edges, of 1", f"{trust:.2f}"),
             ("pieces that edges would cut off a stuff mask", "0.00"),
             ("things an image if edges cut nothing", "1.0"),
@@ -431,7 +432,7 @@ class TestTrust:
         path.write_text(content)
         job = job_of(few)
         records = list(job.store.read_records().values())
-        assert [name for name, _ in trust_facts(job.store, records)] == [
+        assert [name for name, _ in trust_facts(job.store, FactCounts(records))] == [
             "things an image if edges cut nothing"
         ]
         assert trust_warnings(job.store) == []

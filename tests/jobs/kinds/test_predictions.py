@@ -15,9 +15,10 @@ from trace_d2.jobs.coco_files import mask_annotations
 from trace_d2.jobs.journal import DONE, ImageEntry, Record, encode_record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction
 from trace_d2.jobs.kinds.predictions import PredictInputs, PredictionJob
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import encode
 from trace_d2.jobs.preview import read_preview
-from trace_d2.jobs.report import Outcome, counted
+from trace_d2.jobs.report import counted
 
 CAT, SKY = Category(3, "cat", True, (220, 20, 60)), Category(7, "sky", False, (20, 60, 220))
 SIZE = 40, 60

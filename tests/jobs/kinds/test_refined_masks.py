@@ -72,7 +72,8 @@ def test_the_list_of_images_has_no_masks_in_it(tmp_path: Path) -> None:
     store.write_images([entry_of(tmp_path, LEFT)], 1)
     (listed,) = json.loads(store.images_path.read_text())["images"]
     assert listed == {"stem": "x", "file_name": "x.png", "image_id": 1, "pictured": False}
-    assert store.read_images() == ([ImageEntry("x", "x.png", 1)], 1)
+    images, limit = store.read_images()
+    assert (list(images), limit) == ([ImageEntry("x", "x.png", 1)], 1)
 
 
 def test_inputs_change_with_annotations_and_image(tmp_path: Path) -> None:

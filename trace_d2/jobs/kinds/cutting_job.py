@@ -32,9 +32,10 @@ from trace_d2.jobs.job import EntryT, Looked, Lookers, ResultT
 from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
 from trace_d2.jobs.locks import LOCKS, hold_in_turn
 from trace_d2.jobs.looking import look_through
+from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.output import writing_to
 from trace_d2.jobs.progress import progress_bar
-from trace_d2.jobs.report import Curve, Outcome, Report
+from trace_d2.jobs.report import Curve, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import CALIBRATION, is_blind, read_measured, trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
@@ -102,11 +103,11 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
     @classmethod
     def tell(cls, store: JobStore) -> None:
         super().tell(store)
-        records = list(store.read_records().values())
-        facts = trust_facts(store, records)
-        counted = [r.facts.get("things", 0) for r in records if r.facts.get("uncut")]
-        if counted:
-            facts.insert(-1, ("things an image", f"{sum(counted) / len(counted):.1f}"))
+        records = store.read_records().values()
+        counts = FactCounts(record for record in records if record.facts.get("uncut"))
+        facts = trust_facts(store, counts)
+        if counts.records:
+            facts.insert(-1, ("things an image", f"{counts.mean('things'):.1f}"))
         if facts:
             say("edges: " + "; ".join(f"{value} {name}" for name, value in facts))
         for warning in trust_warnings(store, records):
@@ -117,7 +118,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         cls, outcome: Outcome, *args: Any, cards: Sequence[tuple[str, str]], **more: Any
     ) -> Report:
         """A report page that tells how far the edges were trusted as well."""
-        cards = [*cards, *trust_facts(outcome.store, outcome.finished)]
+        cards = [*cards, *trust_facts(outcome.store, outcome.counts)]
         warnings = trust_warnings(outcome.store, outcome.finished)
         curves = calibration_curves(outcome)
         return cls.page(outcome, *args, cards=cards, warnings=warnings, curves=curves, **more)

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -35,9 +35,10 @@ from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, deciding_keys
 from trace_d2.jobs.kinds.edges import edge_entries
 from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, Regions, colored
 from trace_d2.jobs.pinned_model import build_pinned
-from trace_d2.jobs.report import Measure, Outcome, Report, counted
+from trace_d2.jobs.report import Measure, Report, counted
 from trace_d2.jobs.store import JobStore
 from trace_d2.masks.methods import METHODS, Scored, TokenMaskFinder, TokenMasks, checked
 from trace_d2.masks.preflight import EDGES, check_discovery
@@ -242,13 +243,12 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
     @classmethod
     def tell(cls, store: JobStore) -> None:
         super().tell(store)
-        for line in _summary(list(store.read_records().values())):
+        for line in _summary(store.read_records().values()):
             say(line)
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        settings, records = outcome.settings, outcome.finished
-        masks = sum(record.facts["segments"] for record in records)
+        settings, masks = outcome.settings, outcome.counts.sums["segments"]
         return cls.page(
             outcome,
             "Discovered masks",
@@ -257,9 +257,9 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
             [("Method", settings.get(_METHOD, "")), *_looked_at(settings)],
             cards=[
                 ("masks", f"{masks:,}"),
-                ("masks an image", f"{masks / max(1, len(records)):.1f}"),
+                ("masks an image", f"{outcome.counts.mean('segments'):.1f}"),
             ],
-            notes=_summary(records),
+            notes=_summary(outcome.finished),
             measures=[
                 Measure("images without masks", _is_empty, said="no mask"),
                 Measure("masks left out", lambda record: record.facts.get("left_out", 0), False),
@@ -350,19 +350,18 @@ def _is_empty(record: Record) -> int:
     return int(not record.facts["segments"])
 
 
-def _summary(records: Sequence[Record]) -> list[str]:
+def _summary(records: Iterable[Record]) -> list[str]:
     """What users should know of all masks, a line each."""
-    searched = [record for record in records if "segments" in record.facts]
-    empty = sum(map(_is_empty, searched))
-    masks = sum(record.facts["segments"] for record in searched)
-    lines = [f"{counted(masks, 'masks')} in {counted(len(searched), 'images')}"]
-    if empty:
-        lines.append(f"{empty} of {len(searched)} images have no mask; they are in the file")
-    if left_out := sum(record.facts.get("left_out", 0) for record in searched):
+    counts = FactCounts(records)
+    searched = counts.present["segments"]
+    lines = [f"{counted(counts.sums['segments'], 'masks')} in {counted(searched, 'images')}"]
+    if empty := searched - counts.nonzero["segments"]:
+        lines.append(f"{empty} of {searched} images have no mask; they are in the file")
+    if left_out := counts.sums["left_out"]:
         lines.append(
             f"left out: {counted(left_out, 'masks')} of tokens, of which sharpening made others "
             "(MODEL.TRACE.DISCOVERY.MIN_IOU)"
         )
-    if twins := sum(record.facts.get("twins", 0) for record in searched):
+    if twins := counts.sums["twins"]:
         lines.append(f"left out: {counted(twins, 'masks')} of tokens, the same as a better one")
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +24,9 @@ from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER
 from trace_d2.jobs.job import EntryT, Job, Read, ResultT
 from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pinned_model import build_pinned
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.report import Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import flatten
@@ -207,14 +207,13 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         sources = [images, *rows]
         if not any(title == "Features" for title, _ in rows):  # which take the place of edges
             sources.append(("Edges", detected.get(edges, edges)))
-        found = [r.facts["timestep"] for r in outcome.finished if "timestep" in r.facts]
 
         def full_caption(record: Record) -> str:
             point = record.facts.get("timestep")
             last = [] if point is None else [f"emergence point {timestep_text(point)}"]
             return ", ".join([*caption(record.facts), *last])
 
-        counts = {timestep_text(t): count for t, count in sorted(Counter(found).items())}
+        counts = {timestep_text(t): count for t, count in sorted(outcome.counts.timesteps.items())}
         bars = {"Instance emergence point (of 1000)": counts}
         notes = [*more.pop("notes", ()), *backbone_remarks(settings)]
         return Report(title, panes, full_caption, sources, bars=bars, notes=notes, **more)

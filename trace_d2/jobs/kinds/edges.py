@@ -12,8 +12,7 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,8 +33,9 @@ from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
 from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures
-from trace_d2.jobs.report import Measure, Outcome, Report
+from trace_d2.jobs.report import Measure, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
@@ -152,7 +152,7 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     def tell_last(cls, store: JobStore) -> None:
         records = store.read_records()
         entries, _ = store.read_images()
-        for line in label_summary([records[e.stem] for e in entries if e.stem in records]):
+        for line in label_summary(records[e.stem] for e in entries if e.stem in records):
             say(line)
 
     @classmethod
@@ -209,26 +209,32 @@ def edge_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def label_summary(records: Sequence[Record]) -> list[str]:
+def label_summary(records: Iterable[Record]) -> list[str]:
     """What a user should know of the pseudo edges of ``records``, a line each.
 
     How many pixels got which label, in how many images a label is missing, and what to do about
     images without negatives. Empty without pseudo edges.
     """
-    shares = [r.facts["shares"] for r in records if r.status == DONE and r.facts.get("shares")]
-    if not shares:
+    images = no_edge = no_none = few_none = 0
+    sums = [0.0, 0.0, 0.0]
+    for record in records:
+        shares = record.facts.get("shares")
+        if record.status == DONE and shares:
+            images += 1
+            sums = [total + share for total, share in zip(sums, shares, strict=True)]
+            no_edge += shares[0] == 0
+            no_none += shares[1] == 0
+            few_none += 0 < shares[1] < _FEW
+    if not images:
         return []
-    edge, none, ignored = (statistics.mean(column) for column in zip(*shares, strict=True))
-    no_edge = sum(share[0] == 0 for share in shares)
-    no_none = sum(share[1] == 0 for share in shares)
-    few_none = sum(0 < share[1] < _FEW for share in shares)
+    edge, none, ignored = (total / images for total in sums)
     lines = [f"pseudo edges: {edge:.1%} edge, {none:.1%} none, {ignored:.1%} ignored on average"]
     if no_edge:
-        lines.append(f"{no_edge} of {len(shares)} images have no positive (edge) pixel")
+        lines.append(f"{no_edge} of {images} images have no positive (edge) pixel")
     if no_none:
-        lines.append(f"{no_none} of {len(shares)} images have no negative (none) pixel")
+        lines.append(f"{no_none} of {images} images have no negative (none) pixel")
     if few_none:
-        lines.append(f"{few_none} of {len(shares)} images have fewer than {_FEW:.0%} of them")
+        lines.append(f"{few_none} of {images} images have fewer than {_FEW:.0%} of them")
     if no_none or few_none:
         lines.append(_HINT)
     return lines

@@ -34,8 +34,9 @@ from trace_d2.jobs.command_line import existing_folder
 from trace_d2.jobs.folder import open_job_folder
 from trace_d2.jobs.job import Job, Lookers, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.output import ForeignFolderError
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.report import Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
@@ -297,7 +298,7 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        counts = _totals(outcome.finished)
+        counts = outcome.counts.sums
         return Report(
             title=cls.title,
             panes=(),
@@ -309,7 +310,7 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
-        for line in _losses(_totals(list(store.read_records().values()))):
+        for line in _losses(FactCounts(store.read_records().values()).sums):
             say(f"note: {line}")
 
     def _place(self, entry: ExportEntry) -> Path:
@@ -356,13 +357,6 @@ def _root_of(labels: str | Path) -> str | None:
     """The folder of images that a folder of labels was made from."""
     job = open_job_folder(labels) if Path(labels).is_dir() else None
     return job.settings.get("images") if job else None
-
-
-def _totals(records: Sequence[Record]) -> Counter[str]:
-    counts = Counter[str]()
-    for record in records:
-        counts.update(record.facts)
-    return counts
 
 
 def _losses(counts: Mapping[str, int]) -> list[str]:

@@ -32,8 +32,8 @@ from trace_d2.jobs.kinds.export_job import (
     ExportJob,
 )
 from trace_d2.jobs.layout import NOTES, Layout
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.output import DamagedFileError
-from trace_d2.jobs.report import Outcome
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
@@ -48,6 +48,7 @@ class YoloExport(ExportJob):
 
     layout = Layout(
         kind="YOLO labels",
+        fans=False,
         results=(_LINES,),
         facts=("shapes",),
         joined=("data.yaml", "train.txt", "val.txt"),
@@ -79,16 +80,19 @@ class YoloExport(ExportJob):
 
     @classmethod
     def join(cls, outcome: Outcome) -> None:
-        names = [entry.file_name for entry in outcome.done]
+        images, root = len(outcome.done), outcome.store.root
         share = float(outcome.settings.get("val_share", 0))
-        count = min(len(names) - 1, max(1, round(share * len(names)))) if share > 0 else 0
-        chosen = frozenset(spread(names, count) if count > 0 else ())
-        root = outcome.store.root
-        for file, wanted in (("train.txt", False), ("val.txt", True)):
-            own = [f"./images/{name}\n" for name in names if (name in chosen) == wanted]
-            write_text(root / file, "".join(own))
+        count = min(images - 1, max(1, round(share * images))) if share > 0 else 0
+        with atomic_file(root / "train.txt") as train, atomic_file(root / "val.txt") as val:
+            chosen = iter(spread(range(images), count) if count > 0 else ())
+            wanted = next(chosen, None)
+            for rank, entry in enumerate(outcome.done):
+                line = f"./images/{entry.file_name}\n".encode()
+                (val if rank == wanted else train).write(line)
+                if rank == wanted:
+                    wanted = next(chosen, None)
         classes = [category.name for category in stored_categories(outcome)]
-        write_text(root / "data.yaml", yolo.data_yaml(classes, bool(chosen)))
+        write_text(root / "data.yaml", yolo.data_yaml(classes, count > 0))
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
@@ -108,6 +112,7 @@ class CityscapesExport(ExportJob):
 
     layout = Layout(
         kind="Cityscapes labels",
+        fans=False,
         results=(_INSTANCES, _LABELS),
         facts=("shapes",),
         joined=("labels.json",),
@@ -190,12 +195,12 @@ class CvatExport(ExportJob):
         store, categories = outcome.store, stored_categories(outcome)
         with atomic_file(store.root / "annotations.xml") as file:
             file.write(cvat.opening(categories, len(outcome.done)).encode("utf-8"))
-            for rank, entry in enumerate(outcome.done):
+            for rank, (entry, _) in enumerate(outcome.noted()):
                 note = read_result(store, entry.stem)
                 masks = note.get("masks")
                 if not isinstance(masks, list) or not all(map(_is_mask, masks)):
                     raise DamagedFileError(
-                        f"{store.root / NOTES.format(entry.stem)} is damaged (its masks are none): "
+                        f"{store.path(NOTES, entry.stem)} is damaged (its masks are none): "
                         "remove it, and run the same command again"
                     )
                 size = note["height"], note["width"]

@@ -38,9 +38,9 @@ from trace_d2.io.coco_panoptic import (
     panoptic_annotation,
 )
 from trace_d2.io.edge_maps import edge_paths, edge_stems, find_edges
+from trace_d2.io.fans import file_of
 from trace_d2.io.images import Sample, check_masks, load_sample
 from trace_d2.io.listing import some, spread
-from trace_d2.io.paths import file_below
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
@@ -57,8 +57,9 @@ from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, given_edges, upgrade
 from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
 from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths
-from trace_d2.jobs.report import Measure, Outcome, Report, counted
+from trace_d2.jobs.report import Measure, Report, counted
 from trace_d2.jobs.trust import CALIBRATION
 from trace_d2.labels import PanopticLabel, PanopticLabeler
 from trace_d2.labels.panoptic import LabelSettings, of_one_strength
@@ -205,7 +206,7 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         return load_sample(image, self._mask_path(entry), edges, self.categories, self.origin)
 
     def _mask_path(self, entry: ImageEntry) -> InputFile:
-        return file_below(self.semantic, f"{self.mask_stems.get(entry.stem, entry.stem)}.png")
+        return file_of(self.semantic, f"{self.mask_stems.get(entry.stem, entry.stem)}.png")
 
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
         assert inputs.edges is not None
@@ -294,31 +295,30 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         store, categories = outcome.store, _categories(outcome)
         listed = category_entries(categories)
         things = category_entries(tuple(c for c in categories if c.isthing))
-        images = []
         with (
             atomic_file(store.root / "panoptic.json") as panoptic_file,
             atomic_file(store.root / "instances.json") as instances_file,
+            CocoStream(panoptic_file, listed, "pseudo panoptic labels") as panoptic,
+            CocoStream(instances_file, things, "pseudo instance labels") as instances,
         ):
-            panoptic = CocoStream(panoptic_file, listed, "pseudo panoptic labels")
-            instances = CocoStream(instances_file, things, "pseudo instance labels")
-            for entry in outcome.done:
-                facts = outcome.records[entry.stem].facts
-                counts = {"segments": facts["segments"], "instances": facts["things"]}
+            for entry, record in outcome.noted():
+                counts = {"segments": record.facts["segments"], "instances": record.facts["things"]}
                 note = read_result(store, entry.stem, **counts)
                 image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
-                images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
-                panoptic.add(panoptic_annotation(image_id, f"{entry.stem}.png", note["segments"]))
+                image = image_entry(image_id, entry.file_name, note["height"], note["width"])
+                panoptic.add_image(image)
+                instances.add_image(image)
+                png = f"{store.placed(entry.stem)}.png"
+                panoptic.add(panoptic_annotation(image_id, png, note["segments"]))
                 for instance in note["instances"]:
                     instances.add({**instance, "image_id": image_id, "id": instances.count + 1})
-            panoptic.close(images)
-            instances.close(images)
+            panoptic.end()
+            instances.end()
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        settings, records = outcome.settings, outcome.finished
-        segments = sum(record.facts["segments"] for record in records)
-        things = sum(record.facts["things"] for record in records)
-        images = max(1, len(records))
+        settings, counts = outcome.settings, outcome.counts
+        things, segments = (counts.mean(name) for name in ("things", "segments"))
 
         def caption(facts: dict[str, Any]) -> list[str]:
             stuff = facts["segments"] - facts["things"]
@@ -331,9 +331,9 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
             caption,
             [("Semantic masks", settings.get("semantic", "")), *sam_rows(settings)],
             cards=[
-                ("segments", f"{segments:,}"),
-                ("things an image", f"{things / images:.1f}"),
-                ("stuff an image", f"{(segments - things) / images:.1f}"),
+                ("segments", f"{counts.sums['segments']:,}"),
+                ("things an image", f"{things:.1f}"),
+                ("stuff an image", f"{segments - things:.1f}"),
             ],
             measures=[
                 Measure("pieces added by edges", _added),

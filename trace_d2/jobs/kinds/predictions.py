@@ -35,6 +35,7 @@ from trace_d2.jobs.job import Job, Read, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor
 from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
     Pictures,
@@ -43,7 +44,7 @@ from trace_d2.jobs.pictures import (
     cut_strengths,
     stacked,
 )
-from trace_d2.jobs.report import Measure, Outcome, Report, counted
+from trace_d2.jobs.report import Measure, Report, counted
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
@@ -259,29 +260,32 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
             "segments": (_PANOPTIC_JSON, category_entries(categories), "panoptic predictions"),
         }
         write_json(root / _CATEGORIES, category_entries(categories), indent=1)
-        given = {key for record in outcome.finished for key in record.facts}
-        images: list[dict[str, Any]] = []
+        given = outcome.counts.present
         with ExitStack() as stack:
             streams = {
-                key: CocoStream(stack.enter_context(atomic_file(root / name)), listed, text)
+                key: stack.enter_context(
+                    CocoStream(stack.enter_context(atomic_file(root / name)), listed, text)
+                )
                 for key, (name, listed, text) in lists.items()
                 if key in given
             }
-            for entry in outcome.done:
-                facts = outcome.records[entry.stem].facts
-                counts = {key: facts[key] for key in streams}
+            for entry, record in outcome.noted():
+                counts = {key: record.facts[key] for key in streams}
                 note = read_result(outcome.store, entry.stem, **counts)
                 image_id = int(entry.image_id)  # type: ignore[arg-type]  # finished ones have one
-                images.append(image_entry(image_id, entry.file_name, note["height"], note["width"]))
+                image = image_entry(image_id, entry.file_name, note["height"], note["width"])
+                for stream in streams.values():
+                    stream.add_image(image)
                 for row in note.get("instances", ()):
                     stream = streams["instances"]
                     stream.add({"id": stream.count + 1, "image_id": image_id, **row})
                 if "segments" in streams:
                     segments = note["segments"]
-                    annotation = panoptic_annotation(image_id, f"{entry.stem}.png", segments)
+                    png = f"{outcome.store.placed(entry.stem)}.png"
+                    annotation = panoptic_annotation(image_id, png, segments)
                     streams["segments"].add(annotation)
             for stream in streams.values():
-                stream.close(images)
+                stream.end()
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
@@ -290,13 +294,10 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        settings, records = outcome.settings, outcome.finished
-        count = max(1, len(records))
-        things = sum(record.facts["things"] for record in records)
-        cards = [("things an image", f"{things / count:.1f}")]
-        if any("uncut" in record.facts for record in records):
-            before = sum(record.facts.get("uncut", 0) for record in records)
-            cards.append(("before the cut along edges", f"{before / count:.1f}"))
+        settings, counts = outcome.settings, outcome.counts
+        cards = [("things an image", f"{counts.mean('things'):.1f}")]
+        if counts.present["uncut"]:
+            cards.append(("before the cut along edges", f"{counts.mean('uncut'):.1f}"))
 
         def caption(record: Record) -> str:
             facts = record.facts
@@ -333,12 +334,11 @@ def _is_empty(record: Record) -> int:
 
 def _summary(store: JobStore) -> list[str]:
     """What users should know of all predictions, a line each."""
-    facts = [record.facts for record in store.read_records().values() if record.facts]
-    best = max((own.get("best", 0) for own in facts), default=0) / _SCALE
+    counts = FactCounts(store.read_records().values())
+    found, below, segments = (counts.sums[key] for key in ("instances", "below", "segments"))
+    best = counts.highest["best"] / _SCALE
     lines = []
-    if any("instances" in own for own in facts):
-        found = sum(own.get("instances", 0) for own in facts)
-        below = sum(own.get("below", 0) for own in facts)
+    if counts.present["instances"]:
         score = store.read_settings().get("score", 0)
         lines.append(
             f"{counted(found, 'instances')} of a score of {score:g} or more, "
@@ -346,13 +346,12 @@ def _summary(store: JobStore) -> list[str]:
         )
         if not found and below:
             lines.append(f"the highest score is {best:.3f}: a lower --score shows more")
-    if any("segments" in own for own in facts):
-        segments = sum(own.get("segments", 0) for own in facts)
+    if counts.present["segments"]:
         lines.append(counted(segments, "panoptic segments"))
         if not segments:
             lines.append(_advice(store.read_settings(), best))
-    if any("uncut" in own for own in facts):
-        before, after = (sum(own.get(key, 0) for own in facts) for key in ("uncut", "things"))
+    if counts.present["uncut"]:
+        before, after = (counts.sums[key] for key in ("uncut", "things"))
         lines.append(f"{counted(after, 'things')} after the cut along edges, {before} before")
     return lines
 

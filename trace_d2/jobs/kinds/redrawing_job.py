@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from trace_d2.io.remote import InputFolder
 from trace_d2.jobs.job import EntryT, Read, ResultT
-from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import CuttingJob
 from trace_d2.jobs.kinds.edge_job import PhotoT, deciding_keys
+from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.pinned_model import SAM, build_pinned
-from trace_d2.jobs.report import Outcome, Report
+from trace_d2.jobs.report import Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.masks.patches import Patch
 from trace_d2.masks.sam_files import sam_print
@@ -121,7 +121,7 @@ class RedrawingJob(CuttingJob[EntryT, PhotoT, ResultT]):
     @classmethod
     def tell(cls, store: JobStore) -> None:
         super().tell(store)
-        asked, redrawn = sam_counts(list(store.read_records().values()))
+        asked, redrawn = sam_counts(FactCounts(store.read_records().values()))
         if not asked:
             return
         say(f"SAM: {redrawn} of {asked} masks redrawn")
@@ -132,7 +132,7 @@ class RedrawingJob(CuttingJob[EntryT, PhotoT, ResultT]):
     def trust_page(
         cls, outcome: Outcome, *args: Any, cards: Sequence[tuple[str, str]], **more: Any
     ) -> Report:
-        asked, redrawn = sam_counts(outcome.finished)
+        asked, redrawn = sam_counts(outcome.counts)
         if asked:
             cards = [*cards, ("masks redrawn by SAM", f"{redrawn:,} of {asked:,}")]
         return super().trust_page(outcome, *args, cards=cards, **more)
@@ -149,12 +149,9 @@ def sam_rows(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [("SAM", settings[WEIGHTS])] if WEIGHTS in settings else []
 
 
-def sam_counts(records: Sequence[Record]) -> tuple[int, int]:
+def sam_counts(counts: FactCounts) -> tuple[int, int]:
     """How many masks SAM was asked for, and how many it redrew."""
-    asked, redrawn = (
-        sum(record.facts.get(name, 0) for record in records) for name in ("asked", "redrawn")
-    )
-    return asked, redrawn
+    return counts.sums["asked"], counts.sums["redrawn"]
 
 
 def sam_settings(cfg: CfgNode) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.kinds.mask_entries import MaskEntry, decode_masks, mask_entries
 from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
 from trace_d2.jobs.layout import Layout
+from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.output import DamagedFileError, writing_to
 from trace_d2.jobs.pictures import (
     PHOTOGRAPH,
@@ -50,7 +51,7 @@ from trace_d2.jobs.pictures import (
     cut_strengths,
     stacked,
 )
-from trace_d2.jobs.report import Measure, Outcome, Report, Table, counted
+from trace_d2.jobs.report import Measure, Report, Table, counted
 from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import BLIND, CALIBRATION, DISCOVERED_BY, is_blind
 from trace_d2.masks.patches import Patch, patch_of
@@ -306,9 +307,7 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        given, refined = (
-            sum(record.facts[name] for record in outcome.finished) for name in ("given", "segments")
-        )
+        given, refined = (outcome.counts.sums[name] for name in ("given", "segments"))
         return cls.trust_page(
             outcome,
             "Refined masks",
