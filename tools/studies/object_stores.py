@@ -175,7 +175,7 @@ class Study:
         """Wait until ``process`` ends, as it should; returns what it said."""
         said, _ = process.communicate(timeout=_PATIENCE)
         if process.returncode != status:
-            raise RuntimeError(f"{process.args} ended with {process.returncode}: {said}")
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}: {said}")
         return said
 
     def wait_for(self, output: str, labels: int, *processes: subprocess.Popen[str]) -> None:
