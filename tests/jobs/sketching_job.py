@@ -6,6 +6,7 @@ and ``kill/<stem>.cut`` for one that kills who cuts it: once, or always if it sa
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from functools import cached_property
@@ -40,6 +41,7 @@ class Sketcher:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        logging.getLogger("trace_d2.sketcher").warning("sketches are no edges: %s", "beware")
         if (root / "no_model").exists():
             raise UsageError("the sketcher cannot be loaded: there is none")
 

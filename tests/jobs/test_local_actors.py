@@ -25,15 +25,18 @@ def root(tmp_path: Path, sketching: ModuleType) -> Path:
     return tmp_path
 
 
-def test_one_killed_in_the_middle_makes_no_difference(root, sketching) -> None:
+def test_one_killed_in_the_middle_makes_no_difference(root, sketching, caplog) -> None:
     run_job(sketching.sketching_job(root, "alone"), RunOptions())
     (root / "kill/s09").write_text("once")  # by kill -9, as edges are measured
     (root / "kill/s05.cut").write_text("once")  # and as labels are made
     job = sketching.sketching_job(root)
+    caplog.clear()
     result = run_job(job, RunOptions(actors=lambda: LocalActors(workers=1, gpus=["", ""])))
     assert (result.done, list(result.failed)) == (IMAGES, [])
     assert list((root / "kill").iterdir()) == []
     assert sketching.contents(root / "out") == sketching.contents(root / "alone")
+    # All four of them said so.
+    assert caplog.messages == ["sketches are no edges: beware"]
     workers = {record.worker for record in job.store.read_records().values()}
     assert {name.partition(":")[2] for name in workers} == {"cpu0", "cpu1"}
 

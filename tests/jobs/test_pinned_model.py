@@ -88,3 +88,20 @@ def test_sam_has_a_commit_of_its_own(store):
     cfg.MODEL.TRACE.SAM.REVISION = "ddd"
     with pytest.raises(UsageError, match=r"commit ccc of SAM, and MODEL.TRACE.SAM.REVISION ddd"):
         build_pinned(build, cfg, store, SAM)
+
+
+def test_of_two_processes_that_begin_at_once_the_first_is_followed(store):
+    """The hub moves on between them: the second has loaded another commit when it looks again."""
+    store.open(SETTINGS)
+    asked: list[str] = []
+    second = hub("bbb", asked)
+
+    def build(cfg):
+        found = second(cfg)
+        if len(asked) == 1:  # meanwhile
+            build_pinned(hub("aaa", []), get_trace_cfg(), store)
+        return found
+
+    assert build_pinned(build, get_trace_cfg(), store).backbone.commit == "aaa"
+    assert asked == ["", "aaa"]
+    assert store.read_settings()["commit"] == "aaa"

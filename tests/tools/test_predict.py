@@ -28,6 +28,7 @@ from trace_d2.engine.configs import load_cfg
 from trace_d2.io.categories import Category, load_categories
 from trace_d2.io.coco_panoptic import load_panoptic_json, read_panoptic_png
 from trace_d2.io.edge_maps import write_edges
+from trace_d2.jobs.actors import packed, unpacked
 
 pytestmark = pytest.mark.detectron2
 
@@ -411,3 +412,12 @@ def test_a_project_of_its_own(predict, two, tmp_path, capsys):
     more = ["--score", "0", "--project", "detectron2.projects.point_rend"]
     assert predict.main(command(folder, two, tmp_path / "out", *more)) == 0
     assert predicted(tmp_path / "out")["annotations"]
+    # An actor, to which the job is sent, sees the same by a model of its own.
+    options = command(folder, two, tmp_path / "out", *more)
+    job = predict._job(predict.build_parser().parse_intermixed_args(options))
+    there = unpacked(packed(job))
+    entry = job.entries[0]
+    ((seen, _),) = there.look([there.read(entry)])
+    note = json.loads((tmp_path / f"out/annotations/{entry.stem}.json").read_text())
+    assert seen.predicted.found.instances == note["instances"]
+    assert job.build.args[-1] == ("detectron2.projects.point_rend",)  # for it to import

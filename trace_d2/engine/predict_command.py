@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from detectron2.utils.file_io import PathManager
 
 from trace_d2.config import add_trace_config
 from trace_d2.data.categories import ModelClasses
+from trace_d2.devices import backbone_device
 from trace_d2.edges.sources import build_edge_source
 from trace_d2.engine.configs import load_cfg
 from trace_d2.engine.model_classes import resolve_classes
@@ -68,24 +71,41 @@ def predict_job(args: argparse.Namespace) -> PredictionJob:
     for line in filter(None, (remark, *remarks)):
         say(f"note: {line}")
     return PredictionJob(
-        partial(_build, cfg, weights, classes, args.score),
+        partial(_build, cfg, weights, classes, args.score, tuple(args.projects)),
         images,
         args.output,
         _entries(images, args, edges),
         classes.categories,
         settings,
         edges,
+        _devices(cfg),
     )
 
 
+def _devices(cfg: CfgNode) -> dict[str, str]:
+    """What the model runs on, and its backbone of edges, by the keys that say so."""
+    devices = {"MODEL.DEVICE": cfg.MODEL.DEVICE}
+    if cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED:
+        name, key = backbone_device(cfg)
+        devices[key] = name
+    return devices
+
+
 def _build(
-    cfg: CfgNode, weights: str, classes: ModelClasses, score: float, store: JobStore
+    cfg: CfgNode,
+    weights: str,
+    classes: ModelClasses,
+    score: float,
+    projects: Sequence[str],
+    store: JobStore,
 ) -> ModelPredictor:
     """The model, with its edges of the commit that ``store`` notes; raises a UsageError."""
     source = None
     if cfg.MODEL.TRACE.POSTPROCESSOR.ENABLED:
         source = build_pinned(build_edge_source, cfg, store)
     try:
+        for name in projects:  # which a process that has not read the config lacks
+            importlib.import_module(name)
         return ModelPredictor(cfg, weights, classes, score, source)
     except (ValueError, KeyError, OSError, ImportError, AssertionError) as error:
         raise UsageError(f"the model cannot be loaded: {str(error) or type(error)}") from error

@@ -24,6 +24,7 @@ model need not wait. It answers each message of its own accord, and ends at ``No
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 import queue
 import traceback
@@ -33,6 +34,7 @@ from typing import Any, Protocol
 
 from trace_d2.jobs.executors import (
     AHEAD,
+    DeviceFailedError,
     Executor,
     WorkerDiedError,
     WorkerPool,
@@ -94,13 +96,28 @@ class Failed:
 
 @dataclass(frozen=True)
 class Gone:
-    """Of an actor that ended, or about one that died: why. What it held is to be done by others."""
+    """Of an actor that ended, or about one that died: what it held is to be done by others.
+
+    Attributes:
+        reason: why, in words that follow "as".
+        of_place: whether the place is to blame, as far as is known, and not what it held.
+    """
 
     reason: str
+    of_place: bool = False
+
+
+@dataclass(frozen=True)
+class Said:
+    """Of an actor: what it would log, to be shown once though all of them say so."""
+
+    logger: str
+    level: int
+    text: str
 
 
 ToActor = Begin | Batch | None
-FromActor = Hello | Ready | Ended | Failed | Gone
+FromActor = Hello | Ready | Ended | Failed | Gone | Said
 
 
 class Actors(Protocol):
@@ -160,7 +177,7 @@ class Actor:
                     else:
                         self._do(message.entries)
             except WorkerDiedError as error:
-                self._send(Gone(str(error)))
+                self._send(Gone(str(error), isinstance(error, DeviceFailedError)))
             except Exception as error:
                 trace = "".join(traceback.format_exception(error))
                 self._send(Failed(_that_travels(error), trace))
@@ -223,6 +240,23 @@ class Actor:
                 self._inbox.put(message)
                 return
             entries = message.entries
+
+
+class LogSender(logging.Handler):
+    """Sends to the main process what is logged here. Put it in place of all other handlers."""
+
+    def __init__(self, send: Callable[[FromActor], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send ``record``."""
+        self._send(Said(record.name, record.levelno, self.format(record)))
+
+    def take_over(self) -> None:
+        """Become the root's only handler, of Python's warnings as well."""
+        logging.getLogger().handlers = [self]
+        logging.captureWarnings(True)
 
 
 def packed(job: AnyJob) -> bytes:

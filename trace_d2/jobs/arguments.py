@@ -62,6 +62,15 @@ def job_parser(
         help="do part I of N (from 1); auto: as SLURM, torchrun or Kubernetes say; next/N: all "
         "parts of N that nobody does, one after the other. Then --merge (docs/cluster.md)",
     )
+    if config:
+        parser.add_argument(
+            "--num-gpus",
+            type=count,
+            metavar="N",
+            help="a process a GPU of this machine, N in all, each with the model"
+            + (" and so many --workers" if workers else "; --workers are shared out among them"),
+        )
+        parser.set_defaults(beside=bool(workers))
     parser.add_argument("--limit", type=count, metavar="K", help="the first K images only")
     parser.add_argument(
         "--overwrite", action="store_true", help="drop results that were made with other settings"

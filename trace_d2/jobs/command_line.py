@@ -20,6 +20,8 @@ from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
 from trace_d2.io.remote import InputFolder, StoreError, input_folder, is_address
+from trace_d2.jobs.actors import Actors
+from trace_d2.jobs.choosing import asked_actors
 from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
@@ -220,10 +222,12 @@ def _run(
     missing = [f"--{name.replace('_', '-')}" for name in kind.needs if getattr(args, name) is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} missing; see --help")
-    part, job = _prepared(kind, args, make or kind.from_args)
+    part, job, actors = _prepared(kind, args, make or kind.from_args)
     if not job.store.has_locks:
         say(_NO_LOCKS.format(job.store.address))
-    options = RunOptions(part.shard, args.limit, args.workers, args.overwrite, not args.quiet)
+    options = RunOptions(
+        part.shard, args.limit, args.workers, args.overwrite, not args.quiet, actors
+    )
     claimed = run_free_shards(job, options) if part.claims else None
     result = claimed.result if claimed else run_job(job, options)
     say(
@@ -276,7 +280,7 @@ def _take_part(shard: str) -> Part:
 
 def _prepared(
     kind: type[AnyJob], args: argparse.Namespace, make: Callable[[argparse.Namespace], AnyJob]
-) -> tuple[Part, AnyJob]:
+) -> tuple[Part, AnyJob, Callable[[], Actors] | None]:
     """The job, once nothing is known to be wrong; all that is wrong is said at once."""
     wrong = Complaints()
     if args.output:
@@ -286,7 +290,9 @@ def _prepared(
     if part and part.claims and is_address(args.output):
         wrong.say(_NO_CLAIMS.format(args.output))
     job = wrong.of(make, args)
+    actors = None
     if job is not None:
+        actors = wrong.of(asked_actors, job, args)
         begun = ours and job.store.has_results()
         if not begun:  # else it was right when it began
             wrong.of(look_at_some, job, args.limit)
@@ -298,7 +304,7 @@ def _prepared(
         raise UsageError(str(error)) from error
     assert part is not None
     assert job is not None
-    return part, job
+    return part, job, actors
 
 
 def _merge(kind: type[AnyJob], output: str) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import logging
+from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -20,6 +21,7 @@ from trace_d2.jobs.actors import (
     Gone,
     Hello,
     Ready,
+    Said,
     packed,
 )
 from trace_d2.jobs.executors import WorkerDiedError
@@ -27,7 +29,8 @@ from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import ImageEntry, Record
 
 _DEATHS = 3  # of actors with an image in work, that make it a failed one
-_BARREN = 3  # deaths an actor, one after the other, without a result of any
+_BARREN = 3  # deaths an actor and once more, one after the other, without a result of any
+_REMEMBERED = 1000  # different messages
 
 
 class ActorError(RuntimeError):
@@ -65,6 +68,8 @@ class Crew:
         self._actors = actors
         self._members: dict[Any, _Member] = {}
         self._begin: Begin | None = None
+        self._gone: set[Any] = set()
+        self._said: set[Said] = set()
         self._barren = 0
         self._most = 1  # actors at once, so far
 
@@ -119,6 +124,9 @@ class Crew:
             self._most = max(self._most, len(self._members))
             self._actors.send(key, self._begin)
             return
+        if isinstance(message, Said):
+            self._repeat(message)
+            return
         member = self._members.get(key)
         if isinstance(message, Failed):
             where = member.where if member else str(key)
@@ -133,18 +141,28 @@ class Crew:
             yield share.end(member, message)
             self._barren = 0
 
+    def _repeat(self, message: Said) -> None:
+        """Log what an actor said, unless another said the same."""
+        if message not in self._said:
+            logging.getLogger(message.logger).log(message.level, "%s", message.text)
+        if len(self._said) < _REMEMBERED:
+            self._said.add(message)
+
     def _bury(
         self, key: Any, message: Gone, share: _Share
     ) -> Iterator[tuple[ImageEntry, Record | None]]:
+        if key in self._gone:  # it told so itself, before it died
+            return
+        self._gone.add(key)
         self._barren += 1
-        if self._barren > _BARREN * self._most:
+        if self._barren > _BARREN * (self._most + 1):
             raise WorkerDiedError(
                 f"{self._barren} processes died one after the other without a result, the last as "
                 f"{message.reason}. Finished images are safe; the same command continues"
             )
         member = self._members.pop(key, None)
         if member is not None:
-            yield from share.take_back(member)
+            yield from share.take_back(member, message)
 
 
 class _Share:
@@ -154,7 +172,7 @@ class _Share:
         self.left = len(entries)
         self._waiting = deque(entries)
         self._suspects: deque[ImageEntry] = deque()  # done alone, so that others need not die
-        self._deaths: Counter[str] = Counter()
+        self._deaths: dict[str, list[str]] = defaultdict(list)  # where, by stem
 
     def next_batch(self, member: _Member, members: int) -> tuple[ImageEntry, ...]:
         """What ``member`` is to be given now, which it holds from now on; mostly nothing."""
@@ -181,15 +199,19 @@ class _Share:
         record = message.record and replace(message.record, worker=member.where)
         return entry, record
 
-    def take_back(self, member: _Member) -> Iterator[tuple[ImageEntry, None]]:
-        """Let others do what ``member`` held when it died; yields what nobody can do."""
+    def take_back(self, member: _Member, death: Gone) -> Iterator[tuple[ImageEntry, None]]:
+        """Let others do what ``member`` held when it died; yields what nobody can do.
+
+        A place that is to blame counts once for each image, however often it takes that.
+        """
         for entry in reversed(member.held.values()):
-            self._deaths[entry.stem] += 1
             deaths = self._deaths[entry.stem]
-            if deaths >= _DEATHS:
+            if not (death.of_place and member.where in deaths):
+                deaths.append(member.where)
+            if len(deaths) >= _DEATHS:
                 self.left -= 1
                 yield entry, None
-            elif deaths == _DEATHS - 1:
+            elif len(deaths) == _DEATHS - 1:
                 self._suspects.append(entry)
             else:
                 self._waiting.appendleft(entry)

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from trace_d2.devices import is_device_failure
@@ -102,7 +103,8 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
     done: ClassVar[str]  # what an image with a result is, as "labelled"
     files: ClassVar[str]  # where the results of a whole job are, with {} for the output
     needs: ClassVar[tuple[str, ...]] = ("images", "output")  # options of the command line
-    looks: bool = False  # whether a model looks at each image, in the main process
+    looks: bool = False  # whether a model looks at each image, in the main process or in actors
+    devices: Mapping[str, str] = MappingProxyType({})  # of that model, by the key that names it
     stays: ClassVar[tuple[str, ...]] = ("entries",)
     travels: ClassVar[tuple[str, ...]] = ()  # of ``stays``, what actors get, whose model looks
 

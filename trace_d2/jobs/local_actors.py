@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import queue
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from trace_d2.jobs.actors import Actor, FromActor, Gone, ToActor
+from trace_d2.devices import VISIBLE
+from trace_d2.jobs.actors import Actor, Ended, FromActor, Gone, LogSender, ToActor
+from trace_d2.jobs.executors import WorkerDiedError
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+logger = logging.getLogger(__name__)
+
+
+_TRIES = 4  # processes in one place
 _SECONDS = 15.0  # for what is in work to end, once told to
 
 
@@ -29,7 +36,7 @@ class _Process:
 
 
 class LocalActors:
-    """Processes of this machine; one that dies is started again.
+    """Processes of this machine; one that dies is started again, as long as that brings results.
 
     Args:
         workers: of each, that make and write beside the one that looks; 1: it does so itself.
@@ -40,6 +47,7 @@ class LocalActors:
         self._workers, self._gpus = workers, gpus
         self._processes: dict[int, _Process] = {}
         self._started = 0
+        self._barren: Counter[int] = Counter()  # deaths without a result since, by slot
 
     def start(self) -> None:
         """Start all of them."""
@@ -48,14 +56,23 @@ class LocalActors:
 
     def wait(self) -> Iterator[tuple[int, FromActor]]:
         """See ``Actors``."""
+        if not self._processes:
+            raise WorkerDiedError(
+                "all processes died again and again (see above). Finished images are safe; the "
+                "same command continues"
+            )
         by_connection = {one.connection: key for key, one in self._processes.items()}
         for connection in wait(list(by_connection)):
             assert isinstance(connection, Connection)
             key = by_connection[connection]
             try:
-                yield key, connection.recv()
+                message = connection.recv()
             except (EOFError, ConnectionResetError):  # it ended
                 yield key, Gone(self._end(key))
+                continue
+            if isinstance(message, Ended):
+                self._barren[self._processes[key].slot] = 0
+            yield key, message
 
     def send(self, key: int, message: ToActor) -> None:
         """See ``Actors``."""
@@ -78,8 +95,8 @@ class LocalActors:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         gpu = self._gpus[slot]
-        where = f"{socket.gethostname()}:{f'gpu{gpu}' if gpu else f'cpu{slot}'}"
-        process = context.Process(target=_run_actor, args=(there, self._workers, where))
+        arguments = (there, self._workers, self._place(slot))
+        process = context.Process(target=_run_actor, args=arguments)
         with _only_visible(gpu):
             process.start()
         there.close()
@@ -91,23 +108,37 @@ class LocalActors:
         one = self._processes.pop(key)
         one.connection.close()
         one.process.join()
-        self._start(one.slot)
-        return _how_it_ended(one.process.exitcode)
+        how = _how_it_ended(one.process.exitcode)
+        self._barren[one.slot] += 1
+        if self._barren[one.slot] < _TRIES:
+            self._start(one.slot)
+        else:
+            logger.warning(
+                "%s is given up: %d processes died there without a result, the last as %s",
+                self._place(one.slot),
+                _TRIES,
+                how,
+            )
+        return how
+
+    def _place(self, slot: int) -> str:
+        gpu = self._gpus[slot]
+        return f"{socket.gethostname()}:{f'gpu{gpu}' if gpu else f'cpu{slot}'}"
 
 
 @contextlib.contextmanager
 def _only_visible(gpu: str) -> Iterator[None]:
     """Processes that start within the block see ``gpu`` alone."""
-    before = os.environ.get(_VISIBLE)
+    before = os.environ.get(VISIBLE)
     if gpu:
-        os.environ[_VISIBLE] = gpu
+        os.environ[VISIBLE] = gpu
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(_VISIBLE, None)
+            os.environ.pop(VISIBLE, None)
         else:
-            os.environ[_VISIBLE] = before
+            os.environ[VISIBLE] = before
 
 
 def _how_it_ended(code: int | None) -> str:
@@ -124,7 +155,14 @@ def _run_actor(connection: Connection, workers: int, where: str) -> None:
     signal.signal(signal.SIGTERM, _leave)
     inbox: queue.SimpleQueue[ToActor] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
-    Actor(inbox, connection.send, workers, where).run()
+    speaking = threading.Lock()  # threads that read ahead may log
+
+    def send(message: FromActor) -> None:
+        with speaking:
+            connection.send(message)
+
+    LogSender(send).take_over()
+    Actor(inbox, send, workers, where).run()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

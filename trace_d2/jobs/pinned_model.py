@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trace_d2.jobs.command_line import STUDENT
 from trace_d2.jobs.job import UsageError
+from trace_d2.jobs.locks import LOCKS, hold_lock
+from trace_d2.jobs.output import writing_to
 from trace_d2.jobs.store import COMMIT, SAM_COMMIT, JobStore
 
 if TYPE_CHECKING:
@@ -68,6 +71,21 @@ def build_pinned(
             f"MODEL.TRACE.{pin.node}.REVISION {cfg.MODEL.TRACE[pin.node].REVISION} is {used} by "
             f"now: set it to {noted}, or choose another --output"
         )
-    if used and begun and not noted:
-        store.write_settings({**store.read_settings(), pin.setting: used})
+    if used and begun and not noted and _note(store, pin, used) != used:
+        return build_pinned(build, cfg, store, pin)  # the hub moved on between two processes
     return built
+
+
+def _note(store: JobStore, pin: Pin, used: str) -> str:
+    """The commit that ``store`` notes from now on: ``used``, unless another process was first."""
+    lock = store.root / LOCKS / "commit.lock"
+    with contextlib.ExitStack() as stack:
+        if store.has_locks:
+            stack.enter_context(writing_to(store.root))
+            lock.parent.mkdir(exist_ok=True)
+            stack.enter_context(hold_lock(lock, timeout=-1))
+        settings = store.read_settings()
+        if not settings.get(pin.setting):
+            settings[pin.setting] = used
+            store.write_settings(settings)
+        return str(settings[pin.setting])

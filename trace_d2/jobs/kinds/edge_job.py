@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from trace_d2.devices import backbone_device
 from trace_d2.edges.sources import (
     EdgeOutput,
     EdgeSource,
@@ -105,6 +106,8 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         self.images = input_folder(images)
         self.source: str = cfg.MODEL.TRACE.EDGES.SOURCE
         self.detects = self.looks = self.source in _DETECTOR_KEYS
+        device, key = backbone_device(cfg)
+        self.devices = {key: device}
         self.edges_folder = given_edges(cfg)
         content = {
             "images": str(self.images.resolve()),

@@ -80,6 +80,7 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
         categories: what the classes of the model are.
         settings: what decides the results besides images and categories.
         edges_folder: of given edges, files of which are inputs as well; None: none are given.
+        devices: of the model and of what finds edges, by the keys that name them.
     """
 
     layout = Layout(
@@ -103,8 +104,10 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
         categories: Sequence[Category],
         settings: Mapping[str, Any],
         edges_folder: InputFolder | None = None,
+        devices: Mapping[str, str] | None = None,
     ) -> None:
         self.build = build
+        self.devices = devices or {}
         self.images = input_folder(images)
         self.categories = tuple(categories)
         self.edges_folder = edges_folder
