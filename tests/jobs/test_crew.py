@@ -287,3 +287,25 @@ def test_the_faster_one_does_more_and_all_end_together(root, sketching) -> None:
     assert sorted(ended) == [entry.stem for entry in entries]
     assert script.done["fast"] >= 2.5 * script.done["slow"]
     assert abs(script.last["fast"] - script.last["slow"]) <= 4 * 4
+
+
+class Broken(Threads):
+    """One of three GPUs fails whatever it is given; its process ends and is started again."""
+
+    def _live(self, key: int) -> None:
+        if 0 < key < self.count:
+            super()._live(key)
+            return
+        self.came.put((key, Hello("host:broken")))
+        while isinstance(self.inboxes[key].get(), Begin):
+            self.came.put((key, Ready(8)))
+        self.came.put((key, Gone("the GPU fails", of_place=True)))
+        self.came.put((key, Gone("it ended with status 0")))
+
+
+def test_images_are_not_blamed_for_a_gpu_that_fails(root, sketching, expected) -> None:
+    actors = Broken(3)
+    result = run(sketching.sketching_job(root), actors)
+    assert (result.done, result.failed) == (IMAGES, ())
+    assert actors.deaths > 4
+    assert sketching.contents(root / "out") == expected

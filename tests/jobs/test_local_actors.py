@@ -12,8 +12,10 @@ from types import ModuleType
 
 import pytest
 
+from trace_d2.jobs.actors import Gone
 from trace_d2.jobs.crew import Crew
 from trace_d2.jobs.engine import RunOptions, run_job
+from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.local_actors import LocalActors, _how_it_ended, _only_visible
 
 IMAGES = 12
@@ -62,6 +64,7 @@ sys.path.insert(0, {folder!r})
 from pathlib import Path
 import sketching_job
 from trace_d2.jobs.crew import Crew
+from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.local_actors import LocalActors
 if __name__ == "__main__":
     job = sketching_job.sketching_job(Path({root!r}))
@@ -101,3 +104,14 @@ def test_how_it_ended() -> None:
     assert "SIGKILL, which is how a machine without memory" in _how_it_ended(-signal.SIGKILL)
     assert _how_it_ended(-signal.SIGSEGV) == "it was ended by SIGSEGV"
     assert _how_it_ended(1) == "it ended with status 1"
+
+
+def test_a_place_where_all_die_is_given_up(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("trace_d2.jobs.local_actors._run_actor", print)  # which ends at once
+    actors = LocalActors(workers=1, gpus=[""])
+    actors.start()
+    told = [message for _ in range(4) for _, message in actors.wait()]
+    assert told == [Gone("it ended with status 0")] * 4
+    assert "cpu0 is given up: 4 processes died there without a result" in caplog.text
+    with pytest.raises(WorkerDiedError, match="all processes died again and again"):
+        next(actors.wait())
