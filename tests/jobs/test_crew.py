@@ -49,6 +49,7 @@ class Threads:
         self.came: queue.SimpleQueue[tuple[int, FromActor]] = queue.SimpleQueue()
         self.inboxes: dict[int, queue.SimpleQueue[ToActor]] = {}
         self.sent: list[tuple[int, ToActor]] = []
+        self.threads: list[threading.Thread] = []
         self.deaths = 0
 
     def start(self) -> None:
@@ -58,7 +59,8 @@ class Threads:
     def _start(self) -> None:
         key = len(self.inboxes)
         self.inboxes[key] = queue.SimpleQueue()
-        threading.Thread(target=self._live, args=(key,), daemon=True).start()
+        self.threads.append(threading.Thread(target=self._live, args=(key,), daemon=True))
+        self.threads[-1].start()
 
     def _live(self, key: int) -> None:
         try:
@@ -81,6 +83,9 @@ class Threads:
     def stop(self) -> None:
         for inbox in self.inboxes.values():
             inbox.put(None)
+        for thread in self.threads:  # none may be killed once death is what it was
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(autouse=True)
