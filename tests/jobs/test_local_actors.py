@@ -40,7 +40,7 @@ def test_one_killed_in_the_middle_makes_no_difference(root, sketching, caplog) -
     # All four of them said so.
     assert caplog.messages == ["sketches are no edges: beware"]
     workers = {record.worker for record in job.store.read_records().values()}
-    assert {name.partition(":")[2] for name in workers} == {"cpu0", "cpu1"}
+    assert {name.partition(":")[2] for name in workers} <= {"cpu0", "cpu1"}
 
 
 def test_an_interrupted_crew_leaves_nothing_behind(root, sketching) -> None:
