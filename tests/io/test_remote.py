@@ -179,7 +179,10 @@ def test_without_credentials_it_is_said_how_they_are_given(s3_server, monkeypatc
 def test_stores_that_tell_no_changes_are_refused(memory_store, monkeypatch):
     memory_store.put("p/a.png", b"1")
     find = memory_store.fs.find
-    told = {path: {**info, "created": None} for path, info in find("", detail=True).items()}
+    told = {
+        path: {**info, "created": None}
+        for path, info in find(memory_store.root, detail=True).items()
+    }
     monkeypatch.setattr(type(memory_store.fs), "find", lambda *_, **__: dict(told))
     with pytest.raises(ValueError, match=r"p/a\.png tells neither checksums nor times, so that"):
         RemoteFolder(f"{memory_store.url}/p").folders()
@@ -211,10 +214,15 @@ def test_several_files_are_fetched_at_once_and_faults_are_left_to_their_readers(
 
 
 class _Broken:
-    """A file system whose store ends while it is read."""
+    """A file system of which files cannot be read so many times, and folders never, or always."""
 
-    def __init__(self, error: Exception, times: int) -> None:
-        self.error, self.times = error, times
+    def __init__(self, error: Exception, times: int, lost: bool = True) -> None:
+        self.error, self.times, self.lost = error, times, lost
+
+    def info(self, path: str) -> dict[str, str]:
+        if self.lost:
+            raise self.error
+        return {"type": "directory"}
 
     def cat_file(self, path: str) -> bytes:
         self.times -= 1
@@ -235,7 +243,12 @@ def test_a_store_is_asked_again_and_then_given_up(error, memory_store, monkeypat
     assert (folder / "a.png").read_bytes() == b"1"
     assert waited == [5, 20]
     broken.times = 10
-    with pytest.raises(StoreError, match=rf"p/a.png cannot be read \({type(error).__name__}: "):
+    message = rf"p/a.png cannot be read \({type(error).__name__}: "
+    with pytest.raises(StoreError, match=message):
+        (folder / "a.png").read_bytes()
+    assert waited[2:] == [5, 20, 60]
+    broken.times, broken.lost = 10, False  # it is this file alone
+    with pytest.raises(ConnectionError, match=message):
         (folder / "a.png").read_bytes()
 
 
@@ -243,9 +256,14 @@ def test_what_may_not_be_read_is_asked_for_once(memory_store, monkeypatch):
     memory_store.put("p/a.png", b"1")
     file = RemoteFolder(f"{memory_store.url}/p") / "a.png"
     assert file.is_file()
-    monkeypatch.setattr(
-        remote, "open_store", lambda address: (_Broken(PermissionError("403"), 1), "")
-    )
-    with pytest.raises(PermissionError, match=r"p/a.png may not be read \(403\): give credentials"):
+    broken = _Broken(PermissionError("403"), 9, lost=False)
+    monkeypatch.setattr(remote, "open_store", lambda address: (broken, ""))
+    message = r"p/a.png may not be read \(403\): give credentials"
+    with pytest.raises(PermissionError, match=message):
         file.read_bytes()
-    assert isinstance(file, RemoteFile)
+    assert broken.times == 8
+    broken.lost = True  # nothing may be read any more, as when credentials expire
+    monkeypatch.setattr(remote, "_WAITS", (0,))
+    with pytest.raises(StoreError, match=message):
+        file.read_bytes()
+    assert broken.times == 6

@@ -202,10 +202,12 @@ def test_a_store_that_ends_stops_the_job(label_job, memory_store, monkeypatch, c
         return fetch(self)
 
     monkeypatch.setattr(remote, "_WAITS", ())
+    monkeypatch.setattr(RemoteFolder, "answers", lambda self: not left)
     monkeypatch.setattr(remote.RemoteFile, "_fetch", interrupted)
     assert uploaded.run() == 1
     said = capsys.readouterr().err
     assert f"stopped: {memory_store.url}/images/b.png cannot be read (reset)" in said
+    assert "Finished images are safe, and the same command continues" in said
     # It was met as edges were measured, which is not done with what is left of them.
     assert not (label_job.output / "calibration.json").exists()
     left.clear()

@@ -169,6 +169,13 @@ class RemoteFolder:
         except FileNotFoundError:  # nor its bucket
             return False
 
+    def answers(self) -> bool:
+        """Whether its store tells us of it, now."""
+        try:
+            return self.is_dir()
+        except OSError:
+            return False
+
     def folders(self) -> dict[str, list[str]]:
         """The names of the files of every folder from this one down, as they are now.
 
@@ -297,15 +304,14 @@ class RemoteFile:
         """Its content.
 
         Raises:
-            OSError: it is gone, or may not be read; so where the store of a file of no folder does
-                not answer.
-            StoreError: the store of its folder, which answered before, does not any more.
+            OSError: it is gone, or cannot or may not be read.
+            StoreError: nor does its folder, which did before, answer any more.
         """
         if self._content is not None:
             return self._content
         if self._folder is None:
             return self._fetch()
-        self._content = self._fetch_patiently()
+        self._content = self._fetch_patiently(self._folder)
         return self._content
 
     @property
@@ -324,16 +330,18 @@ class RemoteFile:
             content: bytes = fs.cat_file(path)
             return content
 
-    def _fetch_patiently(self) -> bytes:
-        for wait in _WAITS:
+    def _fetch_patiently(self, folder: RemoteFolder) -> bytes:
+        for wait in (*_WAITS, None):
             try:
                 return self._fetch()
-            except ConnectionError:
-                time.sleep(wait)
-        try:
-            return self._fetch()
-        except ConnectionError as error:
-            raise StoreError(str(error)) from error
+            except (ConnectionError, PermissionError) as error:
+                lost = not folder.answers()  # else it is this file alone
+                if wait is None and lost:
+                    raise StoreError(str(error)) from error
+                if wait is None or (isinstance(error, PermissionError) and not lost):
+                    raise
+            time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
 
 
 def fetch_together(files: Iterable[InputFile]) -> None:

@@ -100,8 +100,12 @@ def exit_status(command: Callable[[], int], interrupted: Callable[[], str] = str
     except _REFUSALS as error:
         say(f"error: {error}", error=True)
         return 2
-    except (OutputError, StoreError, WorkerDiedError) as error:
+    except (OutputError, WorkerDiedError) as error:
         say(f"stopped: {error}", error=True)
+        return 1
+    except StoreError as error:
+        safe = "Finished images are safe, and the same command continues"
+        say(f"stopped: {error}. {safe}", error=True)
         return 1
     except KeyboardInterrupt:
         say(f"\ninterrupted. {interrupted()}", error=True)
