@@ -68,6 +68,9 @@ S3_REQUIREMENTS, GS_REQUIREMENTS = ["s3fs>=2024.2"], ["gcsfs>=2024.2"]
 # Vision transformers that transformers does not have (EVA02), or has behind a gate (DINOv3).
 TIMM_REQUIREMENTS = ["timm>=1.0.20"]
 
+# What hands a job's images to the machines of a cluster; its core is enough. Tests need it.
+RAY_REQUIREMENTS = ["ray>=2.48"]
+
 # playwright drives the Chromium that is installed; it brings none. moto is an S3 server, by Flask.
 TEST_REQUIREMENTS = [
     *("flask", "flask-cors", "hypothesis", "moto[s3]>=5", "playwright>=1.49", "pytest>=9"),
@@ -103,9 +106,14 @@ setup(
         "detectron2": DETECTRON2_REQUIREMENTS,
         "gs": GS_REQUIREMENTS,
         "quantised": QUANTISED_REQUIREMENTS + TORCHAO_REQUIREMENTS,
+        "ray": RAY_REQUIREMENTS,
         "s3": S3_REQUIREMENTS,
         "test": TEST_REQUIREMENTS,
         "timm": TIMM_REQUIREMENTS,
-        "dev": TEST_REQUIREMENTS + LINT_REQUIREMENTS + QUANTISED_REQUIREMENTS + TIMM_REQUIREMENTS,
+        "dev": TEST_REQUIREMENTS
+        + LINT_REQUIREMENTS
+        + QUANTISED_REQUIREMENTS
+        + RAY_REQUIREMENTS
+        + TIMM_REQUIREMENTS,
     },
 )

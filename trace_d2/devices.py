@@ -5,12 +5,14 @@ PyTorch takes seconds to import; its version file, and NVIDIA's driver, are aske
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -34,6 +36,20 @@ def backbone_device(cfg: CfgNode) -> tuple[str, str]:
     return cfg.MODEL.get("DEVICE", "auto"), "MODEL.DEVICE"
 
 
+_elsewhere = False
+
+
+@contextlib.contextmanager
+def of_other_machines() -> Iterator[None]:
+    """Within the block devices are those of other machines; this one need not have them."""
+    global _elsewhere
+    _elsewhere = True
+    try:
+        yield
+    finally:
+        _elsewhere = False
+
+
 def check_device(name: str, key: str) -> None:
     """Raise a ValueError unless this machine may have the device ``name`` of the config's ``key``.
 
@@ -51,7 +67,7 @@ def check_device(name: str, key: str) -> None:
             f"{key} {name!r} cannot be used: no kind of device is called {found[1]}"
             f"{_hint(found[1])}; {cpu}, or name a device that this machine has"
         )
-    visible = cuda_devices() if found[1] == "cuda" else None
+    visible = cuda_devices() if found[1] == "cuda" and not _elsewhere else None
     if visible == 0:
         raise ValueError(
             f"{key} is {name}, but no CUDA device is visible: {cpu}, or mend the driver"

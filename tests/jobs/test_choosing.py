@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from trace_d2.jobs.arguments import NotAsked
 from trace_d2.jobs.choosing import asked_actors
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.local_actors import LocalActors
+from trace_d2.jobs.ray_actors import RayActors
 
 
 def actors(devices, asked=2, workers=8, beside=False, looks=True):
@@ -74,3 +76,35 @@ def test_jobs_without_a_model(see):
     see("0", "1")
     with pytest.raises(UsageError, match="no model looks at the images of this job: leave it out"):
         actors({"K": "cuda"}, looks=False)
+
+
+CPUS = NotAsked(8)
+
+
+class TestRay:
+    """--executor ray."""
+
+    def found(self, devices, looks=True, workers=CPUS, beside=False, **more):
+        options = {"num_gpus": None, "address": None, "executor": "ray", **more}
+        job = SimpleNamespace(looks=looks, devices=devices)
+        args = SimpleNamespace(workers=workers, beside=beside, **options)
+        build = asked_actors(job, args)
+        actors = build()
+        assert isinstance(actors, RayActors)
+        return actors._gpus, actors._workers
+
+    def test_every_gpu_of_the_cluster(self, see):
+        see()  # this machine need not have one
+        assert self.found({"K": "cuda"}) == (True, None)
+        assert self.found({"K": "auto"}) == (None, None)
+        assert self.found({"M": "cpu", "K": "cuda"}) == (True, None)
+        assert self.found({"K": "cpu"}, workers=3) == (False, 3)
+        assert self.found({"K": "auto"}, looks=False) == (False, None)
+        assert self.found({"K": "cuda"}, workers=NotAsked(1), beside=True) == (True, 1)
+
+    def test_what_is_wrong(self):
+        with pytest.raises(ValueError, match="--executor ray takes every GPU of the") as told:
+            self.found({"K": "cuda:1"}, num_gpus=2)
+        assert "but K is cuda:1: leave out one or the other" in str(told.value)
+        with pytest.raises(UsageError, match="--address a:1 is of a cluster of Ray: give"):
+            self.found({}, executor="here", address="a:1")

@@ -50,10 +50,17 @@ LOOK, DO = "look", "do"
 
 @dataclass(frozen=True)
 class Begin:
-    """To an actor that holds nothing: the job as it is now (``packed``), and ``LOOK`` or ``DO``."""
+    """To an actor that holds nothing: what to do.
+
+    Attributes:
+        job: as it is now, ``packed``.
+        phase: ``LOOK`` or ``DO``.
+        seen: some images and their fingerprints, which the actor must come to as well.
+    """
 
     job: bytes
     phase: str
+    seen: tuple[tuple[ImageEntry, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,6 +192,7 @@ class Actor:
     def _begin(self, message: Begin, stack: contextlib.ExitStack) -> None:
         self._job, self._phase = unpacked(message.job, self._job), message.phase
         self._check_folder(self._job)
+        self._check_inputs(self._job, message)
         if self._phase == LOOK:
             return
         self._job.open_models()
@@ -204,6 +212,16 @@ class Actor:
                 "system that all machines share"
             ) from error
         job.store.check_settings(job.settings)
+
+    def _check_inputs(self, job: AnyJob, message: Begin) -> None:
+        """Raise a UsageError where we see other files than the main process does."""
+        for entry, fingerprint in message.seen:
+            if job.fingerprint(entry) != fingerprint:
+                raise UsageError(
+                    f"the files of {entry.file_name} (image, masks, edges) are not there, or of "
+                    "another size or time than the main process sees: give inputs on a file system "
+                    "that all machines share, or copies that keep their times (`rsync -a`)"
+                )
 
     @property
     def _wants(self) -> int:

@@ -6,6 +6,9 @@ import argparse
 
 from trace_d2.parallel import available_cpus
 
+EXECUTORS = HERE, RAY = "here", "ray"
+"""Who does the images, ``--executor``."""
+
 _EXIT_STATUS = """exit status:
   0    {all_done}
   1    the job stopped: full disk, dead worker, files changed by others; finished images are safe
@@ -14,6 +17,10 @@ _EXIT_STATUS = """exit status:
   3    some images failed (see {folder}/journal.jsonl and report.html), the others are {done}
   130  Ctrl-C; finished images are safe
 """
+
+
+class NotAsked(int):
+    """A default that may be less fit elsewhere than what is known there."""
 
 
 def job_parser(
@@ -51,7 +58,7 @@ def job_parser(
     parser.add_argument(
         "--workers",
         type=count,
-        default=workers or available_cpus(),
+        default=NotAsked(workers or available_cpus()),
         metavar="N",
         help=processes,
     )
@@ -71,6 +78,18 @@ def job_parser(
             + (" and so many --workers" if workers else "; --workers are shared out among them"),
         )
         parser.set_defaults(beside=bool(workers))
+        parser.add_argument(
+            "--executor",
+            choices=EXECUTORS,
+            default=EXECUTORS[0],
+            help="who does the images: this machine, or a cluster of Ray, on every GPU that it has "
+            "(docs/cluster.md)",
+        )
+        parser.add_argument(
+            "--address",
+            metavar="HOST:PORT",
+            help="of the cluster; default: RAY_ADDRESS, or the one that runs on this machine",
+        )
     parser.add_argument("--limit", type=count, metavar="K", help="the first K images only")
     parser.add_argument(
         "--overwrite", action="store_true", help="drop results that were made with other settings"

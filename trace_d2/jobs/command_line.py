@@ -6,6 +6,7 @@ Kinds of jobs are imported once the arguments are parsed, so that ``--help`` is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections import Counter
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trace_d2.complaints import Complaints
-from trace_d2.devices import VISIBLE, visible_gpus
+from trace_d2.devices import VISIBLE, of_other_machines, visible_gpus
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
 from trace_d2.io.remote import InputFolder, StoreError, input_folder, is_address
 from trace_d2.jobs.actors import Actors
+from trace_d2.jobs.arguments import HERE, RAY
 from trace_d2.jobs.choosing import asked_actors
 from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
@@ -38,6 +40,7 @@ from trace_d2.jobs.output import (
     SettingsChangedError,
 )
 from trace_d2.jobs.preflight import look_at_some
+from trace_d2.jobs.ray_cluster import check_ray
 from trace_d2.jobs.sharding import Part, choose_gpu, parse_shard
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
@@ -293,7 +296,11 @@ def _prepared(
     part = wrong.of(_take_part, args.shard)  # first, as the device may hang on it
     if part and part.claims and is_address(args.output):
         wrong.say(_NO_CLAIMS.format(args.output))
-    job = wrong.of(make, args)
+    on_ray = getattr(args, "executor", HERE) == RAY
+    if on_ray:
+        wrong.of(check_ray, args.address)
+    with of_other_machines() if on_ray else contextlib.nullcontext():
+        job = wrong.of(make, args)
     actors = None
     if job is not None:
         actors = wrong.of(asked_actors, job, args)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
+from trace_d2.io.listing import spread
 from trace_d2.jobs.actors import (
     DO,
     LOOK,
@@ -29,6 +30,7 @@ from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import ImageEntry, Record
 
 _DEATHS = 3  # of actors with an image in work, that make it a failed one
+_SEEN = 3  # images whose files an actor looks for first
 _BARREN = 3  # deaths an actor and once more, one after the other, without a result of any
 _REMEMBERED = 1000  # different messages
 
@@ -103,7 +105,8 @@ class Crew:
     def _run(
         self, job: AnyJob, phase: str, entries: Sequence[ImageEntry]
     ) -> Iterator[tuple[ImageEntry, Record | None]]:
-        self._begin = Begin(packed(job), phase)
+        seen = tuple((entry, job.fingerprint(entry)) for entry in spread(entries, _SEEN))
+        self._begin = Begin(packed(job), phase, seen)
         for key, member in self._members.items():
             member.wants = 0
             self._actors.send(key, self._begin)

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Images a second of one job, done by processes of this machine and by actors on Ray, in turns.
+
+    python tools/benchmarks/benchmark_executors.py [--images N] [--cores N] [--repeats N]
+
+The job labels scenes of 480 x 640: semantic masks are cut along given edges, so that it is the
+cores that are busy. The rate is that of the images between the first to end and the last, by the
+times in the journal; the seconds until the first one ends, which are of starting, stand beside it.
+Results of both are compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import filecmp
+import io
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from trace_d2.io.listing import list_images
+from trace_d2.jobs.actors import Actors
+from trace_d2.jobs.engine import RunOptions, run_job
+from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.ray_actors import RayActors
+
+_SCENES = 12  # drawn; the other images are copies
+_SIDES = (480, 640)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run of the job.
+
+    Attributes:
+        rate: images a second.
+        first: seconds until the first one ended.
+        whole: seconds of the whole run, with what joins the results.
+    """
+
+    rate: float
+    first: float
+    whole: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    args = build_parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        rows = compare(Path(name), args.images, args.cores, args.repeats, args.side)
+    print(tabulate(rows, ["executor", "images/s", "of processes", "first image", "whole run"]))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=400, metavar="N")
+    parser.add_argument("--cores", type=int, default=2, metavar="N")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N")
+    parser.add_argument("--side", type=int, default=480, metavar="PIXELS", help="shorter side")
+    return parser
+
+
+def compare(
+    folder: Path, images: int, cores: int, repeats: int, side: int = 480
+) -> list[list[str]]:
+    """A row for processes, and one for Ray; ``folder`` is empty."""
+    write_images(folder, images, side)
+    ways: dict[str, Callable[[], Actors] | None] = {
+        f"{cores} processes": None,
+        f"Ray, {cores} cores": lambda: RayActors("local", cores, gpus=False, looks=False),
+    }
+    turns: dict[str, list[Turn]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, actors in ways.items():
+            options = RunOptions(workers=cores, actors=actors)
+            turns[name].append(timed(folder, name, options))
+        check_alike(*(folder / name / "panoptic" for name in ways))
+    base = next(iter(turns.values()))
+    return [_row(name, of_one, base) for name, of_one in turns.items()]
+
+
+def write_images(folder: Path, images: int, side: int) -> None:
+    """Scenes, and copies of them until there are so many."""
+    from trace_d2.scenes.dataset import SceneSettings, write_scenes
+
+    drawn = min(images, _SCENES)
+    settings = SceneSettings(size=(side, side * 4 // 3))
+    write_scenes(folder, drawn, settings, progress=False)
+    for number in range(drawn, images):
+        for kind in ("images", "semantic", "edges_oracle"):
+            source = folder / kind / f"scene_{number % drawn:06d}.png"
+            shutil.copyfile(source, folder / kind / f"scene_{number:06d}.png")
+
+
+def timed(folder: Path, name: str, options: RunOptions) -> Turn:
+    """One run of the job, into the folder ``name`` there."""
+    from trace_d2.config import get_trace_cfg
+    from trace_d2.jobs.kinds.panoptic_labels import LabelJob
+    from trace_d2.scenes.dataset import scene_categories
+
+    shutil.rmtree(folder / name, ignore_errors=True)
+    cfg = get_trace_cfg()
+    cfg.MODEL.TRACE.EDGES.SOURCE = "files"
+    cfg.MODEL.TRACE.EDGES.DIR = str(folder / "edges_oracle")
+    names = list_images(folder / "images").items()
+    entries = [ImageEntry(stem, name, rank) for rank, (stem, name) in enumerate(names, start=1)]
+    given = (folder / "images", folder / "semantic", scene_categories())
+    job = LabelJob(cfg, *given, folder / name, entries)
+    start, began = time.perf_counter(), time.time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = run_job(job, options)
+    whole = time.perf_counter() - start
+    if result.done != len(entries):
+        raise RuntimeError(
+            f"{len(entries) - result.done} images were not done: {result.failed[:1]}"
+        )
+    ended = sorted(record.finished for record in job.store.read_records().values())
+    return Turn((len(ended) - 1) / (ended[-1] - ended[0]), ended[0] - began, whole)
+
+
+def check_alike(one: Path, other: Path) -> None:
+    """Raise a RuntimeError unless both folders have the same files."""
+    names = [path.name for path in one.iterdir()]
+    _, differ, missing = filecmp.cmpfiles(one, other, names, shallow=False)
+    if differ or missing:
+        raise RuntimeError(f"{[*differ, *missing][0]} is another in {other} than in {one}")
+
+
+def _row(name: str, turns: Sequence[Turn], base: Sequence[Turn]) -> list[str]:
+    ratio = statistics.median(a.rate / b.rate for a, b in zip(turns, base, strict=True))
+    middle = [
+        statistics.median(getattr(t, part) for t in turns) for part in ("rate", "first", "whole")
+    ]
+    return [name, f"{middle[0]:.1f}", f"{ratio:.2f}", f"{middle[1]:.1f} s", f"{middle[2]:.1f} s"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
