@@ -311,6 +311,6 @@ class Broken(Threads):
 def test_images_are_not_blamed_for_a_gpu_that_fails(root, sketching, expected) -> None:
     actors = Broken(3)
     result = run(sketching.sketching_job(root), actors)
-    assert (result.done, result.failed) == (IMAGES, ())
+    assert (result.done, list(result.failed)) == (IMAGES, [])
     assert actors.deaths > 4
     assert sketching.contents(root / "out") == expected

@@ -124,7 +124,7 @@ def timed(folder: Path, name: str, options: RunOptions) -> Turn:
     whole = time.perf_counter() - start
     if result.done != len(entries):
         raise RuntimeError(
-            f"{len(entries) - result.done} images were not done: {result.failed[:1]}"
+            f"{len(entries) - result.done} images were not done: {list(result.failed)[:1]}"
         )
     ended = sorted(record.finished for record in job.store.read_records().values())
     return Turn((len(ended) - 1) / (ended[-1] - ended[0]), ended[0] - began, whole)
