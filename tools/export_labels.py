@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     from trace_d2.jobs.kinds.exports import EXPORTS  # once the arguments are right
 
-    if args.merge is None and args.format is None:
+    if not (args.merge or args.status or args.format):
         return exit_status(_refuse)
-    kinds = list(EXPORTS.values()) if args.merge else [EXPORTS[args.format]]
+    kinds = [EXPORTS[args.format]] if args.format else list(EXPORTS.values())
     if args.merge:
         kind_name = _kind_name(args.merge)
         kinds = [kind for kind in kinds if kind.layout.kind == kind_name] or kinds

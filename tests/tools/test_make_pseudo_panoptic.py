@@ -392,6 +392,8 @@ def test_a_label_file_that_was_removed_is_made_again(label_job) -> None:
     ("extra", "message"),
     [
         (["--shard", "0/2"], r"--shard is I/N"),
+        (["--status", "/none"], r"no job has begun in /none .*: give the --output of its command"),
+        (["--watch", "3"], r"--watch and --json go with --status OUTPUT"),
         (["--config-file", "nowhere.yaml"], r"no config file at nowhere\.yaml"),
         (["MODEL.TRACE.SEED"], r"config keys come as KEY VALUE pairs"),
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),

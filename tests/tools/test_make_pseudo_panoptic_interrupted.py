@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -72,10 +73,16 @@ def test_two_jobs_at_once(label_job, start_slowly, capsys) -> None:
     assert label_job.run() == 2
     held = rf"\(a whole job or a merge, process {process.pid} on \S+, since [-\d]+ [:\d]+\)"
     assert re.search(rf"out is in use by another job {held}: wait", capsys.readouterr().err)
+    assert label_job.tool.main(["--status", str(label_job.output)]) == 4
+    said = capsys.readouterr().out
+    assert re.search(rf"\d of {len(STEMS)} images done, 0 skipped, 0 failed, \d to do", said)
+    assert re.search(rf"whole job +\S+:{process.pid} +running", said)
     assert label_job.run("--shard", "1/2") == 2
     assert label_job.merge() == 2
     assert process.wait(timeout=60) == 0
     process.communicate()
+    assert label_job.tool.main(["--status", str(label_job.output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["done"] == len(STEMS)
     assert label_job.run() == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def test_the_log_has_the_table(train_net, small_options, tmp_path):
     command = ["--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
     assert train_net.main([*command, "SOLVER.MAX_ITER", "1"]) == 0
 
+    (events,) = tmp_path.glob("events.out.tfevents.*")  # of TensorBoard
+    assert b"total_loss" in events.read_bytes()
     log = (tmp_path / "log.txt").read_text()
     assert "AR_100" in log
     assert "\x1b" not in log  # no colours in a file
@@ -257,7 +260,9 @@ def test_a_folder_in_use_is_left_alone(fresh, train_net, small_options, tmp_path
     command = [*fresh, "--config-file", str(MASK_RCNN), *small_options(MASK_RCNN, tmp_path)]
     with folder_lock(tmp_path, Shard()):
         assert train_net.main(command) == 2
-    assert f"OUTPUT_DIR {tmp_path} is in use by another training" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"OUTPUT_DIR {tmp_path} is in use by another training or job (" in said
+    assert f"process {os.getpid()} on " in said
     assert (tmp_path / "metrics.json").read_text() == "another's"
     assert not (tmp_path / "before-1").exists()
 

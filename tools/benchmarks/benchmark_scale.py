@@ -8,6 +8,7 @@ labels of a few procedural scenes under ever new names: four shards that are not
 which a few images are damaged, or have no mask. Then measures, each in a process of its own, the
 seconds and the peak memory (RSS) of
 
+- watch: ``--status``, which reads the journals of the shards (of a checkout that knows it);
 - merge: ``--merge``, which joins the journals and writes COCO files and report;
 - resume: the command of the whole job again, which finds that everything is finished;
 - status: ``JobFolder``, what others ask a folder of results;
@@ -91,7 +92,9 @@ def measure(folder: Path, checkout: Path, count: int) -> Iterator[str]:
     tool = [sys.executable, str(checkout / "tools" / "make_pseudo_panoptic.py")]
     output = folder / "labels"
     paths = {"images": str(folder / "images"), "output": str(output)}
+    watched = (checkout / "trace_d2" / "jobs" / "status.py").is_file()
     commands = {
+        **({"watch": [*tool, "--status", str(output)]} if watched else {}),
         "merge": [*tool, "--merge", str(output)],
         "resume": [*tool, *job_arguments(folder)],
         "status": [sys.executable, "-c", _STATUS.format(**paths)],

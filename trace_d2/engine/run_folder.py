@@ -19,7 +19,7 @@ from trace_d2.engine.last_checkpoint import last_checkpoint
 from trace_d2.io.atomic import write_json
 from trace_d2.io.json_files import quoted, read_json, shown
 from trace_d2.jobs import output
-from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard, folder_lock, is_locked
+from trace_d2.jobs.locks import FolderInUseError, NoLocksError, Shard, folder_lock, who_writes
 from trace_d2.settings import flatten
 
 NEW, GO_ON, FINISHED = "new", "go on", "finished"
@@ -61,7 +61,7 @@ def held(cfg: CfgNode) -> Iterator[None]:
         try:
             stack.enter_context(folder_lock(folder, Shard()))
         except FolderInUseError as error:
-            raise _in_use(folder) from error
+            raise _in_use(folder, who_writes(folder)) from error
         except NoLocksError as error:
             raise ConfigError(
                 f"OUTPUT_DIR: the file system of {shown(str(folder))} has no locks, without which "
@@ -76,8 +76,8 @@ def held(cfg: CfgNode) -> Iterator[None]:
 def check_free(cfg: CfgNode) -> None:
     """Raise a ConfigError if another training writes to ``OUTPUT_DIR`` now."""
     folder = Path(cfg.OUTPUT_DIR)
-    if is_locked(folder):
-        raise _in_use(folder)
+    if holder := who_writes(folder):
+        raise _in_use(folder, holder)
 
 
 def check_writable(cfg: CfgNode) -> None:
@@ -187,9 +187,10 @@ def move_aside(cfg: CfgNode) -> Path | None:
     return aside
 
 
-def _in_use(folder: Path) -> ConfigError:
+def _in_use(folder: Path, holder: str) -> ConfigError:
+    who = f" ({holder})" if holder else ""
     return ConfigError(
-        f"OUTPUT_DIR {shown(str(folder))} is in use by another training or job: wait until it "
+        f"OUTPUT_DIR {shown(str(folder))} is in use by another training or job{who}: wait until it "
         "ends, or choose another OUTPUT_DIR"
     )
 

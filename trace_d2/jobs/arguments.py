@@ -15,6 +15,7 @@ _EXIT_STATUS = """exit status:
   2    wrong usage, changed settings without --overwrite, or an output that is in use, damaged,
        not ours, without locks, or cannot be made
   3    some images failed (see {folder}/journal.jsonl and report.html), the others are {done}
+  4    with --status: some images are still to be {done}
   130  Ctrl-C; finished images are safe
 """
 
@@ -100,11 +101,25 @@ def job_parser(
         )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--merge", metavar="OUTPUT", help="join the results of shards, no more")
+    _add_status_options(parser)
     if config:
         parser.add_argument(
             "opts", nargs="*", metavar="KEY VALUE", help="config keys, as MODEL.TRACE.SEED 1"
         )
     return parser
+
+
+def _add_status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--status",
+        metavar="OUTPUT",
+        help="tell how a job stands that runs anywhere, or has ended, no more: counts, speed, time "
+        "left, what each shard and worker does, failures by kind",
+    )
+    parser.add_argument(
+        "--watch", type=_seconds, metavar="SECONDS", help="with --status: again and again"
+    )
+    parser.add_argument("--json", action="store_true", help="with --status: as a line of JSON")
 
 
 def add_edge_options(parser: argparse.ArgumentParser, none: bool = True) -> None:
@@ -135,4 +150,11 @@ def count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, got {text}")
     return value

@@ -42,6 +42,7 @@ from trace_d2.jobs.output import (
 from trace_d2.jobs.preflight import look_at_some
 from trace_d2.jobs.ray_cluster import check_ray
 from trace_d2.jobs.sharding import Part, choose_gpu, parse_shard
+from trace_d2.jobs.status_text import show_status
 from trace_d2.jobs.store import JobStore
 from trace_d2.terminal import say
 
@@ -77,10 +78,12 @@ def run_command(
     args: argparse.Namespace,
     make: Callable[[argparse.Namespace], AnyJob] | None = None,
 ) -> int:
-    """Run, or merge, the job that ``args`` of a ``job_parser`` describe; returns the status.
+    """Run, merge or look at the job that ``args`` of a ``job_parser`` describe; returns the status.
 
     ``make`` takes the place of ``kind.from_args``, for jobs that need what is beyond this room.
     """
+    if args.status:
+        return exit_status(lambda: _status(args))
     return exit_status(
         lambda: _merge(kind, args.merge) if args.merge else _run(kind, args, make),
         lambda: _what_is_safe(kind, args.merge or args.output),
@@ -290,6 +293,8 @@ def _prepared(
 ) -> tuple[Part, AnyJob, Callable[[], Actors] | None]:
     """The job, once nothing is known to be wrong; all that is wrong is said at once."""
     wrong = Complaints()
+    if args.watch or args.json:
+        wrong.say("--watch and --json go with --status OUTPUT: leave them out, or give it")
     if args.output:
         wrong.of(lambda: job_store(args.output, kind.layout).check_place())
     ours = not wrong  # of a folder that is not, nothing is read
@@ -316,6 +321,13 @@ def _prepared(
     assert part is not None
     assert job is not None
     return part, job, actors
+
+
+def _status(args: argparse.Namespace) -> int:
+    try:
+        return show_status(args.status, args.watch, args.json)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _merge(kind: type[AnyJob], output: str) -> int:

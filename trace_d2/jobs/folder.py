@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trace_d2.jobs.journal import DONE, FAILED, ImageEntry, Record
 from trace_d2.jobs.layout import Layout
-from trace_d2.jobs.locks import is_locked
+from trace_d2.jobs.locks import is_locked, who_writes
 from trace_d2.jobs.on_disk import Records
 from trace_d2.jobs.store import JobStore
 
@@ -81,9 +81,10 @@ class JobFolder:
         """Raise an UnfinishedLabelsError unless the job is through; ``merge`` tells how to join."""
         if not self.entries:
             return
-        if self.is_locked():
+        if holder := who_writes(self.root):
             raise UnfinishedLabelsError(
-                f"{self.root} is still being written by another job: wait until it ends"
+                f"{self.root} is still being written by another job ({holder}): wait until it "
+                "ends; --status of its tool tells how far it is"
             )
         self.check_done(what)
         if not self.joined:

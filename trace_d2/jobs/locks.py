@@ -26,6 +26,7 @@ LOCKS = ".locks"
 _GATE_SECONDS = 120.0  # jobs hold the gate only while they try the other locks
 _PATIENCE = 3.0  # seconds of waiting after which there is something to say
 _JOB_LOCK = re.compile(r"job(-[0-9]+-of-[0-9]+)?\.lock")
+_SHARD = re.compile(r"-([0-9]+)-of-([0-9]+)")
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -63,6 +64,18 @@ class Shard:
         return list(entries[self.index - 1 :: self.count])
 
 
+def shard_of(path: Path) -> Shard:
+    """Whose journal or lock ``path`` is, by its name; the whole job where that names no shard."""
+    found = _SHARD.search(path.name)
+    return Shard(int(found[1]), int(found[2])) if found else Shard()
+
+
+def job_locks(folder: Path) -> list[Path]:
+    """The locks of jobs in ``folder``, held or not."""
+    locks = folder / LOCKS
+    return sorted(path for path in locks.glob("job*.lock") if _JOB_LOCK.fullmatch(path.name))
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
     """Hold ``folder`` for ``shard`` within the block.
@@ -83,7 +96,7 @@ def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
             locks.mkdir(parents=True, exist_ok=True)
             _check_support(locks / "gate.lock")
             with hold_lock(locks / "gate.lock", _GATE_SECONDS):
-                for path in _job_locks(locks):
+                for path in job_locks(folder):
                     if path.name.partition("-of-")[2] != own.name.partition("-of-")[2]:
                         with hold_lock(path):
                             pass  # nobody holds it, or can take it before we pass the gate
@@ -95,27 +108,33 @@ def folder_lock(folder: Path, shard: Shard) -> Iterator[None]:
         yield
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a job writes to ``folder`` now.
+def who_writes(folder: Path) -> str:
+    """Which job writes to ``folder`` now, in words; empty if none does.
 
     The gate is held meanwhile, so that a job that starts just now waits instead of meeting a lock
     that we hold for a moment. Nobody writes to a folder that cannot be written to or locked.
     """
     locks = folder / LOCKS
-    jobs = _job_locks(locks)
+    jobs = job_locks(folder)
     if not jobs or not os.access(locks, os.W_OK):
-        return False
+        return ""
+    tried = locks / "gate.lock"
     try:
-        _check_support(locks / "gate.lock")
-        with hold_lock(locks / "gate.lock", _GATE_SECONDS):
-            for path in jobs:
-                with hold_lock(path):
+        _check_support(tried)
+        with hold_lock(tried, _GATE_SECONDS):
+            for tried in jobs:
+                with hold_lock(tried):
                     pass
     except FolderInUseError:
-        return True
+        return _holder(tried)
     except (NoLocksError, PermissionError):
-        return False
-    return False
+        return ""
+    return ""
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a job writes to ``folder`` now."""
+    return bool(who_writes(folder))
 
 
 def ignores_case(folder: Path) -> bool:
@@ -198,10 +217,6 @@ def _removed_without_locks(locks: Path) -> Iterator[None]:
             for folder in made:
                 folder.rmdir()
         raise
-
-
-def _job_locks(locks: Path) -> list[Path]:
-    return sorted(path for path in locks.glob("job*.lock") if _JOB_LOCK.fullmatch(path.name))
 
 
 def _holder(path: Path) -> str:

@@ -139,6 +139,15 @@ class ObjectStore(JobStore):
         self._get_journals()
         return super().read_records()
 
+    def refresh(self) -> None:
+        parts = self._parts()
+        gone = {*self.shard_journals()} - {*parts}
+        if gone:  # joined
+            self._got.clear()
+        for path in gone:
+            path.unlink()
+        self._get(self.journal_path, *(path for path in parts if not path.is_file()))
+
     def open(self, settings: Mapping[str, Any]) -> None:
         begun = self.has_settings()
         super().open(settings)
@@ -265,13 +274,15 @@ class ObjectStore(JobStore):
         self.objects.download([path for path in paths if path not in self._got])
         self._got.update(paths)
 
-    def _get_journals(self) -> None:
-        if self.journal_path in self._got:
-            return
+    def _parts(self) -> list[Path]:
+        """Parts of journals that are in the store; they never change."""
         listed = self.objects.entries(self._below(SHARDS))
-        parts = [self.root / SHARDS / name for name in listed if is_shard_journal(name)]
-        missing = [path for path in parts if not path.is_file()]  # they never change
-        self._get(self.journal_path, *missing)
+        return [self.root / SHARDS / name for name in listed if is_shard_journal(name)]
+
+    def _get_journals(self) -> None:
+        if self.journal_path not in self._got:
+            missing = [path for path in self._parts() if not path.is_file()]
+            self._get(self.journal_path, *missing)
 
     def _stems_known(self, stems: set[str]) -> Callable[[str], bool]:
         self._get(self.images_path)

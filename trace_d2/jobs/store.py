@@ -263,7 +263,7 @@ class JobStore:
 
     def read_records(self) -> Records:
         """The record that counts of every stem, of all shards; read again once that changes."""
-        state = [(path, os.stat(path)) for path in self._journals()]
+        state = [(path, os.stat(path)) for path in self.journals()]
         known = [(path, s.st_ino, s.st_size, s.st_mtime_ns) for path, s in state]
         if self._records is None or self._records[0] != known:
             self._records = known, read_journals(path for path, _ in state)
@@ -279,7 +279,7 @@ class JobStore:
         records = self.read_records()
         with atomic_file(self.journal_path) as file:
             file.writelines(records.lines())
-        for path in self._journals():
+        for path in self.journals():
             if path != self.journal_path:
                 path.unlink()
         return records
@@ -365,7 +365,11 @@ class JobStore:
     def _complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"format": FORMAT, "kind": self.layout.kind, **settings}
 
-    def _journals(self) -> list[Path]:
+    def refresh(self) -> None:
+        """See what others wrote meanwhile."""
+
+    def journals(self) -> list[Path]:
+        """The journals that are there, that of the whole job first."""
         own = [self.journal_path] if self.journal_path.exists() else []
         return own + self.shard_journals()
 
