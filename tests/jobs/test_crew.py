@@ -27,11 +27,13 @@ from trace_d2.jobs.actors import (
     ToActor,
     packed,
 )
+from trace_d2.jobs.claiming import run_free_shards
 from trace_d2.jobs.crew import ActorError, Crew
-from trace_d2.jobs.engine import RunOptions, run_job
+from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
 from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.journal import DONE, ImageEntry
+from trace_d2.jobs.locks import Shard
 from trace_d2.jobs.output import SettingsChangedError
 
 IMAGES = 30
@@ -129,6 +131,20 @@ def test_actors_make_the_same(root, sketching, expected) -> None:
     assert max(len(m.entries) for _, m in actors.sent if isinstance(m, Batch)) <= 8
     # The images of the sample were looked at once: nothing of them is left.
     assert not (root / "out/calibration").exists()
+
+
+def test_those_who_claim_shards_keep_their_actors(root, sketching, expected) -> None:
+    job, actors = sketching.sketching_job(root), Threads(2)
+    (root / "kill/s20").write_text("once")
+    options = RunOptions(Shard(2, 5), actors=lambda: actors)
+    claimed = run_free_shards(job, options)
+    assert (claimed.result.done, len(claimed.done), claimed.taken) == (IMAGES, 5, ())
+    assert len(actors.threads) == 3  # one died
+    merge_folder(type(job), job.store)
+    assert sketching.contents(root / "out") == expected
+    again = Threads(2)
+    assert not run_free_shards(job, RunOptions(Shard(1, 5), actors=lambda: again)).done
+    assert not again.threads
 
 
 def test_a_finished_job_starts_none(root, sketching) -> None:

@@ -193,7 +193,7 @@ class Actor:
         self._job, self._phase = unpacked(message.job, self._job), message.phase
         self._check_folder(self._job)
         self._check_inputs(self._job, message)
-        if self._phase == LOOK:
+        if self._phase == LOOK or self._executor is not None:  # for another shard of the job
             return
         self._job.open_models()
         if self._workers > 1:

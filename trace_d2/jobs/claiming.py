@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from trace_d2.jobs.crew import Crew
 from trace_d2.jobs.engine import JobResult, RunOptions, begin, do_share, make_room
 from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
@@ -48,7 +49,8 @@ def run_free_shards(job: AnyJob, options: RunOptions) -> Claimed:
     waiting = [Shard((first - 1 + turn) % count + 1, count) for turn in range(count)]
     results: dict[Shard, JobResult] = {}
     claims = _Claims(job, options)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(contextlib.ExitStack())
         while waiting:
             taken = []
             for shard in waiting:
@@ -62,10 +64,14 @@ def run_free_shards(job: AnyJob, options: RunOptions) -> Claimed:
                     continue
                 held.close()
                 held.push(lock)
-                if claims.is_left(shard):  # it was not finished before we held it
-                    if not results:
-                        begin(job, options)
-                    results[shard] = do_share(job, replace(options, shard=shard))
+                if not claims.is_left(shard):  # it was finished before we held it
+                    continue
+                if not results:
+                    begin(job, options)
+                    if options.actors is not None:  # their models are loaded once
+                        crew = stack.enter_context(Crew(options.actors()))
+                        options = replace(options, crew=crew)
+                results[shard] = do_share(job, replace(options, shard=shard))
             if len(taken) == len(waiting):  # they are in good hands
                 break
             waiting = taken

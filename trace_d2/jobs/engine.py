@@ -46,6 +46,7 @@ class RunOptions:
         overwrite: drop results that were made with other settings.
         progress: show a progress bar.
         actors: gives those that do the images in place of this process and its workers.
+        crew: of actors that stay from shard to shard; None: ``actors`` are asked for.
     """
 
     shard: Shard = field(default_factory=Shard)
@@ -54,6 +55,7 @@ class RunOptions:
     overwrite: bool = False
     progress: bool = False
     actors: Callable[[], Actors] | None = None
+    crew: Crew | None = None
 
     def limited(self, entries: Sequence[ImageEntry]) -> int:
         """How many of ``entries``, from the first, are to be done by all shards."""
@@ -254,8 +256,8 @@ def _outcomes(
 ) -> Iterator[Iterator[Record]]:
     """Records of the images ``left`` as they end, done by actors, or here and by workers."""
     with contextlib.ExitStack() as stack:
-        crew = None
-        if left and options.actors is not None:
+        crew = options.crew if left else None
+        if left and crew is None and options.actors is not None:
             crew = stack.enter_context(Crew(options.actors()))
         job.prepare(left, options.workers, options.progress, crew)
         if crew is not None:
