@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trace_d2.io import fans
 from trace_d2.jobs import object_folder, object_store
 from trace_d2.jobs.job import Job
+from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.object_folder import ObjectFolder
+from trace_d2.jobs.object_store import job_store
+from trace_d2.jobs.output import SettingsChangedError
 
 STEMS = [f"s{number:02}" for number in range(7)]
 _TIMES = re.compile(rb'"(seconds|finished)": [0-9.]+|<b>[0-9.]+</b><span>seconds an image')
@@ -235,6 +242,44 @@ def test_an_object_is_created_by_one_alone(tmp_path: Path, bucket, memory_store)
         assert mine.create(mine.local / "x.json")
         assert not theirs.create(theirs.local / "x.json")
         assert place.get("x.json") == b"1"
+
+
+def test_folders_in_parts(label_job, memory_store, monkeypatch) -> None:
+    monkeypatch.setattr(fans, "FOLDER_FILES", 3)
+    label_job.add(*STEMS)
+    expected = on_disk(label_job)
+    assert any("panoptic/part-" in name for name in expected)
+    label_job.output = f"{memory_store.url}/results/labels"
+    assert label_job.run("--shard", "1/2") == label_job.run("--shard", "2/2") == 0
+    assert label_job.merge() == 0
+    assert stored(memory_store) == expected
+
+
+def test_on_another_machine_that_a_job_travels_to(tmp_path: Path, memory_store) -> None:
+    layout = Layout("labels", results=("panoptic/{}.png",), scratch="calibration")
+    here = job_store(f"{memory_store.url}/results/labels", layout)
+    here.open({"seed": 1})
+    here.write_images([ImageEntry("a", "a.png", 1)], 1)
+    with pytest.raises(FileNotFoundError, match=r"no x\.json in memory://"):
+        here.read_note("x")
+    seen = here.root / "calibration/a.npz"
+    seen.parent.mkdir()
+    seen.write_bytes(b"edges")
+    here.share(seen)
+    packed = pickle.dumps(here)
+    shutil.rmtree(here.root.parent)  # as that machine has none
+    there = pickle.loads(packed)
+    there.check_settings({"seed": 1})
+    with pytest.raises(SettingsChangedError, match=re.escape(here.address)):
+        there.check_settings({"seed": 2})
+    assert there.fetch(seen).read_bytes() == b"edges"
+    there.place("panoptic/{}.png", "a").write_bytes(b"label")
+    there.write_note("a", {"height": 1})
+    there.deliver("a")
+    assert [path for path in there.root.rglob("*.png")] == []
+    assert memory_store.get("results/labels/panoptic/a.png") == b"label"
+    assert here.read_note("a") == {"height": 1}
+    assert not there.share(there.settings_path, first=True)  # they are there
 
 
 def test_names_that_no_object_can_have(label_job, memory_store, capsys) -> None:
