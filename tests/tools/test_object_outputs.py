@@ -211,7 +211,7 @@ def test_a_store_that_fails_is_asked_again(label_job, memory_store, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(type(memory_store.fs), "put_file", fail(every=1))
         assert label_job.run() == 1
-    assert "reset by peer), tried 4 times" in capsys.readouterr().err
+    assert "reset by peer, 4 times over)" in capsys.readouterr().err
     calls.clear()
     with monkeypatch.context() as patch:
 
@@ -226,6 +226,19 @@ def test_a_store_that_fails_is_asked_again(label_job, memory_store, monkeypatch,
     said = capsys.readouterr().err
     assert "s03" in said
     assert "Finished images are safe, and the same command continues" in said
+    with monkeypatch.context() as patch:
+
+        def forbid(*_: Any, **__: Any) -> None:
+            raise PermissionError("Access Denied")
+
+        patch.setattr(type(memory_store.fs), "put_file", forbid)
+        assert label_job.run() == 1
+        assert "(Access Denied): have it allowed" in capsys.readouterr().err
+        patch.setattr(type(memory_store.fs), "pipe_file", forbid)
+        label_job.output = f"{memory_store.url}/other/labels"
+        assert label_job.run() == 2
+        assert f"cannot write {label_job.output}/settings.json" in capsys.readouterr().err
+        label_job.output = f"{memory_store.url}/results/labels"
     with monkeypatch.context() as patch:
         patch.setattr(type(memory_store.fs), "put_file", fail(every=2))
         assert label_job.run() == 0

@@ -37,12 +37,20 @@ _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryErro
 _NEVER = (errno.ENAMETOOLONG, errno.EINVAL, errno.ENOSYS)  # right at the next try
 
 
+@contextlib.contextmanager
+def nothing_begun() -> Iterator[None]:
+    """Make an OutputError in the block a NoPlaceError: there is nothing yet to go on with."""
+    try:
+        yield
+    except OutputError as error:
+        raise NoPlaceError(str(error)) from error
+
+
 class ObjectFolder:
     """The objects below ``url``, and the same files below ``local``.
 
     Names are paths below both, with ``/`` between their parts. What the store refuses or does not
-    answer, several times over, is raised as an OutputError, or where nothing can be begun, as a
-    NoPlaceError; a FileNotFoundError says that there is no such object.
+    answer, several times over, is raised as an OutputError.
     """
 
     def __init__(self, url: str, local: Path) -> None:
@@ -67,8 +75,11 @@ class ObjectFolder:
         """Put files of ``local`` into the store; returns once all of them are safe there."""
 
         def put(path: Path) -> None:
-            key = self._key(self.name_of(path))
-            self._tried("write", self.url_of(path), lambda fs: fs.put_file(str(path), key))
+            key, url = self._key(self.name_of(path)), self.url_of(path)
+            try:
+                self._tried("write", url, lambda fs: fs.put_file(str(path), key))
+            except FileNotFoundError as error:
+                raise _stopped("write", url, error, 1) from error
 
         for _ in self._each(put, paths):
             pass
@@ -97,7 +108,7 @@ class ObjectFolder:
         try:
             return self._tried("write", self.url_of(path), put)
         except FileNotFoundError as error:
-            raise NoPlaceError(self._no_bucket()) from error
+            raise _stopped("write", self.url_of(path), error, 1) from error
 
     def download(self, paths: Sequence[Path]) -> list[Path]:
         """Get files of ``local`` from the store; returns those that there are."""
@@ -192,9 +203,10 @@ class ObjectFolder:
             pass
 
     def check(self) -> None:
-        """Raise an OutputError unless the store answers, and has the bucket."""
-        if self.entries():
-            return
+        """Raise a NoPlaceError unless the store answers, and has the bucket."""
+        with nothing_begun():
+            if self.entries():
+                return
         fs, key = self._open()
         bucket = key.strip("/").partition("/")[0]
         if not bucket:
@@ -242,7 +254,7 @@ class ObjectFolder:
     def _tried(self, doing: str, url: str, work: Callable[[Any], T]) -> T:
         """What ``work`` gives of the file system, tried again where another try may help."""
         fs, _ = self._open()
-        for pause in (*_PAUSES, None):
+        for tries, pause in enumerate((*_PAUSES, None), start=1):
             try:
                 return work(fs)
             except (FileNotFoundError, FileExistsError):
@@ -251,26 +263,28 @@ class ObjectFolder:
                 if not (isinstance(error, OSError) or _is_of_library(error)):
                     raise
                 if pause is None or isinstance(error, _FINAL) or _is_final(error):
-                    raise self._stopped(doing, url, error) from error
+                    raise _stopped(doing, url, error, tries) from error
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _stopped(self, doing: str, url: str, error: Exception) -> Exception:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, PermissionError):
-            return NoPlaceError(
-                f"cannot {doing} {url} ({reason}): have it allowed, or choose another --output. "
-                "Images that are finished stay so"
-            )
-        if type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
-            return NoPlaceError(
-                f"cannot {doing} {url} ({reason}): log in, as by the variables AWS_ACCESS_KEY_ID "
-                "and AWS_SECRET_ACCESS_KEY, or by gcloud auth application-default login"
-            )
-        return OutputError(
-            f"cannot {doing} {url} ({reason}), tried {len(_PAUSES) + 1} times: see whether the "
-            "store can be reached. Finished images are safe, and the same command continues"
+
+def _stopped(doing: str, url: str, error: Exception, tries: int) -> OutputError:
+    """What there is to say once another try does not help."""
+    remedy = "see whether the store can be reached"
+    if "redential" in type(error).__name__:
+        remedy = (
+            "log in, as by the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or by gcloud "
+            "auth application-default login"
         )
+    elif isinstance(error, PermissionError):
+        remedy = "have it allowed, or log in as somebody who may"
+    elif isinstance(error, FileNotFoundError):
+        remedy = "its bucket is gone: make it again, or choose another --output"
+    often = f", {tries} times over" if tries > 1 else ""
+    return OutputError(
+        f"cannot {doing} {url} ({str(error) or type(error).__name__}{often}): {remedy}. Finished "
+        "images are safe, and the same command continues"
+    )
 
 
 class ObjectIndex:

@@ -25,7 +25,7 @@ from trace_d2.io.remote import is_address
 from trace_d2.jobs.clearing import is_ours, is_scratch
 from trace_d2.jobs.journal import ImageEntry, JournalWriter, Record
 from trace_d2.jobs.layout import NOTES, SHARDS, Layout, is_shard_journal
-from trace_d2.jobs.object_folder import ObjectFolder, ObjectIndex
+from trace_d2.jobs.object_folder import ObjectFolder, ObjectIndex, nothing_begun
 from trace_d2.jobs.on_disk import Images, Records
 from trace_d2.jobs.output import (
     SETTINGS,
@@ -151,7 +151,11 @@ class ObjectStore(JobStore):
     def open(self, settings: Mapping[str, Any]) -> None:
         begun = self.has_settings()
         super().open(settings)
-        if not begun and not self.objects.create(self.settings_path):  # somebody was sooner
+        if begun:
+            return
+        with nothing_begun():
+            created = self.objects.create(self.settings_path)
+        if not created:  # somebody was sooner
             self._got.clear()
             self.check_settings(settings)
 
