@@ -193,7 +193,8 @@ def test_the_text_says_it_all(tmp_path: Path, capsys, monkeypatch) -> None:
         "shard 2/2: run the same command again, it continues",
         "",
         "1 failed:",
-        "        1  …: no\\x1b[NJ (such as s00001.jpg: /i/s00001.jpg: no\\x1b[2J)",
+        "        1  …: no\\x1b[NJ",
+        "           such as s00001.jpg: /i/s00001.jpg: no\\x1b[2J",
     ]
 
 
