@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +27,22 @@ CATEGORIES = [
 def hub_models_may_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default backbone, in whose place tests put others, is not missed in the hub's cache."""
     monkeypatch.setattr("trace_d2.backbones.preflight.cached_model", lambda *_: None)
+
+
+@pytest.fixture
+def studies_train_here(
+    load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Studies train in this process: one of their own would import everything again."""
+    from detectron2.data import DatasetCatalog
+
+    commands = load_tool("commands")
+    run_tool = commands.run_tool
+    monkeypatch.setattr(commands, "run_tool", lambda *words, **_: run_tool(*words))
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
 
 
 @pytest.fixture(scope="session")

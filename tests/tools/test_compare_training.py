@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -19,7 +20,9 @@ SMALL = {
 }
 
 
-def test_an_arm_is_labelled_trained_and_scored_once(load_tool, tmp_path, capsys):
+def test_an_arm_is_labelled_trained_and_scored_once(
+    load_tool, studies_train_here, tmp_path, capsys
+):
     compare = load_tool("compare_training")
     command = ["instance", "--output", str(tmp_path), "--train-count", "2", "--val-count", "1"]
     command += ["--edges", str(tmp_path / "train" / "edges_oracle"), "--only", "merged masks"]
@@ -28,7 +31,8 @@ def test_an_arm_is_labelled_trained_and_scored_once(load_tool, tmp_path, capsys)
     assert compare.main(command) == 0
 
     score = json.loads((tmp_path / "instance_merged_masks" / "results.json").read_text())
-    assert f"{score['segm']['AP']:.1f}" in capsys.readouterr().out
+    row = rf"merged masks +{score['segm']['AP']:.1f} "
+    assert re.search(row, capsys.readouterr().out)
     merged = json.loads((tmp_path / "merged.json").read_text())
     refined = json.loads((tmp_path / "refined.json").read_text())
     truth = json.loads((tmp_path / "train" / "instances.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -49,12 +48,8 @@ def test_masks_are_scored_beside_the_whole_image(load_tool, tmp_path, capsys):
     assert "edges" in capsys.readouterr().out
 
 
-def test_a_detector_learns_from_discovered_masks_once(load_tool, tmp_path, monkeypatch):
+def test_a_detector_learns_from_discovered_masks_once(load_tool, studies_train_here, tmp_path):
     study = load_tool("from_bare_images")
-    # A process of its own, as test_compare_training.py has it, would import everything again.
-    commands = sys.modules[study.train.__module__]
-    run_tool = commands.run_tool
-    monkeypatch.setattr(commands, "run_tool", lambda *words, log, threads: run_tool(*words))
     command = ["training", "--output", str(tmp_path), "--train-count", "2", "--val-count", "1"]
     command += ["--edges", str(tmp_path / "train" / "edges_oracle"), "--only", "edges"]
     command += ["--set", *(str(part) for pair in SMALL.items() for part in pair)]

@@ -214,16 +214,18 @@ def test_one_pixel(label_job) -> None:
     assert label_job.coco("instances.json")["annotations"][0]["area"] == 1
 
 
-def test_twenty_four_million_pixels(label_job) -> None:
-    mask = np.zeros((4000, 6000), np.uint8)
+def test_more_pixels_than_float32_counts(label_job) -> None:
+    height, width = 4000, 4200
+    assert height * width > 2**24
+    mask = np.zeros((height, width), np.uint8)
     mask[400:1400, 500:2500] = 3
-    mask[1600:3900, 200:5800] = 7
+    mask[1600:3900, 200:4100] = 7
     edges = np.zeros_like(mask)
     edges[400:1400, 1500] = 255
-    for top, bottom, left, right in ((400, 1400, 500, 2500), (1600, 3900, 200, 5800)):
+    for top, bottom, left, right in ((400, 1400, 500, 2500), (1600, 3900, 200, 4100)):
         edges[top:bottom, [left - 1, right - 1]] = 255
         edges[[top - 1, bottom - 1], left:right] = 255
-    label_job.save("images/a.jpg", np.zeros((4000, 6000, 3), np.uint8))
+    label_job.save("images/a.jpg", np.zeros((height, width, 3), np.uint8))
     label_job.save("semantic/a.png", mask, compress_level=1)
     label_job.save("edges/a.png", edges, compress_level=1)
     assert label_job.run() == 0

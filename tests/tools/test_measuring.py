@@ -51,8 +51,8 @@ def test_two_ways_are_timed_in_turns(load_tool) -> None:
     assert turns.row("name", 0, images=13)[1:3] == ["6 images/s", "2 images/s"]
 
 
-def test_work_in_a_process_of_its_own(load_tool) -> None:
+def test_work_whose_process_dies(load_tool) -> None:
+    """What lives is measured by test_benchmark_prints_every_row: importing takes seconds."""
     tool = load_tool("measuring")
-    assert tool.in_process(max, 1, 2) == 2
     with pytest.raises(RuntimeError, match=r"_exit.* ended without a result"):
         tool.in_process(os._exit, 1)

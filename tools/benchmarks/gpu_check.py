@@ -59,7 +59,7 @@ PARTS = (
 )
 # Imported once, before the parts are forked off; what is missing fails in the part that needs it.
 _LIBRARIES = ("torch", "transformers", "diffusers")
-_COMMON = ("gpu_checks.common", "random_backbone", "peft", "trace_d2.edges.student_loading")
+_COMMON = ("gpu_checks.common", "gpu_checks.host", "peft", "random_backbone")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Otherwise a question about CUDA in this process would forbid CUDA in its children.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     sys.path.insert(0, str(Path(__file__).parent))
-    _import_common()
+    _import_common(args.device)
     results: dict[str, Any] = {}
     start = "fork"
     for part in [part for part in PARTS if part.name in args.parts]:
@@ -159,9 +159,9 @@ def _told(part: Part, result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _import_common() -> None:
-    # peft imports bitsandbytes, which opens CUDA as it is imported.
-    sound = importlib.util.find_spec("bitsandbytes") is None
+def _import_common(device: str) -> None:
+    # peft imports bitsandbytes, which opens CUDA as it is imported: none of that is for the parent.
+    sound = device == "cpu" or importlib.util.find_spec("bitsandbytes") is None
     for module in (*_LIBRARIES, *(_COMMON if sound else ())):
         try:
             importlib.import_module(module)

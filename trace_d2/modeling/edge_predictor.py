@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,12 +15,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from trace_d2.backbones.registry import canonical_name
-from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.distillation import dice_loss, reconstruction_loss
 from trace_d2.edges.sources import EdgeSource, FileEdges, build_edge_source
-from trace_d2.edges.student import EdgeStudent
-from trace_d2.edges.student_loading import save_student, student_to_train
 from trace_d2.io.edge_maps import edge_stem
+
+if TYPE_CHECKING:
+    from trace_d2.edges.student import EdgeStudent
 
 _TAG_BYTES = 256
 
@@ -79,6 +79,10 @@ class TraceEdgePredictor(nn.Module):
         arguments = {"source_name": name, "input_format": cfg.INPUT.FORMAT}
         if trace.EDGES.SOURCE != "student" or not trace.STUDENT.TRAIN:
             return arguments | {"edge_source": build_edge_source(cfg)}
+        # Most models have no student: diffusion models take seconds to import.
+        from trace_d2.edges.detector import StudentDetector
+        from trace_d2.edges.student_loading import student_to_train
+
         student = student_to_train(cfg)
         return arguments | {
             "edge_source": StudentDetector(student, trace.SEED),
@@ -170,6 +174,8 @@ class TraceEdgePredictor(nn.Module):
         """
         if self.student is None:
             raise ValueError("this model has no student in training to save")
+        from trace_d2.edges.student_loading import save_student
+
         save_student(self.student, folder)
 
     def _load_from_state_dict(
