@@ -12,7 +12,7 @@ seconds and the peak memory (RSS) of
 - merge: ``--merge``, which joins the journals and writes COCO files and report;
 - resume: the command of the whole job again, which finds that everything is finished;
 - status: ``JobFolder``, what others ask a folder of results;
-- dataset: the dicts that a training gets.
+- dataset: the dicts that a training gets, with ``--dataset``: it looks at each PNG.
 
 ``--against`` measures another checkout of this repository in the same way, one after the other,
 with what its own code writes. Nothing is asserted.
@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="where; default: a temporary one"
     )
+    parser.add_argument("--dataset", action="store_true", help="time what a training reads, too")
     parser.add_argument("--make", type=int, metavar="N", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.make:
@@ -80,12 +81,12 @@ def main(argv: list[str] | None = None) -> int:
         for name, checkout in checkouts.items():
             with tempfile.TemporaryDirectory(dir=args.folder) as folder:
                 print(f"{count:,} images, {name} checkout", flush=True)
-                for line in measure(Path(folder), checkout, count):
+                for line in measure(Path(folder), checkout, count, args.dataset):
                     print(f"  {line}", flush=True)
     return 0
 
 
-def measure(folder: Path, checkout: Path, count: int) -> Iterator[str]:
+def measure(folder: Path, checkout: Path, count: int, dataset: bool) -> Iterator[str]:
     """A line of each figure."""
     own = [sys.executable, __file__, "--make", str(count), "--folder", str(folder)]
     _run(checkout, own)
@@ -98,8 +99,9 @@ def measure(folder: Path, checkout: Path, count: int) -> Iterator[str]:
         "merge": [*tool, "--merge", str(output)],
         "resume": [*tool, *job_arguments(folder)],
         "status": [sys.executable, "-c", _STATUS.format(**paths)],
-        "dataset": [sys.executable, "-c", _DATASET.format(**paths)],
     }
+    if dataset:
+        commands["dataset"] = [sys.executable, "-c", _DATASET.format(**paths)]
     for name, command in commands.items():
         cost = _run(checkout, command)
         yield f"{name:8} {cost.seconds:6.1f} s ({cost.cpu:.1f} s CPU) {cost.peak:7.0f} MiB"

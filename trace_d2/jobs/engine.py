@@ -17,6 +17,7 @@ from trace_d2.jobs.actors import Actors
 from trace_d2.jobs.crew import Crew
 from trace_d2.jobs.executors import build_executor
 from trace_d2.jobs.job import AnyJob, UsageError
+from trace_d2.jobs.join_mark import JoinMark
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.locks import Shard, folder_lock, ignores_case
 from trace_d2.jobs.looking import tasks_of
@@ -207,9 +208,13 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     records = store.join_journals()
     done = bytearray(store.is_finished(records.get(e.stem), e) for e in entries)
     outcome = Outcome(store, settings, entries, records, chosen(entries, done))
-    kind.join(outcome)
-    write_report(kind.report(outcome), outcome, kind.done)
-    store.publish()
+    mark = JoinMark(store, records, outcome.done) if store.has_locks else None
+    if mark is None or not mark.is_there():
+        kind.join(outcome)
+        write_report(kind.report(outcome), outcome, kind.done)
+        store.publish()
+        if mark is not None:
+            mark.write()
     found = (records.get(entry.stem) for entry in entries.first(limit))
     others = Records(record for record in found if record and record.status != DONE)
     # What has not all the files that its record tells of is to be done again.

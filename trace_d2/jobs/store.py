@@ -75,9 +75,13 @@ class JobStore:
         The joined ones go first, as they name images, and the settings last: if removing is cut
         short, what is left are results of the old settings.
         """
+        return [*self.joined_files, self.journal_path, self.images_path, self.settings_path]
+
+    @property
+    def joined_files(self) -> list[Path]:
+        """The files of all images that are made at the end."""
         names = [*self.layout.joined, "report.html"]
-        joined = [*([self.output] if self.layout.beside else []), *(self.root / n for n in names)]
-        return [*joined, self.journal_path, self.images_path, self.settings_path]
+        return [*([self.output] if self.layout.beside else []), *(self.root / n for n in names)]
 
     @property
     def address(self) -> str:
