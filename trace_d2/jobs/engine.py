@@ -30,6 +30,8 @@ from trace_d2.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
 
+Known = Callable[[str], Record | None]  # the record of a stem that counts
+
 _NO_DROPPING = (
     "{} holds results of other settings, which a shard cannot drop there: object stores have no "
     "locks, and other shards may write by now. Remove the folder first, or choose another --output"
@@ -119,12 +121,20 @@ def begin(job: AnyJob, options: RunOptions) -> None:
         store.write_images(job.entries, options.limited(job.entries))
 
 
-def do_share(job: AnyJob, options: RunOptions) -> JobResult:
-    """Do what is left of the shard, whose lock we hold; of a whole job the results are joined."""
+def do_share(
+    job: AnyJob, options: RunOptions, read_records: Callable[[], Known] | None = None
+) -> JobResult:
+    """Do what is left of the shard, whose lock we hold; of a whole job the results are joined.
+
+    Args:
+        job, options: see ``run_job``.
+        read_records: gives the records of the shard's images by now; None: all journals are read.
+    """
     store, whole = job.store, not options.shard.name
+    read = read_records or (lambda: store.read_records().get)
     share = options.share(job.entries)
     try:
-        result, others = _do_images(job, share, options)
+        result, others = _do_images(job, share, options, read())
     except UsageError:
         if whole and not store.has_work():
             store.drop_results()
@@ -133,7 +143,7 @@ def do_share(job: AnyJob, options: RunOptions) -> JobResult:
         with writing_to(store.root):
             _join(type(job), store)
     if whole or store.has_locks:  # what was uploaded nobody else can have taken for theirs
-        _check_kept(store, share, others)
+        _check_kept(store, share, others, read())
     return result
 
 
@@ -230,12 +240,11 @@ def _result(done: int, others: Records, **more: int) -> JobResult:
 
 
 def _do_images(
-    job: AnyJob, share: Sequence[ImageEntry], options: RunOptions
+    job: AnyJob, share: Sequence[ImageEntry], options: RunOptions, known: Known
 ) -> tuple[JobResult, Records]:
     """How the images of ``share`` stand once those that were left are done; records of others."""
     store = job.store
-    records = store.read_records()
-    left = [entry for entry in share if not job.is_current(records.get(entry.stem), entry)]
+    left = [entry for entry in share if not job.is_current(known(entry.stem), entry)]
     others, counts = Records(), Counter[str]()
     name = options.shard.title or job.layout.kind
     with contextlib.ExitStack() as stack:
@@ -245,7 +254,7 @@ def _do_images(
         bar = stack.enter_context(progress_bar(len(left), name, options.progress))
         for record in outcomes:
             with writing_to(store.root):
-                journal.append(record.after(records.get(record.stem)))
+                journal.append(record.after(known(record.stem)))
             if record.status != DONE:
                 others.put([record])
             counts[record.status] += 1
@@ -275,16 +284,18 @@ def _outcomes(
         yield stack.enter_context(contextlib.closing(records))
 
 
-def _check_kept(store: JobStore, share: Sequence[ImageEntry], others: Records) -> None:
+def _check_kept(
+    store: JobStore, share: Sequence[ImageEntry], others: Records, known: Known
+) -> None:
     """Raise an OutputError if the folder tells otherwise of ``share`` than this run has seen.
 
     Args:
         others: records of the images that are not done.
+        known: what the journals tell by now.
     """
-    records = store.read_records()
 
     def is_kept(entry: ImageEntry) -> bool:
-        record, other = records.get(entry.stem), others.get(entry.stem)
+        record, other = known(entry.stem), others.get(entry.stem)
         if record is None or record.status != (other.status if other else DONE):
             return False
         return record.status != DONE or store.is_finished(record, entry)
