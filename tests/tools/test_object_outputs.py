@@ -168,7 +168,7 @@ def test_refined_masks_beside_their_work(mask_job, memory_store) -> None:
     assert mask_job.run() == 2
 
 
-def test_what_is_not_ours_is_refused(label_job, memory_store, bucket, capsys) -> None:
+def test_what_is_not_ours_is_refused(label_job, memory_store, bucket, monkeypatch, capsys) -> None:
     label_job.add("a")
     memory_store.put("results/labels/notes.txt", b"mine")
     label_job.output = f"{memory_store.url}/results/labels"
@@ -189,8 +189,32 @@ def test_what_is_not_ours_is_refused(label_job, memory_store, bucket, capsys) ->
     assert label_job.run() == 2
     assert f"there is no bucket {bucket.url}-no: make it" in capsys.readouterr().err
     label_job.output = "nowhere://bucket/labels"
-    assert label_job.run() == 2
-    assert "nowhere" in capsys.readouterr().err
+    assert label_job.run() == label_job.merge() == label_job.tool.main(["--status", "no://b"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("nowhere://bucket/labels cannot be read (Protocol not known: nowhere)") == 2
+    assert "no://b cannot be read" in said
+    label_job.output = f"{memory_store.url}/labels"
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(type(memory_store.fs), "ls", unreachable)
+    assert label_job.run() == 2  # asked once, as there is nothing yet to go on with
+    said = capsys.readouterr().err
+    assert "(no route): see whether the store can be reached\n" in said
+
+
+def test_without_what_opens_the_store(label_job, monkeypatch, capsys) -> None:
+    label_job.add("a")
+    label_job.output = "s3://bucket/labels"
+
+    def url_to_fs(*_: Any, **__: Any) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", url_to_fs)
+    assert label_job.run() == label_job.merge() == 2
+    assert label_job.tool.main(["--status", label_job.output]) == 2
+    assert capsys.readouterr().err.count("pip install 'trace_d2[s3]'") == 3
 
 
 def test_a_store_that_fails_is_asked_again(label_job, memory_store, monkeypatch, capsys) -> None:

@@ -326,15 +326,15 @@ def _prepared(
 def _status(args: argparse.Namespace) -> int:
     try:
         return show_status(args.status, args.watch, args.json)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
 
 
 def _merge(kind: type[AnyJob], output: str) -> int:
-    store = job_store(output, kind.layout)
     try:
+        store = job_store(output, kind.layout)
         result = merge_folder(kind, store)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     say(f"{result.done} {kind.done}, {result.skipped} skipped, {len(result.failed)} failed")
     kind.tell(store)

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _THREADS = 16  # objects that travel at once
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before another try
+_SAFE = ". Finished images are safe, and the same command continues"
 _LONGEST_KEY = 1024  # bytes, of S3 and Google Cloud Storage
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs"})  # schemes of stores that have some
 # Whose errors are no OSErrors.
@@ -43,7 +44,7 @@ def nothing_begun() -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        raise NoPlaceError(str(error)) from error
+        raise _not_begun(error) from error
 
 
 class ObjectFolder:
@@ -57,6 +58,7 @@ class ObjectFolder:
         self.url = url.rstrip("/")
         self.local = local
         self._opened: tuple[Any, str] | None = None
+        self._answered = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}  # connections do not travel
@@ -204,9 +206,8 @@ class ObjectFolder:
 
     def check(self) -> None:
         """Raise a NoPlaceError unless the store answers, and has the bucket."""
-        with nothing_begun():
-            if self.entries():
-                return
+        if self.entries():
+            return
         fs, key = self._open()
         bucket = key.strip("/").partition("/")[0]
         if not bucket:
@@ -252,18 +253,26 @@ class ObjectFolder:
         return self._opened
 
     def _tried(self, doing: str, url: str, work: Callable[[Any], T]) -> T:
-        """What ``work`` gives of the file system, tried again where another try may help."""
+        """What ``work`` gives of the file system, tried again where another try may help.
+
+        A store that has never answered is asked once: there is nothing yet to go on with.
+        """
         fs, _ = self._open()
-        for tries, pause in enumerate((*_PAUSES, None), start=1):
+        pauses = _PAUSES if self._answered else ()
+        for tries, pause in enumerate((*pauses, None), start=1):
             try:
-                return work(fs)
+                found = work(fs)
+                self._answered = True
+                return found
             except (FileNotFoundError, FileExistsError):
+                self._answered = True
                 raise
             except Exception as error:
                 if not (isinstance(error, OSError) or _is_of_library(error)):
                     raise
                 if pause is None or isinstance(error, _FINAL) or _is_final(error):
-                    raise _stopped(doing, url, error, tries) from error
+                    stopped = _stopped(doing, url, error, tries)
+                    raise (stopped if self._answered else _not_begun(stopped)) from error
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -281,10 +290,12 @@ def _stopped(doing: str, url: str, error: Exception, tries: int) -> OutputError:
     elif isinstance(error, FileNotFoundError):
         remedy = "its bucket is gone: make it again, or choose another --output"
     often = f", {tries} times over" if tries > 1 else ""
-    return OutputError(
-        f"cannot {doing} {url} ({str(error) or type(error).__name__}{often}): {remedy}. Finished "
-        "images are safe, and the same command continues"
-    )
+    reason = str(error) or type(error).__name__
+    return OutputError(f"cannot {doing} {url} ({reason}{often}): {remedy}{_SAFE}")
+
+
+def _not_begun(error: OutputError) -> NoPlaceError:
+    return NoPlaceError(str(error).removesuffix(_SAFE))
 
 
 class ObjectIndex:
