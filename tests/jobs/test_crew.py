@@ -243,6 +243,18 @@ class TestActor:
         assert isinstance(failed.error, UsageError)
         assert "choose an --output on a file system that all machines share" in str(failed.error)
 
+    def test_it_must_see_the_same_inputs(self, root, sketching) -> None:
+        job = sketching.sketching_job(root)
+        job.store.open(job.settings)
+        entry = job.entries[3]
+        seen = ((entry, job.fingerprint(entry)),)
+        _, ready = self.answers(Begin(packed(job), LOOK, seen))
+        assert isinstance(ready, Ready)
+        (root / "semantic/s03.png").unlink()  # elsewhere it would be skipped, as if it had none
+        _, failed = self.answers(Begin(packed(job), LOOK, seen))
+        assert isinstance(failed.error, UsageError)
+        assert "the files of s03.png (image, masks, edges) are not there" in str(failed.error)
+
     def test_the_folder_must_be_that_of_the_job(self, root, sketching) -> None:
         job = sketching.sketching_job(root)
         job.store.open({**job.settings, "MODEL.TRACE.SEED": 5})
