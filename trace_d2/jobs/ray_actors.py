@@ -96,10 +96,10 @@ def code_print() -> str:
 class RemoteActor:
     """An ``Actor`` in a process of Ray, which calls ``put`` and ``get`` from threads of its own."""
 
-    def __init__(self, place: Place, workers: int, where: str) -> None:
+    def __init__(self, place: Place, slot: Slot) -> None:
         self._inbox: queue.SimpleQueue[ToActor] = queue.SimpleQueue()
         self._outbox: queue.SimpleQueue[FromActor] = queue.SimpleQueue()
-        threading.Thread(target=self._run, args=(place, workers, where), daemon=True).start()
+        threading.Thread(target=self._run, args=(place, slot), daemon=True).start()
 
     def put(self, message: ToActor) -> None:
         """Take a message to the actor."""
@@ -113,11 +113,14 @@ class RemoteActor:
                 messages.append(self._outbox.get_nowait())
         return messages
 
-    def _run(self, place: Place, workers: int, where: str) -> None:
+    def _run(self, place: Place, slot: Slot) -> None:
+        import cv2
+
+        cv2.setNumThreads(max(1, slot.cpus))  # Ray tells OpenMP, but not OpenCV
         try:
             place.take()
             LogSender(self._outbox.put).take_over()
-            Actor(self._inbox, self._outbox.put, workers, where).run()
+            Actor(self._inbox, self._outbox.put, slot.workers, slot.name).run()
         except UsageError as error:
             self._outbox.put(Failed(error, "".join(traceback.format_exception(error))))
         finally:
@@ -286,7 +289,7 @@ class RayActors:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(slot.node, soft=False),
-        ).remote(Place.here(), slot.workers, slot.name)
+        ).remote(Place.here(), slot)
         self._live[self._started] = _Live(handle, slot)
         self._poll(self._started)
         self._started += 1
