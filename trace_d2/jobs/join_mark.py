@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from trace_d2.io.atomic import write_text
-from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry
 from trace_d2.jobs.layout import NOTES, PREVIEWS
 from trace_d2.jobs.locks import LOCKS
 from trace_d2.jobs.on_disk import Records
@@ -38,8 +38,11 @@ class JoinMark:
         self._path = store.root / LOCKS / "joined"
         digest = hashlib.sha256(repr([_code(), store.read_settings()]).encode())
         digest.update(_stamp(store.images_path))
-        for line in records.lines():
+        for line in records.lines(DONE):
             digest.update(line)
+        for status in (FAILED, SKIPPED):  # tried again each time: when does not count
+            for record in records.of_status(status):
+                digest.update(repr((record.file_name, record.reason)).encode())
         for entry in done:
             digest.update(_stamp(store.path(NOTES, entry.stem)))
             if entry.pictured:

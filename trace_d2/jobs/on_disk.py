@@ -121,19 +121,16 @@ class Records(_Table, Mapping[str, Record]):
                 self._database.execute(_LATER)
                 self._database.execute("DELETE FROM journal")
 
-    def lines(self) -> Iterator[bytes]:
-        """The records as lines of a journal."""
-        return (line for (line,) in self._rows("SELECT line FROM record ORDER BY stem"))
+    def lines(self, status: str = "") -> Iterator[bytes]:
+        """The records, all or those of one status, as lines of a journal."""
+        query = "SELECT line FROM record WHERE ? IN ('', status) ORDER BY stem"
+        return (line for (line,) in self._rows(query, status))
 
     def of_status(self, status: str) -> Stream[Record]:
         """Those of one status."""
 
-        def begin() -> Iterator[Record]:
-            query = "SELECT line FROM record WHERE status = ? ORDER BY stem"
-            return (decode_record(line) for (line,) in self._rows(query, status))
-
         count = self._first("SELECT count(*) FROM record WHERE status = ?", status)
-        return Stream(begin, count[0])
+        return Stream(lambda: map(decode_record, self.lines(status)), count[0])
 
     def __getitem__(self, stem: str) -> Record:
         found = self._first("SELECT line FROM record WHERE stem = ?", _key(stem))
