@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Images a second of one job, done by processes of this machine and by actors on Ray, in turns.
+"""Images a second of one job by processes, by actors of this machine and on Ray, in turns.
 
     python tools/benchmarks/benchmark_executors.py [--images N] [--cores N] [--repeats N]
 
 The job labels scenes of 480 x 640: semantic masks are cut along given edges, so that it is the
 cores that are busy. The rate is that of the images between the first to end and the last, by the
 times in the journal; the seconds until the first one ends, which are of starting, stand beside it.
-Results of both are compared byte by byte.
+Results of all are compared byte by byte.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from trace_d2.io.listing import list_images
 from trace_d2.jobs.actors import Actors
 from trace_d2.jobs.engine import RunOptions, run_job
 from trace_d2.jobs.journal import ImageEntry
+from trace_d2.jobs.local_actors import LocalActors
 from trace_d2.jobs.ray_actors import RayActors
 
 _SCENES = 12  # drawn; the other images are copies
@@ -75,10 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
 def compare(
     folder: Path, images: int, cores: int, repeats: int, side: int = 480
 ) -> list[list[str]]:
-    """A row for processes, and one for Ray; ``folder`` is empty."""
+    """A row for each: processes, actors of this machine, Ray; ``folder`` is empty."""
     write_images(folder, images, side)
     ways: dict[str, Callable[[], Actors] | None] = {
         f"{cores} processes": None,
+        f"{cores} actors": lambda: LocalActors(workers=1, gpus=[""] * cores),
         f"Ray, {cores} cores": lambda: RayActors("local", cores, gpus=False, looks=False),
     }
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
@@ -86,7 +88,9 @@ def compare(
         for name, actors in ways.items():
             options = RunOptions(workers=cores, actors=actors)
             turns[name].append(timed(folder, name, options))
-        check_alike(*(folder / name / "panoptic" for name in ways))
+        first, *others = (folder / name / "panoptic" for name in ways)
+        for other in others:
+            check_alike(first, other)
     base = next(iter(turns.values()))
     return [_row(name, of_one, base) for name, of_one in turns.items()]
 
