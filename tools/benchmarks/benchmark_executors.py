@@ -6,6 +6,9 @@
 The job labels scenes of 480 x 640: semantic masks are cut along given edges, so that it is the
 cores that are busy. The rate is that of the images between the first to end and the last, by the
 times in the journal; the seconds until the first one ends, which are of starting, stand beside it.
+So do the processor's seconds that 100 images take meanwhile, of all processes: on a machine that
+others use too these tell more than the rate, as Linux shares cores out among sessions, and Ray's
+processes are one of their own.
 Results of all are compared byte by byte.
 """
 
@@ -19,11 +22,14 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import psutil
 from tabulate import tabulate
 
 from trace_d2.io.listing import list_images
@@ -34,7 +40,6 @@ from trace_d2.jobs.local_actors import LocalActors
 from trace_d2.jobs.ray_actors import RayActors
 
 _SCENES = 12  # drawn; the other images are copies
-_SIDES = (480, 640)
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,43 @@ class Turn:
         rate: images a second.
         first: seconds until the first one ended.
         whole: seconds of the whole run, with what joins the results.
+        busy: seconds of the processor that 100 images took.
     """
 
     rate: float
     first: float
     whole: float
+    busy: float
+
+
+class Meter:
+    """The processor's seconds of this process and all that it started, as time goes on."""
+
+    def __enter__(self) -> Meter:
+        self._samples: list[tuple[float, float]] = []
+        self._known: dict[int, float] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def between(self, start: float, end: float) -> float:
+        """Those from ``start`` to ``end``, seconds since 1970."""
+        at, seconds = zip(*self._samples, strict=True)
+        return float(np.interp(end, at, seconds) - np.interp(start, at, seconds))
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._end.wait(0.2):
+            for process in (own, *own.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    used = process.cpu_times()
+                    self._known[process.pid] = used.user + used.system
+            self._samples.append((time.time(), sum(self._known.values())))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         rows = compare(Path(name), args.images, args.cores, args.repeats, args.side)
-    print(tabulate(rows, ["executor", "images/s", "of processes", "first image", "whole run"]))
+    titles = ["images/s", "of processes", "first image", "whole run", "CPU of 100"]
+    titles = ["images/s", "of processes", "first image", "whole run", "CPU of 100"]
+    print(tabulate(rows, ["executor", *titles]))
     return 0
 
 
@@ -123,7 +162,7 @@ def timed(folder: Path, name: str, options: RunOptions) -> Turn:
     given = (folder / "images", folder / "semantic", scene_categories())
     job = LabelJob(cfg, *given, folder / name, entries)
     start, began = time.perf_counter(), time.time()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), Meter() as meter:
         result = run_job(job, options)
     whole = time.perf_counter() - start
     if result.done != len(entries):
@@ -131,7 +170,8 @@ def timed(folder: Path, name: str, options: RunOptions) -> Turn:
             f"{len(entries) - result.done} images were not done: {list(result.failed)[:1]}"
         )
     ended = sorted(record.finished for record in job.store.read_records().values())
-    return Turn((len(ended) - 1) / (ended[-1] - ended[0]), ended[0] - began, whole)
+    busy = 100 * meter.between(ended[0], ended[-1]) / (len(ended) - 1)
+    return Turn((len(ended) - 1) / (ended[-1] - ended[0]), ended[0] - began, whole, busy)
 
 
 def check_alike(one: Path, other: Path) -> None:
@@ -144,10 +184,12 @@ def check_alike(one: Path, other: Path) -> None:
 
 def _row(name: str, turns: Sequence[Turn], base: Sequence[Turn]) -> list[str]:
     ratio = statistics.median(a.rate / b.rate for a, b in zip(turns, base, strict=True))
-    middle = [
-        statistics.median(getattr(t, part) for t in turns) for part in ("rate", "first", "whole")
-    ]
-    return [name, f"{middle[0]:.1f}", f"{ratio:.2f}", f"{middle[1]:.1f} s", f"{middle[2]:.1f} s"]
+    rate, first, whole, busy = (
+        statistics.median(getattr(turn, part) for turn in turns)
+        for part in ("rate", "first", "whole", "busy")
+    )
+    seconds = [f"{part:.1f} s" for part in (first, whole, busy)]
+    return [name, f"{rate:.1f}", f"{ratio:.2f}", *seconds]
 
 
 if __name__ == "__main__":
