@@ -10,7 +10,8 @@ seconds and the peak memory (RSS) of
 
 - watch: ``--status``, which reads the journals of the shards (of a checkout that knows it);
 - merge: ``--merge``, which joins the journals and writes COCO files and report;
-- resume: the command of the whole job again, which finds that everything is finished;
+- resume: the command of the whole job again, which does the damaged images again, and joins;
+- again: the same once more, which finds that everything is finished;
 - status: ``JobFolder``, what others ask a folder of results;
 - dataset: the dicts that a training gets, with ``--dataset``: it looks at each PNG.
 
@@ -98,6 +99,7 @@ def measure(folder: Path, checkout: Path, count: int, dataset: bool) -> Iterator
         **({"watch": [*tool, "--status", str(output)]} if watched else {}),
         "merge": [*tool, "--merge", str(output)],
         "resume": [*tool, *job_arguments(folder)],
+        "again": [*tool, *job_arguments(folder)],
         "status": [sys.executable, "-c", _STATUS.format(**paths)],
     }
     if dataset:
