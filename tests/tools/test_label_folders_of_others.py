@@ -23,8 +23,8 @@ CHANGED = ("--overwrite", "MODEL.TRACE.LABELS.NECK_DEPTH", "0.5")
 
 
 def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """All below ``folder`` with what would tell of a change."""
-    paths = sorted(folder.rglob("*"))
+    """All below ``folder``, but its locks, with what would tell of a change."""
+    paths = sorted(path for path in folder.rglob("*") if ".locks" not in path.parts)
     return {str(p): (p.lstat().st_mtime_ns, p.lstat().st_ino, read(p)) for p in paths}
 
 

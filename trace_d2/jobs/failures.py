@@ -17,7 +17,7 @@ _OTHERS = "other reasons"
 
 _NAME = "\N{HORIZONTAL ELLIPSIS}"
 _APART = r"\s(:,;'\""  # what no name of a file goes beyond, unless it is known
-_FILE = re.compile(rf"[^{_APART}]+\.[A-Za-z]\w*")
+_FILE = re.compile(rf"(?<![^{_APART}])[^{_APART}]+\.[A-Za-z]\w*")  # tried once a word: linear
 _NAMED = re.compile(rf"(?:[a-z][\w+.-]*://)?[^{_APART}]*{_NAME}(?:\.[A-Za-z]\w*)?")
 _PATH = re.compile(
     r"(?<![\w/])(?:[a-z][\w+.-]*://|~?/|[A-Za-z]:\\)[^\s:,;()'\"]*[^\s:,;()'\".]"  # whole
@@ -116,7 +116,9 @@ def kind_of(record: Record, folders: Iterable[str] = ()) -> str:
         own = found[0].rpartition("/")[2].rpartition(".")[0] == last
         return _NAME if own else found[0]
 
-    text = _NAMED.sub(_NAME, _FILE.sub(named, text))
+    text = _FILE.sub(named, text)
+    if _NAME in text:
+        text = _NAMED.sub(_NAME, text)
     for folder in folders:
         text = text.replace(folder, _NAME)
     text = _PATH.sub(_NAME, text)

@@ -187,13 +187,14 @@ class Images(_Table, Sequence[ImageEntry]):
         return self._first("SELECT 1 FROM image WHERE stem = ?", _key(stem)) is not None
 
     def first(self, count: int) -> Stream[ImageEntry]:
-        """The first ``count``."""
+        """The first ``count``, or all if there are fewer."""
+        count = min(count, self._count)  # SQLite takes no integer of any size
 
         def begin() -> Iterator[ImageEntry]:
             query = "SELECT line FROM image WHERE place < ? ORDER BY place"
             return (_entry(line) for (line,) in self._rows(query, count))
 
-        return Stream(begin, min(count, self._count))
+        return Stream(begin, count)
 
     def __iter__(self) -> Iterator[ImageEntry]:
         return iter(self.first(self._count))
