@@ -19,6 +19,7 @@ from trace_d2.jobs.pictures import Pictures, colored, cut_strengths, encode
 from trace_d2.jobs.report import Measure, Report, write_report
 from trace_d2.jobs.store import JobStore
 
+TALL = {"width": 1280, "height": 1600}  # all images are in sight, and painted
 HOSTILE = "<img src=x onerror=hacked()>\u202e.png"
 SHOWN = r"<img src=x onerror=hacked()>\u202e.png"
 NAMES = {"a1": "a1.png", "a2": "a2.png", "a10": "a10.png", "old": "old.png", "evil": HOSTILE}
@@ -114,7 +115,7 @@ def pixel(page: Any, name: str, pane: str, x: int, y: int) -> list[int]:
 
 class TestPanes:
     def test_a_segment_has_one_colour_in_all_of_them_and_in_the_legend(self, show, report) -> None:
-        page = show(report)
+        page = show(report, viewport=TALL)
         left, right, sky = (50, 60), (105, 60), (10, 10)
         for name, (animal, _) in (("a1.png", CLASSES["a1"]), ("a2.png", CLASSES["a2"])):
             for place, color in ((left, COLORS[animal]), (sky, COLORS["sky"])):
@@ -167,7 +168,7 @@ class TestPanes:
         assert 5 <= broad <= 8  # pixels of the screen
 
     def test_cut_borders_show_the_strength_of_the_edge(self, show, report) -> None:
-        page = show(report)
+        page = show(report, viewport=TALL)
         assert pixel(page, "a1.png", "image", 50, 60)[3] == 0
         red, green, blue, alpha = pixel(page, "a1.png", "image", 79, 60)
         assert (alpha, red > 200, green > 180, blue < 110) == (255, True, True, True)  # yellow: 0.5
@@ -178,7 +179,7 @@ class TestPanes:
         assert pixel(page, "a1.png", "image", 79, 60)[3] == 255
 
     def test_what_is_pointed_at_is_named_and_shown_in_all(self, show, report) -> None:
-        page = show(report)
+        page = show(report, viewport=TALL)
         before = pixel(page, "a2.png", "segments", 50, 60)
         section = page.locator("section", has_text="a2.png")
         box = section.locator("[data-pane=uncut]").bounding_box()
