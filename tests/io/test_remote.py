@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trace_d2.io import remote
+from trace_d2.io import addresses, remote
 from trace_d2.io.remote import (
     RemoteFile,
     RemoteFolder,
@@ -150,6 +150,27 @@ def test_a_missing_bucket_is_named(s3_server):
     assert not folder.is_dir()
     with pytest.raises(FileNotFoundError, match=r"no folder at s3://no-such-bucket.*bucket"):
         folder.folders()
+
+
+def test_clients_ask_twice_unless_users_say_otherwise(s3_server, monkeypatch):
+    import fsspec.config
+
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"max_pool_connections": 7}})
+    own = remote.open_store("s3://b/x")[0].config_kwargs
+    assert own["max_pool_connections"] == 7
+    assert own["retries"]["total_max_attempts"] == 2
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "9")
+    assert "retries" not in remote.open_store("s3://b/x")[0].config_kwargs
+
+
+def test_it_is_said_once_that_a_store_is_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(addresses, "_told", set())
+    for address in ("s3://b/x", "s3://b/y", "s3://c/x"):
+        addresses.tell_of_waiting(address, 5.0)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "s3://b/x does not answer: asked again in 5 s, and so on"
+    assert len(said) == 2
 
 
 def test_missing_packages_and_unknown_addresses_say_what_to_do(monkeypatch):

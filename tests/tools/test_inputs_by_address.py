@@ -185,9 +185,32 @@ def test_what_is_wrong_with_addresses_is_said_at_once(label_job, bucket, capsys)
     assert uploaded.run() == 2
     said = capsys.readouterr().err
     assert f"no folder at {bucket.url}/edges: correct --edges" in said
-    assert f"no folder of images at {bucket.url}/images: correct the path" in said
+    assert f"no folder of images at {bucket.url}/images: correct --images" in said
     assert f"no categories file at {bucket.url}/categories.json: give a JSON file" in said
     assert not label_job.output.exists()
+    lost = f"{bucket.url}-no"
+    assert uploaded.run("--images", f"{lost}/images", "--images-json", f"{lost}/list.json") == 2
+    said = capsys.readouterr().err
+    assert f"no folder of images at {lost}/images (there is no bucket {lost}): correct --im" in said
+    assert f"no list of images at {lost}/list.json: correct --images-json" in said
+
+
+def test_addresses_that_are_none_are_refused_by_option(label_job, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(label_job.root)
+    label_job.add("a")
+    label_job.output = "s3:/bucket/labels"
+    assert label_job.run("--images", "s3://", "MODEL.TRACE.EDGES.DIR", "gs:/bucket/edges") == 2
+    said = capsys.readouterr().err
+    assert "--output is s3:/bucket/labels: an address is s3://BUCKET/PATH" in said
+    assert "--images is s3://: it names no bucket; an address is s3://BUCKET/PATH" in said
+    assert "MODEL.TRACE.EDGES.DIR is gs:/bucket/edges: an address is gs://BUCKET/PATH" in said
+    for name, what in (("s3://", "it names no bucket"), ("s3://bucket//x", "it has // within")):
+        label_job.output = name
+        assert label_job.run() == label_job.merge() == 2
+        said = capsys.readouterr().err
+        assert f"--output is {name}: {what}; an address is" in said
+        assert f"--merge is {name}: {what}; an address is" in said
+    assert not list(label_job.root.glob("s3*"))
 
 
 def test_a_store_that_ends_stops_the_job(label_job, memory_store, monkeypatch, capsys) -> None:

@@ -19,7 +19,7 @@ from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.object_folder import ObjectFolder
 from trace_d2.jobs.object_store import job_store
-from trace_d2.jobs.output import SettingsChangedError
+from trace_d2.jobs.output import OutputError, SettingsChangedError
 
 STEMS = [f"s{number:02}" for number in range(7)]
 _TIMES = re.compile(rb'"(seconds|finished)": [0-9.]+|<b>[0-9.]+</b><span>seconds an image')
@@ -317,6 +317,59 @@ def test_on_another_machine_that_a_job_travels_to(tmp_path: Path, memory_store) 
     assert memory_store.get("results/labels/panoptic/a.png") == b"label"
     assert here.read_note("a") == {"height": 1}
     assert not there.share(there.settings_path, first=True)  # they are there
+
+
+def test_on_a_machine_that_has_its_temporary_files_elsewhere(
+    tmp_path: Path, memory_store, monkeypatch
+) -> None:
+    layout = Layout("masks", results=("panoptic/{}.png",), scratch="calibration", beside=True)
+    here = job_store(f"{memory_store.url}/results/masks.json", layout)
+    here.open({"seed": 1})
+    here.write_images([ImageEntry("a", "a.png", 1)], 1)
+    packed = pickle.dumps(here)
+    shutil.rmtree(tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    there, beside = pickle.loads(packed), pickle.loads(packed)
+    there.check_settings({"seed": 1})
+    seen = there.root / "calibration/a.npz"
+    seen.parent.mkdir()
+    seen.write_bytes(b"edges")
+    there.share(seen)
+    assert there.root == beside.root  # of two processes of that machine
+    assert here.fetch(here.root / "calibration/a.npz").read_bytes() == b"edges"
+    there.place("panoptic/{}.png", "a").write_bytes(b"label")
+    there.deliver("a")
+    assert memory_store.get("results/masks.json.work/panoptic/a.png") == b"label"
+
+
+def test_the_memory_of_one_process_is_no_output_of_several(label_job, memory_store, capsys) -> None:
+    label_job.add("a")
+    label_job.output = f"{memory_store.url}/results/labels/"
+    assert label_job.run("--workers", "2") == 2
+    assert f"--output {label_job.output} is in the memory of each" in capsys.readouterr().err
+    assert stored(memory_store) == {}
+    assert label_job.run() == 0
+    assert f"labels: {memory_store.url}/results/labels/panoptic.json" in capsys.readouterr().out
+
+
+def test_a_store_given_up_is_not_waited_for_again(tmp_path, memory_store, monkeypatch) -> None:
+    objects, slept = ObjectFolder(f"{memory_store.url}/x", tmp_path), list[float]()
+    assert not objects.exists("a")
+    monkeypatch.setattr(object_folder.time, "sleep", slept.append)
+    plain = type(memory_store.fs).cat_file
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(type(memory_store.fs), "cat_file", lost)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="see whether the store can be reached"):
+            objects.read("a")
+    assert slept == [0, 0, 0]
+    monkeypatch.setattr(type(memory_store.fs), "cat_file", plain)
+    memory_store.put("x/a", b"1")
+    assert objects.read("a") == b"1"
+    assert not objects._given_up
 
 
 def test_names_that_no_object_can_have(label_job, memory_store, capsys) -> None:

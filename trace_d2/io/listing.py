@@ -11,10 +11,9 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from .hints import nearest_path
 from .json_files import FieldError, file_name, quoted, read_json, shown, whole_number
 from .paths import composed, file_below, name_keys
-from .remote import InputFile, InputFolder, RemoteFolder, input_file, input_folder
+from .remote import InputFile, InputFolder, RemoteFolder, absent, input_file, input_folder
 from .subfolders import counterparts, files_by_stem, path_ends, walk_folder
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -30,7 +29,9 @@ _MAX_NUMERIC_STEM = 2**53  # larger integers do not survive every JSON reader
 
 
 def list_images(
-    folder: str | InputFolder, leave_out: Iterable[str | InputFolder | None] = ()
+    folder: str | InputFolder,
+    leave_out: Iterable[str | InputFolder | None] = (),
+    remedy: str = "correct the path",
 ) -> dict[str, str]:
     """Stem to path below ``folder`` of every image in it and its sub-folders.
 
@@ -39,6 +40,7 @@ def list_images(
 
     Args:
         leave_out: folders that are not searched: what the images' masks, edges and results are in.
+        remedy: what to do where there is no such folder.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -46,9 +48,7 @@ def list_images(
     """
     folder = input_folder(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(
-            f"no folder of images at {folder}{nearest_path(folder)}: correct the path"
-        )
+        raise NotADirectoryError(f"no folder of images at {folder}{absent(folder)}: {remedy}")
     files = files_by_stem(folder, IMAGE_SUFFIXES, leave_out, any_case=True)
     if not files:
         raise ValueError(
@@ -100,7 +100,7 @@ def read_image_ids(path: str | InputFile, stems: Collection[str]) -> dict[str, i
     Names of the list may have more folders than there are, or fewer, where that is clear.
     """
     path = input_file(path)
-    content = read_json(path, "list of images")
+    content = read_json(path, "list of images", "correct --images-json")
     entries = content.get("images") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise ValueError(f'{path} has no list of images: give a COCO file with "images"')

@@ -22,12 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from .addresses import BUCKETS, client_options, tell_of_waiting
+from .hints import nearest_path
+
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # a letter alone is a drive
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
-_OPTIONS: dict[str, dict[str, Any]] = {  # by protocol
-    name: {"max_concurrency": 1}  # else every file is asked for its size before it is read
-    for name in ("s3", "s3a")
-}
 # What tells that a file is another one, the best first; stores have one or the other.
 _STAMPS = (
     *("ETag", "etag", "md5Hash", "md5", "checksum", "sha", "blob_id", "CRC", "generation"),
@@ -89,7 +88,7 @@ def open_store(address: str, **options: Any) -> tuple[Any, str]:
     try:
         # Lists are not kept: they would be old by the next time, and are large.
         fs, path = fsspec.core.url_to_fs(
-            address, use_listings_cache=False, **_OPTIONS.get(protocol, {}), **options
+            address, use_listings_cache=False, **client_options(protocol), **options
         )
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
@@ -168,6 +167,14 @@ class RemoteFolder:
                 return bool(fs.info(path)["type"] == "directory")
         except FileNotFoundError:  # nor its bucket
             return False
+
+    def lost_bucket(self) -> str:
+        """`` (there is no bucket ...)`` where there is none; else empty. May raise OSError."""
+        protocol, (fs, path) = self.address.partition("://")[0], open_store(self.address)
+        bucket = path.partition("/")[0]
+        with reading(self.address):
+            there = protocol not in BUCKETS or fs.exists(bucket)
+        return "" if there else f" (there is no bucket {protocol}://{bucket})"
 
     def answers(self) -> bool:
         """Whether its store tells us of it, now."""
@@ -340,6 +347,7 @@ class RemoteFile:
                     raise StoreError(str(error)) from error
                 if wait is None or (isinstance(error, PermissionError) and not lost):
                     raise
+            tell_of_waiting(self.address, wait)
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -360,6 +368,11 @@ InputFile = Path | RemoteFile
 
 InputFolder = Path | RemoteFolder
 """So of folders."""
+
+
+def absent(folder: InputFolder) -> str:
+    """What there is to say beside that ``folder`` is not there, as `` (did you mean ...?)``."""
+    return folder.lost_bucket() if isinstance(folder, RemoteFolder) else nearest_path(folder)
 
 
 def _of_this_machine(address: str) -> Path | None:

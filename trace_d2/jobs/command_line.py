@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from trace_d2.complaints import Complaints
 from trace_d2.devices import VISIBLE, of_other_machines, visible_gpus
+from trace_d2.io.addresses import what_is_wrong
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
-from trace_d2.io.remote import InputFolder, StoreError, input_folder, is_address
+from trace_d2.io.remote import InputFolder, StoreError, absent, input_folder, is_address
 from trace_d2.jobs.actors import Actors
 from trace_d2.jobs.arguments import HERE, RAY
 from trace_d2.jobs.choosing import asked_actors
@@ -69,6 +70,10 @@ _NO_LOCKS = (
     "note: {} has no locks: two jobs there at once cannot be refused; they do the work twice, and "
     "write the same results"
 )
+_OWN_MEMORY = (
+    "--output {} is in the memory of each process, where others see nothing: give --workers 1 "
+    "alone, or another --output"
+)
 _SHOWN_FAILURES = 10
 _SHOWN_FOLDERS = 5
 
@@ -82,11 +87,15 @@ def run_command(
 
     ``make`` takes the place of ``kind.from_args``, for jobs that need what is beyond this room.
     """
-    if args.status:
-        return exit_status(lambda: _status(args))
+
+    def command() -> int:
+        _check_addresses(args)
+        if args.status:
+            return _status(args)
+        return _merge(kind, args.merge) if args.merge else _run(kind, args, make)
+
     return exit_status(
-        lambda: _merge(kind, args.merge) if args.merge else _run(kind, args, make),
-        lambda: _what_is_safe(kind, args.merge or args.output),
+        command, lambda: "" if args.status else _what_is_safe(kind, args.merge or args.output)
     )
 
 
@@ -127,6 +136,20 @@ def _what_is_safe(kind: type[AnyJob], output: str) -> str:
         f"{done} images are {kind.done} and safe: the same command continues, and --merge OUTPUT "
         "joins what there is"
     )
+
+
+def _check_addresses(args: argparse.Namespace) -> None:
+    """Raise a UsageError that names every option with an address that is no whole one."""
+    keys = getattr(args, "opts", [])
+    given = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
+    given |= dict(zip(keys[::2], keys[1::2], strict=False))
+    wrong = Complaints()
+    for option, value in given.items():
+        written = option in ("--output", "--merge", "--status")
+        if isinstance(value, str) and (what := what_is_wrong(value, written)):
+            wrong.say(f"{option} is {shown(value)}: {what}")
+    if wrong:
+        raise UsageError(str(wrong.joined()))
 
 
 def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
@@ -189,13 +212,13 @@ def given_folder(path: str, option: str) -> InputFolder:
     """As ``existing_folder``, of a path or an address; raises OSError where none can be told."""
     folder = input_folder(path)
     if not path or not folder.is_dir():
-        raise UsageError(f"no folder at {path}{nearest_path(folder)}: correct {option}")
+        raise UsageError(f"no folder at {path}{absent(folder)}: correct {option}")
     return folder
 
 
 def images_below(images: str | InputFolder, *others: str | InputFolder | None) -> dict[str, str]:
     """``list_images``, without the folders ``others``; says which sub-folders have images."""
-    names = list_images(images, others)
+    names = list_images(images, others, "correct --images")
     folders = Counter(stem.partition("/")[0] for stem in names if "/" in stem)
     if folders:
         listed = ", ".join(
@@ -216,7 +239,7 @@ def image_ids(names: Mapping[str, str], images_json: str | None) -> dict[str, in
         UsageError: it lists none of them; and as ``read_image_ids`` and ``ids_of_stems``.
     """
     ids = read_image_ids(images_json, names) if images_json else ids_of_stems(list(names))
-    if not ids:
+    if names and not ids:
         raise UsageError(
             f"the list of images names none of the {len(names)} images (the first is "
             f"{next(iter(names.values()))}): give the list that belongs to them"
@@ -248,7 +271,7 @@ def _run(
     if claimed:
         say(_claims(claimed, part.shard.count, args.output))
     elif not part.shard.name:
-        files = kind.files.format(args.output)
+        files = kind.files.format(args.output.rstrip("/"))
         say(f"{files}   to look at: {job.store.address}/report.html")
     else:
         say(f"after the last shard: python {sys.argv[0]} --merge {args.output}")
@@ -309,6 +332,8 @@ def _prepared(
     actors = None
     if job is not None:
         actors = wrong.of(asked_actors, job, args)
+        if args.output.startswith("memory://") and (actors or args.workers > 1):
+            wrong.say(_OWN_MEMORY.format(args.output))
         begun = ours and job.store.has_results()
         if not begun:  # else it was right when it began
             wrong.of(look_at_some, job, args.limit)

@@ -25,7 +25,7 @@ from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import PREVIEWS, Layout
 from trace_d2.jobs.object_store import job_store
 from trace_d2.jobs.outcome import Outcome
-from trace_d2.jobs.output import is_of_one_name, writing_to
+from trace_d2.jobs.output import OutputError, is_of_one_name, writing_to
 from trace_d2.jobs.pictures import Pictures, encode
 from trace_d2.jobs.report import Report
 from trace_d2.jobs.store import JobStore
@@ -250,7 +250,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         for rank, (_, read) in enumerate(images):
             try:
                 readable.append(read())
-            except (UsageError, StoreError):  # no fault of the image
+            except (UsageError, StoreError, OutputError):  # no fault of the image
                 raise
             except Exception as error:  # recorded with its cause; the other images go on
                 failed[rank] = error

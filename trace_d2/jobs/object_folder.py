@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from trace_d2.io.addresses import tell_of_waiting
 from trace_d2.io.remote import open_store
 from trace_d2.jobs.output import NoPlaceError, OutputError
 
@@ -59,6 +60,7 @@ class ObjectFolder:
         self.local = local
         self._opened: tuple[Any, str] | None = None
         self._answered = False
+        self._given_up = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_opened": None}  # connections do not travel
@@ -255,14 +257,15 @@ class ObjectFolder:
     def _tried(self, doing: str, url: str, work: Callable[[Any], T]) -> T:
         """What ``work`` gives of the file system, tried again where another try may help.
 
-        A store that has never answered is asked once: there is nothing yet to go on with.
+        A store that has never answered is asked once: there is nothing yet to go on with. So is
+        one that was given up before, for what a job that stops would still have there.
         """
         fs, _ = self._open()
-        pauses = _PAUSES if self._answered else ()
+        pauses = _PAUSES if self._answered and not self._given_up else ()
         for tries, pause in enumerate((*pauses, None), start=1):
             try:
                 found = work(fs)
-                self._answered = True
+                self._answered, self._given_up = True, False
                 return found
             except (FileNotFoundError, FileExistsError):
                 self._answered = True
@@ -271,8 +274,10 @@ class ObjectFolder:
                 if not (isinstance(error, OSError) or _is_of_library(error)):
                     raise
                 if pause is None or isinstance(error, _FINAL) or _is_final(error):
+                    self._given_up = pause is None
                     stopped = _stopped(doing, url, error, tries)
                     raise (stopped if self._answered else _not_begun(stopped)) from error
+                tell_of_waiting(url, pause)
                 time.sleep(pause)
         raise AssertionError("unreachable")
 

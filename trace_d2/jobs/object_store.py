@@ -77,7 +77,17 @@ class ObjectStore(JobStore):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        if not self._temporary.parent.is_dir():  # of another machine, as a job of SLURM has its own
+            self._move(Path(tempfile.gettempdir()) / self._temporary.name)
         self._begin_here()
+
+    def _move(self, temporary: Path) -> None:
+        """Have all files below ``temporary``, in the place of the folder that it was until now."""
+        before = self._temporary
+        for owner in (self, self.objects):
+            for name, value in vars(owner).items():
+                if isinstance(value, Path) and value.is_relative_to(before):
+                    setattr(owner, name, temporary / value.relative_to(before))
 
     def _begin_here(self) -> None:
         """Know nothing yet of what the store holds.

@@ -22,8 +22,10 @@ from trace_d2.jobs.engine import RunOptions, merge_folder, run_job
 from trace_d2.jobs.journal import FAILED, ImageEntry
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
 from trace_d2.jobs.locks import Shard
+from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.outcome import FactCounts
-from trace_d2.jobs.output import SettingsChangedError
+from trace_d2.jobs.output import OutputError, SettingsChangedError
+from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import trust_facts, trust_warnings
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration
 
@@ -376,6 +378,35 @@ class TestDetectedEdges:
         assert [(record.stem, record.status) for record in result.failed] == [("s2", FAILED)]
         assert next(iter(result.failed)).reason.endswith("RuntimeError: out of memory")
         assert written(few)["images"] == 8
+
+    def test_an_output_that_is_lost_is_no_fault_of_images(
+        self, few: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        detector = Detector(few)
+        fetch = JobStore.fetch
+
+        def lost(self: JobStore, path: Path) -> Path:
+            if path.suffix == ".npz" and path.is_file():
+                raise OutputError("lost")
+            return fetch(self, path)
+
+        monkeypatch.setattr(JobStore, "fetch", lost)
+        job = job_of(few, edges="teacher")
+        with pytest.raises(OutputError, match="lost"):  # as kept edges are measured, or are due
+            run(job, build=detector.build)
+        assert not job.store.read_records()
+
+        class Others:
+            def look(self, job: LabelJob, entries: Sequence[ImageEntry]):
+                for entry, looked in look_through(job, entries):
+                    job.keep_seen(entry, looked)
+                    yield entry
+
+        job = job_of(few, "other", edges="teacher")
+        monkeypatch.setattr(DETECTOR, lambda cfg: detector)
+        with pytest.raises(OutputError, match="lost"):
+            job.prepare(job.entries, 1, False, Others())
+        assert not list(few.rglob("calibration.json"))
 
     def test_nothing_left_builds_no_detector(self, few: Path):
         detector = Detector(few)

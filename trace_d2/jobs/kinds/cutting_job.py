@@ -33,7 +33,7 @@ from trace_d2.jobs.kinds.edge_job import EdgeTakingJob, PhotoT
 from trace_d2.jobs.locks import LOCKS, hold_in_turn
 from trace_d2.jobs.looking import look_through
 from trace_d2.jobs.outcome import FactCounts, Outcome
-from trace_d2.jobs.output import writing_to
+from trace_d2.jobs.output import OutputError, writing_to
 from trace_d2.jobs.progress import progress_bar
 from trace_d2.jobs.report import Curve, Report
 from trace_d2.jobs.store import JobStore
@@ -183,7 +183,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         def attempt(entry: EntryT) -> _T | None:
             try:
                 inputs = self._load_kept(entry) if self.detects else self.load(entry)
-            except StoreError:  # else results would depend on it
+            except (StoreError, OutputError):  # else results would depend on it
                 raise
             except Exception:
                 return None

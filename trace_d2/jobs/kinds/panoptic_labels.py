@@ -145,8 +145,8 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         images = wrong.of(input_folder, args.images)
         names = wrong.of(images_below, images, semantic, given, args.output) if images else {}
         masks = (wrong.of(files_by_stem, semantic, (".png",)) or {}) if semantic else {}
-        if names:
-            ids = wrong.of(image_ids, names, args.images_json)
+        if names or args.images_json:
+            ids = wrong.of(image_ids, names or {}, args.images_json)
         if names and semantic:
             mask_stems = wrong.of(_masked, names, masks, semantic)
         if wrong and semantic and categories:  # else more is looked at, once the job is there
@@ -167,7 +167,8 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         # Before hours of work.
         bare = [name for stem, name in names.items() if stem not in mask_stems]
         if bare:
-            say(f"note: {len(bare)} of {len(names)} images have no mask: {some(bare)}")
+            have = "has" if len(bare) == 1 else "have"
+            say(f"note: {len(bare)} of {len(names)} images {have} no mask: {some(bare)}")
         orphans = sorted(masks.keys() - mask_stems.values())
         if orphans:
             listed = some([f"{stem}.png" for stem in orphans])
