@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from functools import cached_property
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import Category
 from trace_d2.io.images import Sample
 from trace_d2.io.listing import list_images
+from trace_d2.jobs.actors import Gone, Hello
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.kinds.panoptic_labels import LabelJob
@@ -34,6 +37,18 @@ CATEGORIES = (
 def die() -> None:
     """As a process without memory does; tests within one process put another in its place."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_for_a_reason(connection: Connection, workers: int, where: str) -> None:
+    """In place of the life of an actor."""
+    connection.send(Gone("its worker died: use fewer"))
+
+
+def never_end(connection: Connection, workers: int, where: str) -> None:
+    """As the loading of a model that takes no notice of signals."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    connection.send(Hello(where))
+    time.sleep(60)
 
 
 class Sketcher:

@@ -164,6 +164,29 @@ def test_what_a_dead_one_held_is_done_by_others(root, sketching, expected, morta
     assert sketching.contents(root / "out") == expected
 
 
+@pytest.mark.parametrize("phase", [LOOK, DO])
+def test_one_that_loads_its_model_holds_nothing_meanwhile(root, sketching, monkeypatch, phase):
+    """Else images would wait for it that others could do."""
+    job, actors = sketching.sketching_job(root), Threads(2)
+    job.store.open(job.settings)
+    loaded = threading.Event()
+
+    def load(job: Any) -> None:
+        if threading.current_thread() is actors.threads[1]:
+            assert loaded.wait(60)
+
+    monkeypatch.setattr(sketching.SketchingJob, "open_detector", load)
+    with Crew(actors) as crew:
+        run = crew.look(job, job.entries) if phase == LOOK else crew.do(job, job.entries)
+        ended = []
+        for one in run:
+            ended.append(one.stem)
+            if len(ended) == IMAGES:
+                loaded.set()
+    assert sorted(ended) == [entry.stem for entry in job.entries]
+    assert {key for key, message in actors.sent if isinstance(message, Batch)} == {0}
+
+
 def test_an_image_that_always_kills_fails_alone(root, sketching) -> None:
     for stem in ("s07", "s08"):
         (root / "kill" / stem).write_text("always")

@@ -37,8 +37,11 @@ def test_one_killed_in_the_middle_makes_no_difference(root, sketching, caplog) -
     assert (result.done, list(result.failed)) == (IMAGES, [])
     assert list((root / "kill").iterdir()) == []
     assert sketching.contents(root / "out") == sketching.contents(root / "alone")
-    # All four of them said so.
-    assert caplog.messages == ["sketches are no edges: beware"]
+    # All four of them said so, once; and each death is told.
+    deaths = [text for text in caplog.messages if "held is done by others" in text]
+    assert len(deaths) == 2
+    assert all("as it was ended by SIGKILL" in text for text in deaths)
+    assert {*caplog.messages} == {"sketches are no edges: beware", *deaths}
     workers = {record.worker for record in job.store.read_records().values()}
     assert {name.partition(":")[2] for name in workers} <= {"cpu0", "cpu1"}
 
@@ -104,6 +107,25 @@ def test_how_it_ended() -> None:
     assert "SIGKILL, which is how a machine without memory" in _how_it_ended(-signal.SIGKILL)
     assert _how_it_ended(-signal.SIGSEGV) == "it was ended by SIGSEGV"
     assert _how_it_ended(1) == "it ended with status 1"
+
+
+def test_why_one_ends_is_told_as_it_said(monkeypatch, caplog, sketching) -> None:
+    monkeypatch.setattr("trace_d2.jobs.local_actors._run_actor", sketching.end_for_a_reason)
+    actors = LocalActors(workers=1, gpus=[""])
+    actors.start()
+    told = [message for _ in range(8) for _, message in actors.wait()]
+    assert told == [Gone("its worker died: use fewer")] * 8
+    assert "the last as its worker died: use fewer" in caplog.text
+
+
+def test_one_that_loads_a_model_is_ended_at_once(monkeypatch, sketching) -> None:
+    monkeypatch.setattr("trace_d2.jobs.local_actors._run_actor", sketching.never_end)
+    actors = LocalActors(workers=1, gpus=[""])
+    actors.start()
+    list(actors.wait())  # it is there
+    before = time.monotonic()
+    actors.stop()
+    assert time.monotonic() - before < 5
 
 
 def test_a_place_where_all_die_is_given_up(monkeypatch, caplog) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trace_d2.jobs.job import UsageError
-from trace_d2.jobs.ray_cluster import Slot, check_ray, find, has_gpus, slots
+from trace_d2.jobs.ray_cluster import Slot, check_ray, connected, find, has_gpus, slots
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,23 @@ def test_a_cluster_that_is_gone_is_none(tmp_path, silent) -> None:
 def test_what_is_no_cluster_is_refused(given: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find(given)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, RuntimeError])
+def test_who_is_not_let_in_is_told_of_the_token(kind, address, monkeypatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    def refuse(**options: Any) -> None:
+        raise kind(f"Failed to connect to Ray cluster at {address}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(
+            UsageError, match=r"RAY_AUTH_MODE=token .*auth_token.*Ray says: Failed to connect"
+        ),
+        connected(address, 1),
+    ):
+        pass
 
 
 def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from trace_d2.jobs.executors import (
     WorkerDiedError,
     WorkerPool,
     in_this_process,
+    that_travels,
 )
 from trace_d2.jobs.job import AnyJob, Looked, UsageError
 from trace_d2.jobs.journal import ImageEntry, Record
@@ -187,12 +188,13 @@ class Actor:
                 self._send(Gone(str(error), isinstance(error, DeviceFailedError)))
             except Exception as error:
                 trace = "".join(traceback.format_exception(error))
-                self._send(Failed(_that_travels(error), trace))
+                self._send(Failed(that_travels(error), trace))
 
     def _begin(self, message: Begin, stack: contextlib.ExitStack) -> None:
         self._job, self._phase = unpacked(message.job, self._job), message.phase
         self._check_folder(self._job)
         self._check_inputs(self._job, message)
+        self._job.open_detector()  # first, as entries would wait for it that others can do
         if self._phase == LOOK or self._executor is not None:  # for another shard of the job
             return
         self._job.open_models()
@@ -289,12 +291,3 @@ def unpacked(content: bytes, known: AnyJob | None = None) -> AnyJob:
     job: AnyJob = kind.__new__(kind) if known is None else known
     vars(job).update(state)
     return job
-
-
-def _that_travels(error: Exception) -> Exception:
-    """``error``, or one of the same text where it cannot be sent."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class does
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

@@ -72,7 +72,8 @@ def _gpus(asked: int, job: AnyJob) -> list[str]:
     _check_own(job, option)
     if set(job.devices.values()) == {"cpu"}:
         keys = " and ".join(job.devices)
-        say(f"note: {keys} is cpu: {asked} processes look at images, and share the CPUs")
+        many = f"{asked} processes look at images, and share the CPUs"
+        say(f"note: {keys} is cpu: {many if asked > 1 else '1 process looks at images'}")
         return [""] * asked
     gpus = visible_gpus()
     if gpus is None:  # only PyTorch can tell, in each process

@@ -29,9 +29,12 @@ from trace_d2.jobs.executors import WorkerDiedError
 from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import ImageEntry, Record
 
+logger = logging.getLogger(__name__)
+
 _DEATHS = 3  # of actors with an image in work, that make it a failed one
 _SEEN = 3  # images whose files an actor looks for first
 _BARREN = 3  # deaths an actor and once more, one after the other, without a result of any
+_TOLD = 20  # deaths that are warned of
 _REMEMBERED = 1000  # different messages
 
 
@@ -151,6 +154,12 @@ class Crew:
         if len(self._said) < _REMEMBERED:
             self._said.add(message)
 
+    def _tell_of_death(self, where: str, reason: str) -> None:
+        """Warn of an actor that died; of many, of the first ones."""
+        if len(self._gone) <= _TOLD:
+            last = " (more such deaths are not told)" if len(self._gone) == _TOLD else ""
+            logger.warning("what a process%s held is done by others, as %s%s", where, reason, last)
+
     def _bury(
         self, key: Any, message: Gone, share: _Share
     ) -> Iterator[tuple[ImageEntry, Record | None]]:
@@ -158,12 +167,13 @@ class Crew:
             return
         self._gone.add(key)
         self._barren += 1
+        member = self._members.pop(key, None)
+        self._tell_of_death(f" on {member.where}" if member else "", message.reason)
         if self._barren > _BARREN * (self._most + 1):
             raise WorkerDiedError(
                 f"{self._barren} processes died one after the other without a result, the last as "
                 f"{message.reason}. Finished images are safe; the same command continues"
             )
-        member = self._members.pop(key, None)
         if member is not None:
             yield from share.take_back(member, message)
 

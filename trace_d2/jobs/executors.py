@@ -7,15 +7,19 @@ end. ``work(entry, ahead)`` gives the record of one; it can be pickled.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import multiprocessing.context
 import os
+import pickle
+import queue
 import signal
 import threading
+import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
 
 from trace_d2.jobs.journal import ImageEntry, Record
 
@@ -24,6 +28,7 @@ Task = tuple[ImageEntry, Any]  # an image, and what was found out ahead
 Executor = Callable[[Work, Iterable[Task]], Generator[Record, None, None]]
 
 AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
+_END = b""  # to a worker
 
 
 class WorkerDiedError(RuntimeError):
@@ -54,70 +59,135 @@ def in_processes(workers: int, work: Work, tasks: Iterable[Task]) -> Generator[R
 class WorkerPool:
     """Processes of this machine that do images of one job until ``close``.
 
+    Each has a pipe of its own, and nothing in common with others: one that dies, at any time,
+    keeps no lock that others wait for, and is noticed as its pipe ends.
+
     Args:
         workers: how many.
         work: what they do.
     """
 
     def __init__(self, workers: int, work: Work) -> None:
-        self._workers = workers
         # Spawned, as a fork of a process that runs CUDA or threads may hang.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (work,))
+        self._workers = [_Worker(context) for _ in range(workers)]
+        for worker in self._workers:
+            worker.send(work)
 
     def run(self, tasks: Iterable[Task]) -> Generator[Record, None, None]:
         """The records of ``tasks`` as they end. Raises WorkerDiedError if a process died."""
-        waiting: dict[Future[Record], ImageEntry] = {}
-        try:
-            for entry, ahead in tasks:
-                waiting[self._pool.submit(_do_in_worker, entry, ahead)] = entry
-                if len(waiting) >= AHEAD * self._workers:
-                    yield from _ended(waiting)
-            while waiting:
-                yield from _ended(waiting)
-        except BrokenProcessPool as error:
-            names = ", ".join(entry.file_name for entry in waiting.values())
-            raise WorkerDiedError(
-                f"a worker process died while these were in work: {names}. It may have run out of "
-                "memory: use fewer --workers. Finished images are safe; the same command continues"
-            ) from error
+        for entry, ahead in tasks:
+            freest = min(self._workers, key=lambda worker: len(worker.held))
+            freest.held.append(entry)
+            freest.send((entry, ahead))
+            if all(len(worker.held) >= AHEAD for worker in self._workers):
+                yield from self._ended()
+        while any(worker.held for worker in self._workers):
+            yield from self._ended()
 
     def close(self) -> None:
         """Let what is in work end, and end the processes."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.send_end()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+    def _ended(self) -> list[Record]:
+        """Wait for at least one image in work to end; the records of those that have."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        records = []
+        for connection in wait(list(by_connection)):
+            worker = by_connection[cast(Connection, connection)]
+            try:
+                answer = worker.connection.recv()
+            except (EOFError, ConnectionResetError) as error:
+                raise self._death(worker) from error
+            if isinstance(answer, _Raised):
+                raise answer.error from RuntimeError(f"in another process:\n{answer.trace}")
+            worker.held.popleft()
+            records.append(answer)
+        return records
+
+    def _death(self, dead: _Worker) -> WorkerDiedError:
+        """The error of one that died; the others end at once."""
+        for worker in self._workers:
+            worker.process.terminate()
+        names = ", ".join(entry.file_name for entry in dead.held) or "none"
+        return WorkerDiedError(
+            f"a worker process died while these were in work: {names}. It may have run out of "
+            "memory: use fewer --workers. Finished images are safe; the same command continues"
+        )
 
 
-def _ended(waiting: dict[Future[Record], ImageEntry]) -> list[Record]:
-    """Wait for at least one of ``waiting``; removes and returns those that have ended."""
-    ended, _ = wait(waiting, return_when=FIRST_COMPLETED)
-    records = [future.result() for future in ended]
-    for future in ended:
-        del waiting[future]
-    return records
+class _Worker:
+    """A process that works, as others see it; ``held`` is what it was given and has not done."""
+
+    def __init__(self, context: multiprocessing.context.SpawnContext) -> None:
+        self.connection, there = context.Pipe()
+        self.process = context.Process(target=_run_worker, args=(there,))
+        self.process.start()
+        there.close()  # else it would not end with the process
+        self.held: deque[ImageEntry] = deque()
+
+    def send(self, message: Any) -> None:
+        """Pass ``message`` on; to a process that died it is lost, which ``recv`` tells."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
+
+    def send_end(self) -> None:
+        """Let it end after what it is at."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send_bytes(_END)
 
 
-_work: Work | None = None
+@dataclass(frozen=True)
+class _Raised:
+    """Of a worker, in place of a record: what its work raised, and the traceback."""
+
+    error: Exception
+    trace: str
 
 
-def _start_worker(work: Work) -> None:
-    """Prepare a worker: no Ctrl-C (the main process ends it), one thread, no life as an orphan."""
-    global _work
+def _run_worker(connection: Connection) -> None:
+    """The whole life of a worker: no Ctrl-C (the main process ends it), one thread, no orphan."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _work = work
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    work: Work | None = None
+    while message := inbox.get():
+        try:
+            if work is None:
+                work = pickle.loads(message)
+            else:
+                connection.send(work(*pickle.loads(message)))
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error))
+            connection.send(_Raised(that_travels(error), trace))
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+def _receive(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+    """Take in what comes at once, so that who sends need not wait until it is wanted."""
+    try:
+        while message := connection.recv_bytes():
+            inbox.put(message)
+        with contextlib.suppress(queue.Empty):  # what is not begun is not wanted any more
+            while True:
+                inbox.get_nowait()
+        inbox.put(_END)
+        connection.recv_bytes()
+    except (EOFError, OSError):  # the main process is gone
         os._exit(1)
 
 
-def _do_in_worker(entry: Any, ahead: Any) -> Record:
-    if _work is None:
-        raise RuntimeError("the worker was not started by _start_worker")
-    return _work(entry, ahead)
+def that_travels(error: Exception) -> Exception:
+    """``error``, or one of the same text where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

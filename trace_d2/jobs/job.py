@@ -141,6 +141,13 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         ``lookers`` take the place of a model in this process.
         """
 
+    def open_detector(self) -> None:
+        """Build what looks first of all, which else is built at the first look.
+
+        Raises:
+            UsageError: there is no such model.
+        """
+
     def open_models(self) -> None:
         """Build what is to look besides the first of all; called after ``prepare``, where it is.
 

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from trace_d2.devices import VISIBLE
-from trace_d2.jobs.actors import Actor, Ended, FromActor, Gone, LogSender, ToActor
+from trace_d2.jobs.actors import Actor, Begin, Ended, FromActor, Gone, LogSender, Ready, ToActor
 from trace_d2.jobs.executors import WorkerDiedError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class LocalActors:
         self._processes: dict[int, _Process] = {}
         self._started = 0
         self._barren: Counter[int] = Counter()  # deaths without a result since, by slot
+        self._reasons: dict[int, str] = {}  # of those that told why they end
+        self._ready: set[int] = set()  # those that may hold something
 
     def start(self) -> None:
         """Start all of them."""
@@ -72,17 +74,26 @@ class LocalActors:
                 continue
             if isinstance(message, Ended):
                 self._barren[self._processes[key].slot] = 0
+            elif isinstance(message, Ready):
+                self._ready.add(key)
+            elif isinstance(message, Gone):
+                self._reasons[key] = message.reason
             yield key, message
 
     def send(self, key: int, message: ToActor) -> None:
         """See ``Actors``."""
+        if isinstance(message, Begin):
+            self._ready.discard(key)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; wait tells
             self._processes[key].connection.send(message)
 
     def stop(self) -> None:
-        """See ``Actors``; what has not ended after a while is killed."""
-        for one in self._processes.values():
-            one.process.terminate()
+        """See ``Actors``; what has not ended after a while, or loads a model, is killed."""
+        for key, one in self._processes.items():
+            if key in self._ready:
+                one.process.terminate()
+            else:
+                one.process.kill()
         for one in self._processes.values():
             one.process.join(_SECONDS)
             if one.process.is_alive():
@@ -108,7 +119,7 @@ class LocalActors:
         one = self._processes.pop(key)
         one.connection.close()
         one.process.join()
-        how = _how_it_ended(one.process.exitcode)
+        how = self._reasons.pop(key, None) or _how_it_ended(one.process.exitcode)
         self._barren[one.slot] += 1
         if self._barren[one.slot] < _TRIES:
             self._start(one.slot)

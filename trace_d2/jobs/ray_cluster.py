@@ -23,6 +23,11 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:/\s\[\]]+):(?P<port>[0-9]{
 _SECONDS = 5.0  # a host that takes longer to answer is none to work with
 _STORE_BYTES = 80 * 2**20  # the least that Ray takes: entries and records are small
 _START = "ray start --head"
+_NO_WAY_IN = (
+    "the cluster of Ray at {} does not let this process in. If it wants a token (`ray start` says "
+    "so as it starts), set RAY_AUTH_MODE=token here, and have the head's token in "
+    "~/.ray/auth_token or RAY_AUTH_TOKEN; else set RAY_AUTH_MODE=disabled. Ray says: {}"
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         cpus: cores that actors may have, of a cluster of this machine alone.
 
     Raises:
-        UsageError: there is none, or it has another Python or Ray.
+        UsageError: there is none, it lets nobody in without its token, or it has another Python
+            or Ray.
     """
     found = find(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
@@ -141,10 +147,12 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
             )
         try:
             ray.init(address=found or "local", **options)
-        except RuntimeError as error:
-            if "Version mismatch" not in str(error):
+        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            if found is None:
                 raise
             told = " ".join(str(error).split())
+            if "Version mismatch" not in told:
+                raise UsageError(_NO_WAY_IN.format(found, told)) from error
             raise UsageError(
                 f"the cluster at {found} has another Python or Ray than this machine: install the "
                 f"same ones everywhere. {told}"

@@ -142,6 +142,10 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
         wrong.end()
         return cls(cfg, images, args.output, entries, args.save_edges)
 
+    def open_detector(self) -> None:
+        if self.looks:
+            self.detector  # noqa: B018
+
     @cached_property
     def detector(self) -> Any:
         """The teacher, the student, or what finds masks of tokens."""

@@ -116,6 +116,10 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         }
         super().__init__(output, content, entries, [KEPT_EDGES] if save_edges else [])
 
+    def open_detector(self) -> None:
+        if self.detects:
+            self.detector  # noqa: B018
+
     @cached_property
     def detector(self) -> EdgeSource:
         """The teacher or the student. Raises UsageError where it cannot be loaded."""

@@ -118,6 +118,9 @@ class PredictionJob(Job[ImageEntry, PredictInputs, Prediction]):
         }
         super().__init__(output, content, entries)
 
+    def open_detector(self) -> None:
+        self.predictor  # noqa: B018
+
     @cached_property
     def predictor(self) -> Predictor:
         """The model. Raises UsageError where it cannot be loaded."""

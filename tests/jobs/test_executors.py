@@ -1,0 +1,80 @@
+"""Processes that work: whichever of them die, and whenever, that is told and nothing waits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trace_d2.jobs.executors import WorkerDiedError, WorkerPool
+from trace_d2.jobs.journal import DONE, ImageEntry, Record
+
+ENTRIES = [ImageEntry(f"s{n:02}", f"s{n:02}.png", n) for n in range(24)]
+
+
+def work(entry: ImageEntry, ahead: Any) -> Record:
+    """Tells how much it was given; ``s99`` goes wrong, ``s98`` dies."""
+    if entry.stem == "s99":
+        raise ValueError("no such pixel")
+    if entry.stem == "s98":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.01)
+    return Record(entry.stem, entry.file_name, DONE, reason=str(ahead.nbytes))
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    with contextlib.closing(WorkerPool(3, work)) as pool:
+        yield pool
+
+
+def tasks(*more: str) -> Iterator[tuple[ImageEntry, np.ndarray]]:
+    """More than a pipe takes at once, each."""
+    for entry in [*ENTRIES, *(ImageEntry(stem, f"{stem}.png", 0) for stem in more)]:
+        yield entry, np.zeros(2**20, np.uint8)
+
+
+def test_they_do_all_again_and_again(pool: WorkerPool) -> None:
+    for _ in range(2):
+        records = sorted(pool.run(tasks()), key=lambda record: record.stem)
+        assert [record.stem for record in records] == [entry.stem for entry in ENTRIES]
+        assert {record.reason for record in records} == {str(2**20)}
+
+
+def test_what_goes_wrong_there_is_raised_here(pool: WorkerPool) -> None:
+    with pytest.raises(ValueError, match="no such pixel") as told:
+        list(pool.run(tasks("s99")))
+    assert "in work" in str(told.value.__cause__)
+
+
+def test_one_that_dies_is_told_with_what_it_held(pool: WorkerPool) -> None:
+    with pytest.raises(WorkerDiedError, match=r"in work: [^:]*s98\.png.*fewer --workers"):
+        list(pool.run(tasks("s98")))
+
+
+@pytest.mark.parametrize(("count", "after"), [(3, 0), (1, 1), (2, 1)])
+def test_death_never_hangs(count: int, after: int) -> None:
+    """Of the newest or all, as they start or as the first results come."""
+    with contextlib.closing(WorkerPool(3, work)) as pool:
+        records = pool.run(tasks())
+        for _ in range(after):
+            next(records)
+        for worker in pool._workers[-count:]:
+            worker.process.kill()
+        with pytest.raises(WorkerDiedError):
+            list(records)
+
+
+def test_those_that_are_told_to_end_leave_nothing(pool: WorkerPool) -> None:
+    records = pool.run(tasks())
+    next(records)
+    records.close()
+    ends = [worker.process for worker in pool._workers]
+    pool.close()
+    assert [process.exitcode for process in ends] == [0, 0, 0]
