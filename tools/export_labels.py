@@ -16,7 +16,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.arguments import job_parser
+from trace_d2.complaints import Complaints
+from trace_d2.jobs.arguments import check_command, job_parser
 from trace_d2.jobs.command_line import exit_status, run_command
 from trace_d2.jobs.job import UsageError
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_d2.jobs.kinds.exports import EXPORTS  # once the arguments are right
 
     if not (args.merge or args.status or args.format):
-        return exit_status(_refuse)
+        return exit_status(lambda: _refuse(args))
     kinds = [EXPORTS[args.format]] if args.format else list(EXPORTS.values())
     if args.merge:
         kind_name = _kind_name(args.merge)
@@ -88,8 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse() -> int:
-    raise UsageError("--format missing; see --help")
+def _refuse(args: argparse.Namespace) -> int:
+    wrong = Complaints()
+    check_command(wrong, args)
+    wrong.say("--format missing; see --help")
+    raise UsageError(str(wrong.joined()))
 
 
 def _kind_name(output: str) -> str:

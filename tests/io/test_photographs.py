@@ -211,6 +211,12 @@ def test_programs_are_not_run_by_images(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError, match=r"a\.jpg cannot be read \(it is empty\): repair"):
+        read_image(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("error", [struct.error, KeyError, IndexError, MemoryError, OverflowError])
 def test_whatever_pillow_raises_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]

@@ -92,10 +92,30 @@ def test_kinds_are_counted_the_most_frequent_first() -> None:
     assert kinds == [
         Kind("… is NxN", 1200, "0.png", "/data/masks/0.png is 4x0"),
         Kind("odd N", 2, "a.png", "odd 1"),
-        Kind("alone", 1, "c.png", "alone"),
+        Kind("alone", 1, "c.png", "alone", alike=True),
     ]
     assert str(kinds[1]) == "2 images: odd N (such as a.png: odd 1)"
     assert str(kinds[2]) == "c.png: alone"
+
+
+def test_an_example_does_not_say_it_again() -> None:
+    reasons = {
+        "a": "/data/my photos/a.png cannot be read (it is empty): repair it",
+        "b": "no edge file at out/b.png (nor b.npy)",
+        "c": "c.png: no place at /scratch/x y",  # where is not in the kind
+        "d": "d.png has 3",
+        "e": "e.png " + "is odd " * 40,  # cut in the kind
+    }
+    records = [failed(reason, f"{stem}.png", stem) for stem, reason in reasons.items()]
+    sentences = [kind.sentence for kind in count_kinds(records, SETTINGS)]
+    assert sentences[:4] == [
+        "… cannot be read (it is empty): repair it (such as a.png)",
+        "no edge file at … (nor …) (such as b.png)",
+        f"…: no place at … y (such as c.png: {reasons['c']})",
+        "… has N (such as d.png: d.png has 3)",
+    ]
+    assert sentences[4].endswith(f"(such as e.png: {reasons['e'].strip()})")
+    assert str(count_kinds(records[:1] * 2, SETTINGS)[0]) == f"2 images: {sentences[0]}"
 
 
 def test_memory_is_bounded_whatever_reasons_there_are() -> None:

@@ -198,6 +198,20 @@ def test_the_text_says_it_all(tmp_path: Path, capsys, monkeypatch) -> None:
     ]
 
 
+def test_a_young_job_has_no_speed_yet(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("time.time", lambda: NOW)
+    store = begin(tmp_path, 20)
+    hold(store, since=NOW - 44)
+    assert show_status(str(tmp_path)) == 4
+    said = capsys.readouterr().out.splitlines()
+    assert said[2] == "no image has ended yet, so the time left is not known"
+    give(store, [0], status=FAILED, reason="s00000.jpg is odd", finished=NOW - 400)
+    assert show_status(str(tmp_path)) == 4
+    said = capsys.readouterr().out.splitlines()
+    assert "; no image in the last 5 min, so the time left is not known" in said[2]
+    assert said[-2:] == ["        1  … is odd", "           such as s00000.jpg"]
+
+
 def test_json_holds_the_same(tmp_path: Path, capsys) -> None:
     store = begin(tmp_path, 3)
     give(store, [0, 1], finished=NOW)
@@ -208,7 +222,12 @@ def test_json_holds_the_same(tmp_path: Path, capsys) -> None:
     wanted = {
         "output": str(tmp_path), "kind": "labels", "images": 3, "done": 2, "skipped": 0,
         "failed": 1, "pending": 0, "seconds_left": 0.0, "exit_status": 3, "unbegun": [],
-        "failures": [{"text": "why N", "count": 1, "example": "s00002.jpg", "reason": "why 3"}],
+        "failures": [
+            {
+                "text": "why N", "count": 1, "example": "s00002.jpg", "reason": "why 3",
+                "alike": False,
+            }
+        ],
     }  # fmt: skip
     assert {key: content[key] for key in wanted} == wanted
     assert content["parts"][0]["state"] == "ended"

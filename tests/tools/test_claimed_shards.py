@@ -81,7 +81,7 @@ def test_a_job_array_makes_the_labels(label_job, expected, monkeypatch, capsys) 
     for task in (4, 0, 2):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
         assert label_job.run("--shard", "auto") == 0
-        said = f"note: --shard auto is part {task // 2 + 1} of 3 (SLURM array task {task} of 0-4)"
+        said = f"note: --shard auto is part {task // 2 + 1} of 3 (SLURM array task {task} of 0-4:2)"
         assert said in capsys.readouterr().out
     assert label_job.merge() == 0
     assert label_job.contents() == expected

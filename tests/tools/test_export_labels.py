@@ -299,6 +299,10 @@ def test_complaints_name_what_to_do(export, export_labels, labels, tmp_path, cap
     assert "no labels at" in complaint(tmp_path / "none.json", "yolo")
     assert export_labels.main([str(labels), "--output", str(empty)]) == 2
     assert "--format missing" in capsys.readouterr().err
+    assert export_labels.main(["--json"]) == 2
+    said = capsys.readouterr().err
+    assert "--format missing" in said
+    assert "--watch and --json go with --status" in said
     assert export_labels.main(["--format", "yolo", "--output", str(empty)]) == 2
     assert "--labels missing" in capsys.readouterr().err
     assert "is not empty and holds no YOLO labels" in complaint(

@@ -390,12 +390,24 @@ def test_a_label_file_that_was_removed_is_made_again(label_job) -> None:
     assert label_job.contents() == before
 
 
+def test_missing_options_are_told_with_those_that_are_wrong(label_job, capsys) -> None:
+    assert label_job.tool.main(["--watch", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--images, --semantic, --categories, --output missing; see --help" in said
+    assert "--watch and --json go with --status OUTPUT" in said
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--shard", "0/2"], r"--shard is I/N"),
         (["--status", "/none"], r"no job has begun in /none .*: give the --output of its command"),
         (["--watch", "3"], r"--watch and --json go with --status OUTPUT"),
+        (["--status", "x", "--merge", "x"], r"--status and --merge are two commands"),
+        (["--num-gpus", "2", "--merge", "x"], r"--merge looks at no .* no use for --num-gpus 2:"),
+        (["--num-gpus", "2", "--status", "x"], r"--status looks at no .* for --num-gpus 2:"),
+        (["--executor", "ray", "--merge", "x"], r"no use for --executor ray: leave out"),
+        (["--json", "--merge", "x"], r"--watch and --json go with --status OUTPUT"),
         (["--config-file", "nowhere.yaml"], r"no config file at nowhere\.yaml"),
         (["MODEL.TRACE.SEED"], r"config keys come as KEY VALUE pairs"),
         (["MODEL.TRACE.NONSENSE", "1"], r"NONSENSE"),

@@ -131,6 +131,8 @@ def _identified(file: BinaryIO, path: InputFile) -> Any:
     """What ``Image.open`` gives, without the limit on pixels that holds for the whole process."""
     file.seek(0)
     head = file.read(16)
+    if not head:
+        raise ValueError("it is empty")
     for name, module in _FORMATS.items():
         with contextlib.suppress(ModuleNotFoundError):  # AVIF, in older releases
             import_module(f"PIL.{module}ImagePlugin")

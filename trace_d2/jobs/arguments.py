@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from trace_d2.complaints import Complaints
 from trace_d2.parallel import available_cpus
 
 EXECUTORS = HERE, RAY = "here", "ray"
@@ -120,6 +121,31 @@ def _add_status_options(parser: argparse.ArgumentParser) -> None:
         "--watch", type=_seconds, metavar="SECONDS", help="with --status: again and again"
     )
     parser.add_argument("--json", action="store_true", help="with --status: as a line of JSON")
+
+
+def check_command(wrong: Complaints, args: argparse.Namespace) -> None:
+    """Complain of options of a ``job_parser`` of which the command would take no notice.
+
+    Args:
+        wrong: is told.
+        args: as parsed.
+    """
+    commands = [name for name in ("--status", "--merge") if getattr(args, name[2:])]
+    if len(commands) > 1:
+        wrong.say("--status and --merge are two commands: give one after the other")
+    num_gpus, address = getattr(args, "num_gpus", None), getattr(args, "address", None)
+    given = [
+        *([f"--num-gpus {num_gpus}"] if num_gpus is not None else []),
+        *([f"--executor {RAY}"] if getattr(args, "executor", HERE) == RAY else []),
+        *([f"--address {address}"] if address is not None else []),
+    ]
+    if commands and given:
+        wrong.say(
+            f"{commands[0]} looks at no images, and has no use for {' and '.join(given)}: leave "
+            "out one or the other"
+        )
+    if not args.status and (args.watch or args.json):
+        wrong.say("--watch and --json go with --status OUTPUT: leave them out, or give it")
 
 
 def add_edge_options(parser: argparse.ArgumentParser, none: bool = True) -> None:

@@ -23,7 +23,7 @@ from trace_d2.io.json_files import shown
 from trace_d2.io.listing import ids_of_stems, list_images, read_image_ids
 from trace_d2.io.remote import InputFolder, StoreError, absent, input_folder, is_address
 from trace_d2.jobs.actors import Actors
-from trace_d2.jobs.arguments import HERE, RAY
+from trace_d2.jobs.arguments import HERE, RAY, check_command
 from trace_d2.jobs.choosing import asked_actors
 from trace_d2.jobs.claiming import Claimed, run_free_shards
 from trace_d2.jobs.engine import JobResult, RunOptions, merge_folder, run_job
@@ -90,9 +90,12 @@ def run_command(
 
     def command() -> int:
         _check_addresses(args)
-        if args.status:
-            return _status(args)
-        return _merge(kind, args.merge) if args.merge else _run(kind, args, make)
+        wrong = Complaints()
+        check_command(wrong, args)
+        if not (args.status or args.merge):
+            return _run(wrong, kind, args, make)
+        _refuse(wrong)
+        return _status(args) if args.status else _merge(kind, args.merge)
 
     return exit_status(
         command, lambda: "" if args.status else _what_is_safe(kind, args.merge or args.output)
@@ -125,6 +128,14 @@ def exit_status(command: Callable[[], int], interrupted: Callable[[], str] = str
     except KeyboardInterrupt:
         say(f"\ninterrupted. {interrupted()}", error=True)
         return 130
+
+
+def _refuse(wrong: Complaints) -> None:
+    """Raise a UsageError of all that is wrong, if anything is."""
+    try:
+        wrong.end()
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _what_is_safe(kind: type[AnyJob], output: str) -> str:
@@ -248,14 +259,16 @@ def image_ids(names: Mapping[str, str], images_json: str | None) -> dict[str, in
 
 
 def _run(
+    wrong: Complaints,
     kind: type[AnyJob],
     args: argparse.Namespace,
     make: Callable[[argparse.Namespace], AnyJob] | None,
 ) -> int:
     missing = [f"--{name.replace('_', '-')}" for name in kind.needs if getattr(args, name) is None]
     if missing:
-        raise UsageError(f"{', '.join(missing)} missing; see --help")
-    part, job, actors = _prepared(kind, args, make or kind.from_args)
+        wrong.say(f"{', '.join(missing)} missing; see --help")
+        _refuse(wrong)
+    part, job, actors = _prepared(wrong, kind, args, make or kind.from_args)
     if not job.store.has_locks:
         say(_NO_LOCKS.format(job.store.address))
     options = RunOptions(
@@ -312,12 +325,12 @@ def _take_part(shard: str) -> Part:
 
 
 def _prepared(
-    kind: type[AnyJob], args: argparse.Namespace, make: Callable[[argparse.Namespace], AnyJob]
+    wrong: Complaints,
+    kind: type[AnyJob],
+    args: argparse.Namespace,
+    make: Callable[[argparse.Namespace], AnyJob],
 ) -> tuple[Part, AnyJob, Callable[[], Actors] | None]:
     """The job, once nothing is known to be wrong; all that is wrong is said at once."""
-    wrong = Complaints()
-    if args.watch or args.json:
-        wrong.say("--watch and --json go with --status OUTPUT: leave them out, or give it")
     if args.output:
         wrong.of(lambda: job_store(args.output, kind.layout).check_place())
     ours = not wrong  # of a folder that is not, nothing is read
@@ -339,10 +352,7 @@ def _prepared(
             wrong.of(look_at_some, job, args.limit)
         elif not args.overwrite:
             wrong.of(job.store.check_settings, job.settings)
-    try:
-        wrong.end()
-    except (ValueError, OSError, ImportError) as error:
-        raise UsageError(str(error)) from error
+    _refuse(wrong)
     assert part is not None
     assert job is not None
     return part, job, actors

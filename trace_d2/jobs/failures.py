@@ -37,23 +37,32 @@ class Kind:
         count: how many.
         example: the file name of one of the images; empty where none is known.
         reason: of that image, one line.
+        alike: whether the text says all that the reason does, but for the image's own names.
     """
 
     text: str
     count: int
     example: str = ""
     reason: str = ""
+    alike: bool = False
 
     def __str__(self) -> str:
         """One line."""
         if self.count == 1:
             return f"{self.example}: {self.reason}"
-        return f"{self.count:,} images: {self.text}" + self.such_as
+        return f"{self.count:,} images: {self.sentence}"
 
     @property
     def such_as(self) -> str:
-        """The example, as the end of a sentence."""
-        return f" (such as {self.example}: {self.reason})" if self.example else ""
+        """The example, with its reason where that tells more; empty where none is known."""
+        if not self.example:
+            return ""
+        return f"such as {self.example}" + ("" if self.alike else f": {self.reason}")
+
+    @property
+    def sentence(self) -> str:
+        """The text with its example."""
+        return f"{self.text} ({self.such_as})" if self.example else self.text
 
 
 class Kinds:
@@ -82,6 +91,14 @@ class Kinds:
             text = _OTHERS
         return self._numbers.setdefault(text, len(self._numbers))
 
+    def kind(self, number: int, count: int, example: Record | None) -> Kind:
+        """The kind of this number, of ``count`` records, one of which is ``example``."""
+        text = self.texts[number]
+        if example is None:
+            return Kind(text, count)
+        alike = _without_names(example, self._folders) == text
+        return Kind(text, count, example.file_name, gist(example.reason), alike)
+
 
 def count_kinds(records: Iterable[Record], settings: Mapping[str, Any]) -> list[Kind]:
     """Kinds of the reasons of ``records``, the most frequent first, each with its first record."""
@@ -90,10 +107,7 @@ def count_kinds(records: Iterable[Record], settings: Mapping[str, Any]) -> list[
         number = kinds.number(record)
         counts[number] += 1
         examples.setdefault(number, record)
-    return [
-        Kind(kinds.texts[number], count, examples[number].file_name, gist(examples[number].reason))
-        for number, count in counts.most_common()
-    ]
+    return [kinds.kind(number, count, examples[number]) for number, count in counts.most_common()]
 
 
 def kind_of(record: Record, folders: Iterable[str] = ()) -> str:
@@ -103,6 +117,16 @@ def kind_of(record: Record, folders: Iterable[str] = ()) -> str:
         record: failed or skipped.
         folders: paths that are left out also where they have spaces.
     """
+    text = _without_names(record, folders)
+    for folder in folders:
+        text = text.replace(folder, _NAME)
+    text = _PATH.sub(_NAME, text)
+    text = _LIST.sub("[N]", _NUMBER.sub("N", _SIZE.sub("NxN", text)))
+    return text[:_MOST_CHARACTERS]
+
+
+def _without_names(record: Record, folders: Iterable[str]) -> str:
+    """The reason of ``record`` in one line, without names of its own files."""
     text = gist(record.reason)[:_MOST_READ] or "no reason"
     for folder in folders:
         text = text.replace(f"{folder}/", "/")
@@ -119,11 +143,7 @@ def kind_of(record: Record, folders: Iterable[str] = ()) -> str:
     text = _FILE.sub(named, text)
     if _NAME in text:
         text = _NAMED.sub(_NAME, text)
-    for folder in folders:
-        text = text.replace(folder, _NAME)
-    text = _PATH.sub(_NAME, text)
-    text = _LIST.sub("[N]", _NUMBER.sub("N", _SIZE.sub("NxN", text)))
-    return " ".join(text.split())[:_MOST_CHARACTERS]
+    return " ".join(text.split())
 
 
 def gist(reason: str) -> str:

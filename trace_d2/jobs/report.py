@@ -43,6 +43,7 @@ class Table:
         columns: what the names and the texts are.
         source: the file that has them all.
         folded: whether it is opened by a click.
+        counts: whether the names are numbers.
         more: how many rows there are besides.
     """
 
@@ -51,6 +52,7 @@ class Table:
     columns: tuple[str, str] = ("Image", "Why")
     source: str = "journal.jsonl"
     folded: bool = False
+    counts: bool = False
     more: int = 0
 
     def cut(self) -> Table:
@@ -179,8 +181,9 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     tables = [
         Table(
             "Failures by kind",
-            [(f"{kind.count:,}", kind.text + kind.such_as) for kind in kinds],
+            [(f"{kind.count:,}", kind.sentence) for kind in kinds],
             columns=("Images", "Why"),
+            counts=True,
         ),
         *report.tables,
         Table("Worth a look, but without pictures: raise --report-images", unseen, folded=True),

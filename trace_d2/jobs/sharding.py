@@ -157,7 +157,8 @@ def _array_task(variables: _Variables) -> _Level | None:
             f"so that it cannot be told which part task {task} is: submit a range without gaps "
             f"(what is finished is passed over), or {_NEXT}"
         )
-    return _Level(f"SLURM array task {task} of {least}-{most}", index, count, alone=True)
+    steps = f":{step}" if step > 1 else ""
+    return _Level(f"SLURM array task {task} of {least}-{most}{steps}", index, count, alone=True)
 
 
 def _step(variables: _Variables) -> _Level | None:

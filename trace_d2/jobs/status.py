@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trace_d2.jobs.failures import Kind, Kinds, gist
+from trace_d2.jobs.failures import Kind, Kinds
 from trace_d2.jobs.holders import Holder, read_holder
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import Layout
@@ -299,15 +299,12 @@ class _Table:
     def kinds_of(self, code: int) -> tuple[Kind, ...]:
         """Kinds of the reasons of images with this code, the most frequent first."""
         counts = Counter(self._reasons[self.codes == code].tolist())
-        texts = self._kinds.texts
-        kinds = []
-        for kind, count in counts.most_common():
-            name = reason = ""
-            if self._is_example(kind):
-                example = self._examples[kind][1]
-                name, reason = example.file_name, gist(example.reason)
-            kinds.append(Kind(texts[kind], count, name, reason))
-        return tuple(kinds)
+        return tuple(
+            self._kinds.kind(
+                kind, count, self._examples[kind][1] if self._is_example(kind) else None
+            )
+            for kind, count in counts.most_common()
+        )
 
     def _is_example(self, kind: int) -> bool:
         return kind in self._examples and self._reasons[self._examples[kind][0]] == kind

@@ -94,6 +94,8 @@ def _speed(status: Status) -> list[str]:
     if left is not None:
         return [f"{speed}; about {duration(left)} left"]
     if any(part.state == RUNNING for part in status.parts):
+        if status.pending == status.images:
+            return ["no image has ended yet, so the time left is not known"]
         return [f"{speed}; no image in the last {duration(LATELY)}, so the time left is not known"]
     return [f"{speed}; nobody is at work: run the command again, it continues"]
 
@@ -158,7 +160,7 @@ def _reasons(word: str, count: int, kinds: Sequence[Kind]) -> list[str]:
 
 
 def _example(kind: Kind) -> str:
-    return f"\n{'':11}such as {kind.example}: {kind.reason}" if kind.example else ""
+    return f"\n{'':11}{kind.such_as}" if kind.example else ""
 
 
 def _ago(seconds: float) -> str:
