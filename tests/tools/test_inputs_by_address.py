@@ -231,6 +231,11 @@ def test_a_store_that_ends_stops_the_job(label_job, memory_store, monkeypatch, c
     said = capsys.readouterr().err
     assert f"stopped: {memory_store.url}/images/b.png cannot be read (reset)" in said
     assert "Finished images are safe, and the same command continues" in said
+    assert not label_job.output.exists()  # as it was met before anything was written
+    with monkeypatch.context() as patch:
+        patch.setattr("trace_d2.jobs.command_line.look_at_some", lambda *_: None)
+        assert uploaded.run() == 1
+    assert "stopped: " in capsys.readouterr().err
     # It was met as edges were measured, which is not done with what is left of them.
     assert not (label_job.output / "calibration.json").exists()
     left.clear()

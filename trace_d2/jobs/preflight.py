@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from trace_d2.io.images import UnknownClassError
 from trace_d2.io.listing import spread
+from trace_d2.io.remote import StoreError
 from trace_d2.jobs.job import AnyJob
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.terminal import say
@@ -28,6 +29,7 @@ def look_at_some(job: AnyJob, limit: int | None) -> None:
 
     Raises:
         ValueError: most of them have classes that the categories lack, or none can be used.
+        StoreError: the store of the inputs does not answer any more.
     """
     usable = [entry for entry in job.entries[:limit] if not job.skip(entry)]
     seen = list(_look(job, usable))
@@ -68,6 +70,8 @@ def _look(
             job.probe(entry)
         except (ValueError, OSError) as error:
             return error
+        except StoreError:  # which was waited for, and is not once more
+            raise
         except Exception:  # whatever else is told of the image when its turn comes
             return None
         return None
