@@ -238,9 +238,10 @@ class _Broken:
     """A file system of which files cannot be read so many times, and folders never, or always."""
 
     def __init__(self, error: Exception, times: int, lost: bool = True) -> None:
-        self.error, self.times, self.lost = error, times, lost
+        self.error, self.times, self.lost, self.asked = error, times, lost, 0
 
     def info(self, path: str) -> dict[str, str]:
+        self.asked += 1
         if self.lost:
             raise self.error
         return {"type": "directory"}
@@ -268,6 +269,7 @@ def test_a_store_is_asked_again_and_then_given_up(error, memory_store, monkeypat
     with pytest.raises(StoreError, match=message):
         (folder / "a.png").read_bytes()
     assert waited[2:] == [5, 20, 60]
+    assert broken.asked == 1  # at the end, as each answer of a lost store takes its time
     broken.times, broken.lost = 10, False  # it is this file alone
     with pytest.raises(ConnectionError, match=message):
         (folder / "a.png").read_bytes()

@@ -33,6 +33,7 @@ _STAMPS = (
     *("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
 )
 _WAITS = (5, 20, 60)  # seconds, between tries that fail for want of the store, after its own
+_NEVER = float("inf")
 _CREDENTIALS = (
     "give credentials that may read it as the store's own tools take them (AWS_PROFILE, gcloud "
     "auth); of a public bucket say so by FSSPEC_S3='{\"anon\": true}'"
@@ -338,15 +339,16 @@ class RemoteFile:
             return content
 
     def _fetch_patiently(self, folder: RemoteFolder) -> bytes:
-        for wait in (*_WAITS, None):
+        for wait in (*_WAITS, _NEVER):
             try:
                 return self._fetch()
             except (ConnectionError, PermissionError) as error:
-                lost = not folder.answers()  # else it is this file alone
-                if wait is None and lost:
-                    raise StoreError(str(error)) from error
-                if wait is None or (isinstance(error, PermissionError) and not lost):
-                    raise
+                if wait == _NEVER or isinstance(error, PermissionError):
+                    lost = not folder.answers()  # else it is this file alone
+                    if wait == _NEVER and lost:
+                        raise StoreError(str(error)) from error
+                    if not lost:
+                        raise
             tell_of_waiting(self.address, wait)
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
