@@ -71,6 +71,14 @@ def test_death_never_hangs(count: int, after: int) -> None:
             list(records)
 
 
+def test_an_end_in_the_middle_of_a_message_is_one() -> None:
+    """As Ctrl-C makes it, most likely while they start and take in nothing yet."""
+    with contextlib.closing(WorkerPool(1, work)) as pool:
+        (worker,) = pool._workers
+        os.write(worker.tasks.fileno(), (1000).to_bytes(4, "big") + b"the first of 1000")
+    assert worker.process.exitcode == 0
+
+
 def test_those_that_are_told_to_end_leave_nothing(pool: WorkerPool) -> None:
     records = pool.run(tasks())
     next(records)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.context
+import multiprocessing.process
 import os
 import pickle
 import queue
@@ -28,7 +29,7 @@ Task = tuple[ImageEntry, Any]  # an image, and what was found out ahead
 Executor = Callable[[Work, Iterable[Task]], Generator[Record, None, None]]
 
 AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
-_END = b""  # to a worker
+_END = b""  # in place of what a worker is sent
 
 
 class WorkerDiedError(RuntimeError):
@@ -59,8 +60,8 @@ def in_processes(workers: int, work: Work, tasks: Iterable[Task]) -> Generator[R
 class WorkerPool:
     """Processes of this machine that do images of one job until ``close``.
 
-    Each has a pipe of its own, and nothing in common with others: one that dies, at any time,
-    keeps no lock that others wait for, and is noticed as its pipe ends.
+    Each has pipes of its own, and nothing in common with others: one that dies, at any time,
+    keeps no lock that others wait for, and is noticed as they end.
 
     Args:
         workers: how many.
@@ -88,20 +89,20 @@ class WorkerPool:
     def close(self) -> None:
         """Let what is in work end, and end the processes."""
         for worker in self._workers:
-            worker.send_end()
+            worker.tasks.close()  # whole messages or not: Ctrl-C may have come in the middle of one
         for worker in self._workers:
             worker.process.join()
-            worker.connection.close()
+            worker.records.close()
         self._workers.clear()
 
     def _ended(self) -> list[Record]:
         """Wait for at least one image in work to end; the records of those that have."""
-        by_connection = {worker.connection: worker for worker in self._workers}
+        by_connection = {worker.records: worker for worker in self._workers}
         records = []
         for connection in wait(list(by_connection)):
             worker = by_connection[cast(Connection, connection)]
             try:
-                answer = worker.connection.recv()
+                answer = worker.records.recv()
             except (EOFError, ConnectionResetError) as error:
                 raise self._death(worker) from error
             if isinstance(answer, _Raised):
@@ -125,21 +126,18 @@ class _Worker:
     """A process that works, as others see it; ``held`` is what it was given and has not done."""
 
     def __init__(self, context: multiprocessing.context.SpawnContext) -> None:
-        self.connection, there = context.Pipe()
-        self.process = context.Process(target=_run_worker, args=(there,))
+        tasks, self.tasks = context.Pipe(duplex=False)
+        self.records, records = context.Pipe(duplex=False)
+        self.process = context.Process(target=_run_worker, args=(tasks, records))
         self.process.start()
-        there.close()  # else it would not end with the process
+        tasks.close()
+        records.close()  # else it would not end with the process
         self.held: deque[ImageEntry] = deque()
 
     def send(self, message: Any) -> None:
         """Pass ``message`` on; to a process that died it is lost, which ``recv`` tells."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(message)
-
-    def send_end(self) -> None:
-        """Let it end after what it is at."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send_bytes(_END)
+            self.tasks.send(message)
 
 
 @dataclass(frozen=True)
@@ -150,38 +148,43 @@ class _Raised:
     trace: str
 
 
-def _run_worker(connection: Connection) -> None:
+def _run_worker(tasks: Connection, records: Connection) -> None:
     """The whole life of a worker: no Ctrl-C (the main process ends it), one thread, no orphan."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_receive, args=(tasks, inbox), daemon=True).start()
     work: Work | None = None
     while message := inbox.get():
         try:
             if work is None:
                 work = pickle.loads(message)
             else:
-                connection.send(work(*pickle.loads(message)))
+                records.send(work(*pickle.loads(message)))
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
-            connection.send(_Raised(that_travels(error), trace))
+            records.send(_Raised(that_travels(error), trace))
 
 
-def _receive(connection: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
-    """Take in what comes at once, so that who sends need not wait until it is wanted."""
-    try:
-        while message := connection.recv_bytes():
-            inbox.put(message)
-        with contextlib.suppress(queue.Empty):  # what is not begun is not wanted any more
-            while True:
-                inbox.get_nowait()
-        inbox.put(_END)
-        connection.recv_bytes()
-    except (EOFError, OSError):  # the main process is gone
+def _end_with_parent() -> None:
+    parent = multiprocessing.process.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
+
+
+def _receive(tasks: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+    """Take in what comes at once, so that who sends need not wait until it is wanted."""
+    with contextlib.suppress(EOFError, OSError):  # it was closed
+        while True:
+            inbox.put(tasks.recv_bytes())
+    with contextlib.suppress(queue.Empty):  # what is not begun is not wanted any more
+        while True:
+            inbox.get_nowait()
+    inbox.put(_END)
 
 
 def that_travels(error: Exception) -> Exception:
