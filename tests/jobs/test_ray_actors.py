@@ -114,7 +114,9 @@ def test_nodes_that_come_and_actors_that_are_killed(cluster, root, sketching, mo
         job.store.open(job.settings)
         (root / "kill" / job.entries[0].stem).write_text("once")
         actors.send(second, Begin(packed(job), LOOK))
-        assert actors.wait() == [(second, Ready(8))]
+        told = list(actors.wait())
+        while (second, Ready(8)) not in told:  # its model has something to say before
+            told += actors.wait()
         actors.send(second, Batch(tuple(job.entries[:1])))
         news = actors.wait()
         while not isinstance(news[-1][1], Gone):
