@@ -206,10 +206,10 @@ class RemoteFolder:
                 continue
             folder, slash, last = name.rpartition("/")
             held[folder + slash].append(last)
-            stamps[_hash(name)] = _stamp(info, f"{self.address}/{name}")
+            stamps[name_hash(name)] = _stamp(info, f"{self.address}/{name}")
         for folder in held:
             while folder:
-                stamps[_hash(folder)] = 0
+                stamps[name_hash(folder)] = 0
                 folder = folder[: folder[:-1].rfind("/") + 1]
         self._names = array("Q", sorted(stamps))
         self._stamps = array("Q", (stamps[key] for key in self._names))
@@ -220,7 +220,7 @@ class RemoteFolder:
 
         Of a folder, whose path ends with ``/``, it is 0.
         """
-        names, key = self._listed(), _hash(name)
+        names, key = self._listed(), name_hash(name)
         place = bisect_left(names, key)
         there = place < len(names) and names[place] == key
         return self._stamps[place] if there else None
@@ -382,7 +382,7 @@ def _of_this_machine(address: str) -> Path | None:
     return Path(address.removeprefix("file://")) if address.startswith("file://") else None
 
 
-def _hash(text: str) -> int:
+def name_hash(text: str) -> int:
     """64 bits of it. Of ten million names, two have the same in one of 400,000 cases."""
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -396,4 +396,4 @@ def _stamp(info: dict[str, Any], address: str) -> int:
             f"the list that has {address} tells neither checksums nor times, so that nobody would "
             "see it change: copy the files to this machine, or to an object store"
         )
-    return _hash(f"{info.get('size')} {told}")
+    return name_hash(f"{info.get('size')} {told}")

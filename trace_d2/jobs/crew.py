@@ -6,7 +6,6 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any
 
 from trace_d2.io.listing import spread
@@ -82,12 +81,7 @@ class Crew:
         self._actors.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._actors.stop()
 
     def look(self, job: AnyJob, entries: Sequence[ImageEntry]) -> Iterator[ImageEntry]:

@@ -16,14 +16,13 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from trace_d2.io.addresses import tell_of_waiting
-from trace_d2.io.remote import open_store
+from trace_d2.io.addresses import BUCKETS, tell_of_waiting
+from trace_d2.io.remote import name_hash, open_store
 from trace_d2.jobs.output import NoPlaceError, OutputError
 
 T = TypeVar("T")
@@ -32,7 +31,6 @@ _THREADS = 16  # objects that travel at once
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before another try
 _SAFE = ". Finished images are safe, and the same command continues"
 _LONGEST_KEY = 1024  # bytes, of S3 and Google Cloud Storage
-_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs"})  # schemes of stores that have some
 # Whose errors are no OSErrors.
 _LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "fsspec", "asyncio")
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError)
@@ -214,7 +212,7 @@ class ObjectFolder:
         bucket = key.strip("/").partition("/")[0]
         if not bucket:
             raise NoPlaceError(f"{self.url} names no bucket: correct --output")
-        if not _BUCKETS.isdisjoint(fs.protocol) and not fs.exists(bucket):
+        if self.url.partition("://")[0] in BUCKETS and not fs.exists(bucket):
             raise NoPlaceError(self._no_bucket())
 
     def check_name(self, name: str) -> None:
@@ -313,17 +311,13 @@ class ObjectIndex:
     def __init__(self, parts: Iterable[Sequence[str]]) -> None:
         found = array("Q")
         for part in parts:
-            found.extend(map(_hash, part))
+            found.extend(map(name_hash, part))
         self._hashes = np.sort(np.frombuffer(found, np.uint64)) if found else np.zeros(0, np.uint64)
 
     def __contains__(self, name: str) -> bool:
-        wanted = np.uint64(_hash(name))
+        wanted = np.uint64(name_hash(name))
         rank = int(np.searchsorted(self._hashes, wanted))
         return rank < len(self._hashes) and bool(self._hashes[rank] == wanted)
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "little")
 
 
 def _is_of_library(error: Exception) -> bool:

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from trace_d2.io.remote import is_address
@@ -339,12 +338,7 @@ class _Parts:
     def __enter__(self) -> _Parts:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._upload()
 
     def append(self, record: Record) -> None:
