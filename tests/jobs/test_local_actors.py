@@ -111,7 +111,7 @@ def test_how_it_ended() -> None:
 
 def test_why_one_ends_is_told_as_it_said(monkeypatch, caplog, sketching) -> None:
     monkeypatch.setattr("trace_d2.jobs.local_actors._run_actor", sketching.end_for_a_reason)
-    monkeypatch.setattr("trace_d2.jobs.local_actors._TRIES", 1)
+    monkeypatch.setattr("trace_d2.jobs.actors._TRIES", 1)
     actors = LocalActors(workers=1, gpus=[""])
     actors.start()
     told = [message for _ in range(2) for _, message in actors.wait()]

@@ -28,7 +28,8 @@ import logging
 import pickle
 import queue
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +46,9 @@ from trace_d2.jobs.job import AnyJob, Looked, UsageError
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.looking import look_through, tasks_of
 
+logger = logging.getLogger(__name__)
+
+_TRIES = 4  # processes in one place that end without a result
 LOOK, DO = "look", "do"
 """What actors are begun with: to look at images and keep what they see, or to do them."""
 
@@ -260,6 +264,37 @@ class Actor:
                 self._inbox.put(message)
                 return
             entries = message.entries
+
+
+class Barren:
+    """Places where processes died since one there gave a result; some are given up."""
+
+    def __init__(self) -> None:
+        self._deaths: Counter[Hashable] = Counter()
+
+    def gave(self, place: Hashable) -> None:
+        """There was a result from ``place``."""
+        self._deaths.pop(place, None)
+
+    def died(self, place: Hashable, name: str, reason: str) -> None:
+        """A process died there; ``name`` and ``reason`` are for the warning of the last one."""
+        self._deaths[place] += 1
+        if self._deaths[place] == _TRIES:
+            logger.warning(
+                "%s is given up: %d processes died there without a result, the last as %s",
+                name,
+                _TRIES,
+                reason,
+            )
+
+    def is_given_up(self, place: Hashable) -> bool:
+        """Whether no other process is to be started there."""
+        return self._deaths[place] >= _TRIES
+
+    @property
+    def any_given_up(self) -> bool:
+        """Whether any place is."""
+        return any(map(self.is_given_up, self._deaths))
 
 
 class LogSender(logging.Handler):

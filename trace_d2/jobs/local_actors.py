@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import queue
 import signal
 import socket
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -18,13 +16,19 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from trace_d2.devices import VISIBLE
-from trace_d2.jobs.actors import Actor, Begin, Ended, FromActor, Gone, LogSender, Ready, ToActor
+from trace_d2.jobs.actors import (
+    Actor,
+    Barren,
+    Begin,
+    Ended,
+    FromActor,
+    Gone,
+    LogSender,
+    Ready,
+    ToActor,
+)
 from trace_d2.jobs.executors import WorkerDiedError
 
-logger = logging.getLogger(__name__)
-
-
-_TRIES = 4  # processes in one place
 _SECONDS = 15.0  # for what is in work to end, once told to
 
 
@@ -47,7 +51,7 @@ class LocalActors:
         self._workers, self._gpus = workers, gpus
         self._processes: dict[int, _Process] = {}
         self._started = 0
-        self._barren: Counter[int] = Counter()  # deaths without a result since, by slot
+        self._barren = Barren()  # slots
         self._reasons: dict[int, str] = {}  # of those that told why they end
         self._ready: set[int] = set()  # those that may hold something
 
@@ -73,7 +77,7 @@ class LocalActors:
                 yield key, Gone(self._end(key))
                 continue
             if isinstance(message, Ended):
-                self._barren[self._processes[key].slot] = 0
+                self._barren.gave(self._processes[key].slot)
             elif isinstance(message, Ready):
                 self._ready.add(key)
             elif isinstance(message, Gone):
@@ -120,16 +124,9 @@ class LocalActors:
         one.connection.close()
         one.process.join()
         how = self._reasons.pop(key, None) or _how_it_ended(one.process.exitcode)
-        self._barren[one.slot] += 1
-        if self._barren[one.slot] < _TRIES:
+        self._barren.died(one.slot, self._place(one.slot), how)
+        if not self._barren.is_given_up(one.slot):
             self._start(one.slot)
-        else:
-            logger.warning(
-                "%s is given up: %d processes died there without a result, the last as %s",
-                self._place(one.slot),
-                _TRIES,
-                how,
-            )
         return how
 
     def _place(self, slot: int) -> str:

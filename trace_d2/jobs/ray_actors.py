@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import queue
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +22,7 @@ from typing import Any
 import trace_d2
 from trace_d2.jobs.actors import (
     Actor,
+    Barren,
     Ended,
     Failed,
     FromActor,
@@ -40,12 +39,9 @@ from trace_d2.jobs.ray_cluster import Slot, connected, has_gpus, slots
 from trace_d2.parallel import available_cpus
 from trace_d2.terminal import say
 
-logger = logging.getLogger(__name__)
-
 _LOOK_AROUND = 5.0  # seconds after which nodes are looked for again
 _PAUSE = 1.0  # seconds between looks while there is no actor
 _PATIENCE = 60.0  # seconds without any actor until that is told, and without a place until the end
-_TRIES = 4  # deaths at a place without a result, after which it is given up
 _END_SECONDS = 15.0
 _INWARDS, _OUTWARDS = "inwards", "outwards"  # threads of an actor in Ray
 
@@ -156,7 +152,7 @@ class RayActors:
         self._live: dict[int, _Live] = {}
         self._polls: dict[Any, int] = {}  # what tells of the next messages of which actor
         self._started = 0
-        self._barren: Counter[Slot] = Counter()  # deaths without a result since
+        self._barren = Barren()  # slots
         self._unfit: set[str] = set()  # nodes
         self._misfit: Exception | None = None  # why one of them is
         self._looked = self._alive = 0.0  # when nodes, and actors, were last seen
@@ -235,7 +231,7 @@ class RayActors:
             elif isinstance(message, Ready):
                 one.ready = True
             elif isinstance(message, Ended):
-                self._barren.pop(one.slot, None)
+                self._barren.gave(one.slot)
             elif isinstance(message, Failed) and not one.ready and self._do_without(one, message):
                 message = Gone(str(message.error), of_place=True)
             if isinstance(message, Gone):
@@ -263,7 +259,9 @@ class RayActors:
 
         found = slots(ray.nodes(), bool(self._gpus), self._workers, self._looks)
         return [
-            slot for slot in found if slot.node not in self._unfit and self._barren[slot] < _TRIES
+            slot
+            for slot in found
+            if slot.node not in self._unfit and not self._barren.is_given_up(slot)
         ]
 
     def _fill(self) -> bool:
@@ -305,14 +303,7 @@ class RayActors:
         one = self._live.pop(key)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(one.handle)  # it may be out of reach only, and would go on
-        self._barren[one.slot] += 1
-        if self._barren[one.slot] == _TRIES:
-            logger.warning(
-                "%s is given up: %d processes died there without a result, the last as %s",
-                one.slot.name,
-                _TRIES,
-                reason,
-            )
+        self._barren.died(one.slot, one.slot.name, reason)
 
     def _check_hope(self) -> None:
         """Raise what keeps actors from coming to life where that is so everywhere."""
@@ -320,8 +311,7 @@ class RayActors:
             return
         if self._misfit:
             raise self._misfit
-        given_up = any(count >= _TRIES for count in self._barren.values())
-        if given_up or time.monotonic() - self._alive > _PATIENCE:
+        if self._barren.any_given_up or time.monotonic() - self._alive > _PATIENCE:
             raise WorkerDiedError(
                 "all processes died again and again, or their nodes were lost. Finished images "
                 "are safe; the same command continues"
