@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trace_d2.data.prepare.command import make_parser, run
-from trace_d2.data.prepare.one_class import prepare_class_agnostic, read_names
+from trace_d2.data.prepare.one_class import SEE, prepare_class_agnostic
+from trace_d2.io.listing import read_names
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -43,7 +44,7 @@ def write(args: argparse.Namespace) -> Iterator[str]:
     target = "coco_cls_agnostic_instances_val2017.json"
     if args.coco20k:
         source, target = folder / "instances_train2014.json", "coco20k_trainval_gt.json"
-        names = read_names(args.coco20k)
+        names = read_names(args.coco20k, SEE)
     elif args.lvis:
         target = "lvis1.0_cocofied_val_cls_agnostic.json"
     output = args.output or folder / target

@@ -1,4 +1,4 @@
-"""Panoptic quality, class-agnostic AP and AR, scores of edges, and their tables.
+"""Panoptic quality, mean IoU, class-agnostic AP and AR, scores of edges, and their tables.
 
 The Detectron2 evaluators are in ``evaluators``, which is imported by name because it needs it.
 """

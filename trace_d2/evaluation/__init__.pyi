@@ -10,8 +10,13 @@ from .instances import ClassAgnosticResult as ClassAgnosticResult
 from .instances import class_agnostic_ap as class_agnostic_ap
 from .panoptic import PanopticQuality as PanopticQuality
 from .panoptic import panoptic_quality as panoptic_quality
+from .semantic import SemanticQuality as SemanticQuality
+from .semantic import confusion_matrix as confusion_matrix
+from .semantic import semantic_quality as semantic_quality
 from .tables import category_table as category_table
 from .tables import class_agnostic_table as class_agnostic_table
 from .tables import comparison_table as comparison_table
 from .tables import edge_table as edge_table
 from .tables import quality_table as quality_table
+from .tables import semantic_class_table as semantic_class_table
+from .tables import semantic_table as semantic_table

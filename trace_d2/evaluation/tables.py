@@ -14,6 +14,7 @@ from trace_d2.io.atomic import atomic_file
 from .edge_metrics import EdgeScores
 from .instances import METRICS, ClassAgnosticResult
 from .panoptic import PanopticQuality
+from .semantic import SemanticQuality
 
 _COMPARED = ("AP", "AP50", "AR_100")
 
@@ -76,6 +77,25 @@ def edge_table(results: Mapping[str, EdgeScores]) -> str:
         cldice = [_percent(one.cldice), f"{one.cldice_threshold:.2f}", _percent(one.cldice_half)]
         rows.append([name, *f, *cldice])
     return _table(rows, ["", "ODS", "at", "OIS", "AP", "clDice", "at", "clDice at 0.5"])
+
+
+def semantic_table(results: Mapping[str, SemanticQuality]) -> str:
+    """mIoU, fwIoU, mACC and pACC of several results, a row each, by name."""
+    rows = []
+    for name, one in results.items():
+        rows.append([name, *map(_percent, (one.miou, one.fwiou, one.macc, one.pacc))])
+    return _table(rows, ["", "mIoU", "fwIoU", "mACC", "pACC"])
+
+
+def semantic_class_table(quality: SemanticQuality) -> str:
+    """IoU and accuracy of every class that occurs, and its pixels in the truth and predicted."""
+    rows = []
+    for category in quality.classes:
+        own = quality.per_class[category.id]
+        if own.truth + own.predicted:
+            scores = map(_percent, (own.iou, own.accuracy))
+            rows.append([category.name, *scores, own.truth, own.predicted])
+    return _table(rows, ["category", "IoU", "ACC", "true pixels", "predicted"])
 
 
 def _percent(score: float) -> str:

@@ -25,8 +25,12 @@ from .remote import InputFile, input_file
 UNKNOWN = 255
 """The pixel value of a semantic mask that stands for no category."""
 
-BUILTIN_CATEGORIES = ("voc", "coco-panoptic")
-"""Names that ``load_categories`` knows; their files are beside this module."""
+BUILTIN_CATEGORIES = (
+    "voc", "coco-panoptic", "voc20", "context59", "context60", "stuff171", "object81", "ade150",
+    "city19",
+)  # fmt: skip
+"""Names that ``load_categories`` knows; their files are beside this module. Ids are what models
+predict: those of ``voc``, ``context60`` and ``object81`` begin with the background, 0."""
 
 TEXT_SUFFIXES = (".csv", ".names", ".txt")
 """Endings of files that list categories a line each."""
@@ -66,7 +70,7 @@ def load_categories(source: str | InputFile) -> tuple[Category, ...]:
     """Categories of a file, or of a built-in list.
 
     Args:
-        source: ``"voc"``, ``"coco-panoptic"``, or the path of a JSON file that holds a COCO-style
+        source: one of ``BUILTIN_CATEGORIES``, or the path of a JSON file that holds a COCO-style
             list of ``{id, name, isthing[, color]}``, or a dict with that list under
             ``categories``; or of a text of ``TEXT_SUFFIXES``, see ``parse_category_lines``. A file
             named like a built-in list is reached as ``./voc``.

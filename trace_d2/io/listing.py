@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from .hints import nearest_path
 from .json_files import FieldError, file_name, quoted, read_json, shown, whole_number
 from .paths import composed, file_below, name_keys
 from .remote import InputFile, InputFolder, RemoteFolder, absent, input_file, input_folder
@@ -237,6 +238,26 @@ class ImageFinder:
                 for key in keys:
                     below[key].append(f"{folder}{name}")
         return {key: sorted(paths) for key, paths in below.items()}
+
+
+def read_names(path: str | Path, remedy: str) -> list[str]:
+    """The names of a list of images, one a line; empty lines are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message ends with the ``remedy``.
+        ValueError: it is no text, or empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no list of images at {path}{nearest_path(path)}: {remedy}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text ({error}): put the list there again") from error
+    names = [name for name in map(str.strip, lines) if name]
+    if not names:
+        raise ValueError(f"{path} is empty: put the list there again")
+    return names
 
 
 def some(names: Sequence[str], count: int = 3) -> str:

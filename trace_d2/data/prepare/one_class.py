@@ -21,7 +21,8 @@ from trace_d2.io.paths import composed, name_keys, relative_name
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""
 
-_SEE = "datasets/README.md says what to put where"
+SEE = "datasets/README.md says what to put where"
+"""The remedy where a file is missing."""
 
 
 def prepare_class_agnostic(
@@ -37,7 +38,7 @@ def prepare_class_agnostic(
     their ``coco_url``. Of ``file_names`` (None: all) folders do not count. Returns how many images
     and annotations were written.
     """
-    truth = read_truth(instances, None, remedy=_SEE)
+    truth = read_truth(instances, None, remedy=SEE)
     images = [_image(image, truth.name) for image in truth.images.values()]
     if file_names is not None:
         images = _select(images, file_names, str(instances))
@@ -92,22 +93,6 @@ def prepare_sa1b(
             raise ValueError(f"{path} has the image_id of {other}.json: {again}")
         rows += [_annotation(truth, row) for row in truth.annotations]
     return _write(output, images, rows, "SA-1B as one class, joined by trace_d2")
-
-
-def read_names(path: str | Path) -> list[str]:
-    """The names of a list of images, one a line; empty lines are passed over."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no list of images at {path}: {_SEE}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error}): put the list there again") from error
-    names = [line.strip() for line in lines]
-    names = [name for name in names if name]
-    if not names:
-        raise ValueError(f"{path} is empty: put the list there again")
-    return names
 
 
 def number(annotations: Collection[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.one_class import ONE_CLASS, number, read_names
+from trace_d2.data.prepare.one_class import ONE_CLASS, SEE, number
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import category_entries, load_categories
 from trace_d2.io.coco_panoptic import (
@@ -27,6 +27,7 @@ from trace_d2.io.coco_panoptic import (
 )
 from trace_d2.io.images import read_semantic
 from trace_d2.io.json_files import shown
+from trace_d2.io.listing import read_names
 from trace_d2.io.mat_files import read_structure
 from trace_d2.io.png import read_png
 from trace_d2.parallel import ordered_map
@@ -100,7 +101,7 @@ def list_sources(voc: Path, sbd: str | Path | None, split: str) -> dict[str, Pat
 
 def _listed(path: Path) -> list[str]:
     """The stems of a list."""
-    stems = read_names(path)
+    stems = read_names(path, SEE)
     try:
         for stem in stems:
             image_number(stem)

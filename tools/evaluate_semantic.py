@@ -1,0 +1,112 @@
+#!/usr/bin/env python
+"""Mean IoU of semantic maps against those of a benchmark, or against any others.
+
+    python tools/evaluate_semantic.py --truth VOC2012/SegmentationClass --rule voc21 \\
+        --list VOC2012/ImageSets/Segmentation/val.txt --predictions DIR --categories voc
+
+Predictions are PNGs named after the images, pixel = id of a category, 255 = unknown; or the output
+folder of refine_semantic.py. A rule says which values of the truth are which class, and which are
+left out; without one the truth is written as the predictions are. Classes are found by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trace_d2.evaluation import semantic_class_table, semantic_quality, semantic_table
+from trace_d2.evaluation.panoptic import MISSING_POLICIES
+from trace_d2.io.atomic import write_json
+from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
+from trace_d2.io.listing import read_names, some
+from trace_d2.io.paths import check_output
+from trace_d2.io.semantic_rules import RULES, SemanticRule, load_rule
+from trace_d2.parallel import worker_count
+from trace_d2.terminal import say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status: 0 done, 2 bad input."""
+    args = _parser().parse_args(arguments)
+    try:
+        check_output(args.json, categories=args.categories, list=args.list)
+        categories = load_categories(args.categories)
+        rule = load_rule(args.rule) if args.rule else None
+        quality = semantic_quality(
+            args.truth,
+            args.predictions,
+            categories,
+            rule,
+            origin=args.categories,
+            stems=read_names(args.list, "correct --list") if args.list else None,
+            workers=args.workers,
+            missing=args.missing,
+            progress=sys.stderr.isatty(),
+        )
+        if args.json:
+            write_json(args.json, {"rule": args.rule, **quality.to_dict()}, indent=1)
+    except (ValueError, OSError) as error:
+        say(f"evaluate_semantic: {error}", error=True)
+        return 2
+    if args.per_category:
+        say(f"{semantic_class_table(quality)}\n")
+    say(semantic_table({args.rule or "": quality}))
+    say(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
+    for remark in _remarks(rule, categories):
+        say(remark)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--truth", type=Path, required=True, help="folder of the true maps")
+    parser.add_argument("--predictions", type=Path, required=True, help="folder of predicted maps")
+    parser.add_argument(
+        "--categories",
+        required=True,
+        metavar="NAME|FILE",
+        help="what ids of the predictions stand for: a text with a name a line, a JSON list of "
+        f"{{id, name, isthing}}, or one of {', '.join(BUILTIN_CATEGORIES)}",
+    )
+    parser.add_argument("--rule", choices=RULES, help="how the truth of a benchmark is read")
+    parser.add_argument("--list", type=Path, help="text of the images that count, a name a line")
+    parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
+    parser.add_argument("--per-category", action="store_true", help="also a row a class")
+    parser.add_argument("--json", type=Path, help="write the numbers (0..1) to this file")
+    parser.add_argument(
+        "--missing",
+        choices=MISSING_POLICIES,
+        default="error",
+        help="an image of the truth without prediction: refuse (default), count all its pixels as "
+        "wrong, or leave it out",
+    )
+    return parser
+
+
+def _missing_note(missing: int, policy: str) -> str:
+    if not missing:
+        return ""
+    if policy == "skip":
+        return f"; {missing} more without prediction left out"
+    return f", {missing} of them without prediction, all their pixels counted as wrong"
+
+
+def _remarks(rule: SemanticRule | None, categories: Sequence[Category]) -> list[str]:
+    """What predictions hold that is no class of the rule, or that is one without saying so."""
+    if rule is None:
+        return []
+    remarks = []
+    if rule.leaves_background_over(categories):
+        remarks.append("the categories have no background: 255 in predictions is taken as that")
+    beyond = rule.beyond(categories)
+    if beyond:
+        remarks.append(f"predicted as no class of {rule.name}, so wrong: {some(beyond)}")
+    return remarks
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""Mean IoU of semantic maps, with the numbers of Detectron2's ``SemSegEvaluator`` and of mmseg.
+
+All pixels of a data set are counted together, by true and by predicted class; pixels that the truth
+leaves out count nowhere. With t true and p predicted pixels of a class, b of them both: IoU is
+b / (t + p - b), accuracy b / t. A class that is only predicted has IoU 0; one in neither has none,
+and no mean takes it in. A pixel of a known class that is predicted as none is a miss, as in mmseg:
+to leave pixels out gains nothing. (Detectron2's models never do that.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from trace_d2.complaints import Complaints
+from trace_d2.io.categories import Category
+from trace_d2.io.images import UnknownClassError, read_class_mask, read_semantic
+from trace_d2.io.listing import some
+from trace_d2.io.paths import name_keys
+from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, TruthFiles, plain_rule
+from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
+from trace_d2.parallel import ordered_map
+
+from .panoptic import MISSING_POLICIES
+
+SUBFOLDER = "semantic"
+"""Where ``tools/refine_semantic.py`` puts its maps in its output folder."""
+
+_IMAGES_A_WORKER = 100  # see ``panoptic``
+_MOST = 2**24  # pixels that a histogram in float32 counts exactly
+_SHOWN = 5  # complaints of one folder
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """One class.
+
+    Attributes:
+        iou: 0..1; NaN where the class is neither in the truth nor predicted.
+        accuracy: 0..1; NaN where it is not in the truth.
+        truth, predicted, both: pixels that have it in the truth (of those that count), in the
+            prediction, and in both.
+    """
+
+    iou: float
+    accuracy: float
+    truth: int
+    predicted: int
+    both: int
+
+
+@dataclass(frozen=True)
+class SemanticQuality:
+    """The result over a data set; means are in 0..1, and NaN where they are over nothing.
+
+    Attributes:
+        miou, macc: means of IoU and of accuracy over classes.
+        fwiou: IoU, classes weighted by their true pixels.
+        pacc: share of pixels that are right.
+        per_class: by the id of the class.
+        classes: in their order.
+        images: how many went in.
+        missing: stems of the truth that had no prediction.
+    """
+
+    miou: float
+    fwiou: float
+    macc: float
+    pacc: float
+    per_class: dict[int, ClassQuality]
+    classes: tuple[Category, ...]
+    images: int
+    missing: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: Detectron2's names of the means, counts besides; None for NaN."""
+        means = {"mIoU": self.miou, "fwIoU": self.fwiou, "mACC": self.macc, "pACC": self.pacc}
+        return {
+            **_without_nan(means),
+            "per_class": {
+                str(own.id): {"name": own.name, **_without_nan(vars(self.per_class[own.id]))}
+                for own in self.classes
+            },
+            "images": self.images,
+            "missing": list(self.missing),
+        }
+
+
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels of one image by true class (rows) and predicted class (columns).
+
+    Args:
+        truth, prediction: (H, W) integers: ranks of classes, and ``NO_CLASS`` (-1) where a pixel
+            of the truth is left out, or one of the prediction has no class.
+        classes: how many there are, C.
+
+    Returns:
+        (C, C + 1) int64; the last column is for no class.
+
+    Raises:
+        ValueError: sizes differ, or a rank is none of ``classes``.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"maps of different sizes: {truth.shape} and {prediction.shape}")
+    for ranks in (truth, prediction):
+        if ranks.size and not NO_CLASS <= ranks.min() <= ranks.max() < classes:
+            raise ValueError(
+                f"classes are ranks of 0..{classes - 1} or {NO_CLASS}, not {ranks.min()} to "
+                f"{ranks.max()}"
+            )
+    counted = truth != NO_CLASS
+    rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    cells = rows * (classes + 1) + np.where(columns == NO_CLASS, classes, columns)
+    return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def summarize(
+    confusion: np.ndarray,
+    classes: Sequence[Category],
+    images: int,
+    missing: Iterable[str] = (),
+) -> SemanticQuality:
+    """Qualities from ``confusion_matrix`` (C, C + 1), added over ``images`` images."""
+    both = confusion.diagonal().astype(np.float64)
+    truth, predicted = confusion.sum(1), confusion[:, :-1].sum(0)
+    iou = _shares(both, truth + predicted - both)
+    accuracy = _shares(both, truth)
+    total = truth.sum()
+    return SemanticQuality(
+        miou=_mean(iou),
+        fwiou=float(np.nansum(iou * truth) / total) if total else math.nan,
+        macc=_mean(accuracy),
+        pacc=float(both.sum() / total) if total else math.nan,
+        per_class={
+            own.id: ClassQuality(
+                float(iou[k]), float(accuracy[k]), int(truth[k]), int(predicted[k]), int(both[k])
+            )
+            for k, own in enumerate(classes)
+        },
+        classes=tuple(classes),
+        images=images,
+        missing=tuple(missing),
+    )
+
+
+def semantic_quality(
+    truth_dir: str | Path,
+    predicted_dir: str | Path,
+    categories: Sequence[Category],
+    rule: SemanticRule | None = None,
+    *,
+    origin: str = "categories",
+    stems: Collection[str] | None = None,
+    workers: int = 1,
+    missing: str = "error",
+    progress: bool = False,
+) -> SemanticQuality:
+    """Score maps of classes, 8-bit ``<stem>.png`` in sub-folders or not.
+
+    Args:
+        truth_dir: folder of the truth, written as the rule says.
+        predicted_dir: folder of the predictions, pixel = id of a category, 255 = unknown; or the
+            output folder of ``tools/refine_semantic.py``. Those that the truth lacks are not
+            looked at.
+        categories, origin: what the predictions may hold, and where that is from, for messages.
+        rule: None: the truth is written as the predictions are, 255 is left out.
+        stems: names of images that count, as lists of splits give them; None: all of the truth.
+        workers: processes at most, see ``ordered_map``; less than 200 images run in this one.
+        missing: what an image without prediction means, one of ``MISSING_POLICIES``; ``"miss"``:
+            no class at any pixel.
+        progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: files are missing or wrong; the message
+            names some of them.
+    """
+    if missing not in MISSING_POLICIES:
+        raise ValueError(f"missing={missing!r}; choose one of {', '.join(MISSING_POLICIES)}")
+    rule = rule or plain_rule(categories)
+    predicted_ranks = rule.ranks(categories, origin)
+    way, truth = truth_files(truth_dir, rule)
+    if stems is not None:
+        truth = _listed(truth, stems, truth_dir)
+    found = _predictions(predicted_dir, truth, way, rule)
+    absent = [stem for stem in truth if stem not in found]
+    _check_missing(absent, len(truth), missing, predicted_dir)
+    tasks = [
+        (path, found.get(stem))
+        for stem, path in truth.items()
+        if missing != "skip" or stem in found
+    ]
+    count = partial(_count_pair, way.ranks(), predicted_ranks, categories, origin, rule.name)
+    confusion = np.zeros((len(rule.classes), len(rule.classes) + 1), np.int64)
+    wrong = Complaints()
+    for result in ordered_map(
+        count, tasks, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress
+    ):
+        if isinstance(result, str):
+            wrong.say(result)
+            if len(wrong.lines) == _SHOWN:
+                break
+        else:
+            rows, columns, pixels = result
+            np.add.at(confusion, (rows, columns), pixels)
+    wrong.end()
+    return summarize(confusion, rule.classes, len(tasks), absent)
+
+
+def truth_files(folder: str | Path, rule: SemanticRule) -> tuple[TruthFiles, dict[str, Path]]:
+    """How the truth in ``folder`` is written, and its maps by stem, less the end of the way.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: it has no such map, or two of one stem.
+    """
+    files = _maps(folder, "truth")
+    for way in rule.truth:
+        own = {stem.removesuffix(way.end): path for stem, path in files.items()
+               if stem.endswith(way.end)}  # fmt: skip
+        if own:
+            return way, own
+    ends = " or ".join(f"<stem>{way.end}.png" for way in rule.truth)
+    raise ValueError(f"no truth {ends} in {folder} or below it: correct the path")
+
+
+def _maps(folder: str | Path, what: str) -> dict[str, Path]:
+    """PNGs of a folder by stem."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"no folder of {what} at {folder}: correct the path")
+    files = files_by_stem(folder, (".png",))
+    for first, *others in files.values():
+        if others:
+            raise ValueError(f"both {first} and {others[0]} are in {folder}: remove one of them")
+    return {stem: folder / names[0] for stem, names in files.items()}
+
+
+def _listed(
+    truth: Mapping[str, Path], stems: Collection[str], folder: str | Path
+) -> dict[str, Path]:
+    """Those of the truth that a list names."""
+    wanted = [name_keys(stem)[1] for stem in stems]
+    own = counterparts(wanted, truth)
+    absent = [stem for stem in wanted if stem not in own]
+    if absent:
+        raise ValueError(
+            f"{len(absent)} of {len(wanted)} images of the list have no truth in {folder} "
+            f"({some(absent)}): give the list of these files"
+        )
+    return {stem: truth[stem] for stem in own.values()}
+
+
+def _predictions(
+    folder: str | Path, truth: Mapping[str, Path], way: TruthFiles, rule: SemanticRule
+) -> dict[str, Path]:
+    """The prediction of each stem of the truth that has one."""
+    inner = Path(folder) / SUBFOLDER
+    folder = inner if inner.is_dir() else Path(folder)
+    given = {
+        stem.removesuffix(rule.image_end).removesuffix(way.end): path
+        for stem, path in _maps(folder, "predictions").items()
+    }
+    pairs = counterparts(truth, given)
+    if not pairs:
+        hint = unclear(list(truth), list(given))
+        raise ValueError(
+            f"no prediction <stem>.png in {folder} for any of {len(truth)} maps of the truth, such "
+            f"as {next(iter(truth.values()))}{f': {hint}' if hint else ''}: name predictions after "
+            "the images"
+        )
+    return {stem: given[other] for stem, other in pairs.items()}
+
+
+def _check_missing(absent: Sequence[str], total: int, policy: str, folder: str | Path) -> None:
+    if absent and policy == "error":
+        raise ValueError(
+            f"{folder} has no prediction for {len(absent)} of {total} images ({some(absent)}): "
+            'make them, name the images that count by a list, or choose missing "miss" (all their '
+            'pixels count as wrong) or "skip" (leave the images out)'
+        )
+
+
+def _count_pair(
+    truth_ranks: np.ndarray,
+    predicted_ranks: np.ndarray,
+    categories: Sequence[Category],
+    origin: str,
+    rule_name: str,
+    task: tuple[Path, Path | None],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
+    """Cells of the confusion matrix and their pixels, of one image; or what is wrong with it."""
+    truth_path, path = task
+    try:
+        truth = read_semantic(truth_path)
+        if path is None:  # a miss at every pixel
+            counts = np.bincount(truth.ravel(), minlength=256)[:, None]
+            predicted_ranks = np.array([NO_CLASS])
+        else:
+            prediction = read_class_mask(path, categories, origin)
+            _check_size(truth, prediction, truth_path, path)
+            counts = _value_counts(truth, prediction)
+        values, others = np.nonzero(counts)
+        rows, columns = truth_ranks[values], predicted_ranks[others]
+        remedy = f"the rule {rule_name} knows" if rule_name else f"the categories ({origin}) have"
+        _check_values(values[rows == STRANGE], truth_path, f"{remedy}: correct --truth or --rule")
+        remedy = f"the categories ({origin}) have: correct --categories, or write 255 for unknown"
+        _check_values(others[columns == STRANGE], path, remedy)
+    except (ValueError, OSError) as error:
+        return str(error)
+    counted = rows != NO_CLASS
+    # The last column, -1, is of no class.
+    return rows[counted], columns[counted], counts[values, others][counted]
+
+
+def _value_counts(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Pixels by the values of two maps uint8 (H, W): (256, 256) int64.
+
+    OpenCV's histogram takes a tenth of the time of ``np.bincount``, but counts in float32.
+    """
+    counts = np.zeros((256, 256), np.int64)
+    height = max(1, _MOST // max(1, truth.shape[1]))
+    for top in range(0, truth.shape[0], height):
+        maps = [truth[top : top + height], prediction[top : top + height]]
+        part = cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256, 0, 256])
+        counts += part.astype(np.int64)
+    return counts
+
+
+def _check_size(truth: np.ndarray, prediction: np.ndarray, truth_path: Path, path: Path) -> None:
+    if truth.shape != prediction.shape:
+        (height, width), (rows, columns) = truth.shape, prediction.shape
+        raise ValueError(
+            f"{path} is {columns}x{rows} pixels, and its truth {truth_path} is {width}x{height}: "
+            "make it again at the size of the image"
+        )
+
+
+def _check_values(strange: np.ndarray, path: Path | None, remedy: str) -> None:
+    if strange.size:
+        few = ", ".join(map(str, np.unique(strange)[:5]))
+        raise UnknownClassError(f"{path} holds {few}, which no class that {remedy}")
+
+
+def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """float64; NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in values.items()
+    }

@@ -1,0 +1,157 @@
+"""Which class a pixel of a semantic map stands for: the rules of ``semantic_rules.yaml``.
+
+The truth of a benchmark counts its classes in its own way, and leaves some pixels out. What models
+predict are ids of categories. Classes are found in both by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from .categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
+from .hints import did_you_mean
+
+_TABLE: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)
+
+RULES = tuple(_TABLE)
+"""Names that ``load_rule`` knows."""
+
+NO_CLASS, STRANGE = -1, -2
+"""In tables of values: not of any class, of the truth left out; what should not be there."""
+
+
+@dataclass(frozen=True)
+class TruthFiles:
+    """A way in which maps of the truth are written.
+
+    Attributes:
+        end: of the stems of such files, ``""``: any.
+        values: of the classes, in their order.
+        ignored: values of pixels that count nowhere.
+    """
+
+    end: str
+    values: tuple[int, ...]
+    ignored: frozenset[int]
+
+    def ranks(self) -> np.ndarray:
+        """(256,) int16 by value: rank of the class, ``NO_CLASS`` where ignored, ``STRANGE``."""
+        table = np.full(256, STRANGE, np.int16)
+        table[list(self.ignored)] = NO_CLASS
+        table[list(self.values)] = np.arange(len(self.values))
+        return table
+
+
+@dataclass(frozen=True)
+class SemanticRule:
+    """What the classes of a benchmark are, and how its truth is written.
+
+    Attributes:
+        name: of the rule.
+        classes: in the order of their ids; ranks count in it.
+        truth: ways of writing it; the first counts that the end of some file's stem is of.
+        image_end: what stems of images end in, where those of the truth have their own end.
+        background: the class that models without one leave over; None: there is none.
+        threshold: below which the highest of the scores of the other classes means background, a
+            default that depends on the model.
+    """
+
+    name: str
+    classes: tuple[Category, ...]
+    truth: tuple[TruthFiles, ...]
+    image_end: str = ""
+    background: Category | None = None
+    threshold: float | None = None
+
+    def ranks(self, categories: Sequence[Category], origin: str) -> np.ndarray:
+        """(256,) int16 by the id of a category, as predictions hold it: rank of the class of its
+        name, ``NO_CLASS`` or ``STRANGE``.
+
+        Blanks, hyphens and capitals in names do not count. Unknown (255) is the background if
+        ``categories`` have none, and no class otherwise.
+
+        Args:
+            categories, origin: what ids of predictions stand for, and where that is from.
+
+        Raises:
+            ValueError: the categories lack a class.
+        """
+        known = {_key(category.name): category for category in categories}
+        lacking = [c for c in self.classes if _key(c.name) not in known and c != self.background]
+        if lacking:
+            raise ValueError(
+                f"{origin} lacks {len(lacking)} of the {len(self.classes)} classes of "
+                f"{self.name}: {_named(lacking, categories)}: call them as the rule does "
+                f"({self._builtin()})"
+            )
+        table = np.full(256, STRANGE, np.int16)
+        table[[category.id for category in categories]] = NO_CLASS
+        table[UNKNOWN] = NO_CLASS
+        for rank, own in enumerate(self.classes):
+            table[known[_key(own.name)].id if _key(own.name) in known else UNKNOWN] = rank
+        return table
+
+    def beyond(self, categories: Sequence[Category]) -> list[str]:
+        """Names of ``categories`` that are no class of the rule."""
+        own = {_key(category.name) for category in self.classes}
+        return [category.name for category in categories if _key(category.name) not in own]
+
+    def leaves_background_over(self, categories: Sequence[Category]) -> bool:
+        """Whether what predictions leave unknown is the background."""
+        names = {_key(category.name) for category in categories}
+        return self.background is not None and _key(self.background.name) not in names
+
+    def _builtin(self) -> str:
+        name = _TABLE.get(self.name, {}).get("categories", "")
+        return f"--categories {name}" if name in BUILTIN_CATEGORIES else "see its categories"
+
+
+def load_rule(name: str) -> SemanticRule:
+    """The rule ``name``, one of ``RULES``; a ValueError if it is none."""
+    if name not in _TABLE:
+        raise ValueError(
+            f"no rule {name!r}{did_you_mean(name, RULES)}: choose one of {', '.join(RULES)}"
+        )
+    row = _TABLE[name]
+    classes = tuple(sorted(load_categories(row["categories"]), key=lambda category: category.id))
+    background = next((c for c in classes if c.name == row.get("background")), None)
+    truth = tuple(_truth_files(way) for way in row["truth"])
+    return SemanticRule(
+        name, classes, truth, row.get("images", ""), background, row.get("threshold")
+    )
+
+
+def plain_rule(categories: Sequence[Category]) -> SemanticRule:
+    """Truth that is written as predictions are: ids of ``categories``, 255 = ignored."""
+    classes = tuple(sorted(categories, key=lambda category: category.id))
+    ids = tuple(category.id for category in classes)
+    return SemanticRule("", classes, (TruthFiles("", ids, frozenset({UNKNOWN})),))
+
+
+def _truth_files(way: Mapping[str, Any]) -> TruthFiles:
+    return TruthFiles(
+        way.get("end", ""), tuple(_numbers(way["values"])), frozenset(_numbers(way["ignored"]))
+    )
+
+
+def _numbers(text: Any) -> list[int]:
+    """``0-2 7`` as [0, 1, 2, 7]."""
+    ranges = (part.partition("-") for part in str(text).split())
+    return [n for first, _, last in ranges for n in range(int(first), int(last or first) + 1)]
+
+
+def _key(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def _named(lacking: Sequence[Category], categories: Sequence[Category]) -> str:
+    names = [f"{c.name}{did_you_mean(c.name, (k.name for k in categories))}" for c in lacking[:5]]
+    return ", ".join(names) + (", ..." if len(lacking) > 5 else "")
