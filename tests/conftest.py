@@ -23,6 +23,7 @@ if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+from miniature.rules import SMALL_RESNET, small_model
 
 REPOSITORY = Path(__file__).parents[1]
 NEED_DETECTRON2 = ("data", "engine", "modeling")  # all tests of these folders
@@ -108,8 +109,8 @@ def _module(name: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def tiny_diffusers() -> ModuleType:
-    """The module ``tests/tiny_diffusers.py``."""
-    return _module("tiny_diffusers")
+    """The module ``tools/studies/miniature/models/diffusion.py``."""
+    return importlib.import_module("miniature.models.diffusion")
 
 
 @pytest.fixture(scope="session")
@@ -159,8 +160,8 @@ def _saved_once(
 
 @pytest.fixture(scope="session")
 def tiny_vits() -> ModuleType:
-    """The module ``tests/tiny_vits.py``."""
-    return _module("tiny_vits")
+    """The module ``tools/studies/miniature/models/vits.py``."""
+    return importlib.import_module("miniature.models.vits")
 
 
 @pytest.fixture(scope="session")
@@ -173,8 +174,8 @@ def tiny_vit_folder(
 
 @pytest.fixture(scope="session")
 def tiny_multimodal() -> ModuleType:
-    """The module ``tests/tiny_multimodal.py``."""
-    return _module("tiny_multimodal")
+    """The module ``tools/studies/miniature/models/multimodal.py``."""
+    return importlib.import_module("miniature.models.multimodal")
 
 
 @pytest.fixture(scope="session")
@@ -257,23 +258,6 @@ def load_tool() -> Callable[[str], ModuleType]:
     return importlib.import_module
 
 
-# Nothing but sizes, the machine, and the data.
-SMALL = """
-MODEL.DEVICE cpu  MODEL.WEIGHTS ''  SOLVER.AMP.ENABLED False  SOLVER.MAX_ITER 2  SOLVER.STEPS ()
-SOLVER.IMS_PER_BATCH 2  DATALOADER.NUM_WORKERS 0  TEST.PRECISE_BN.NUM_ITER 1
-INPUT.TRACE.IMAGE_SIZE 64  INPUT.MIN_SIZE_TRAIN (64,)  INPUT.MIN_SIZE_TEST 64
-MODEL.RESNETS.STEM_OUT_CHANNELS 8  MODEL.FPN.OUT_CHANNELS 16
-MODEL.RPN.POST_NMS_TOPK_TRAIN 50  MODEL.RPN.POST_NMS_TOPK_TEST 20
-MODEL.ROI_BOX_HEAD.FC_DIM 16  MODEL.ROI_MASK_HEAD.CONV_DIM 16
-MODEL.TRACE.MASK2FORMER.HIDDEN_DIM 32  MODEL.TRACE.MASK2FORMER.NHEADS 2
-MODEL.TRACE.MASK2FORMER.NUM_QUERIES 8  MODEL.TRACE.MASK2FORMER.DIM_FEEDFORWARD 32
-MODEL.TRACE.MASK2FORMER.ENC_DIM_FEEDFORWARD 32  MODEL.TRACE.MASK2FORMER.TRAIN_NUM_POINTS 64
-MODEL.TRACE.SWIN.EMBED_DIM 12  MODEL.TRACE.SWIN.DEPTHS (1,1,1,1)
-MODEL.TRACE.SWIN.NUM_HEADS (1,2,2,4)  MODEL.TRACE.SWIN.WINDOW_SIZE 4  MODEL.TRACE.SWIN.WEIGHTS ''
-MODEL.TRACE.SOLVER.SAMPLES_PERIOD 1
-"""
-
-
 @pytest.fixture(scope="session")
 def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two scenes of 64 x 64 with truth."""
@@ -289,11 +273,10 @@ def small_options(small_scenes: Path) -> Callable[[Path, Path], list[str]]:
     """``small_options(config, output)``: keys that make a training of two iterations small."""
 
     def make(config: Path, output: Path) -> list[str]:
-        # Two blanks, or the end of a line, part the pairs.
-        pairs = [p.split(" ") for line in SMALL.split("\n") for p in line.split("  ") if p]
-        keys = [part.replace("''", "") for pair in pairs for part in pair]
+        keys = small_model()
+        keys += ["MODEL.WEIGHTS", "", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
         if "scenes" not in config.stem:  # Detectron2 has ResNet-18 in one width only
-            keys += ["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"]
+            keys += SMALL_RESNET
         images, truth = str(small_scenes / "images"), str(small_scenes / "instances.json")
         if config.parent.name == "panoptic":
             name, kind = "small_panoptic", "PANOPTIC"

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import yaml
 from doc_commands import Block, blocks
+from miniature.commands import in_miniature
+from miniature.commands import run as run_here
 
 pytest.importorskip("detectron2")
 
@@ -85,19 +87,11 @@ def sandbox(
             DatasetCatalog.remove(name)
     config = ROOT / "configs/panoptic/voc_mask2former_R50.yaml"
     known = {
-        "{sd3}": str(tiny_folder("sd3")),
-        "{cwd}": str(tmp_path),
-        "{voc}": shlex.join(small_options(config, tmp_path / "voc")),
+        "sd3": str(tiny_folder("sd3")),
+        "cwd": str(tmp_path),
+        "voc": shlex.join(small_options(config, tmp_path / "voc")),
     }
-
-    def miniature(text: str, rules: list[tuple[str, str]]) -> str:
-        for published, instead in rules:
-            text = re.sub(published, instead, text)
-        for name, value in known.items():
-            text = text.replace(name, value)
-        return text
-
-    return miniature
+    return lambda text, rules: in_miniature(text, rules, lambda n: known.get(n, f"{{{n}}}"))
 
 
 def plain(line: str) -> str:
@@ -109,15 +103,11 @@ def plain(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()[:80]
 
 
-def run(command: str, published: str, load_tool) -> None:
+def run(command: str, published: str) -> None:
     """Run one command in this process; ``make`` is asked what it would do."""
     words = shlex.split(command)
-    if words[0] == "python":
-        tool = load_tool(Path(words[1]).stem)
-        assert Path(words[1]).is_file(), published
-        assert tool.main(words[2:]) == 0, f"{published}\nrun as: {command}"
-    elif words[0] == "cat":
-        print(Path(words[1]).read_text())
+    if words[0] in ("python", "cat"):
+        assert run_here(command) == 0, f"{published}\nrun as: {command}"
     elif words[0] == "make":
         done = subprocess.run(
             ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
@@ -128,7 +118,7 @@ def run(command: str, published: str, load_tool) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_runs(page, sandbox, load_tool, capsys):
+def test_every_command_runs(page, sandbox, capsys):
     found = list(blocks((ROOT / page).read_text(encoding="utf-8")))
     if page == "README.md":
         from trace_d2.scenes.dataset import SceneSettings, write_scenes
@@ -140,7 +130,7 @@ def test_every_command_runs(page, sandbox, load_tool, capsys):
         if block.kind == "sh":
             capsys.readouterr()
             for published in block.commands:
-                run(sandbox(published, MINIATURE), published, load_tool)
+                run(sandbox(published, MINIATURE), published)
                 count += 1
             printed = capsys.readouterr().out
         if after is not None and block.kind == "sh" and after.kind == "text":

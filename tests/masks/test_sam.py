@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from miniature.models.sam import SIDE, tiny_sam
 from transformers import (
     Sam2ImageProcessor,
     Sam2Processor,
@@ -18,7 +19,6 @@ from transformers import (
     SamProcessor,
 )
 
-from tests.masks.tiny_sam import SIDE, tiny_sam
 from trace_d2.backbones.vision_model_files import IMAGENET
 from trace_d2.config import get_trace_cfg
 from trace_d2.masks.patches import Patch, patch_of

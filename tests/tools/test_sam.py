@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from miniature.models.sam import tiny_sam
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from tests.masks.tiny_sam import tiny_sam
 from trace_d2.edges.sources import EdgeOutput
 from trace_d2.masks.patches import Patch, patch_of
 from trace_d2.masks.sam import Redrawn

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import Template
 
 _PROMPTS = ("python ", "make ", "pip ", "cat ", ". ")
+_SETTING = re.compile(r"`([A-Z]+=[^`\s]+(?: [A-Z]+=[^`\s]+)*)`")  # `SET=coco IMAGES=datasets/coco`
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,16 @@ class Block:
     stop: int
 
     @property
-    def commands(self) -> list[str]:
-        """Its commands, one line each, without comments; of ``a && b`` both."""
+    def statements(self) -> list[str]:
+        """What it holds, one line each, without comments; of ``a && b`` both."""
         joined = re.sub(r"\\\n\s*", "", "\n".join(self.lines))
-        bare = (re.sub(r"\s+#.*", "", line).strip() for line in joined.split("\n"))
-        return [
-            part.strip()
-            for line in bare
-            for part in line.split(" && ")
-            if part.strip().startswith(_PROMPTS)
-        ]
+        bare = (re.sub(r"\s+#.*", "", line) for line in joined.split("\n"))
+        return [part.strip() for line in bare for part in line.split(" && ") if part.strip()]
+
+    @property
+    def commands(self) -> list[str]:
+        """Its statements that are commands."""
+        return [one for one in self.statements if one.startswith(_PROMPTS)]
 
 
 def blocks(page: str) -> Iterator[Block]:
@@ -55,3 +58,53 @@ def blocks(page: str) -> Iterator[Block]:
             yield Block("sh", tuple(kept), start, start + len(kept))
         else:
             at += 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """What follows a heading of the second order, up to the next.
+
+    Attributes:
+        title: the heading.
+        blocks: its blocks of commands.
+        settings: what its tables say to set before, ``{"METHOD": "maskcut"}``; each row of each
+            table stands in one of them.
+    """
+
+    title: str
+    blocks: tuple[Block, ...]
+    settings: tuple[dict[str, str], ...]
+
+    @property
+    def commands(self) -> list[str]:
+        """Its commands, once for each of the settings that they ask for.
+
+        Raises:
+            KeyError: a command names a variable that no table sets.
+        """
+        found: list[str] = []
+        for block in self.blocks:
+            asked = (Template(c).substitute(row) for row in self.settings for c in block.commands)
+            found += dict.fromkeys(asked)
+        return found
+
+
+def sections(page: str) -> Iterator[Section]:
+    """The sections of a Markdown ``page``, in its order."""
+    for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
+        title, _, text = part.partition("\n")
+        shell = tuple(block for block in blocks(text) if block.kind == "sh")
+        yield Section(title.strip(), shell, tuple(_settings(text)))
+
+
+def _settings(text: str) -> Iterator[dict[str, str]]:
+    """Rows of the tables of ``text`` that set variables; of tables with other variables side by
+    side, the shorter ones begin anew at their end."""
+    tables: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    for line in text.split("\n"):
+        if line.startswith("|"):
+            for assignments in _SETTING.findall(line):
+                row = dict(one.split("=", 1) for one in assignments.split(" "))
+                tables[tuple(row)].append(row)
+    for rank in range(max(map(len, tables.values()), default=1)):
+        yield {k: v for rows in tables.values() for k, v in rows[rank % len(rows)].items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,3 +100,8 @@ VIDEO = {
     "memory_fuser_intermediate_dim": 32,
     "memory_fuser_num_layers": 1,
 }
+
+
+def save_tiny_sam(kind: str, folder: Path) -> None:
+    """Write ``tiny_sam(kind)`` as a folder of transformers."""
+    tiny_sam(kind).save_pretrained(folder)

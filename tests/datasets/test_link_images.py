@@ -1,0 +1,51 @@
+"""A split's own folder of images, of links."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def link(load_script, tmp_path):
+    """``link("a.jpg", ...)``: the exit status of the script for a file that lists these."""
+
+    def run(*names: object, folder: str = "links") -> int:
+        listing = tmp_path / "truth.json"
+        listing.write_text(json.dumps({"images": [{"id": 1, "file_name": n} for n in names]}))
+        options = ["--images", str(tmp_path / "images"), "--output", str(tmp_path / folder)]
+        return load_script("link_images").main([str(listing), *options])
+
+    (tmp_path / "images/val").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg", "val/a.jpg"):
+        (tmp_path / "images" / name).write_text(name)
+    return run
+
+
+def test_names_and_folders_stay(link, tmp_path, capsys):
+    assert link("a.jpg", "val/a.jpg") == 0
+    assert link("a.jpg", "val/a.jpg") == 0  # again
+    found = {p.relative_to(tmp_path / "links"): p for p in (tmp_path / "links").rglob("*.jpg")}
+    assert {str(name): path.read_text() for name, path in found.items()} == {
+        "a.jpg": "a.jpg", "val/a.jpg": "val/a.jpg",
+    }  # fmt: skip
+    assert f"2 images in {tmp_path / 'links'}" in capsys.readouterr().out
+
+
+def test_nothing_is_linked_if_an_image_is_missing(link, tmp_path, capsys):
+    assert link("a.jpg", "c.jpg") == 2
+    assert "1 of the 2 images" in capsys.readouterr().err
+    assert not (tmp_path / "links").exists()
+
+
+@pytest.mark.parametrize("names", [(), ("../a.jpg",), (None,)])
+def test_files_that_list_none(link, names, capsys):
+    assert link(*names) == 2
+    assert "truth.json" in capsys.readouterr().err
+
+
+def test_another_file_is_left_alone(link, tmp_path, capsys):
+    assert link("a.jpg", folder="images/val") == 2
+    assert "no link to" in capsys.readouterr().err
+    assert (tmp_path / "images/val/a.jpg").read_text() == "val/a.jpg"

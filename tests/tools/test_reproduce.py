@@ -1,0 +1,120 @@
+"""Every command of docs/reproduce.md and its pages runs, in miniature, and none is left out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from doc_commands import Block, Section, blocks, sections
+
+pytest.importorskip("detectron2")
+
+pytestmark = pytest.mark.detectron2
+
+TABLES = (
+    ("1", "sam", "pictures", "stride"),
+    ("2", "3", "10"),
+    ("4", "6", "trajectory"),
+    ("5", "7", "9", "12"),
+)
+
+
+@pytest.fixture(scope="module")
+def reproduce(load_tool):
+    return load_tool("reproduce")
+
+
+@pytest.mark.parametrize("names", TABLES, ids="-".join)
+def test_every_command_of_tables_runs(names, reproduce, tmp_path, capsys):
+    """With those that all tables share, each of which writes what the next one reads."""
+    expected = [*reproduce.shared_sections(), *(reproduce.table_sections()[n] for n in names)]
+    status = reproduce.main([*names, "--folder", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    ran = re.findall(r"^\$ (.*)\n  as: (.*)\n  [\d.]+ s, done$", printed, re.MULTILINE)
+    assert [published for published, _ in ran] == [c for s in expected for c in s.commands]
+    assert len(ran) > 10
+
+
+def test_no_command_is_left_out(reproduce):
+    tested = [*reproduce.shared_sections(), *reproduce.table_sections().values()]
+    assert {name for names in TABLES for name in names} | {"11"} == set(reproduce.table_sections())
+    held = {id(b): b for s in tested for b in s.blocks}.values()
+    published = [
+        b for page in reproduce.pages() for b in blocks(page.read_text()) if b.kind == "sh"
+    ]
+    assert sorted(b.lines for b in held) == sorted({b.lines for b in published})
+    for block in published:
+        assert block.commands == block.statements  # nothing that is passed over
+    for section in tested:
+        assert section.commands, section.title
+
+
+def test_each_row_of_a_table_is_set_for_its_commands():
+    page = """# Page
+## One: this
+| a | `SET=x DIR=x/1` |
+| b | `SET=y DIR=y/1` |
+| c | `SET=z DIR=z/1` |
+
+| `K=1` | not `in=small letters` |
+| `K=2` | |
+
+    python a.py $SET $DIR
+    python b.py $K \\
+        -c $SET
+    python c.py $K
+## Two
+
+    python d.py
+"""
+    one, two = sections(page)
+    assert (one.title, two.title) == ("One: this", "Two")
+    assert one.commands == [
+        "python a.py x x/1", "python b.py 1 -c x", "python c.py 1",
+        "python a.py y y/1", "python b.py 2 -c y", "python c.py 2",
+        "python a.py z z/1", "python b.py 1 -c z",
+    ]  # fmt: skip
+    assert two.commands == ["python d.py"]
+    with pytest.raises(KeyError, match="NONE"):
+        _ = Section("", (Block("sh", ("python $NONE",), 0, 1),), ({"SET": "x"},)).commands
+
+
+def test_hours_are_milliseconds_times_images(reproduce):
+    """The table of GPU hours, by the times that stand above it."""
+    (hours,) = (s for s in re.split("^## ", reproduce.INDEX.read_text(), flags=re.MULTILINE)
+                if s.startswith("GPU hours"))  # fmt: skip
+    times = [float(ms.replace(",", "")) for ms in re.findall(r"([\d,]+) ms (?:by|in)", hours)]
+    rows = re.findall(r"^\| [^|]+ \| ([\d,]+) \| (\S+) \| (\S+) \| (\S+) / (\S+) \|$", hours, re.M)
+    assert len(times) == 4
+    assert len(rows) > 5
+    for count, *shown in rows:
+        for ms, text in zip(times, shown, strict=True):
+            value = int(count.replace(",", "")) * ms / 3.6e6
+            assert float(text.replace(",", "")) == pytest.approx(value, rel=0.05), (count, text)
+
+
+def test_what_there_is_and_what_there_is_not(reproduce, capsys):
+    assert reproduce.main(["--list"]) == 0
+    assert re.search(r"^stride +Figure: stride \(\d+ commands\)$", capsys.readouterr().out, re.M)
+    with pytest.raises(SystemExit):
+        reproduce.main(["99"])
+    assert "99" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_is_told_and_the_others_go_on(
+    reproduce, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.py").write_text("def main(words):\n    print('why')\n    return 2\n")
+    Path("worse.py").write_text("def main(words):\n    raise ValueError('its reason')\n")
+    Path("good.py").write_text("def main(words):\n    return 0\n")
+    lines = ("python bad.py", "python worse.py", "python good.py")
+    assert reproduce.run_sections([Section("It", (Block("sh", lines, 0, 3),), ({},))]) == 1
+    said = capsys.readouterr()
+    assert "why" in said.err
+    assert "its reason" in said.err
+    assert "status 2" in said.out
+    assert "3 commands of 1 sections" in said.out
+    assert "2 failed" in said.out

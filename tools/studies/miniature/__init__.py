@@ -1,0 +1,1 @@
+"""Published commands at a size that a CPU runs in seconds: tiny models, tiny data, few steps."""

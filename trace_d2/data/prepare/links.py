@@ -1,0 +1,53 @@
+"""A folder with the images of a split alone, where the split is a part of a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trace_d2.io.json_files import quoted, read_json
+from trace_d2.io.paths import file_below
+
+_SEE = "datasets/README.md says what to put where"
+
+
+def link_images(listing: str | Path, images: str | Path, output: str | Path) -> int:
+    """Link the images that a COCO file lists, below ``images``, into ``output``.
+
+    Names stay, sub-folders included, so that what is found in ``output`` has the names of
+    ``listing``. Links that are there already stay; returns how many images are listed.
+
+    Raises:
+        FileNotFoundError: images are missing, of which nothing is linked then.
+        FileExistsError: ``output`` has another file of the name of an image.
+        ValueError: ``listing`` lists no images, or a name leads out of the folder.
+    """
+    content = read_json(listing, remedy=_SEE)
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f'{listing} has no "images": make or download it again')
+    wanted: dict[Path, Path] = {}
+    for entry in entries:
+        name = entry.get("file_name") if isinstance(entry, dict) else entry
+        try:
+            wanted[file_below(output, name)] = file_below(images, name).absolute()
+        except ValueError as error:
+            raise ValueError(f"{listing}: image {quoted(entry)}: {error}") from error
+    absent = [path for path in wanted.values() if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent)} of the {len(wanted)} images of {listing} are missing, such as "
+            f"{absent[0]}: {_SEE}"
+        )
+    for link, path in wanted.items():
+        _link(link, path)
+    return len(wanted)
+
+
+def _link(link: Path, path: Path) -> None:
+    if os.path.lexists(link):
+        if link.resolve() == path.resolve():
+            return
+        raise FileExistsError(f"{link} is there, and no link to {path}: give another output")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(path)
