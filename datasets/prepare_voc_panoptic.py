@@ -6,12 +6,11 @@ Reads VOC2012/ and sbd/, writes VOC2012/panoptic_train_aug/ and VOC2012/panoptic
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trace_d2.data.prepare.command import make_parser, run
+from trace_d2.data.prepare.command import add_workers, make_parser, run
 from trace_d2.data.prepare.voc import SPLITS, prepare_voc
 
 
@@ -20,8 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--sbd", type=Path, metavar="DIR", help="SBD, if not ROOT/sbd")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default: both")
-    cpus = os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cpus, help="processes (default: the CPUs)")
+    add_workers(parser)
     args = parser.parse_args(arguments)
 
     def write() -> Iterator[str]:

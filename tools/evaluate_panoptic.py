@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.evaluation import category_table, panoptic_quality, quality_table
-from trace_d2.evaluation.panoptic import MISSING_POLICIES
+from trace_d2.evaluation.panoptic import AVERAGES, MISSING_POLICIES
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
 from trace_d2.io.paths import check_output
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=args.workers,
             missing=args.missing,
             match=args.match,
+            average=args.average,
             progress=sys.stderr.isatty(),
         )
         if args.json:
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.per_category:
         say(f"{category_table(quality)}\n")
     say(quality_table(quality))
-    say(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
+    note = ", the mean over those of each category" if args.average == "images" else ""
+    say(f"\n{quality.images} images{note}" + _missing_note(len(quality.missing), args.missing))
     return 0
 
 
@@ -78,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="find the image of a prediction by its id, and by file name where the names of an id "
         "differ (auto), by id alone, or by file name alone",
+    )
+    parser.add_argument(
+        "--average",
+        choices=AVERAGES,
+        default="data",
+        help="PQ of a category: of the segments of all images together (data, the default), or the "
+        "mean of its PQ in each image that has it, as is usual for nuclei",
     )
     return parser
 

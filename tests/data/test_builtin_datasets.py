@@ -10,8 +10,10 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from trace_d2.complaints import Complaints
+from trace_d2.data import known
 from trace_d2.data.builtin_datasets import NAMES, register_builtin_datasets
-from trace_d2.engine.checks import check_categories
+from trace_d2.engine.checks import _mapper_of, check_categories
 from trace_d2.io.atomic import write_json, write_png
 from trace_d2.io.categories import category_entries, load_categories, parse_categories
 from trace_d2.io.coco_panoptic import (
@@ -70,6 +72,19 @@ def test_classes_are_known_without_files(root):
     check_categories(["trace_voc_2012_train_aug", "tag_voc_2012_train_aug"], 21)
     with pytest.raises(ValueError, match="has 133 classes and voc_2012_val_panoptic has 21"):
         check_categories(["trace_coco_2017_train", "voc_2012_val_panoptic"])
+
+
+def test_what_is_known_before_detectron2_is_what_it_will_know(root):
+    register_builtin_datasets(root)
+    for name, kind, table in (
+        ("isaid_val", "INSTANCES", "instances"),
+        ("cls_agnostic_isaid_val", "INSTANCES", "instances"),
+        ("tnbc_panoptic", "PANOPTIC", "panoptic"),
+    ):
+        told = known._facts(Complaints(), kind, known.TABLE[table][name])
+        assert told == {key: MetadataCatalog.get(name).get(key) for key in told}
+    assert len(MetadataCatalog.get("isaid_val").thing_classes) == 15
+    assert _mapper_of("isaid_val", "trace") == "detectron2"
 
 
 def test_other_root_is_an_error(root):

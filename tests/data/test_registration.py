@@ -315,7 +315,7 @@ def test_from_config(truth, images, masks, tmp_path, monkeypatch):
     [
         ("PANOPTIC", ["name", "folder"]),
         ("SEMANTIC", "name"),
-        ("INSTANCES", ["name", "a.json", "images", "more"]),
+        ("INSTANCES", ["name", "a.json", "images", "voc", "more"]),
         ("INSTANCES", ["name", 3, "images"]),
     ],
 )

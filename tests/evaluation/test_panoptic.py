@@ -60,6 +60,24 @@ def test_summary_by_hand(categories):
     assert (quality.images, quality.missing) == (9, ("x",))
 
 
+def test_means_over_images(categories):
+    """By hand: of a category those images count in which it occurs, true or predicted."""
+    counts = np.zeros((3, 3, 4))
+    counts[0, 0] = 1.5, 2, 1, 1  # PQ 1.5 / 3, SQ .75, RQ 2 / 3
+    counts[1, 0] = 0, 0, 0, 2  # nothing found: 0
+    counts[2, 2] = 0.8, 1, 0, 0
+    quality = summarize(counts, categories, 3)
+    first, last = (quality.per_category[category.id] for category in categories[::2])
+    assert (first.pq, first.sq, first.rq) == pytest.approx((0.25, 0.375, 1 / 3))
+    assert (first.iou, first.tp, first.fp, first.fn) == (1.5, 2, 1, 3)
+    assert last.pq == 0.8
+    kinds = [quality.things if category.isthing else quality.stuff for category in categories[::2]]
+    assert [kind.n for kind in kinds] == [1, 1]
+    assert quality.all.pq == pytest.approx((0.25 + 0.8) / 2)
+    assert quality.to_dict()["average"] == "images"
+    assert summarize(counts.sum(0), categories, 3).per_category[categories[0].id].pq == 1.5 / 4
+
+
 def test_a_mean_over_nothing_is_nan_and_null_in_json(categories):
     quality = summarize(np.zeros((3, 4)), categories, 1)
     assert math.isnan(quality.all.pq)

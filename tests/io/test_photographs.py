@@ -33,7 +33,7 @@ def write_levels(path: Path, levels: np.ndarray) -> Path:
 
 
 def tiff(levels: np.ndarray, bits: int, values: bytes = b"", **tags: int) -> bytes:
-    """An uncompressed TIFF; ``tags`` are orientation, photometric, planes."""
+    """An uncompressed TIFF; ``tags`` are orientation, photometric, planes, the side of a tile."""
     height, width = levels.shape[:2]
     channels = 1 if levels.ndim == 2 else levels.shape[2]
     planes = tags.get("planes", 1)
@@ -50,12 +50,15 @@ def tiff(levels: np.ndarray, bits: int, values: bytes = b"", **tags: int) -> byt
             packed, content = struct.pack("<I", len(content)), content + packed
         entries.append(struct.pack("<HHI", tag, 4, len(numbers)) + packed)
 
-    for tag, *numbers in (
+    side, sizes = tags.get("tile"), [len(values) // strips] * strips
+    layout = [(273, *places), (278, height), (279, *sizes)]
+    if side:
+        layout = [(322, side), (323, side), (324, *places), (325, *sizes)]
+    for tag, *numbers in sorted((
         (256, width), (257, height), (258, *[bits] * channels), (259, 1),
-        (262, tags.get("photometric", 1 if channels == 1 else 2)), (273, *places),
-        (274, tags.get("orientation", 1)), (277, channels), (278, height),
-        (279, *[len(values) // strips] * strips), (284, planes),
-    ):  # fmt: skip
+        (262, tags.get("photometric", 1 if channels == 1 else 2)),
+        (274, tags.get("orientation", 1)), (277, channels), (284, planes), *layout,
+    )):  # fmt: skip
         entry(tag, *numbers)
     start = struct.pack("<I", len(content))
     head = content[:4] + start + content[8:]
@@ -126,6 +129,27 @@ def test_white_is_zero(tmp_path: Path) -> None:
 def test_planes_of_16_bits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(tiff(LEVELS, 16, planes=2))
     with pytest.raises(ValueError, match=r"a\.tif .*a plane each: convert it to 8 bits a channel"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_tiff_of_several_pages_and_of_tiles(tmp_path: Path) -> None:
+    first = Image.fromarray(RGB)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
+    photograph = read_image(tmp_path / "a.tif")
+    assert np.array_equal(photograph.pixels, RGB)
+    assert photograph.notes == ("the TIFF has several pages: the first is read",)
+    tile = np.zeros((16, 16, 3), np.uint8)
+    tile[:4, :6] = RGB
+    (tmp_path / "b.tif").write_bytes(tiff(RGB, 8, tile.tobytes(), tile=16))
+    photograph = read_image(tmp_path / "b.tif")
+    assert np.array_equal(photograph.pixels, RGB)
+    assert photograph.notes == ()
+
+
+def test_tiff_that_is_not_read_is_told_to_be_converted(tmp_path: Path) -> None:
+    values = (RGB / np.float32(255)).tobytes()
+    (tmp_path / "a.tif").write_bytes(tiff(RGB, 32, values))
+    with pytest.raises(ValueError, match=r"a\.tif .*a TIFF of samples .*: convert it to 8 bits"):
         read_image(tmp_path / "a.tif")
 
 

@@ -60,6 +60,18 @@ def test_table_and_json(tool, arguments, tmp_path, capsys):
     assert report["images"] == 2
 
 
+def test_mean_over_images(tool, arguments, tmp_path, capsys):
+    """The cat's PQ is 1 in one image and 0 in the other; so is the background's."""
+    options = ["--average", "images", "--per-category", "--json", str(tmp_path / "pq.json")]
+    assert tool.main([*arguments, *options]) == 0
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines()]
+    assert ["cat", "thing", "50.0", "50.0", "50.0", "1", "0", "1"] in rows
+    assert ["All", "50.0", "50.0", "50.0", "2"] in rows
+    assert output.endswith("\n2 images, the mean over those of each category\n")
+    assert json.loads((tmp_path / "pq.json").read_text())["average"] == "images"
+
+
 def test_missing_predictions(tool, arguments, tmp_path, capsys):
     path = tmp_path / "out" / "panoptic.json"
     content = json.loads(path.read_text())

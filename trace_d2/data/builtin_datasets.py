@@ -18,7 +18,7 @@ from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.registration import (
     Categories,
     is_registered_elsewhere,
-    register_class_agnostic,
+    register_instances,
     register_panoptic_files,
     register_trace_semantic,
 )
@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[..., None]] = {
     "panoptic": register_panoptic_files,
     "labels": _register_labels,
     "semantic": register_trace_semantic,
-    "instances": register_class_agnostic,
+    "instances": register_instances,
 }
 """What registers the rows of a kind: name, paths, categories (if any) and remedy."""
 

@@ -1,4 +1,4 @@
-"""COCO panoptic files, and COCO instances as one class, as Detectron2's dataset dicts.
+"""COCO panoptic files, and COCO instances as one class or several, as Detectron2's dataset dicts.
 
 No PNG is opened: 118,000 images take seconds. Of instances what the field's tools write is read:
 several categories, annotations without ``iscrowd`` or with ids that start at 0, file names with
@@ -21,7 +21,7 @@ from trace_d2.data.label_folder import check_labels, missing_labels
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
-from trace_d2.io.json_files import paused_collector, shown
+from trace_d2.io.json_files import paused_collector, quoted, read_json, shown
 from trace_d2.io.paths import file_below, relative_name
 from trace_d2.jobs.folder import open_job_folder
 
@@ -207,20 +207,63 @@ def load_class_agnostic_dicts(
         FileNotFoundError: the file, or 1 % of the images or more, are missing.
         ValueError: the file is no COCO instances file, or none of its annotations can be used.
     """
-    path = Path(json_file)
-    file = read_truth(path, masks=None, leave_out=True, remedy=remedy)
-    images = file.images
-    if not images:
-        raise ValueError(f"{path} lists no images: there is nothing to load")
+    file = read_truth(json_file, masks=None, leave_out=True, remedy=remedy)
+    return _instance_records(file, image_root, remedy, None)
+
+
+@paused_collector()
+def load_instance_dicts(
+    json_file: str | Path, image_root: str | Path, categories: Sequence[Category], remedy: str
+) -> list[dict[str, Any]]:
+    """As ``load_class_agnostic_dicts``, with the rank in ``categories`` as ``category_id``.
+
+    Raises:
+        as it does, and a ValueError where the file's own categories are not ``categories``, or an
+        annotation has none of them.
+    """
+    content = read_json(json_file, remedy=remedy)
+    listed = content.get("categories") if isinstance(content, Mapping) else None
+    found: dict[int, Any] = {
+        one["id"]: one.get("name")
+        for one in (listed if isinstance(listed, list) else ())
+        if isinstance(one, Mapping) and isinstance(one.get("id"), int)
+    }
+    expected = {category.id: category.name for category in categories}
+    wrong = [key for key in expected if found.get(key) != expected[key]]
+    if wrong or found.keys() - expected.keys():
+        key = wrong[0] if wrong else min(found.keys() - expected.keys())
+        raise ValueError(
+            f"the categories of {json_file} are not those that the data set is registered with: "
+            f"{key} is {quoted(found.get(key))} there and {quoted(expected.get(key))} here: "
+            f"{remedy}, or register the file with its own categories"
+        )
+    file = read_truth(content, masks=None, leave_out=True, classes=True, name=str(json_file))
+    ranks = {key: rank for rank, key in enumerate(expected)}
+    return _instance_records(file, image_root, remedy, ranks)
+
+
+def _instance_records(
+    file: InstanceFile, image_root: str | Path, remedy: str, ranks: Mapping[int, int] | None
+) -> list[dict[str, Any]]:
+    if not file.images:
+        raise ValueError(f"{file.name} lists no images: there is nothing to load")
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for row in file.annotations:
-        by_image.setdefault(row["image_id"], []).append(_annotation(row, file))
+        annotation = _annotation(row, file)
+        if ranks is not None:
+            if row.get("category_id") not in ranks:
+                raise ValueError(
+                    f"{file.name}: an annotation of image {shown(row['image_id'])} has category_id "
+                    f"{quoted(row.get('category_id'))}, which categories lack: correct it"
+                )
+            annotation["category_id"] = ranks[row["category_id"]]
+        by_image.setdefault(row["image_id"], []).append(annotation)
     records = [
         {
-            **_image_record(image_root, image, f"{path}: image {shown(image_id)}"),
+            **_image_record(image_root, image, f"{file.name}: image {shown(image_id)}"),
             "annotations": by_image.get(image_id, []),
         }
-        for image_id, image in images.items()
+        for image_id, image in file.images.items()
     ]
     return keep_present(records, "file_name", "images", remedy)
 

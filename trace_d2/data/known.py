@@ -34,7 +34,7 @@ ENTRIES: dict[str, tuple[str, tuple[str, ...]]] = {
         "NAME, IMAGES, SEMANTIC, CATEGORIES",
         ("image_root", "semantic_root", "categories", "edges_root"),
     ),
-    "INSTANCES": ("NAME, JSON, IMAGES", ("json_file", "image_root")),
+    "INSTANCES": ("NAME, JSON, IMAGES", ("json_file", "image_root", "categories")),
     "EDGES": ("NAME, IMAGES, PSEUDO_EDGES", ("image_root", "edges_root")),
 }
 """Nodes of ``DATASETS.TRACE``: the parts of an entry, and what follows the name as arguments of
@@ -168,6 +168,16 @@ def category_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     }
 
 
+def instance_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """What follows from the categories of instances, laid out as ``coco``."""
+    return {
+        "thing_classes": [category.name for category in categories],
+        "thing_colors": [list(category.color) for category in categories],
+        "thing_dataset_id_to_contiguous_id": {c.id: rank for rank, c in enumerate(categories)},
+        "evaluator_type": "coco",
+    }
+
+
 def _configured(wrong: Complaints, cfg: CfgNode) -> Iterator[tuple[str, str, dict[str, str], str]]:
     """Kind, name, arguments and place of each data set of ``DATASETS.TRACE``."""
     for key in ENTRIES:
@@ -193,7 +203,10 @@ def _builtin_names() -> list[str]:
 
 def _facts(wrong: Complaints, kind: str, row: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"evaluator_type": _EVALUATORS.get(kind)}
-    if kind == "INSTANCES":
+    if kind == "INSTANCES" and "categories" in row:
+        categories = wrong.of(_categories, row)
+        told |= instance_metadata(categories) if categories else {}
+    elif kind == "INSTANCES":
         told["thing_classes"] = ["object"]
     elif kind == "EDGES":
         told["pseudo_edges_root"] = str(row["edges_root"])

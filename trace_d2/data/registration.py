@@ -23,10 +23,11 @@ from trace_d2.data.categories import forget_classes
 from trace_d2.data.coco_dicts import (
     check_same_categories,
     load_class_agnostic_dicts,
+    load_instance_dicts,
     load_panoptic_dicts,
 )
 from trace_d2.data.dataset_files import datasets_root
-from trace_d2.data.known import category_metadata, entries, rooted
+from trace_d2.data.known import category_metadata, entries, instance_metadata, rooted
 from trace_d2.data.label_folder import read_folder_categories
 from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
 from trace_d2.io.categories import Category, load_categories
@@ -242,10 +243,44 @@ def register_class_agnostic(
     register(name, spec)
 
 
+def register_instances(
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    categories: Categories | None = None,
+    *,
+    remedy: str = "correct the paths given to register_instances",
+) -> None:
+    """Register a COCO instances file with its classes, for Detectron2's ``COCOEvaluator``.
+
+    Args:
+        json_file: COCO instances.
+        image_root: folder that the file's ``file_name`` are relative to.
+        categories: those of the file, as ``load_categories`` takes them, or a list; their ranks are
+            the classes of models. None: one class, see ``register_class_agnostic``.
+        remedy: what to do if something is missing, for the message.
+
+    Raises:
+        as ``register``, and loading as ``load_instance_dicts``.
+    """
+    if categories is None:
+        register_class_agnostic(name, json_file, image_root, remedy=remedy)
+        return
+    known = _as_categories(categories)
+    spec = DatasetSpec(
+        load_instance_dicts,
+        {"json_file": json_file, "image_root": image_root},
+        remedy,
+        options={"categories": known},
+        metadata=instance_metadata(known),
+    )
+    register(name, spec)
+
+
 _REGISTER: dict[str, Callable[..., None]] = {
     "PANOPTIC": register_trace_panoptic,
     "SEMANTIC": register_trace_semantic,
-    "INSTANCES": register_class_agnostic,
+    "INSTANCES": register_instances,
     "EDGES": register_trace_edges,
 }
 """What registers an entry of each node of ``DATASETS.TRACE``, see ``known.ENTRIES``."""

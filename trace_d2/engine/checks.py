@@ -187,7 +187,7 @@ def _mapper_of(name: str, asked: str) -> str:
     metadata = facts(name)
     if metadata.get("pseudo_edges_root"):
         return "trace_edges"
-    if metadata.get("evaluator_type") == "class_agnostic":
+    if metadata.get("evaluator_type") in ("class_agnostic", "coco"):
         return "detectron2"
     if metadata.get("categories"):
         return "trace"

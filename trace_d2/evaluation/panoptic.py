@@ -2,7 +2,7 @@
 
 A truth and a predicted segment of one category match at IoU > 0.5 (``segment_matching``).
 PQ of a category is (sum of matched IoU) / (TP + FP/2 + FN/2) = SQ x RQ; means run over the
-categories that have a segment anywhere, true or predicted.
+categories that have a segment anywhere, true or predicted. Means over images are an option.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ from .segment_matching import match_segments, missed_counts
 MISSING_POLICIES = ("error", "miss", "skip")
 """An image without prediction: refuse; count its segments as missed; leave the image out."""
 
+AVERAGES = ("data", "images")
+"""Qualities of a category: of its segments of all images together, as panopticapi has them, or the
+mean of those of each image in which it occurs, as is usual for nuclei since HoVer-Net."""
+
 CONSEQUENCE = "; areas are counted in the PNGs, and segments without a pixel are missed"
 """What disagreements of PNGs and JSON of the truth mean for the result."""
 
@@ -47,7 +51,7 @@ class CategoryQuality:
     """Quality of one category, 0..1, and the counts behind it.
 
     Attributes:
-        pq, sq, rq: 0 where the category has no segment at all.
+        pq, sq, rq: 0 where the category has no segment at all; means over images if so asked.
         iou: sum of the IoU of the matched segments.
         tp, fp, fn: matched, wrongly predicted and missed segments.
     """
@@ -81,6 +85,7 @@ class PanopticQuality:
         categories: those of the truth, in its order.
         images: how many images went in.
         missing: ids of the images of the truth that had no prediction.
+        average: what the qualities are of, one of ``AVERAGES``.
     """
 
     all: GroupQuality
@@ -90,6 +95,7 @@ class PanopticQuality:
     categories: tuple[Category, ...]
     images: int
     missing: tuple[Any, ...]
+    average: str = "data"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: panopticapi's keys and counts besides; None where a mean is over nothing."""
@@ -99,7 +105,8 @@ class PanopticQuality:
             for name, group in groups.items()
         }
         result["per_class"] = {key: vars(value) for key, value in self.per_category.items()}
-        return result | {"images": self.images, "missing": list(self.missing)}
+        result |= {"images": self.images, "missing": list(self.missing)}
+        return result if self.average == "data" else result | {"average": self.average}
 
 
 def summarize(
@@ -108,13 +115,16 @@ def summarize(
     images: int,
     missing: Iterable[Any] = (),
 ) -> PanopticQuality:
-    """Qualities from counts (C, 4) float64 of ``image_counts``, summed over ``images`` images."""
-    iou, tp, fp, fn = counts.T
-    weight = tp + 0.5 * fp + 0.5 * fn
-    occurs = weight > 0
-    pq = np.divide(iou, weight, out=np.zeros_like(iou), where=occurs)
-    sq = np.divide(iou, tp, out=np.zeros_like(iou), where=tp > 0)
-    rq = np.divide(tp, weight, out=np.zeros_like(iou), where=occurs)
+    """Qualities from counts float64 of ``image_counts``.
+
+    Args:
+        counts: (C, 4), summed over ``images`` images; or (N, C, 4), those of each image, of which
+            the means over images are taken (``"images"`` of ``AVERAGES``).
+    """
+    over_images = counts.ndim == 3
+    totals = counts.sum(0) if over_images else counts
+    occurs = totals[:, 1:].sum(1) > 0
+    pq, sq, rq = _means(counts) if over_images else _qualities(counts)
     isthing = np.array([category.isthing for category in categories], dtype=bool)
 
     def mean(chosen: np.ndarray) -> GroupQuality:
@@ -123,7 +133,7 @@ def summarize(
         means = [float(quality[chosen].mean()) for quality in (pq, sq, rq)]
         return GroupQuality(means[0], means[1], means[2], int(chosen.sum()))
 
-    rows = zip(*(column.tolist() for column in (pq, sq, rq, iou, tp, fp, fn)), strict=True)
+    rows = zip(*(column.tolist() for column in (pq, sq, rq, *totals.T)), strict=True)
     per_category = {
         category.id: CategoryQuality(*row[:4], *map(int, row[4:]))
         for category, row in zip(categories, rows, strict=True)
@@ -136,7 +146,25 @@ def summarize(
         tuple(categories),
         images,
         tuple(missing),
+        "images" if over_images else "data",
     )
+
+
+def _qualities(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """PQ, SQ and RQ (...,) of counts (..., 4); 0 where a category does not occur."""
+    iou, tp, fp, fn = np.moveaxis(counts, -1, 0)
+    weight = tp + 0.5 * fp + 0.5 * fn
+    pq = np.divide(iou, weight, out=np.zeros_like(iou), where=weight > 0)
+    sq = np.divide(iou, tp, out=np.zeros_like(iou), where=tp > 0)
+    rq = np.divide(tp, weight, out=np.zeros_like(iou), where=weight > 0)
+    return pq, sq, rq
+
+
+def _means(counts: np.ndarray) -> list[np.ndarray]:
+    """PQ, SQ and RQ (C,): means over those of (N, C, 4) images in which a category occurs."""
+    occurs = counts[..., 1:].any(-1)
+    number = occurs.sum(0).clip(min=1)
+    return [(quality * occurs).sum(0) / number for quality in _qualities(counts)]
 
 
 def panoptic_quality(
@@ -150,6 +178,7 @@ def panoptic_quality(
     progress: bool = False,
     image_ids: Collection[Any] | None = None,
     match: str = "auto",
+    average: str = "data",
 ) -> PanopticQuality:
     """PQ, SQ and RQ of the predictions in COCO panoptic format.
 
@@ -164,10 +193,13 @@ def panoptic_quality(
         progress: show a progress bar.
         image_ids: score these images of the truth alone; None: all of them.
         match: how a prediction finds its image, one of ``trace_d2.io.joining.MATCHES``.
+        average: what the quality of a category is of, one of ``AVERAGES``.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or wrong; the message names it.
     """
+    if average not in AVERAGES:
+        raise ValueError(f"average={average!r}; choose one of {', '.join(AVERAGES)}")
     truth = load_panoptic_json(truth_json)
     if not truth.categories:
         raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
@@ -191,14 +223,15 @@ def panoptic_quality(
     job = partial(
         _count_pair, truth_dir=Path(truth_dir), predicted_dir=Path(predicted_dir), rows=rows
     )
-    total, disagreements, others = np.zeros((len(rows), 4)), {}, {}
+    each, disagreements, others = [], {}, {}
     results = ordered_map(job, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress)
     for (annotation, *_), (counts, disagreement, other) in zip(pairs, results, strict=True):
-        total += counts
+        each.append(counts)
         disagreements[annotation["image_id"]], others[annotation["image_id"]] = disagreement, other
     warn_of_disagreements(str(truth.path), disagreements, CONSEQUENCE)
     warn_of_disagreements(str(predicted.path), others, "; are the PNGs those of these images?")
-    return summarize(total, truth.categories, len(pairs), absent)
+    counts = np.array(each) if average == "images" else sum(each, np.zeros((len(rows), 4)))
+    return summarize(counts, truth.categories, len(pairs), absent)
 
 
 def check_category_names(truth: PanopticSet, predicted: PanopticSet) -> None:

@@ -27,10 +27,10 @@ UNKNOWN = 255
 
 BUILTIN_CATEGORIES = (
     "voc", "coco-panoptic", "voc20", "context59", "context60", "stuff171", "object81", "ade150",
-    "city19",
+    "city19", "isaid", "nuclei",
 )  # fmt: skip
 """Names that ``load_categories`` knows; their files are beside this module. Ids are what models
-predict: those of ``voc``, ``context60`` and ``object81`` begin with the background, 0."""
+predict: those of ``voc``, ``context60``, ``object81`` and ``nuclei`` have the background, 0."""
 
 TEXT_SUFFIXES = (".csv", ".names", ".txt")
 """Endings of files that list categories a line each."""

@@ -92,6 +92,7 @@ def read_truth(
     masks: bool | None,
     *,
     leave_out: bool = False,
+    classes: bool = False,
     remedy: str = "correct the path",
     name: str = "the truth",
 ) -> InstanceFile:
@@ -106,6 +107,7 @@ def read_truth(
         masks: demand a segmentation of each annotation; None: if any has one.
         leave_out: leave out what is faulty of the annotations, and masks without a pixel, with a
             warning that counts them.
+        classes: keep ``category_id`` of annotations, an integer, where there is one.
         remedy: for the message that the file is not there.
         name: what messages call content that comes without a path.
     """
@@ -120,7 +122,7 @@ def read_truth(
     if masks is None:
         masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in annotations)
     findings = Findings("" if leave_out else name)
-    fields = ("iscrowd", "area")
+    fields = ("iscrowd", "area", *(["category_id"] if classes else ()))
     rows = []
     for row in _sound_rows(annotations, fields, masks, findings):
         try:

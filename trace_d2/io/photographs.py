@@ -43,6 +43,7 @@ _ORIENTATION, _BITS, _PHOTOMETRIC, _PLANES = 0x0112, 258, 262, 284  # tags
 _EMPTY_EXIF = 14  # bytes of data that have no tag
 _REMEDY = "repair or replace it, or take it off the list"
 _CONVERT = "convert it to 8 bits a channel"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STEPS = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}  # on the way to RGB
 _NARROW = (8, 10, 12)  # bits of samples that are often left as they are in 16
 _DARK = 14  # bits of samples that may as well be a night
@@ -142,6 +143,8 @@ def _identified(file: BinaryIO, path: InputFile) -> Any:
         file.seek(0)
         with contextlib.suppress(*_NOT_IT):
             return factory(file, str(path))
+    if head.startswith(_TIFF):
+        raise ValueError(f"a TIFF of samples or of a packing that is not read: {_CONVERT}")
     raise ValueError("it is of no kind that is known: " + ", ".join(("PNG", *_FORMATS)))
 
 
@@ -160,6 +163,8 @@ def _read_other(image: Any, path: InputFile) -> Photograph:
     orientation, notes = _orientation(image)
     if image.mode == "F":
         raise ValueError(f"{path} holds floating-point pixels: {_CONVERT}")
+    if image.format == "TIFF" and image.tag_v2.next:
+        notes.append("the TIFF has several pages: the first is read")
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         notes.append("a CMYK JPEG without Adobe's mark: it is taken to be inverted, as Adobe's are")
     full = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trace_d2.data.dataset_files import datasets_root
+from trace_d2.parallel import worker_count
 from trace_d2.terminal import say
 
 
@@ -19,6 +20,13 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=datasets_root(), help=place)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers``."""
+    parser.add_argument(
+        "--workers", type=worker_count, default=0, help="processes (default: 0, one a CPU)"
+    )
 
 
 def run(script: str, written: Iterator[str]) -> int:

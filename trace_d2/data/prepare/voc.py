@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.one_class import ONE_CLASS, SEE, number
-from trace_d2.io.atomic import write_json
-from trace_d2.io.categories import category_entries, load_categories
+from trace_d2.data.prepare.making import ImageEntries, write_json_files
+from trace_d2.data.prepare.one_class import SEE
+from trace_d2.io.categories import load_categories
 from trace_d2.io.coco_panoptic import (
-    coco_dataset,
     image_entry,
     instance_annotations,
     panoptic_annotation,
@@ -75,7 +74,8 @@ def prepare_voc(
     write = partial(_write_image, output)
     items = list(sources.items())
     written = list(ordered_map(write, items, workers, description=split, progress=progress))
-    _write_json_files(output, split, written)
+    description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
+    write_json_files(output, description, load_categories("voc"), written)
     return len(written)
 
 
@@ -212,9 +212,7 @@ def _sbd_folder(sbd: Path) -> Path:
     raise FileNotFoundError(f"no inst/ in {sbd}: unpack SBD's benchmark.tgz there")
 
 
-def _write_image(
-    output: Path, source: tuple[str, Path]
-) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+def _write_image(output: Path, source: tuple[str, Path]) -> ImageEntries:
     """Write the PNG of one image; returns its entries of the JSON files."""
     stem, path = source
     segment_ids, category_of = read_segments(path)
@@ -226,21 +224,3 @@ def _write_image(
         panoptic_annotation(image_id, f"{stem}.png", segments),
         instance_annotations(segment_ids, segments, load_categories("voc"), image_id),
     )
-
-
-def _write_json_files(output: Path, split: str, written: list[Any]) -> None:
-    categories = load_categories("voc")
-    description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
-    images = [image for image, _, _ in written]
-    instances = [one for _, _, several in written for one in several]
-    number(instances)
-    one_class = [{**annotation, "category_id": ONE_CLASS[0].id} for annotation in instances]
-    things = [category for category in categories if category.isthing]
-    for name, entries, classes in (
-        ("instances.json", instances, things),
-        ("class_agnostic.json", one_class, ONE_CLASS),
-        # Last: with it the data set counts as prepared.
-        ("panoptic.json", [annotation for _, annotation, _ in written], categories),
-    ):
-        write_json(output / name, coco_dataset(images, entries, classes, description))
-    write_json(output / "categories.json", category_entries(categories), indent=1)

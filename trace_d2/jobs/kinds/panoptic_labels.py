@@ -37,6 +37,7 @@ from trace_d2.io.coco_panoptic import (
     instance_annotations,
     panoptic_annotation,
 )
+from trace_d2.io.coco_stream import CocoStream
 from trace_d2.io.edge_maps import edge_paths, edge_stems, find_edges
 from trace_d2.io.fans import file_of
 from trace_d2.io.images import Sample, check_masks, load_sample
@@ -44,7 +45,7 @@ from trace_d2.io.listing import some, spread
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
-from trace_d2.jobs.coco_files import CocoStream, read_result
+from trace_d2.jobs.coco_files import read_result
 from trace_d2.jobs.command_line import (
     edge_cfg,
     given_folder,

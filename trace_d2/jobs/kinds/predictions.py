@@ -24,13 +24,14 @@ import numpy as np
 from trace_d2.io.atomic import atomic_file, write_json, write_png
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.coco_panoptic import id2rgb, image_entry, panoptic_annotation
+from trace_d2.io.coco_stream import CocoStream
 from trace_d2.io.edge_maps import edge_paths, edge_stem
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFolder, input_folder
-from trace_d2.jobs.coco_files import CocoStream, read_result, stored_categories
+from trace_d2.jobs.coco_files import read_result, stored_categories
 from trace_d2.jobs.job import Job, Read, UsageError, files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor

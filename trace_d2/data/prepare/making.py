@@ -1,0 +1,91 @@
+"""What preparations share: every image is tried, and all that is wrong is told at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trace_d2.complaints import Complaints
+from trace_d2.data.prepare.one_class import ONE_CLASS, number
+from trace_d2.io.atomic import DiskFullError, write_json
+from trace_d2.io.categories import Category, category_entries
+from trace_d2.io.coco_panoptic import coco_dataset
+from trace_d2.parallel import ordered_map
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ImageEntries = tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]
+"""Of one image: that of ``images``, its panoptic annotation, its instances."""
+
+_SHOWN = 10  # complaints
+
+
+def make_each(
+    job: Callable[[T], R], items: Sequence[T], workers: int, description: str, progress: bool
+) -> list[R]:
+    """``job(item)`` of each, see ``ordered_map``.
+
+    Raises:
+        ConfigError, ValueError, OSError: some of ``items`` cannot be used; all have been tried, and
+            the message tells what is wrong with up to ten.
+        DiskFullError: at once.
+    """
+    made, wrong = list[R](), list[str]()
+    tried = partial(_attempt, job)
+    results = ordered_map(tried, items, workers, description=description, progress=progress)
+    for result, complaint in results:
+        wrong += [complaint] if complaint else []
+        made += [] if complaint else [result]
+    tell_all(wrong)
+    return made
+
+
+def tell_all(wrong: Sequence[str]) -> None:
+    """Raise what is ``wrong``, if anything is, all at once."""
+    told = Complaints()
+    for line in wrong[:_SHOWN]:
+        told.say(line)
+    if len(wrong) > _SHOWN:
+        told.say(f"{len(wrong) - _SHOWN} more files are wrong in such ways")
+    told.end()
+
+
+def _attempt(job: Callable[[T], R], item: T) -> tuple[Any, str]:
+    try:
+        return job(item), ""
+    except DiskFullError:
+        raise
+    except (ValueError, OSError) as error:
+        return None, str(error)
+
+
+def write_json_files(
+    output: Path,
+    description: str,
+    categories: tuple[Category, ...],
+    written: Sequence[ImageEntries],
+) -> None:
+    """Write ``instances.json``, ``class_agnostic.json``, ``panoptic.json``, ``categories.json``.
+
+    Args:
+        output: folder whose ``panoptic/`` holds the PNGs.
+        description: of the data set, without a full stop.
+        categories: of the annotations.
+        written: what was written of each image; instances are numbered here.
+    """
+    images = [image for image, _, _ in written]
+    instances = [one for _, _, several in written for one in several]
+    number(instances)
+    one_class = [{**annotation, "category_id": ONE_CLASS[0].id} for annotation in instances]
+    things = tuple(category for category in categories if category.isthing)
+    write_json(output / "categories.json", category_entries(categories), indent=1)
+    for name, entries, classes in (
+        ("instances.json", instances, things),
+        ("class_agnostic.json", one_class, ONE_CLASS),
+        # Last: with it the data set counts as prepared.
+        ("panoptic.json", [annotation for _, annotation, _ in written], categories),
+    ):
+        write_json(output / name, coco_dataset(images, entries, classes, description))
