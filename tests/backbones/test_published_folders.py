@@ -28,6 +28,15 @@ FORMER_TRANSFORMER = {
 
 
 @pytest.fixture
+def build_tiny(build_tiny, in_own_memory):
+    def build(model, **options):
+        backbone = build_tiny(model, **options)
+        return backbone if "OFFLOAD" in options else in_own_memory(backbone)  # hooks hold weights
+
+    return build
+
+
+@pytest.fixture
 def copy_of(tiny_folder, tmp_path, monkeypatch):
     """``copy_of(family)``: a folder that may be changed; its null prompt is not known yet."""
     monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))

@@ -27,6 +27,15 @@ def _run(backbone):
         return backbone(_latent(backbone), STEP).float()
 
 
+@pytest.fixture
+def build_tiny(build_tiny, in_own_memory):
+    def build(model, **options):
+        backbone = build_tiny(model, **options)
+        return backbone if "OFFLOAD" in options else in_own_memory(backbone)  # hooks hold weights
+
+    return build
+
+
 @pytest.fixture(scope="module")
 def originals(tiny_pipeline, original_names, tmp_path_factory):
     """``originals(family)``: a folder of another model of the family, and a file of the tiny one.
