@@ -74,7 +74,10 @@ RULES: Rules = (
     (r"prepare_voc_panoptic\.py", r"\g<0> --workers 1"),
     (r"SHARPEN crf", "SHARPEN guided"),
     # weights
-    (r"--architecture \S+ --resolution \d+", "--config-file configs/edges/sd35_large.yaml --count 1"),
+    (
+        r"--architecture \S+ --resolution \d+",
+        "--config-file configs/edges/sd35_large.yaml --count 1 --repeats 1",
+    ),
     *(_small_backbone(config, *small) for config, small in _BACKBONES.items()),
     *(_named_backbone(config, *small) for config, small in _BACKBONES.items()),
     (r"--sam \S+", "--sam {sam2_video}"),
