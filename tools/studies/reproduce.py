@@ -100,9 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
 def prepare(folder: Path) -> Path:
     """Let ``folder`` have tools, configs and data sets where commands expect them; returns it."""
     from miniature.data import write_data_sets
+    from miniature.domains import write_domains
 
     (folder / "datasets").mkdir(parents=True)
     write_data_sets(folder / "datasets")
+    write_domains(folder / "datasets")
     for name in ("tools", "configs", *(f"datasets/{p.name}" for p in ROOT.glob("datasets/*.py"))):
         (folder / name).symlink_to(ROOT / name)
     return folder

@@ -71,7 +71,7 @@ RULES: Rules = (
     (r" --num-gpus \d+", ""),
     (rf"tools/({_JOBS}|evaluate_edges)\.py", r"\g<0> --workers 1 --quiet"),
     (r"datasets/prepare_\w+\.py", r"\g<0> --quiet"),
-    (r"prepare_voc_panoptic\.py", r"\g<0> --workers 1"),
+    (r"prepare_(voc|monuseg|tnbc|isaid)_\w+\.py", r"\g<0> --workers 1"),
     (r"SHARPEN crf", "SHARPEN guided"),
     # weights
     (
