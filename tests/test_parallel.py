@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
-from trace_d2.parallel import ordered_map
+from trace_d2.parallel import PixelGate, ordered_map
 
 
 def square(number: int) -> tuple[int, int]:
@@ -32,3 +33,19 @@ def test_errors_arrive(workers: int) -> None:
 
 def test_nothing_to_do() -> None:
     assert list(ordered_map(square, [], 4)) == []
+
+
+def test_a_gate_lets_through_what_fits_and_large_images_alone() -> None:
+    gate = PixelGate(10)
+    with gate.image(6):
+        assert gate.fits(4)
+        assert not gate.fits(5)
+    assert gate.fits(99)
+    with gate.image(99):
+        assert not gate.fits(1)
+        waiting = threading.Thread(target=lambda: gate.image(1).__enter__(), daemon=True)
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+    waiting.join(30)
+    assert not waiting.is_alive()

@@ -1,16 +1,21 @@
-"""An ordered map over processes."""
+"""An ordered map over processes, and how much is in work at once."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from tqdm import tqdm
+
+PIXELS_A_WORKER = 24_000_000
+"""Of images in work or waiting, for each that works: larger ones are not done several at a time."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,6 +34,35 @@ def worker_count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError("must be 0 or more")
     return value
+
+
+class PixelGate:
+    """Lets threads through as long as their images have so many pixels at most, all together.
+
+    A larger image goes alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._inside: list[int] = []
+        self._changed = threading.Condition()
+
+    def fits(self, pixels: int) -> bool:
+        """Whether an image of so many ``pixels`` may go in now."""
+        return not self._inside or sum(self._inside) + pixels <= self._most
+
+    @contextlib.contextmanager
+    def image(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for an image of so many ``pixels``, and take it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.fits(pixels))
+            self._inside.append(pixels)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside.remove(pixels)
+                self._changed.notify_all()
 
 
 def ordered_map(

@@ -272,3 +272,15 @@ def test_float_ids_of_categories_are_integers():
     entries = [{"id": 2.0, "name": "cat", "isthing": 1.0}]
     assert parse_categories(entries, "list") == (Category(2, "cat", True, ANY),)
     assert type(parse_categories(entries, "list")[0].id) is int
+
+
+def test_a_part_is_encoded_as_the_whole_mask_is():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        size = rng.integers(1, 8, 2)
+        mask = np.zeros(size, bool)
+        top, left = rng.integers(0, size)
+        box = np.s_[top : top + rng.integers(1, 8), left : left + rng.integers(1, 8)]
+        mask[box] = rng.random(mask[box].shape) < 0.7
+        whole = panoptic.encode_mask(mask)
+        assert panoptic.encode_part(mask[box], (top, left), mask.shape) == whole

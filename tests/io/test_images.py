@@ -6,13 +6,20 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from trace_d2.io.categories import Category, parse_category_lines
-from trace_d2.io.images import load_sample, read_class_mask, read_image, read_semantic
+from trace_d2.io.images import (
+    image_pixels,
+    load_sample,
+    read_class_mask,
+    read_image,
+    read_semantic,
+)
 
 CATEGORIES = (Category(1, "cat", True, (255, 0, 0)), Category(2, "sky", False, (0, 0, 255)))
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -291,3 +298,23 @@ def test_a_photograph_read_with_a_remark_is_noted(tmp_path: Path) -> None:
     save(tmp_path / "a.png", RGB[..., 0].astype(np.uint16))
     sample = load_sample(tmp_path / "a.png", tmp_path / "masks/a.png", None, CATEGORIES, "f.json")
     assert "read as 8 bits, not 16" in sample.notes[0]
+
+
+def test_masks_of_colours_are_read_band_by_band(tmp_path: Path) -> None:
+    categories = parse_category_lines([f"c{n} {40 * n} 0 9" for n in range(6)], "labelmap.txt")
+    mask = np.random.default_rng(0).integers(0, 6, (20, 30)).astype(np.uint8)
+    colours = np.stack([40 * mask, 0 * mask, 0 * mask + 9], axis=2)
+    path = save(tmp_path / "a.png", colours)
+    with patch("trace_d2.io.regions._AT_ONCE", 90):
+        np.testing.assert_array_equal(read_class_mask(path, categories, "labelmap.txt"), mask)
+        colours[0, 0], colours[19, 29] = (1, 3, 9), (1, 2, 9)
+        save(path, colours)
+        with pytest.raises(ValueError, match="#010209, #010309"):
+            read_class_mask(path, categories, "labelmap.txt")
+
+
+def test_what_an_image_says_of_its_pixels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", np.zeros((3, 5), np.uint8))
+    assert image_pixels(path) == 15
+    path.write_bytes(b"no image")
+    assert image_pixels(path) == image_pixels(tmp_path / "none.png") == 0

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from trace_d2.io.regions import overlaps, region_statistics
+from trace_d2.io.regions import label_areas, overlaps, region_statistics, row_bands
 
 label_maps = arrays(
     np.int32,
@@ -55,3 +57,21 @@ def test_bad_maps_are_refused():
         region_statistics(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="different sizes"):
         overlaps(np.zeros((2, 2), int), np.zeros((2, 3), int))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 90))
+def test_bands_are_the_rows_in_their_order(height, width, at_once):
+    with patch("trace_d2.io.regions._AT_ONCE", at_once):
+        bands = list(row_bands((height, width)))
+    assert [row for band in bands for row in range(height)[band]] == list(range(height))
+    assert all((band.stop - band.start) * width <= max(at_once, width) for band in bands)
+
+
+def test_areas_of_labels_are_counted_band_by_band():
+    labels = np.random.default_rng(0).integers(0, 9, (31, 17)).astype(np.int32)
+    with patch("trace_d2.io.regions._AT_ONCE", 50):
+        assert (
+            label_areas(labels, 12).tolist() == np.bincount(labels.ravel(), minlength=12).tolist()
+        )
+        assert label_areas(np.zeros((0, 3), int)).tolist() == [0]

@@ -86,3 +86,23 @@ def test_those_that_are_told_to_end_leave_nothing(pool: WorkerPool) -> None:
     ends = [worker.process for worker in pool._workers]
     pool.close()
     assert [process.exitcode for process in ends] == [0, 0, 0]
+
+
+def test_large_images_are_given_out_alone() -> None:
+    """Of 30 megapixels each, three workers have two at once; of 100, one."""
+    sizes = {entry.stem: 100_000_000 if number < 2 else 30_000_000 for number, entry in
+             enumerate(ENTRIES[:8])}  # fmt: skip
+    given: list[str] = []
+
+    def told() -> Iterator[tuple[ImageEntry, np.ndarray]]:
+        for entry in ENTRIES[:8]:
+            given.append(entry.stem)
+            yield entry, np.zeros(1)
+
+    with contextlib.closing(WorkerPool(3, work, lambda entry: sizes[entry.stem])) as pool:
+        done = []
+        for record in pool.run(told()):
+            done.append(record.stem)
+            held = [sizes[stem] for stem in given[:-1] if stem not in done]
+            assert sum(held) <= max(72_000_000, *held, 0)
+    assert sorted(done) == given

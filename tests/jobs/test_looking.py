@@ -176,3 +176,21 @@ def test_entries_of_nothing(tmp_path: Path) -> None:
     assert list(look_through(job_of(tmp_path, Source()), [])) == []
     assert job_of(tmp_path, Source()).look_ahead([]) == []
     assert isinstance(job_of(tmp_path, Source()).entries[0], ImageEntry)
+
+
+@pytest.mark.parametrize(
+    ("most", "together"),
+    [(96, [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"], ["8", "9"]]),
+     (48, [[str(number)] for number in range(10)])],
+)  # fmt: skip
+def test_large_images_are_not_read_while_others_are_looked_at(
+    tmp_path: Path, most: int, together: list[list[str]]
+) -> None:
+    """Of 48 pixels each: two fit, or one."""
+    job = job_of(tmp_path, source := Source(2))
+    with patch("trace_d2.jobs.looking._MOST_PIXELS", most):
+        for number, (entry, looked) in enumerate(look_through(job, job.entries)):
+            assert entry.stem == str(number)
+            assert isinstance(looked, Looked)
+            assert len(source.made_ready) <= len(source.together) * len(together[0])
+    assert source.together == together

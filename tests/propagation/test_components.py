@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trace_d2.propagation.regions import cut_components
+from trace_d2.labels import PanopticLabeler
+from trace_d2.propagation.calibration import EdgeCalibration
+from trace_d2.propagation.regions import _edge_sums, cut_components
+from trace_d2.scenes.dataset import still_life_categories
+from trace_d2.scenes.oracle import boundaries
+from trace_d2.scenes.still_life import make_still_life
 
 
 def _flood_fill(uncut: np.ndarray) -> np.ndarray:
@@ -61,3 +69,31 @@ def test_nothing_to_label():
     assert count == 0
     assert not labels.any()
     assert cut_components(np.ones((1, 1), bool), np.ones((1, 1)))[1] == 0
+
+
+def test_sums_over_regions_are_those_of_the_whole_map_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    regions = rng.integers(0, 5, (40, 30)).astype(np.int32)
+    evidence = EdgeCalibration.assumed()(rng.random((40, 30), np.float32))
+    mask = regions > 0
+    plain = np.bincount(regions.ravel(), np.where(mask, evidence.probability, 0).ravel())
+    with patch("trace_d2.io.regions._AT_ONCE", 100):
+        np.testing.assert_array_equal(_edge_sums(regions, mask, evidence), plain)
+
+
+@pytest.mark.parametrize("calibration", [None, EdgeCalibration.assumed()])
+def test_labels_do_not_depend_on_how_much_is_counted_at_once(calibration):
+    categories = still_life_categories()
+    for seed in range(2):
+        scene = make_still_life(5, seed, (96, 128))
+        noise = np.random.default_rng(seed).random(scene.segment_ids.shape, np.float32)
+        edges = np.maximum(boundaries(scene.segment_ids) / np.float32(255), 0.4 * noise)
+        found = []
+        for at_once in (2**20, 300):
+            with patch("trace_d2.io.regions._AT_ONCE", at_once):
+                label = PanopticLabeler(categories, calibration=calibration)(
+                    scene.semantic(), edges
+                )
+            found.append((label.segment_ids.tolist(), label.segments))
+        assert found[0] == found[1]
+        assert len(label.segments) > 1

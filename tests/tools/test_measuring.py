@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +58,20 @@ def test_work_whose_process_dies(load_tool) -> None:
     tool = load_tool("measuring")
     with pytest.raises(RuntimeError, match=r"_exit.* ended without a result"):
         tool.in_process(os._exit, 1)
+
+
+def test_memory_of_a_process_and_of_what_it_starts(load_tool) -> None:
+    tool = load_tool("measuring")
+    alone, _ = tool.tree_memory(os.getpid())
+    code = (
+        "import mmap; m = mmap.mmap(-1, 2**26); m.write(bytes(2**26)); print(flush=True); input()"
+    )
+    command = [sys.executable, "-S", "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        both, count = tool.tree_memory(os.getpid())
+        assert tool.tree_memory(child.pid)[1] == 1
+        child.stdin.close()
+    assert both - alone > 0.9 * 2**26
+    assert count >= 2
+    assert tool.tree_memory(child.pid) == (0, 0)

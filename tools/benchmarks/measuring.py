@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -163,6 +164,22 @@ class PeakMemory:
     def growth(self) -> int:
         """``peak() - held``: what the work took on top of what was there."""
         return self.peak() - self.held
+
+
+def tree_memory(pid: int) -> tuple[int, int]:
+    """Bytes of a process and all below it (Linux), and how many they are.
+
+    What several share counts once: it is the sum of their proportional shares (PSS).
+    """
+    total, found, left = 0, 0, [pid]
+    while left:
+        process = Path(f"/proc/{left.pop()}")
+        with contextlib.suppress(OSError):  # it ended
+            total += _field_bytes(process / "smaps_rollup", "Pss")
+            found += 1
+            for task in (process / "task").iterdir():
+                left += map(int, (task / "children").read_text().split())
+    return total, found
 
 
 def available_memory(device: torch.device | str = "cpu") -> int:

@@ -201,6 +201,26 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return text_rle(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
+def encode_part(mask: np.ndarray, corner: tuple[int, int], size: tuple[int, ...]) -> dict[str, Any]:
+    """``encode_mask`` of a mask of which only a part is given: no larger map is made.
+
+    Args:
+        mask: (h, w) bool, all that is in it.
+        corner: row and column of its first pixel.
+        size: (H, W) of the whole.
+    """
+    (top, left), (height, width) = corner, size
+    columns = np.zeros((mask.shape[1], height), np.uint8)
+    columns[:, top : top + mask.shape[0]] = mask.T
+    outside = np.zeros(1, np.uint8)
+    changes = np.flatnonzero(np.diff(columns.ravel(), prepend=outside, append=outside))
+    ends = np.append(changes + left * height, height * width)  # of runs: COCO counts by columns
+    counts = np.diff(ends, prepend=0)
+    if not counts[-1]:
+        counts = counts[:-1]
+    return text_rle(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, *size))
+
+
 def instance_annotations(
     segment_ids: np.ndarray,
     segments: Iterable[Mapping[str, Any]],
@@ -223,12 +243,14 @@ def instance_annotations(
             raise ValueError(f"segment {segment['id']} has unknown {segment['category_id']=}")
         if not things[segment["category_id"]]:
             continue
+        left, top, width, height = segment["bbox"]
+        part = segment_ids[top : top + height, left : left + width] == segment["id"]
         annotations.append(
             {
                 "id": first_id + len(annotations),
                 "image_id": image_id,
                 "category_id": segment["category_id"],
-                "segmentation": encode_mask(segment_ids == segment["id"]),
+                "segmentation": encode_part(part, (top, left), segment_ids.shape),
                 "area": segment["area"],
                 "bbox": segment["bbox"],
                 "iscrowd": segment["iscrowd"],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,8 +115,9 @@ def read_edges(path: str | InputFile) -> np.ndarray:
         if alpha.size and alpha.min() < alpha.max() and colours.min() == colours.max():
             raise ValueError(f"{path} holds nothing but transparency: save the edges as a grey PNG")
         pixels = colours[..., 0]
-    highest = np.iinfo(pixels.dtype).max
-    return pixels.astype(np.float32) / np.float32(highest)
+    strengths = pixels.astype(np.float32)
+    strengths /= np.float32(np.iinfo(pixels.dtype).max)
+    return strengths
 
 
 def edge_size(path: str | InputFile) -> tuple[int, int]:
@@ -152,7 +154,7 @@ def write_edges(path: str | Path, edges: np.ndarray) -> None:
         np.save(buffer, edges, allow_pickle=False)
         write_bytes(path, buffer.getvalue())
         return
-    write_png(path, np.rint(edges * np.float32(_LEVELS)).astype(np.uint16), fast=True)
+    write_png(path, _levels(edges).astype(np.uint16), fast=True)
 
 
 def quantise_edges(edges: np.ndarray) -> np.ndarray:
@@ -160,23 +162,36 @@ def quantise_edges(edges: np.ndarray) -> np.ndarray:
 
     Labels made from the rounded map equal those made from the file later.
     """
-    return np.rint(np.asarray(edges, np.float32) * np.float32(_LEVELS)) / np.float32(_LEVELS)
+    levels = _levels(np.asarray(edges, np.float32))
+    levels /= np.float32(_LEVELS)
+    return levels
+
+
+def _levels(edges: np.ndarray) -> np.ndarray:
+    """``edges`` float32 (H, W) in 0..1 as whole numbers in 0..65535, float32."""
+    levels = edges * np.float32(_LEVELS)
+    return np.rint(levels, out=levels)
 
 
 def check_edges(edges: np.ndarray, origin: str | InputFile) -> np.ndarray:
-    """``edges`` (H, W) from ``origin`` as float32 in 0..1; rounding errors outside are clipped."""
+    """``edges`` (H, W) from ``origin`` as float32 in 0..1; rounding errors outside are clipped.
+
+    What is so already is given back as it is.
+    """
     if edges.ndim != 2 or edges.size == 0:
         raise ValueError(f"{origin}: edges must be of shape (H, W), not {edges.shape}")
-    if not np.isfinite(edges).all():
+    low, high = float(edges.min()), float(edges.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
         count = int((~np.isfinite(edges)).sum())
         raise ValueError(
             f"{origin} has NaN or infinite values in {count} of {edges.size} pixels: repair the "
             "detector, or write 0 there"
         )
-    low, high = float(edges.min()), float(edges.max())
     if low < -_SLACK or high > 1 + _SLACK:
         raise ValueError(f"{origin} has values in {low:.4g}..{high:.4g}: scale them to 0..1")
-    return np.clip(edges, 0, 1).astype(np.float32)
+    if low < 0 or high > 1:
+        edges = np.clip(edges, 0, 1)
+    return edges.astype(np.float32, copy=False)
 
 
 def write_ternary(path: str | Path, labels: np.ndarray) -> None:

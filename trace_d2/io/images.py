@@ -27,6 +27,7 @@ from trace_d2.io.edge_maps import (
 from trace_d2.io.listing import spread
 from trace_d2.io.photographs import Photograph, opened_image, turned
 from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
+from trace_d2.io.regions import row_bands
 from trace_d2.io.remote import InputFile, fetch_together, input_file
 
 if TYPE_CHECKING:
@@ -179,6 +180,17 @@ def read_image(path: str | InputFile, beside: Iterable[str | InputFile] = ()) ->
         return opened.read()
 
 
+def image_pixels(path: InputFile) -> int:
+    """How many pixels an image of this machine says it has; 0 where that is not known."""
+    if not isinstance(path, Path):
+        return 0
+    try:
+        with opened_image(path) as opened:
+            return opened.size[0] * opened.size[1]
+    except (OSError, ValueError):  # which its reader will tell
+        return 0
+
+
 def read_class_mask(
     path: str | InputFile, categories: Sequence[Category], categories_name: str
 ) -> np.ndarray:
@@ -194,22 +206,25 @@ def read_class_mask(
     if read_png_header(path, "semantic mask", _WRITE_AGAIN).mode not in ("RGB", "RGBA"):
         return read_semantic(path)
     pixels = read_png(path, "semantic mask", _WRITE_AGAIN).decode()
-    codes = pixels[..., 2::-1].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    ids_of = dict.fromkeys(_VOID, UNKNOWN)
+    ids_of = dict.fromkeys(_VOID, UNKNOWN) | {_TRANSPARENT: UNKNOWN}
     ids_of |= {int.from_bytes(bytes(c.color), "big"): c.id for c in categories}
-    if pixels.shape[2] == 4:
-        codes[pixels[..., 3] == 0] = _TRANSPARENT
-        ids_of[_TRANSPARENT] = UNKNOWN
-    found, places = np.unique(codes, return_inverse=True)
-    strange = [f"#{code:06x}" for code in found.tolist() if code not in ids_of]
-    if strange:
+    mask, unknown = np.empty(pixels.shape[:2], np.uint8), set[int]()
+    for rows in row_bands(mask.shape):
+        codes = pixels[rows, :, 2::-1].astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        if pixels.shape[2] == 4:
+            codes[pixels[rows, :, 3] == 0] = _TRANSPARENT
+        found, places = np.unique(codes, return_inverse=True)
+        unknown |= set(found.tolist()) - ids_of.keys()
+        table = np.array([ids_of.get(code, UNKNOWN) for code in found.tolist()], np.uint8)
+        mask[rows] = table[places].reshape(codes.shape)
+    if unknown:
+        strange = [f"#{code:06x}" for code in sorted(unknown)]
         raise UnknownClassError(
             f"{path} has colours that no category has ({', '.join(strange[:5])}): give "
             f'each category its colour in {categories_name} (a line NAME R,G,B, or "color" in '
             "JSON), or save masks as 8-bit palette or grey PNGs whose pixels are category ids"
         )
-    table = np.array([ids_of[code] for code in found.tolist()], np.uint8)
-    return table[places].reshape(codes.shape)
+    return mask
 
 
 def _counted_from(categories_name: str) -> str:

@@ -207,7 +207,7 @@ def _loaded(image: Any) -> Any:
     # By way of RGBA, else Pillow warns of palettes with transparency.
     if image.mode in _STEPS:
         image = image.convert(_STEPS[image.mode])
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies
 
 
 def _by_opencv(image: Any, path: InputFile) -> bool:

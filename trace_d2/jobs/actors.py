@@ -203,7 +203,8 @@ class Actor:
             return
         self._job.open_models()
         if self._workers > 1:
-            pool = stack.enter_context(contextlib.closing(WorkerPool(self._workers, self._job)))
+            pool = WorkerPool(self._workers, self._job, self._job.pixels)
+            stack.enter_context(contextlib.closing(pool))
             self._executor = lambda work, tasks: pool.run(tasks)
         else:
             self._executor = in_this_process

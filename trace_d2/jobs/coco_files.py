@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from trace_d2.io.categories import Category, parse_categories
-from trace_d2.io.coco_panoptic import image_entry
+from trace_d2.io.coco_panoptic import encode_mask, image_entry
 from trace_d2.io.coco_stream import CocoStream
 from trace_d2.io.json_files import (
     FieldError,
@@ -21,7 +21,7 @@ from trace_d2.io.json_files import (
     side,
     whole_number,
 )
-from trace_d2.io.mask_rle import SegmentationError, check_segmentation, text_rle
+from trace_d2.io.mask_rle import SegmentationError, check_segmentation
 from trace_d2.jobs.layout import NOTES
 from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.output import DamagedFileError
@@ -114,7 +114,7 @@ def mask_annotations(
         categories: (N,) category ids.
         scores: (N,) confidences; None if there are none.
     """
-    encoded = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    encoded = [encode_mask(mask) for mask in masks]
     boxes = coco_mask.toBbox(encoded).tolist()
     annotations = []
     for rank, rle in enumerate(encoded):
@@ -123,7 +123,7 @@ def mask_annotations(
             "bbox": boxes[rank],
             "area": int(coco_mask.area(rle)),  # of lists of more than 255 it knows none
             "iscrowd": 0,
-            "segmentation": text_rle(rle),
+            "segmentation": rle,
         }
         if scores is not None:
             annotation["score"] = scores[rank]

@@ -13,6 +13,8 @@ from functools import cache
 
 import numpy as np
 
+from trace_d2.io.regions import label_areas
+
 Color = tuple[int, int, int]
 """RGB, 0..255 each."""
 
@@ -64,8 +66,7 @@ def distinct_colors(
         by number, all that occur.
     """
     wanted, given = wanted or {}, given or {}
-    found, areas = np.unique(numbers, return_counts=True)
-    sizes = {n: a for n, a in zip(found.tolist(), areas.tolist(), strict=True) if n > 0}
+    sizes = {n: a for n, a in enumerate(label_areas(numbers).tolist()) if n and a}
     neighbours = _neighbours(numbers)
     palette, places = _palette()
     # The distance of each to the nearest that is taken.

@@ -279,7 +279,7 @@ def _outcomes(
         else:
             if left:
                 job.open_models()
-            executor = build_executor(min(options.workers, len(left)))
+            executor = build_executor(min(options.workers, len(left)), job.pixels)
             records = executor(job, tasks_of(job, left))
         yield stack.enter_context(contextlib.closing(records))
 

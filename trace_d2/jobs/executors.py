@@ -23,10 +23,12 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.parallel import PIXELS_A_WORKER
 
 Work = Callable[[Any, Any], Record]
 Task = tuple[ImageEntry, Any]  # an image, and what was found out ahead
 Executor = Callable[[Work, Iterable[Task]], Generator[Record, None, None]]
+Pixels = Callable[[Any], int]  # of an image, 0 where that is not known
 
 AHEAD = 2  # images a worker that are read or waiting, so that memory stays bounded
 _END = b""  # in place of what a worker is sent
@@ -40,20 +42,24 @@ class DeviceFailedError(WorkerDiedError):
     """A process cannot go on, as its GPU fails whatever it is given."""
 
 
-def build_executor(workers: int) -> Executor:
+def build_executor(workers: int, pixels: Pixels) -> Executor:
     """This process for one worker, else as many processes."""
-    return partial(in_processes, workers) if workers > 1 else in_this_process
+    return partial(in_processes, workers, pixels) if workers > 1 else in_this_process
 
 
 def in_this_process(work: Work, tasks: Iterable[Task]) -> Generator[Record, None, None]:
     """One after the other."""
     for entry, ahead in tasks:
-        yield work(entry, ahead)
+        record = work(entry, ahead)
+        del ahead  # it may be large
+        yield record
 
 
-def in_processes(workers: int, work: Work, tasks: Iterable[Task]) -> Generator[Record, None, None]:
+def in_processes(
+    workers: int, pixels: Pixels, work: Work, tasks: Iterable[Task]
+) -> Generator[Record, None, None]:
     """In ``workers`` processes of this machine. Raises WorkerDiedError if one does."""
-    with contextlib.closing(WorkerPool(workers, work)) as pool:
+    with contextlib.closing(WorkerPool(workers, work, pixels)) as pool:
         yield from pool.run(tasks)
 
 
@@ -66,9 +72,11 @@ class WorkerPool:
     Args:
         workers: how many.
         work: what they do.
+        pixels: of an image; of large ones no more are given to them than ``PIXELS_A_WORKER`` says.
     """
 
-    def __init__(self, workers: int, work: Work) -> None:
+    def __init__(self, workers: int, work: Work, pixels: Pixels = lambda entry: 0) -> None:
+        self._pixels = pixels
         # Spawned, as a fork of a process that runs CUDA or threads may hang.
         context = multiprocessing.get_context("spawn")
         self._workers = [_Worker(context) for _ in range(workers)]
@@ -78,9 +86,13 @@ class WorkerPool:
     def run(self, tasks: Iterable[Task]) -> Generator[Record, None, None]:
         """The records of ``tasks`` as they end. Raises WorkerDiedError if a process died."""
         for entry, ahead in tasks:
+            pixels = self._pixels(entry)
+            while not self._fits(pixels):
+                yield from self._ended()
             freest = min(self._workers, key=lambda worker: len(worker.held))
-            freest.held.append(entry)
+            freest.held.append((entry, pixels))
             freest.send((entry, ahead))
+            del ahead  # it may be large
             if all(len(worker.held) >= AHEAD for worker in self._workers):
                 yield from self._ended()
         while any(worker.held for worker in self._workers):
@@ -94,6 +106,11 @@ class WorkerPool:
             worker.process.join()
             worker.records.close()
         self._workers.clear()
+
+    def _fits(self, pixels: int) -> bool:
+        """Whether an image of so many ``pixels`` may be given out now."""
+        held = [own for worker in self._workers for _, own in worker.held]
+        return not held or sum(held) + pixels <= PIXELS_A_WORKER * len(self._workers)
 
     def _ended(self) -> list[Record]:
         """Wait for at least one image in work to end; the records of those that have."""
@@ -115,7 +132,7 @@ class WorkerPool:
         """The error of one that died; the others end at once."""
         for worker in self._workers:
             worker.process.terminate()
-        names = ", ".join(entry.file_name for entry in dead.held) or "none"
+        names = ", ".join(entry.file_name for entry, _ in dead.held) or "none"
         return WorkerDiedError(
             f"a worker process died while these were in work: {names}. It may have run out of "
             "memory: use fewer --workers. Finished images are safe; the same command continues"
@@ -123,7 +140,10 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process that works, as others see it; ``held`` is what it was given and has not done."""
+    """A process that works, as others see it.
+
+    ``held`` is what it was given and has not done, with the pixels of each.
+    """
 
     def __init__(self, context: multiprocessing.context.SpawnContext) -> None:
         tasks, self.tasks = context.Pipe(duplex=False)
@@ -132,7 +152,7 @@ class _Worker:
         self.process.start()
         tasks.close()
         records.close()  # else it would not end with the process
-        self.held: deque[ImageEntry] = deque()
+        self.held: deque[tuple[ImageEntry, int]] = deque()
 
     def send(self, message: Any) -> None:
         """Pass ``message`` on; to a process that died it is lost, which ``recv`` tells."""
@@ -158,12 +178,12 @@ def _run_worker(tasks: Connection, records: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     threading.Thread(target=_receive, args=(tasks, inbox), daemon=True).start()
     work: Work | None = None
-    while message := inbox.get():
+    while (message := [inbox.get()]) != [_END]:  # from which it is taken, as it may be large
         try:
             if work is None:
-                work = pickle.loads(message)
+                work = pickle.loads(message.pop())
             else:
-                records.send(work(*pickle.loads(message)))
+                records.send(work(*pickle.loads(message.pop())))
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
             records.send(_Raised(that_travels(error), trace))

@@ -125,6 +125,10 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
         """The job of a command line. Raises ValueError or OSError where it cannot be."""
         raise NotImplementedError
 
+    def pixels(self, entry: EntryT) -> int:
+        """How many the image of ``entry`` says it has, else 0: few large ones are done at once."""
+        return 0
+
     @abstractmethod
     def fingerprint(self, entry: EntryT) -> str:
         """A text that changes when an input of ``entry`` does, see ``files_print``."""

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from trace_d2.io.regions import overlaps
+from trace_d2.io.regions import label_areas, overlaps
 from trace_d2.jobs.colors import Color, distinct_colors
 
 PHOTOGRAPH = "image"
@@ -110,7 +110,7 @@ def colored(
         shown: panes before, of the same size.
         numbered: whether the numbers are said.
     """
-    areas = np.bincount(numbers.ravel(), minlength=max(names, default=0) + 1)
+    areas = label_areas(numbers, max(names, default=0) + 1)
     known = {mark.name for pane in shown for mark in pane.marks.values()}
     largest: dict[str, int] = {}
     for number, name in names.items():
@@ -137,7 +137,7 @@ def _followed(
     """The colours of ``shown`` that regions take, each of them once."""
     pairs = []
     for pane in shown:
-        areas, others = np.bincount(numbers.ravel()), np.bincount(pane.numbers.ravel())
+        areas, others = label_areas(numbers), label_areas(pane.numbers)
         found = map(np.ndarray.tolist, overlaps(numbers, pane.numbers))
         for one, other, pixels in zip(*found, strict=True):
             mark = pane.marks.get(other)
@@ -259,7 +259,7 @@ def nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _packed(numbers: np.ndarray) -> str:
     """All low bytes, then all high bytes, deflated: a map has few numbers above 255."""
-    levels = np.minimum(numbers, _MOST_NUMBERS).astype("<u2")
+    levels = np.minimum(numbers.astype(np.int64), _MOST_NUMBERS).astype("<u2")
     planes = levels.view(np.uint8).reshape(-1, 2).T
     return _text(zlib.compress(planes.tobytes(), 9))
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.edge_maps import check_edges
-from trace_d2.io.regions import region_statistics
+from trace_d2.io.regions import region_statistics, row_bands
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeEvidence, EdgeStatistics
 from trace_d2.propagation.grid import REFERENCE_PIXELS
 from trace_d2.propagation.regions import (
@@ -229,17 +229,17 @@ def of_one_strength(edges: np.ndarray) -> bool:
 
 def _present(semantic: np.ndarray) -> list[tuple[int, tuple[slice, slice]]]:
     """Known categories of a semantic mask, by rising id, and the box that holds each."""
-    shifted = np.where(semantic == UNKNOWN, 0, semantic.astype(np.int32) + 1)
-    boxes = ndimage.find_objects(shifted)
+    boxes = ndimage.find_objects(semantic + np.uint8(1))  # of which 255 becomes 0, no object
     return [(category, box) for category, box in enumerate(boxes) if box is not None]
 
 
 def _in_reading_order(regions: np.ndarray) -> np.ndarray:
     """Number labels 1.. by their first pixel."""
-    flat = regions.ravel()
-    first = np.full(int(regions.max()) + 1, flat.size, np.int64)
-    inside = np.flatnonzero(flat)
-    np.minimum.at(first, flat[inside], inside)
+    first = np.full(int(regions.max()) + 1, regions.size, np.int64)
+    for rows in row_bands(regions.shape):
+        band = regions[rows].ravel()
+        inside = np.flatnonzero(band)
+        np.minimum.at(first, band[inside], inside + rows.start * regions.shape[1])
     table = np.zeros(len(first), np.int32)
     table[1 + np.argsort(first[1:], kind="stable")] = np.arange(1, len(first))
     return table[regions]

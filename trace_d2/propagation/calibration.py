@@ -27,6 +27,7 @@ import numpy as np
 
 from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.json_files import JsonError, number, read_json, shown, whole_number
+from trace_d2.io.regions import row_bands
 from trace_d2.propagation.grid import pool
 
 SAMPLE_IMAGES = 48
@@ -140,9 +141,10 @@ class EdgeCalibration:
 
     def __call__(self, edges: np.ndarray) -> EdgeEvidence:
         """The evidence in ``edges`` float (H, W), strength in 0..1."""
-        levels = np.rint(edges * np.float32(65535)).astype(np.uint16)
-        log_odds = self._table[levels]
-        return EdgeEvidence(log_odds, self.prior, self.trust, _scale(edges.shape))
+        levels = np.empty(edges.shape, np.uint16)
+        for rows in row_bands(edges.shape):
+            levels[rows] = np.rint(edges[rows] * np.float32(65535))
+        return EdgeEvidence(levels, self._table, self.prior, self.trust, _scale(edges.shape))
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,22 @@ class EdgeEvidence:
     """What the edges of one image say.
 
     Attributes:
-        log_odds: float32 (H, W), that an edge at the pixel is a border between two objects.
+        levels: uint16 (H, W), strength in 0..65535.
+        table: float32 (65536,), what each says.
         prior, trust: see ``EdgeCalibration``.
         scale: the square root of the image's area, in pixels.
     """
 
-    log_odds: np.ndarray
+    levels: np.ndarray
+    table: np.ndarray
     prior: float
     trust: float
     scale: float
+
+    @property
+    def log_odds(self) -> np.ndarray:
+        """float32 (H, W), that an edge at the pixel is a border between two objects; made anew."""
+        return self.table[self.levels]
 
     @property
     def likelihood(self) -> np.ndarray:
@@ -172,7 +181,7 @@ class EdgeEvidence:
 
     def crop(self, box: tuple[slice, slice]) -> EdgeEvidence:
         """Of a part of the image, at the scale of the whole."""
-        return EdgeEvidence(self.log_odds[box], self.prior, self.trust, self.scale)
+        return replace(self, levels=self.levels[box])
 
 
 @dataclass

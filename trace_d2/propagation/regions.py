@@ -11,12 +11,14 @@ likely inside one object (``BorderMerger``).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from trace_d2.io.regions import label_areas, row_bands
 from trace_d2.propagation.borders import (
     Agglomeration,
     Borders,
@@ -79,8 +81,9 @@ def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
     """
     if edges is None:
         return ndimage.label(mask)[0]
-    seeds, _ = cut_components(mask, edges)
-    return _flood(np.zeros(mask.shape, np.uint8), seeds, mask)
+    return _flood(
+        lambda: np.zeros(mask.shape, np.uint8), lambda: cut_components(mask, edges)[0], mask
+    )
 
 
 def cut_basins(
@@ -99,10 +102,9 @@ def cut_basins(
     distance = _distance(mask, evidence.log_odds)
     if not distance.any():
         return ndimage.label(mask)[0]
-    # On the edges the distance is flat: there the floods meet on the crest of the edge.
-    low = evidence.log_odds.min()
-    relief = np.where(distance > 0, -distance, evidence.log_odds - low + np.float32(1e-3))
-    regions = _flood(relief, _peaks(distance, neck_depth), mask)
+    regions = _flood(
+        lambda: _relief(distance, evidence), lambda: _peaks(distance, neck_depth), mask
+    )
 
     likelihood = evidence.likelihood
     borders = measure_borders(regions, likelihood, distance)
@@ -112,8 +114,9 @@ def cut_basins(
         return regions
 
     borders = measure_borders(regions, likelihood, distance)
-    area = np.bincount(regions.ravel()).astype(np.float64)
-    edges = np.bincount(regions.ravel(), np.where(mask, evidence.probability, 0).ravel())
+    del likelihood
+    area = label_areas(regions).astype(np.float64)
+    edges = _edge_sums(regions, mask, evidence)
     peaks = _highest(regions, distance)
     merger = BorderMerger(borders, area, peaks, edges, evidence.trust, evidence.scale, prior)
     return relabel(regions, merger.merge())
@@ -132,7 +135,7 @@ def settle_tiny_pieces(
     Returns:
         int32 (H, W): labels 1, 2, ... and 0.
     """
-    area = np.bincount(regions.ravel())
+    area = label_areas(regions)
     area[0] = 0
     largest = area.max(initial=0)
     tiny = area < min(largest, max(tiny_area, tiny_share * largest))
@@ -159,39 +162,65 @@ def _nearest_segment(
     labels: np.ndarray, where: tuple[np.ndarray, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance in pixels to the nearest label that is not 0, and that label, at some pixels."""
-    empty = (labels == 0).view(np.uint8)
     distance, source = cv2.distanceTransformWithLabels(
-        empty, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        (labels == 0).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    inside = labels > 0
     table = np.zeros(int(source.max()) + 1, np.int32)
-    table[source[inside]] = labels[inside]
+    for rows in row_bands(labels.shape):
+        inside = labels[rows] > 0
+        table[source[rows][inside]] = labels[rows][inside]
     return distance[where], table[source[where]]
 
 
 def _distance(mask: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
     """float32 (H, W): pixels to the outside of the mask or the next edge, mean over _LEVELS."""
     total = np.zeros(mask.shape, np.float32)
-    part: np.ndarray = total
     count = -1
     # The frame of zeros makes the image border an outline of the mask like any other.
     framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), bool)
+    distance = np.zeros(framed.shape, np.float32)
     for level in _LEVELS:
         np.logical_and(mask, log_odds <= level, out=framed[1:-1, 1:-1])
         inside = int(np.count_nonzero(framed))
         # A higher level opens a superset: of equal size it is the same, and so are its distances.
         if inside != count:
-            distance = cv2.distanceTransform(framed.view(np.uint8), cv2.DIST_L2, 5)
-            part, count = distance[1:-1, 1:-1], inside
-        total += part
-    return total / np.float32(len(_LEVELS))
+            cv2.distanceTransform(framed.view(np.uint8), cv2.DIST_L2, 5, dst=distance)
+            count = inside
+        total += distance[1:-1, 1:-1]
+    total /= np.float32(len(_LEVELS))
+    return total
+
+
+def _relief(distance: np.ndarray, evidence: EdgeEvidence) -> np.ndarray:
+    """float32 (H, W): what is flooded, low where the distance is great.
+
+    On the edges the distance is flat: there the floods meet on the crest of the edge.
+    """
+    log_odds = evidence.log_odds
+    relief = log_odds - log_odds.min()
+    relief += np.float32(1e-3)
+    np.negative(distance, out=relief, where=distance > 0)
+    return relief
 
 
 def _highest(regions: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """float32 (R + 1,): the greatest distance in each region."""
     top = np.zeros(int(regions.max()) + 1, np.float32)
-    np.maximum.at(top, regions.ravel(), distance.ravel())
+    for rows in row_bands(regions.shape):
+        np.maximum.at(top, regions[rows].ravel(), distance[rows].ravel())
     return top
+
+
+def _edge_sums(regions: np.ndarray, mask: np.ndarray, evidence: EdgeEvidence) -> np.ndarray:
+    """float64 (R + 1,): the sum of the probability of an edge over each region of ``mask``."""
+    sums: np.ndarray = np.zeros(int(regions.max()) + 1)
+    ranks = np.arange(len(sums))
+    for rows in row_bands(regions.shape):
+        band = np.where(mask[rows], evidence.crop((rows, slice(None))).probability, 0)
+        # One after the other from what there was: rounded as the sum of the whole map is.
+        labels = np.concatenate((ranks, regions[rows].ravel()))
+        sums = np.bincount(labels, np.concatenate((sums, band.ravel())))
+    return sums
 
 
 def _peaks(distance: np.ndarray, neck_depth: float) -> np.ndarray:
@@ -201,14 +230,20 @@ def _peaks(distance: np.ndarray, neck_depth: float) -> np.ndarray:
     one in the same region would be merged with it in any case.
     """
     side = 2 * max(1, int(neck_depth)) + 1
-    highest = cv2.dilate(distance, np.ones((side, side), np.uint8))
+    top = distance == cv2.dilate(distance, np.ones((side, side), np.uint8))
+    top &= distance > 0
     # 4-connected, so that peaks on the two sides of a thin diagonal edge stay two.
-    return ndimage.label((distance == highest) & (distance > 0))[0]
+    return ndimage.label(top)[0]
 
 
-def _flood(relief: np.ndarray, seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Grow seeds over a mask, low relief first; components without a seed become regions."""
-    regions = watershed(relief, seeds.astype(np.int32, copy=False), mask=mask, connectivity=1)
+def _flood(
+    relief: Callable[[], np.ndarray], seeds: Callable[[], np.ndarray], mask: np.ndarray
+) -> np.ndarray:
+    """Grow seeds over a mask, low relief first; components without a seed become regions.
+
+    ``relief`` and ``seeds`` make what is held by nobody but the flood, which copies it.
+    """
+    regions = watershed(relief(), seeds().astype(np.int32, copy=False), mask=mask, connectivity=1)
     missed = mask & (regions == 0)
     if missed.any():
         extra, _ = ndimage.label(missed)

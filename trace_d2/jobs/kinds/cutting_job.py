@@ -38,6 +38,7 @@ from trace_d2.jobs.progress import progress_bar
 from trace_d2.jobs.report import Curve, Report
 from trace_d2.jobs.store import JobStore
 from trace_d2.jobs.trust import CALIBRATION, is_blind, read_measured, trust_facts, trust_warnings
+from trace_d2.parallel import PIXELS_A_WORKER, PixelGate
 from trace_d2.propagation.calibration import SAMPLE_IMAGES, EdgeCalibration, EdgeStatistics, draw
 from trace_d2.terminal import say
 
@@ -180,14 +181,17 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
                     yield None
             return
 
+        gate = PixelGate(threads * PIXELS_A_WORKER)
+
         def attempt(entry: EntryT) -> _T | None:
-            try:
-                inputs = self._load_kept(entry) if self.detects else self.load(entry)
-            except (StoreError, OutputError):  # else results would depend on it
-                raise
-            except Exception:
-                return None
-            return work(entry, inputs)
+            with gate.image(self.pixels(entry)):
+                try:
+                    inputs = self._load_kept(entry) if self.detects else self.load(entry)
+                except (StoreError, OutputError):  # else results would depend on it
+                    raise
+                except Exception:
+                    return None
+                return work(entry, inputs)
 
         with ThreadPoolExecutor(threads) as pool:
             yield from pool.map(attempt, sample)

@@ -20,7 +20,7 @@ from trace_d2.edges.sources import (
 )
 from trace_d2.edges.student_files import student_print
 from trace_d2.io.edge_maps import check_edges, write_edges
-from trace_d2.io.images import Inputs
+from trace_d2.io.images import Inputs, image_pixels
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.command_line import FILES, NONE, STUDENT, TEACHER
 from trace_d2.jobs.job import EntryT, Job, Read, ResultT
@@ -115,6 +115,9 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
             **edge_settings(cfg, self.nodes, self.calibrated),
         }
         super().__init__(output, content, entries, [KEPT_EDGES] if save_edges else [])
+
+    def pixels(self, entry: EntryT) -> int:
+        return image_pixels(self.images / entry.file_name)
 
     def open_detector(self) -> None:
         if self.detects:

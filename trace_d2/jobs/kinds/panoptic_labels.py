@@ -252,7 +252,7 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         ids = result.segment_ids
         wanted = {c.name: c.color for c in self.categories}
         segments = colored(ids, self._names(result), wanted)
-        classes = np.where(inputs.semantic == UNKNOWN, 0, inputs.semantic.astype(np.int32) + 1)
+        classes = inputs.semantic + np.uint8(1)  # unknown is 0
         names = {c.id + 1: c.name for c in self.categories}
         semantic = colored(classes, names, wanted, shown=[segments], numbered=False)
         panes = {"segments": segments, "semantic": semantic}

@@ -1,0 +1,30 @@
+"""Large images are drawn, and both tools take them as the benchmark asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+
+@pytest.mark.parametrize("edges", ["files", "none"])
+def test_both_tools_take_what_is_drawn(load_tool, tmp_path: Path, capsys, edges: str) -> None:
+    tool = load_tool("benchmark_large")
+
+    def run(command: list[str]) -> tuple[float, int, int]:
+        assert load_tool(Path(command[1]).stem).main(command[2:]) == 0
+        return 1.5, 3 * 2**30, 2
+
+    with patch.object(tool, "_run", run):
+        checkout = Path(tool.__file__).parents[2]
+        options = ["--size", "160x120", "--edges", edges, "--workers", "1"]
+        tool.main([*options, "--folder", str(tmp_path), "--against", str(checkout)])
+    out = capsys.readouterr().out
+    assert out.count("peak 3.00 GiB (3.22 GB) in 2 processes, 1.5 s") == 4
+    assert out.count("results are the same") == 2
+    (labels, _) = sorted(tmp_path.glob("labels-*"))
+    content = json.loads((labels / "instances.json").read_text())
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (160, 120)
+    assert content["annotations"]

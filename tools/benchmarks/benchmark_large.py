@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""What images of very many pixels cost: peak memory and time of a whole tool, its workers included.
+
+    python tools/benchmarks/benchmark_large.py [--size 8000x6000] [--images 2] [--workers 2]
+        [--tool labels masks] [--edges files|none|SOURCE] [--against CHECKOUT] [KEY VALUE ...]
+
+Draws still lifes with the noise of a camera, masks of their classes, and edges such as a detector
+gives: soft, with gaps, and false ones where the truth has none, 16 bit. Then runs
+
+- labels: tools/make_pseudo_panoptic.py on the masks of classes;
+- masks: tools/refine_masks.py on masks of everything of a class, RLE;
+
+with these edges, none, or those of a source of ``MODEL.TRACE.EDGES`` (``student`` is the one of
+trace-tiny). The peak is that of the process and all that it starts: the proportional share of
+memory (PSS), added up every 20 ms. ``--against`` runs the tools of another checkout on the same
+files, and says whether the results are the same, byte for byte. Linux only; nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from measuring import tree_memory
+
+from trace_d2.io.atomic import write_json, write_png
+from trace_d2.io.categories import category_entries
+from trace_d2.io.coco_panoptic import coco_dataset, encode_mask, image_entry
+from trace_d2.scenes.dataset import still_life_categories
+from trace_d2.scenes.noise import EdgeQuality, degrade_edges
+from trace_d2.scenes.oracle import boundaries
+from trace_d2.scenes.still_life import make_still_life
+
+_ROOT = Path(__file__).parents[2]
+_DRAWN = 1000  # pixels: the long side of what is drawn, and enlarged then
+_FALSE = 0.5  # strength of false edges
+_EVERY = 0.02  # seconds
+_RESULTS = ("panoptic/*.png", "semantic/*.png", "panoptic.json", "instances.json")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=_size, default="8000x6000", metavar="WxH", help="pixels")
+    parser.add_argument("--images", type=int, default=1, metavar="N", help="how many")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], metavar="N")
+    parser.add_argument("--tool", nargs="+", choices=_TOOLS, default=list(_TOOLS))
+    parser.add_argument("--edges", default="files", help="files, none, or a source")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="of another commit")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep everything there")
+    parser.add_argument("keys", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if not (folder / "masks.json").is_file():
+            draw(folder, args.images, args.size)
+        for tool in args.tool:
+            for workers in args.workers:
+                _compare(folder, tool, workers, args)
+    return 0
+
+
+def _compare(folder: Path, tool: str, workers: int, args: argparse.Namespace) -> None:
+    """Print a line for each checkout."""
+    checkouts = {"this": _ROOT, **({"other": args.against} if args.against else {})}
+    outputs = []
+    for name, checkout in checkouts.items():
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{tool}-{name}-") as made:
+            pass
+        outputs.append(Path(made))
+        command = _command(folder, tool, args.edges, checkout, Path(made))
+        seconds, peak, processes = _run([*command, "--workers", str(workers), *args.keys])
+        print(
+            f"{tool:7} {name:6} {workers} workers, edges {args.edges}: peak {peak / 2**30:.2f} GiB "
+            f"({peak / 1e9:.2f} GB) in {processes} processes, {seconds:.1f} s",
+            flush=True,
+        )
+    if len(outputs) == 2:
+        print(f"{tool:7} results are {'the same' if _same(*outputs) else 'DIFFERENT'}", flush=True)
+
+
+def _command(folder: Path, tool: str, edges: str, checkout: Path, output: Path) -> list[str]:
+    script, options = _TOOLS[tool]
+    command = [sys.executable, str(checkout / "tools" / script), *options]
+    command = [part.format(folder=folder, output=output) for part in command]
+    command += ["--config-file", str(checkout / "configs/edges/trace_tiny.yaml"), "--quiet"]
+    if edges == "files":
+        return [*command, "--edges", str(folder / "edges")]
+    return [*command, *(["--no-edges"] if edges == "none" else ["MODEL.TRACE.EDGES.SOURCE", edges])]
+
+
+_INPUTS = ["--images", "{folder}/images", "--output"]
+_TOOLS = {
+    "labels": (
+        "make_pseudo_panoptic.py",
+        [*_INPUTS, "{output}", "--semantic", "{folder}/semantic", "--categories",
+         "{folder}/categories.json"],
+    ),
+    "masks": ("refine_masks.py", [*_INPUTS, "{output}/refined.json", "--masks",
+                                  "{folder}/masks.json"]),
+}  # fmt: skip
+
+
+def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write photographs, masks and edges of ``size`` (width, height) in pixels."""
+    categories = still_life_categories()
+    for name in ("images", "semantic", "edges"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_json(folder / "categories.json", category_entries(categories))
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        name = f"large_{index}"
+        semantic = _draw(folder, name, index, size)
+        images.append(image_entry(index + 1, f"{name}.jpg", *semantic.shape))
+        for category in np.unique(semantic[semantic > 0]).tolist():
+            mask = encode_mask(semantic == category)
+            one = {"segmentation": mask, "bbox": [0, 0, *size], "area": 1, "iscrowd": 0}
+            ids = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": category}
+            annotations.append({**ids, **one})
+    write_json(folder / "masks.json", coco_dataset(images, annotations, categories))
+
+
+def _draw(folder: Path, name: str, index: int, size: tuple[int, int]) -> np.ndarray:
+    """The files of one image; returns its classes, uint8 (H, W)."""
+    scale = max(1.0, max(size) / _DRAWN)
+    scene = make_still_life(0, index, (round(size[1] / scale), round(size[0] / scale)))
+    rng = np.random.default_rng(index)
+    image = cv2.resize(scene.image, size, interpolation=cv2.INTER_CUBIC)
+    grain = rng.integers(-9, 10, (size[1] // 4, size[0], 1), np.int16)
+    for start in range(0, size[1], len(grain)):  # of all rows at once it would take long
+        rows = image[start : start + len(grain)]
+        rows[:] = np.clip(rows + grain[: len(rows)], 0, 255)
+    ordered = np.ascontiguousarray(image[..., ::-1])
+    cv2.imwrite(str(folder / "images" / f"{name}.jpg"), ordered, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    grey = cv2.cvtColor(scene.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    slope = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    false = np.minimum(slope / np.float32(np.percentile(slope, 99)), 1)
+    edges = degrade_edges(boundaries(scene.segment_ids) > 0, false, EdgeQuality(_FALSE), index)
+    large = np.clip(cv2.resize(edges, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+    levels = np.rint(large * 65535).astype(np.uint16)
+    write_png(folder / "edges" / f"{name}.png", levels, fast=True)
+    semantic = cv2.resize(scene.semantic(), size, interpolation=cv2.INTER_NEAREST)
+    write_png(folder / "semantic" / f"{name}.png", semantic, fast=True)
+    return semantic
+
+
+def _run(command: Sequence[str]) -> tuple[float, int, int]:
+    """Seconds, the most bytes of the process and all below it, and how many these were."""
+    start, peak, most = time.perf_counter(), 0, 0
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            used, count = tree_memory(process.pid)
+            peak, most = max(peak, used), max(most, count)
+            time.sleep(_EVERY)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{command} ended with {process.returncode}: {said.read().decode()}")
+    return time.perf_counter() - start, peak, most
+
+
+def _same(one: Path, other: Path) -> bool:
+    found = [path for name in (*_RESULTS, "refined.json") for path in one.glob(name)]
+    return bool(found) and all(
+        filecmp.cmp(path, other / path.relative_to(one), shallow=False) for path in found
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    return width, height
+
+
+if __name__ == "__main__":
+    sys.exit(main())
