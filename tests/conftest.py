@@ -114,6 +114,13 @@ def tiny_diffusers() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def weights_of_hed() -> ModuleType:
+    """The module ``tests/hed_weights.py``; without h5py, tests that ask for it are skipped."""
+    pytest.importorskip("h5py")
+    return _module("hed_weights")
+
+
+@pytest.fixture(scope="session")
 def original_names() -> ModuleType:
     """The module ``tests/original_names.py``."""
     return _module("original_names")

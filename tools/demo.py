@@ -47,7 +47,7 @@ def write_gradient_edges(images: Path, output: Path) -> None:
     """Colour-gradient edges of all images of a folder, as files that ``--edges`` reads."""
     from tqdm import tqdm
 
-    from trace_d2.edges.baselines import BASELINES
+    from trace_d2.edges.baselines import color_gradient_edges
     from trace_d2.io.edge_maps import write_edges
     from trace_d2.io.images import read_image
 
@@ -55,7 +55,7 @@ def write_gradient_edges(images: Path, output: Path) -> None:
     for path in tqdm(sorted(images.iterdir()), desc="colour gradients", unit="image"):
         target = output / f"{path.stem}.png"
         if not target.is_file():  # a file that is written again counts as a change
-            write_edges(target, BASELINES["gradient"](read_image(path).pixels, path.stem).edges)
+            write_edges(target, color_gradient_edges(read_image(path).pixels))
 
 
 def label(scenes: Path, output: Path, options: list[str]) -> PanopticQuality:

@@ -1,4 +1,4 @@
-"""Whether a device that a config names is there, as far as can be told without PyTorch.
+"""Which device a config names, and whether it is there, as far as can be told without PyTorch.
 
 PyTorch takes seconds to import; its version file, and NVIDIA's driver, are asked instead.
 """
@@ -14,10 +14,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fvcore.common.config import CfgNode
 
 from trace_d2.io.hints import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The variable of the environment that says which GPUs a process sees."""
@@ -34,6 +38,27 @@ def backbone_device(cfg: CfgNode) -> tuple[str, str]:
     if cfg.MODEL.TRACE.DEVICE != "auto":
         return cfg.MODEL.TRACE.DEVICE, "MODEL.TRACE.DEVICE"
     return cfg.MODEL.get("DEVICE", "auto"), "MODEL.DEVICE"
+
+
+def pick_device(cfg: CfgNode) -> torch.device:
+    """Where a network runs; PyTorch is imported.
+
+    ``backbone_device`` says so; at "auto" it is CUDA where there is one.
+    """
+    import torch
+
+    name, key = backbone_device(cfg)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f'{key} {name!r} cannot be used: {error}; set {key} to "cpu", or to a device that'
+            " this machine has"
+        ) from error
+    return device
 
 
 _elsewhere = False

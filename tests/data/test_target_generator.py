@@ -171,6 +171,14 @@ def test_edges_by_the_config(tmp_path, record):
         build_target_generator(config(tmp_path, *pairs, *folder))(record)
 
 
+def test_filters_work_in_data_workers(tmp_path, record):
+    pairs = ("INPUT.TRACE.EDGES", "source", "DATALOADER.NUM_WORKERS", 2)
+    made = build_target_generator(config(tmp_path, *pairs, "MODEL.TRACE.EDGES.SOURCE", "sobel"))
+    assert made(record).category_ids.size
+    with pytest.raises(ValueError, match=r"NUM_WORKERS is 2"):
+        build_target_generator(config(tmp_path, *pairs))
+
+
 def test_edges_of_a_network(tmp_path, record, monkeypatch):
     expected = build_target_generator(config(tmp_path))(record)
     calls = []

@@ -45,8 +45,8 @@ def test_a_file_of_another_size_is_named(tmp_path):
 
 @pytest.mark.parametrize("build", [check_edge_source, build_edge_source])
 def test_wrong_keys_are_named_before_anything_is_loaded(build, tmp_path):
-    with pytest.raises(ValueError, match=r"MODEL.TRACE.EDGES.SOURCE is 'canny'.*teacher, files"):
-        build(config(SOURCE="canny"))
+    with pytest.raises(ValueError, match=r"MODEL.TRACE.EDGES.SOURCE is 'cany'.*teacher, files"):
+        build(config(SOURCE="cany"))
     with pytest.raises(ValueError, match=r"MODEL.TRACE.EDGES.DIR is empty"):
         build(config(SOURCE="files"))
     with pytest.raises(FileNotFoundError, match=r"MODEL.TRACE.EDGES.DIR.*absent"):

@@ -116,6 +116,16 @@ def test_a_student_of_another_backbone(data, run_apart):
     assert not (data / "out").exists()
 
 
+def test_hed_without_weights(data, run_apart):
+    options = ["--images", data / "images", "--output", data / "out", "MODEL.DEVICE", "cudaa"]
+    keys = ["MODEL.TRACE.EDGES.SOURCE", "hed", "MODEL.TRACE.EDGES.HED_WEIGHTS", data / "hed.h5"]
+    out, err = run_apart("predict_edges.py", *map(str, [*options, *keys]))
+    assert out == "status 2 []\n"
+    assert "(did you mean cuda?)" in err
+    assert f"no weights of HED at {data}/hed.h5: correct MODEL.TRACE.EDGES.HED_WEIGHTS" in err
+    assert not (data / "out").exists()
+
+
 def test_masks_of_bare_images(data, run_apart):
     options = ["--images", data / "image", "--method", "ncut", "--output", data / "images"]
     keys = ["MODEL.TRACE.DISCOVERY.MIN_IOU", "2.0", "MODEL.TRACE.DISCOVERY.FEATURES", "kyes"]

@@ -191,7 +191,7 @@ def test_wrong_keys_are_named(keys, message):
 
 def test_wrong_edge_keys_fail_before_the_first_image():
     cfg = config()
-    cfg.MODEL.TRACE.EDGES.SOURCE = "canny"
+    cfg.MODEL.TRACE.EDGES.SOURCE = "cany"
     with pytest.raises(ValueError, match=r"MODEL.TRACE.EDGES.SOURCE"):
         with_postprocessor(Fixed(predict_instances), cfg)
 

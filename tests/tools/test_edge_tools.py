@@ -16,6 +16,7 @@ from PIL import Image
 
 from trace_d2.complaints import Complaints
 from trace_d2.edges.abdiv import ternary_edges
+from trace_d2.edges.baselines import color_gradient_edges, fixed_canny_edges
 from trace_d2.edges.sources import EDGE_SOURCES, EdgeOutput
 from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
 from trace_d2.jobs.command_line import edge_cfg, load_cfg
@@ -333,6 +334,60 @@ def test_the_other_ones_source_is_refused_on_the_command_line(job, load_tool, st
     assert "tools/make_pseudo_edges.py" in capsys.readouterr().err
 
 
+def test_edges_of_baselines(tmp_path, load_tool, weights_of_hed, capsys) -> None:
+    job, key = ToolJob(tmp_path, load_tool("predict_edges")), "MODEL.TRACE.EDGES.SOURCE"
+    weights = weights_of_hed.write_red(tmp_path / "hed.h5", 0.0)
+    hed = (key, "hed", "MODEL.TRACE.EDGES.HED_WEIGHTS", str(weights))
+    assert job.run(*hed) == 0
+    image = np.asarray(Image.open(job.images / "s3.png"))
+    edges = read_edges(job.output / "edges/s3.png")
+    np.testing.assert_allclose(edges, weights_of_hed.red_edges(image, 0.0), atol=1e-5)
+    settings = json.loads((job.output / "settings.json").read_text())
+    assert f"HED (weights {settings['hed']})" in (job.output / "report.html").read_text()
+    moved = weights.rename(tmp_path / "same.h5")
+    assert job.run(*hed[:-1], str(moved)) == 0
+    assert "5 finished (5 of them before)" in capsys.readouterr().out
+    weights_of_hed.write_red(weights, 1.0)
+    assert job.run(*hed) == 2
+    assert "hed: " in capsys.readouterr().err
+    weights.write_bytes(moved.read_bytes()[:-9])
+    assert job.run(*hed) == 2
+    assert "hed.h5 is no whole HDF5 file" in capsys.readouterr().err
+
+    config = tmp_path / "canny.yaml"  # a source of the file is taken as well
+    config.write_text("MODEL: {TRACE: {EDGES: {SOURCE: canny, CANNY: [60, 90]}}}\n")
+    assert job.run("--config-file", str(config), "--overwrite") == 0
+    edges = read_edges(job.output / "edges/s3.png")
+    np.testing.assert_array_equal(edges, fixed_canny_edges(image, 60, 90))
+    assert "Canny at 60 and 90" in (job.output / "report.html").read_text()
+    capsys.readouterr()
+    assert job.run("--config-file", str(config), "MODEL.TRACE.EDGES.CANNY", "[60,91]") == 2
+    assert "EDGES.CANNY: " in capsys.readouterr().err
+    assert job.run(key, "sobel", "--weights", "some/student") == 2
+    assert "--weights is a student's folder, but" in capsys.readouterr().err
+    assert job.run(key, "files") == 2
+    assert "or those of hed, canny, sobel, gradient" in capsys.readouterr().err
+
+
+def test_labels_by_a_baseline(label_job) -> None:
+    label_job.add("a", "b")
+    gradient = ("MODEL.TRACE.EDGES.SOURCE", "gradient")
+    assert label_job.run(*gradient, edges=["--save-edges"]) == 0
+    image = np.asarray(Image.open(label_job.root / "images/a.png"))
+    kept = read_edges(label_job.output / "edges/a.png")
+    np.testing.assert_array_equal(kept, quantise_edges(color_gradient_edges(image)))
+    assert "colour gradient" in (label_job.output / "report.html").read_text()
+    assert json.loads((label_job.output / "calibration.json").read_text())["images"] == 2
+
+
+def test_masks_by_a_baseline(mask_job) -> None:
+    mask_job.add("a.png", "b.png")
+    canny = ("MODEL.TRACE.EDGES.SOURCE", "canny", "MODEL.TRACE.EDGES.CANNY", "[100,200]")
+    assert mask_job.run(*canny, edges=[]) == 0
+    assert mask_job.refined()["annotations"]
+    assert "Canny at 100 and 200" in (mask_job.work / "report.html").read_text()
+
+
 def test_every_job_takes_the_student(label_job, student, capsys) -> None:
     label_job.add("a", "b")
     opts = ["MODEL.TRACE.EDGES.SOURCE", "student"]
@@ -362,7 +417,7 @@ def test_sources_on_the_command_line(student) -> None:
 
     assert source_of("student") == "student"
     with pytest.raises(ValueError, match=r"one of teacher, files, student"):
-        source_of("canny")
+        source_of("magic")
     with pytest.raises(ValueError, match=r"did you mean teacher\?"):
         source_of("techer")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trace_d2.edges.baselines import fixed_canny_edges
 from trace_d2.evaluation import edges as module
 from trace_d2.evaluation import evaluate_edges
 from trace_d2.io.atomic import write_json
@@ -91,6 +92,33 @@ def test_baselines_find_some_of_it(tool, scenes, name, capsys) -> None:
     assert cells[0] == name
     assert 10 < float(cells[1]) < 95
     assert float(cells[3]) >= float(cells[1])
+
+
+def test_fixed_canny_and_hed(tool, scenes, weights_of_hed, tmp_path, capsys) -> None:
+    images = ["--images", str(scenes / "images"), "--thresholds", "3"]
+    assert tool.main([*truth(scenes), *images, "--baseline", "canny", "--canny", "90", "180"]) == 0
+    found = row(capsys.readouterr().out)
+    (tmp_path / "edges").mkdir()
+    for stem in STEMS:
+        image = np.asarray(Image.open(scenes / f"images/{stem}.png"))
+        write_edges(tmp_path / f"edges/{stem}.png", fixed_canny_edges(image, 90, 180))
+    assert tool.main([*truth(scenes), "--edges", str(tmp_path / "edges"), *images[2:]]) == 0
+    assert row(capsys.readouterr().out)[1:] == found[1:]
+    assert found[1] == found[3]  # one threshold: OIS is ODS
+
+    hed = ["--baseline", "hed", *images, "--hed-weights"]
+    weights = weights_of_hed.write_red(tmp_path / "hed.h5", -9.0)  # no edge at any threshold
+    assert tool.main([*truth(scenes), *hed, str(weights)]) == 0
+    assert row(capsys.readouterr().out)[:2] == ["hed", "0.0"]
+    assert tool.main([*truth(scenes), *hed, str(tmp_path / "absent.h5")]) == 2
+    assert "no weights of HED at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--canny", "1", "2"), ("--hed-weights", "x")])
+def test_options_of_other_baselines(tool, scenes, option, capsys) -> None:
+    with pytest.raises(SystemExit):
+        tool.main([*truth(scenes), "--baseline", "sobel", "--images", "x", *option])
+    assert f"{option[0]} " in capsys.readouterr().err
 
 
 def test_workers_do_not_change_the_result(scenes, edges, monkeypatch) -> None:
@@ -232,7 +260,7 @@ def test_bad_input_is_named(tool, scenes, arguments, message, capsys) -> None:
     [
         [],
         ["--baseline", "canny"],
-        ["--baseline", "hed", "--images", "b"],
+        ["--baseline", "magic", "--images", "b"],
         ["--edges", "a", "--images", "b"],
         ["--edges", "a", "--baseline", "canny", "--images", "b"],
         ["--edges", "a", "--workers", "-1"],

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from trace_d2.attention import native_attention
 from trace_d2.backbones import build_backbone
-from trace_d2.backbones.loading import pick_device, pick_dtype
+from trace_d2.backbones.loading import pick_dtype
 from trace_d2.backbones.settings import BackboneSettings
+from trace_d2.devices import pick_device
 from trace_d2.edges.detector import EdgeDetector, StudentDetector
 from trace_d2.edges.lora import merge_lora_adapters
 from trace_d2.edges.student import EdgeStudent

@@ -202,7 +202,7 @@ class StudyInputs:
     def _write_baseline(self, output: Path) -> None:
         from tqdm import tqdm
 
-        from trace_d2.edges.baselines import BASELINES
+        from trace_d2.edges.baselines import FILTERS
         from trace_d2.io.edge_maps import write_edges
         from trace_d2.io.images import read_image
         from trace_d2.io.listing import list_images
@@ -213,7 +213,7 @@ class StudyInputs:
             image = read_image(self.images / names[stem]).pixels
             path = output / f"{stem}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_edges(path, BASELINES[BASELINE](image, stem).edges)
+            write_edges(path, FILTERS[BASELINE](image))
 
     def _made(self, name: str, write: Callable[..., object], *inputs: Path, **options: Any) -> Path:
         """``inputs/<name>``, written from ``inputs`` unless it is there as a whole."""

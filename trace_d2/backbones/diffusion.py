@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from trace_d2.attention.settings import AttentionSettings
+from trace_d2.devices import pick_device
 
 from . import loading, offloading, quantization
 from .backbone import AttentionBackbone
@@ -107,7 +108,7 @@ class DiffusionBackbone(AttentionBackbone):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Self:
         settings = BackboneSettings.from_config(cfg)
-        device = loading.pick_device(cfg)
+        device = pick_device(cfg)
         dtype = loading.pick_dtype(settings.dtype, device)
         source = source_of(settings)
         registered = REGISTERED_MODELS.get(settings.name)

@@ -11,10 +11,8 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL
-from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from trace_d2.devices import backbone_device
 from trace_d2.io.json_files import read_json
 
 from . import quantization
@@ -28,25 +26,6 @@ from .single_file import load_single_file
 # What a class is called today that was called Transformer2DModel, by its norm_type. The hub's
 # PixArt-alpha is published under that name.
 _TRANSFORMERS = {"ada_norm_single": "PixArtTransformer2DModel"}
-
-
-def pick_device(cfg: CfgNode) -> torch.device:
-    """Where the backbone runs.
-
-    ``backbone_device`` says so; at "auto" it is CUDA where there is one.
-    """
-    name, key = backbone_device(cfg)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f'{key} {name!r} cannot be used: {error}; set {key} to "cpu", or to a device that'
-            " this machine has"
-        ) from error
-    return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

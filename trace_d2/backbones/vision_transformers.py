@@ -16,6 +16,7 @@ from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, 
 from typing_extensions import Self
 
 from trace_d2.attention import AttentionLayout
+from trace_d2.devices import pick_device
 
 from . import loading
 from .backbone import AttentionBackbone
@@ -128,7 +129,7 @@ def at_hand(family: type[AttentionBackbone], cfg: CfgNode) -> AtHand:
     """What ``cfg`` means; a ValueError for keys and folders that are not of ``family``."""
     settings = BackboneSettings.from_config(cfg)
     settings.check_without_diffusion()
-    device = loading.pick_device(cfg)
+    device = pick_device(cfg)
     dtype = loading.pick_dtype(settings.dtype, device)
     source = source_of(settings)
     registered = REGISTERED_MODELS.get(settings.name)

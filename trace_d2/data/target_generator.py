@@ -24,8 +24,13 @@ from trace_d2.data.targets import (
     read_target,
     record_file,
 )
-from trace_d2.edges.sources import EdgeSource, build_edge_source, check_edge_source
-from trace_d2.edges.student_files import student_print
+from trace_d2.edges.baselines import FILTERS
+from trace_d2.edges.sources import (
+    EdgeSource,
+    build_edge_source,
+    check_edge_source,
+    source_print,
+)
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.edge_maps import check_edges, edge_stem, find_edges
 from trace_d2.io.images import Sample, load_sample
@@ -43,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 # Keys of MODEL.TRACE that no edge depends on.
 _NOT_OF_EDGES = ("DEVICE", "POSTPROCESSOR", "MASK2FORMER", "ROI_HEADS", "SOLVER", "BGP")
+_LATER_KEYS = (".REVISION", "EDGES.HED_WEIGHTS", "EDGES.CANNY")
 
 
 @dataclass(frozen=True)
@@ -184,11 +190,11 @@ def _edge_input(cfg: CfgNode, choice: str) -> tuple[Path | str | None, EdgeSourc
     source = cfg.MODEL.TRACE.EDGES.SOURCE
     if source == "files":
         return Path(cfg.MODEL.TRACE.EDGES.DIR), None
-    if cfg.DATALOADER.NUM_WORKERS:
+    if cfg.DATALOADER.NUM_WORKERS and source not in FILTERS:
         raise ValueError(
             f"INPUT.TRACE.EDGES is 'source' and MODEL.TRACE.EDGES.SOURCE {source!r}, but data "
             f"workers (DATALOADER.NUM_WORKERS is {cfg.DATALOADER.NUM_WORKERS}) cannot share a "
-            "network: write the edges once by `tools/predict_edges.py` (student) or "
+            "network: write the edges once by `tools/predict_edges.py` (student, hed) or "
             "`tools/make_pseudo_panoptic.py --save-edges`, and train with MODEL.TRACE.EDGES.SOURCE "
             "files and MODEL.TRACE.EDGES.DIR, or set DATALOADER.NUM_WORKERS 0"
         )
@@ -211,12 +217,11 @@ def _cache_key(
     }
     if edges_by_network:
         nodes = {k: v for k, v in cfg.MODEL.TRACE.items() if k not in _NOT_OF_EDGES}
-        # An empty revision is none: labels from before there was the key are those of today.
+        # Labels from before there were these keys are those of today where they are empty.
         settings["TRACE"] = {
-            k: v for k, v in flatten(nodes).items() if not (k.endswith(".REVISION") and not v)
+            k: v for k, v in flatten(nodes).items() if v or not k.endswith(_LATER_KEYS)
         }
-        if cfg.MODEL.TRACE.EDGES.SOURCE == "student":
-            settings["student"] = student_print(cfg)
+        settings |= source_print(cfg)
     return settings
 
 

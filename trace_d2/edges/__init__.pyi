@@ -1,6 +1,7 @@
 from .abdiv import attention_boundary_divergence, normalise_edges, pseudo_edges
 from .detector import EdgeDetector, StudentDetector
 from .emergence import Emergence, instance_emergence_point
+from .hed import HedDetector
 from .sources import EdgeOutput, EdgeSource, build_edge_source, check_edge_source
 from .student import EdgeStudent
 
@@ -10,6 +11,7 @@ __all__ = [
     "EdgeSource",
     "EdgeStudent",
     "Emergence",
+    "HedDetector",
     "StudentDetector",
     "attention_boundary_divergence",
     "build_edge_source",

@@ -1,19 +1,21 @@
-"""Edges without a model, to compare with: Canny, Sobel and the colour gradient.
+"""Edges without a network, to compare with: Canny, Sobel and the colour gradient.
 
 Each takes an image (H, W, 3) uint8 RGB and gives edge strength (H, W) float32 in 0..1; ``sigma`` is
 that of a Gaussian blur before, in pixels, 0 for none. Another image, or a setting out of its range,
-is a ValueError.
+is a ValueError. HED, which is one, is in ``hed``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 
-from .sources import EdgeOutput, EdgeSource
+from .settings import CannySettings
+from .sources import EdgeOutput
 
 _SOBEL_RANGE = 4 * 255.0  # the largest Sobel response to 8-bit values
 _LAB_ROUNDING = 1e-3  # CIELAB units a pixel; 8-bit colours differ by more
@@ -37,7 +39,7 @@ def canny_edges(
         thresholds: how many.
         low: the low threshold of the hysteresis as a share of the high one, 0..1.
     """
-    _check_image(image, sigma)
+    check_image(image, sigma)
     if thresholds < 1 or not 0 <= low <= 1:
         raise ValueError(f"thresholds is 1 or more, low in 0..1; not {thresholds}, {low}")
     smooth = _blur(image.astype(np.float32), sigma)
@@ -55,9 +57,23 @@ def canny_edges(
     return passed / np.float32(thresholds)
 
 
+def fixed_canny_edges(image: np.ndarray, low: float = 100, high: float = 200) -> np.ndarray:
+    """Canny's edges at fixed thresholds, 1 or 0, as OpenCV finds them by itself.
+
+    That is ``cv2.Canny(grey, low, high)``: Sobel's gradients over 3 x 3 pixels, unscaled, so that a
+    step of g grey levels has one of 4 g; their L1 norm; no blur before.
+
+    Args:
+        image: see above.
+        low, high: of the hysteresis. OpenCV's own examples take 100 and 200.
+    """
+    check_image(image)
+    return (cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), low, high) > 0).astype(np.float32)
+
+
 def sobel_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     """Norm of the Sobel gradient of the grey image, scaled like ABDiv: its mu + sigma is 0.5."""
-    _check_image(image, sigma)
+    check_image(image, sigma)
     grey = _blur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), sigma)
     norm = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     norm[norm < 1e-2] = 0  # rounding; values that differ by a grey level give more
@@ -69,7 +85,7 @@ def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
 
     The norm of the Scharr gradient over the three channels of CIELAB.
     """
-    _check_image(image, sigma)
+    check_image(image, sigma)
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab = _blur(lab, sigma)
     across = cv2.Scharr(lab, cv2.CV_32F, 1, 0, scale=1 / 32)
@@ -79,16 +95,31 @@ def color_gradient_edges(image: np.ndarray, sigma: float = 1.0) -> np.ndarray:
     return _as_abdiv(norm)
 
 
-def _output(find: Callable[[np.ndarray], np.ndarray], image: np.ndarray, key: str) -> EdgeOutput:
-    return EdgeOutput(find(image))
-
-
-BASELINES: dict[str, EdgeSource] = {
-    "canny": partial(_output, canny_edges),
-    "sobel": partial(_output, sobel_edges),
-    "gradient": partial(_output, color_gradient_edges),
+FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "canny": canny_edges,
+    "sobel": sobel_edges,
+    "gradient": color_gradient_edges,
 }
-"""Edge sources without a model, by name."""
+"""What finds edges, by its name among ``EDGE_SOURCES``."""
+
+
+class FilterEdges:
+    """One of ``FILTERS`` as an ``EdgeSource``."""
+
+    def __init__(self, find: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.find = find
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> FilterEdges:
+        """The one that ``MODEL.TRACE.EDGES.SOURCE`` names; Canny's thresholds are ``CANNY``."""
+        source = cfg.MODEL.TRACE.EDGES.SOURCE
+        if source == "canny" and (fixed := CannySettings.from_config(cfg).canny):
+            return cls(partial(fixed_canny_edges, low=fixed[0], high=fixed[1]))
+        return cls(FILTERS[source])
+
+    def __call__(self, image: np.ndarray, key: str) -> EdgeOutput:
+        """Of ``image``, (H, W, 3) uint8 RGB; ``key`` decides nothing."""
+        return EdgeOutput(self.find(image))
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -103,7 +134,8 @@ def _as_abdiv(norm: np.ndarray) -> np.ndarray:
     return normalise_edges(torch.from_numpy(norm)).numpy()
 
 
-def _check_image(image: np.ndarray, sigma: float) -> None:
+def check_image(image: np.ndarray, sigma: float = 0.0) -> None:
+    """Raise a ValueError unless ``image`` is (H, W, 3) uint8 and ``sigma`` 0 or more."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an image is (H, W, 3) uint8, not {image.dtype} of {image.shape}")
     if sigma < 0:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with teacher and student before PyTorch is imported."""
+"""What can be known to be wrong with where edges come from before PyTorch is imported."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from trace_d2.backbones.preflight import check_backbone
 from trace_d2.backbones.registry import canonical_name, without_diffusion
 from trace_d2.backbones.settings import PassSettings
 from trace_d2.complaints import Complaints
+from trace_d2.devices import backbone_device, check_device
 from trace_d2.io.weight_files import tensor_shapes
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import NodeSettings
 
 from .settings import AbdivSettings, EmergenceSettings, LoraSettings
-from .sources import EDGE_SOURCES, check_edge_source
+from .sources import check_edge_source
 from .student_files import DECODER_FILE, LORA_FILE, read_description, student_folder
 
 
@@ -32,13 +33,17 @@ def check_edges(cfg: CfgNode) -> None:
         wrong.of(check_edge_source, cfg)
     if cfg.MODEL.TRACE.EDGES.CALIBRATION:
         wrong.of(EdgeCalibration.load, cfg.MODEL.TRACE.EDGES.CALIBRATION)
-    if source in EDGE_SOURCES and source != "files":
+    if source in ("teacher", "student"):
         kinds: list[type[NodeSettings]] = [AttentionSettings, PassSettings]
         if source == "teacher":
             kinds += [EmergenceSettings, AbdivSettings]
         for kind in kinds:
             wrong.of(kind.from_config, cfg)
         wrong.of(check_backbone, cfg)
+    elif source == "hed":
+        name, key = backbone_device(cfg)
+        if name != "auto":
+            wrong.of(check_device, name, key)
     if source == "student":
         folder = wrong.of(student_folder, cfg)
         if folder is not None:

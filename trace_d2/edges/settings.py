@@ -18,6 +18,21 @@ LORA_LAYERS = ("attention", "feed_forward")
 
 
 @dataclass(frozen=True)
+class CannySettings(NodeSettings, node="MODEL.TRACE.EDGES"):
+    """The thresholds of source "canny", LOW and HIGH, in grey levels; none: many at once."""
+
+    canny: tuple[float, ...] = within(0.0, default=())
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.canny) not in (0, 2) or list(self.canny) != sorted(self.canny):
+            raise ValueError(
+                f"{self.node}.CANNY holds LOW and HIGH, LOW not above HIGH, or nothing; not "
+                f"{list(self.canny)}"
+            )
+
+
+@dataclass(frozen=True)
 class EmergenceSettings(NodeSettings, node="MODEL.TRACE.EMERGENCE"):
     """The search along the trajectory (Algorithm 1)."""
 

@@ -1,4 +1,4 @@
-"""Where edges come from: ``MODEL.TRACE.EDGES`` chooses among teacher, student and files."""
+"""Where edges come from: ``MODEL.TRACE.EDGES`` chooses among teacher, student, files and others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.remarks import RemarkLog
 
-from .student_files import CALIBRATION_NAME, student_folder
+from .hed_files import check_hed, hed_print
+from .settings import CannySettings
+from .student_files import CALIBRATION_NAME, student_folder, student_print
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +141,16 @@ EDGE_SOURCES: dict[str, Any] = {
     "teacher": "trace_d2.edges.detector:EdgeDetector",
     "files": FileEdges,
     "student": "trace_d2.edges.detector:StudentDetector",
+    "hed": "trace_d2.edges.hed:HedDetector",
+    "canny": "trace_d2.edges.baselines:FilterEdges",
+    "sobel": "trace_d2.edges.baselines:FilterEdges",
+    "gradient": "trace_d2.edges.baselines:FilterEdges",
 }
 """Values of ``MODEL.TRACE.EDGES.SOURCE``: classes with a ``from_config(cfg)`` that gives an
-``EdgeSource``, or "module:class" of those that need PyTorch."""
+``EdgeSource``, or "module:class" of those that are imported when they are built."""
+
+BASELINES = tuple(name for name in EDGE_SOURCES if name not in ("teacher", "files", "student"))
+"""Those that know nothing of attention, to compare with."""
 
 
 def check_edge_source(cfg: CfgNode) -> None:
@@ -156,6 +165,10 @@ def check_edge_source(cfg: CfgNode) -> None:
         FileEdges.from_config(cfg)
     if source == "student":
         student_folder(cfg)
+    if source == "hed":
+        check_hed(cfg)
+    if source == "canny":
+        CannySettings.from_config(cfg)
 
 
 def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
@@ -178,6 +191,13 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
     entry = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE]
     kind = resolve_name(entry) if isinstance(entry, str) else entry
     return kind.from_config(cfg)
+
+
+def source_print(cfg: CfgNode) -> dict[str, str]:
+    """What tells the files of the source of ``cfg`` from others, by its name; empty without any."""
+    prints = {"student": student_print, "hed": hed_print}
+    source = cfg.MODEL.TRACE.EDGES.SOURCE
+    return {source: prints[source](cfg)} if source in prints else {}
 
 
 def edge_calibration(cfg: CfgNode) -> EdgeCalibration | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .json_files import shown
 
+_STARTS = {".gguf": b"GGUF", ".h5": b"\x89HDF\r\n\x1a\n"}
 _PICKLE_STARTS = (b"\x80", b"(", b"c", b"]", b"}")
 _MOST_HEADER = 2**28  # bytes of a safetensors header
 _AGAIN = "copy or download it again"
@@ -18,8 +19,8 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]] | None:
     """The shapes of the tensors in a file of weights, by name.
 
     Args:
-        path: ``.safetensors``, ``.gguf``, or a pickle (``.pth``, ``.pt``, ``.ckpt``, ``.bin``,
-            ``.pkl``).
+        path: ``.safetensors``, ``.gguf``, ``.h5`` (HDF5), or a pickle (``.pth``, ``.pt``,
+            ``.ckpt``, ``.bin``, ``.pkl``).
 
     Returns:
         None where the file looks sound and only reading it could tell.
@@ -42,8 +43,8 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]] | None:
         raise ValueError(f"{shown(str(path))} is empty: {_AGAIN}")
     if path.suffix == ".safetensors":
         return _safetensors_shapes(path, size)
-    if path.suffix == ".gguf":
-        sound = start.startswith(b"GGUF")
+    if path.suffix in _STARTS:
+        sound = start.startswith(_STARTS[path.suffix])
     elif start.startswith(b"PK"):
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{shown(str(path))} breaks off, it is no whole file: {_AGAIN}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trace_d2.edges.sources import BASELINES
 from trace_d2.jobs.command_line import STUDENT
 from trace_d2.jobs.job import UsageError
 from trace_d2.jobs.locks import LOCKS, hold_lock
@@ -38,6 +39,8 @@ class Pin:
             return f"SAM ({trace.SAM.WEIGHTS})"
         if trace.EDGES.SOURCE == STUDENT:
             return f"the student {trace.STUDENT.WEIGHTS or f'of {trace.BACKBONE.NAME}'}"
+        if trace.EDGES.SOURCE in BASELINES and self.node == "BACKBONE":
+            return f"the edge source {trace.EDGES.SOURCE}"
         return f"the backbone {trace.BACKBONE.NAME}"
 
 

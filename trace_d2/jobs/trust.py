@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trace_d2.edges.sources import EDGE_SOURCES
 from trace_d2.io.edge_maps import INVERTED, SCALE
 from trace_d2.io.json_files import read_json, whole_number
-from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER
+from trace_d2.jobs.command_line import NONE
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.outcome import FactCounts
 from trace_d2.jobs.store import JobStore
@@ -95,9 +96,9 @@ def _blind(store: JobStore) -> bool:
 
 
 def _remedy(store: JobStore) -> str:
-    """What to do about faint edges, which a network cannot have scaled wrongly."""
+    """What to do about faint edges, which no detector of ours has scaled wrongly."""
     settings = store.read_settings() if store.has_settings() else {}
-    return "" if settings.get("edges") in (TEACHER, STUDENT) else f": {SCALE}"
+    return "" if settings.get("edges") in EDGE_SOURCES else f": {SCALE}"
 
 
 def read_measured(store: JobStore, tell: bool = False) -> dict[str, Any] | None:

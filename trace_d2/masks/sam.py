@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Sam2Model, SamHQModel, SamModel
 
-from trace_d2.backbones.loading import load_folder, pick_device
+from trace_d2.backbones.loading import load_folder
+from trace_d2.devices import pick_device
 from trace_d2.propagation.grid import REFERENCE_PIXELS
 
 from .patches import Patch, iou, patch_of

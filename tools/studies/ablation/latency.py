@@ -18,7 +18,7 @@ from ablation.teacher import Trajectory, boundary_divergence, edges_of
 from trace_d2.attention import AttentionSettings
 from trace_d2.backbones.passes import timesteps_per_pass
 from trace_d2.edges import EdgeDetector, EdgeSource, instance_emergence_point
-from trace_d2.edges.baselines import BASELINES
+from trace_d2.edges.baselines import FILTERS, FilterEdges
 from trace_d2.edges.detector import AttentionView, EmergenceSettings
 
 _REPEATS = 3  # of what takes milliseconds
@@ -56,7 +56,9 @@ def measure_latency(detector: EdgeDetector, scenes: list[HeldOut]) -> dict[str, 
             divergence = (teacher.abdiv, teacher.neighbourhood)
             rows[row]["iep_ms"] = _repeated(trajectory.search, teacher.metric, teacher.stride)
             rows[row]["abdiv_ms"] = _repeated(boundary_divergence, *neighbours, *divergence)
-    return rows | {name: measure_source(detect, scenes) for name, detect in BASELINES.items()}
+    return rows | {
+        name: measure_source(FilterEdges(find), scenes) for name, find in FILTERS.items()
+    }
 
 
 def measure_source(detect: EdgeSource, scenes: list[HeldOut]) -> dict[str, float]:

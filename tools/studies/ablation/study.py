@@ -20,8 +20,7 @@ from ablation.teacher import Trajectory
 from trace_d2._version import __version__
 from trace_d2.config import load_trace_cfg
 from trace_d2.edges import EdgeDetector
-from trace_d2.edges.baselines import BASELINES as DETECTORS
-from trace_d2.edges.baselines import canny_edges
+from trace_d2.edges.baselines import FILTERS, canny_edges
 from trace_d2.evaluation.edge_metrics import EdgeCounts, edge_counts, edge_scores
 from trace_d2.io.atomic import write_json
 from trace_d2.parallel import ordered_map
@@ -236,8 +235,8 @@ def score_baselines(
     """No edges, edges without a model and oracle edges; Canny's threshold is put on 0.5."""
     truth = held_out(index, settings.side)
     edges: dict[str, np.ndarray | None] = {"none": None}
-    for name, detect in DETECTORS.items():
-        found = detect(truth.scene.image, truth.key).edges
+    for name, find in FILTERS.items():
+        found = find(truth.scene.image)
         edges[name] = found if name != "canny" else scaled(found, canny_threshold)
     edges["oracle"] = boundaries(truth.scene.segment_ids).astype(np.float32) / 255
     judge = find_judge(settings)

@@ -16,9 +16,9 @@ from trace_d2.edges.sources import (
     OneByOne,
     batched,
     build_edge_source,
+    source_print,
     timestep_text,
 )
-from trace_d2.edges.student_files import student_print
 from trace_d2.io.edge_maps import check_edges, write_edges
 from trace_d2.io.images import Inputs, image_pixels
 from trace_d2.io.remote import InputFolder, input_folder
@@ -67,10 +67,15 @@ _LATER_KEYS = {
     "EMERGENCE.SPACING": "uniform",
 }
 # What detected edges depend on, which given edges do not. A student looks for no timestep and no
-# threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys.
+# threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys, as
+# one of HED's weights does.
 _DETECTOR_KEYS = {
     TEACHER: ("SEED", "BACKBONE", "ATTENTION", "EMERGENCE", "ABDIV"),
     STUDENT: ("SEED", "BACKBONE", "STUDENT.MERGE_LORA"),
+    "hed": (),
+    "canny": ("EDGES.CANNY",),
+    "sobel": (),
+    "gradient": (),
 }
 
 
@@ -86,7 +91,7 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         save_edges: keep the edges as well.
 
     Attributes:
-        detects: whether a model finds the edges, in the process that looks.
+        detects: whether edges are found, by a model or a filter, in the process that looks.
     """
 
     nodes: ClassVar[tuple[str, ...]] = ()  # of MODEL.TRACE that decide results
@@ -125,7 +130,7 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
 
     @cached_property
     def detector(self) -> EdgeSource:
-        """The teacher or the student. Raises UsageError where it cannot be loaded."""
+        """What finds edges. Raises UsageError where it cannot be loaded."""
         return build_pinned(build_edge_source, self.cfg, self.store)
 
     @property
@@ -211,12 +216,10 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
             more: of ``Report``.
         """
         settings = outcome.settings
-        edges, backbone = settings.get("edges", ""), settings.get("MODEL.TRACE.BACKBONE.NAME")
-        detected = {TEACHER: f"backbone {backbone}", STUDENT: f"student of {backbone}"}
         images = ("Images", settings.get("images", ""))
         sources = [images, *rows]
         if not any(title == "Features" for title, _ in rows):  # which take the place of edges
-            sources.append(("Edges", detected.get(edges, edges)))
+            sources.append(("Edges", _edges_named(settings)))
 
         def full_caption(record: Record) -> str:
             point = record.facts.get("timestep")
@@ -227,6 +230,21 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         bars = {"Instance emergence point (of 1000)": counts}
         notes = [*more.pop("notes", ()), *backbone_remarks(settings)]
         return Report(title, panes, full_caption, sources, bars=bars, notes=notes, **more)
+
+
+def _edges_named(settings: Mapping[str, Any]) -> str:
+    """Where edges are from, for people."""
+    edges, backbone = settings.get("edges", ""), settings.get("MODEL.TRACE.BACKBONE.NAME")
+    canny = settings.get("MODEL.TRACE.EDGES.CANNY")
+    names = {
+        TEACHER: f"backbone {backbone}",
+        STUDENT: f"student of {backbone}",
+        "hed": f"HED (weights {settings.get('hed')})",
+        "canny": "Canny" + (f" at {canny[0]:g} and {canny[1]:g}" if canny else ""),
+        "sobel": "Sobel's gradient",
+        "gradient": "colour gradient",
+    }
+    return str(names.get(edges, edges))
 
 
 def backbone_remarks(settings: Mapping[str, Any]) -> list[str]:
@@ -262,9 +280,8 @@ def edge_settings(cfg: CfgNode, nodes: Sequence[str], calibrated: bool) -> dict[
     content = {
         "edges": str(folder.resolve()) if folder else node.SOURCE,
         **deciding_keys(cfg, (*nodes, *_DETECTOR_KEYS.get(node.SOURCE, ()))),
+        **source_print(cfg),
     }
-    if node.SOURCE == STUDENT:
-        content["student"] = student_print(cfg)
     if calibrated and node.CALIBRATION and node.SOURCE != NONE:
         content["calibration"] = EdgeCalibration.load(node.CALIBRATION).to_json()
     return content

@@ -21,7 +21,8 @@ import numpy as np
 from fvcore.common.config import CfgNode
 
 from trace_d2.complaints import Complaints
-from trace_d2.edges.sources import EdgeOutput
+from trace_d2.config import usable_trace_cfg
+from trace_d2.edges.sources import BASELINES, EdgeOutput
 from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
@@ -67,10 +68,10 @@ class EdgeInputs(Inputs):
 
 
 class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]]):
-    """Detects the edges of images one by one, by the student.
+    """Detects the edges of images one by one, by the student or by a baseline.
 
     Args:
-        cfg: ``MODEL.TRACE.EDGES.SOURCE`` is ``source_wanted``.
+        cfg: ``MODEL.TRACE.EDGES.SOURCE`` is one of ``sources``.
         images, output, entries: see ``EdgeTakingJob``.
     """
 
@@ -78,10 +79,10 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     done = "finished"
     files = "edges: {}/edges"
     title: ClassVar[str] = "Predicted edges"
-    source_wanted: ClassVar[str] = STUDENT
-    always: ClassVar[str] = (
-        "these edges are always the student's: leave it out; the teacher's are made by "
-        "tools/make_pseudo_edges.py"
+    sources: ClassVar[tuple[str, ...]] = (STUDENT, *BASELINES)  # the first unless one is asked for
+    others: ClassVar[str] = (
+        f"these edges are the student's, or those of {', '.join(BASELINES)}: leave it out, or name "
+        "one of these; the teacher's are made by tools/make_pseudo_edges.py"
     )
 
     def __init__(
@@ -95,13 +96,20 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
-        opts = [_SOURCE, cls.source_wanted]
-        if getattr(args, "weights", None):
-            opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
         wrong = Complaints()
         asked = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get(_SOURCE)
-        if asked not in (None, cls.source_wanted):
-            wrong.say(f"{_SOURCE} is {shown(asked)}, but {cls.always}")
+        if asked not in (None, *cls.sources):
+            wrong.say(f"{_SOURCE} is {shown(asked)}, but {cls.others}")
+        source = usable_trace_cfg(
+            Complaints(), args.config_file, args.opts
+        ).MODEL.TRACE.EDGES.SOURCE
+        opts = [_SOURCE, source if source in cls.sources else cls.sources[0]]
+        if getattr(args, "weights", None):
+            opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
+            if opts[1] != STUDENT:
+                wrong.say(
+                    f"--weights is a student's folder, but {_SOURCE} is {source}: leave out one"
+                )
         cfg = edge_cfg(wrong, args, *opts)
         images = wrong.of(input_folder, args.images)
         if images:
@@ -176,8 +184,8 @@ class PseudoEdgeJob(PredictedEdgeJob):
 
     layout = Layout("pseudo edges", results=(KEPT_EDGES, PSEUDO_EDGES), upgrade=upgrade)
     title = "Pseudo edges"
-    source_wanted = TEACHER
-    always = (
+    sources = (TEACHER,)
+    others = (
         "pseudo edges are always the teacher's: leave it out; the student's edges are made by "
         "tools/predict_edges.py"
     )
