@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trace_d2.data.prepare.command import make_parser, run
-from trace_d2.data.prepare.one_class import SEE, prepare_class_agnostic
+from trace_d2.data.prepare.one_class import SEE, prepare_class_agnostic, prepare_lvis
 from trace_d2.io.listing import read_names
 
 
@@ -25,30 +25,42 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="COCO-20K: a text file of image names of train2014, one a line",
     )  # fmt: skip
     source.add_argument(
-        "--lvis", type=Path, metavar="JSON",
-        help="LVIS v1 val; CutLER's has COCO's classes only (prepare_cocofied_lvis.py)",
+        "--lvis", type=Path, metavar="JSON", nargs="?", const=Path(),
+        help="LVIS v1 val (coco/annotations/lvis_v1_val.json), or what prepare_cocofied_lvis.py "
+        "made of it: with COCO's classes alone, as CutLER has it",
     )  # fmt: skip
     source.add_argument("--instances", type=Path, metavar="JSON", help="any; with --output")
-    parser.add_argument("--output", type=Path, metavar="JSON", help="if not CutLER's place")
+    place = "with --instances: the file to write; else only if it is not to be in CutLER's place"
+    parser.add_argument("--output", type=Path, metavar="JSON", help=place)
+    where = "with --instances: write names of images as these lie below this folder"
+    parser.add_argument("--images", type=Path, metavar="DIR", help=where)
     args = parser.parse_args(arguments)
     if args.instances and not args.output:
         parser.error("--instances needs --output")
+    if args.images and not args.instances:
+        parser.error("--images needs --instances")
+    if args.lvis and args.output:
+        parser.error("--lvis takes no --output: its classes tell which of two files it is")
     return args
 
 
 def write(args: argparse.Namespace) -> Iterator[str]:
     """Write the file; gives a line about it."""
     folder, names = args.root / "coco/annotations", None
-    source = args.lvis or args.instances
-    source = source.absolute() if source else folder / "instances_val2017.json"
+    if args.lvis:
+        source = folder / "lvis_v1_val.json" if args.lvis == Path() else args.lvis
+        output, images, instances = prepare_lvis(source, folder, not args.quiet)
+        yield f"{images} images with {instances} instances in {output}"
+        return
+    source = args.instances.absolute() if args.instances else folder / "instances_val2017.json"
     target = "coco_cls_agnostic_instances_val2017.json"
     if args.coco20k:
         source, target = folder / "instances_train2014.json", "coco20k_trainval_gt.json"
         names = read_names(args.coco20k, SEE)
-    elif args.lvis:
-        target = "lvis1.0_cocofied_val_cls_agnostic.json"
     output = args.output or folder / target
-    images, instances = prepare_class_agnostic(source, output, names, not args.quiet)
+    images, instances = prepare_class_agnostic(
+        source, output, names, not args.quiet, folder=args.images
+    )
     yield f"{images} images with {instances} instances in {output}"
 
 

@@ -4,7 +4,8 @@
     python tools/evaluate_masks.py --truth instances.json --predictions masks.json
 
 The predictions are a list of results, as Detectron2's coco_instances_results.json, or a COCO
-dictionary without scores, as training-free methods write it.
+dictionary without scores, as training-free methods write it. Where the truth has boxes alone
+(KITTI, Objects365, OpenImages, VOC 2007), boxes alone are scored, and that is said.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
-from trace_d2.evaluation.instances import IOU_TYPES, ClassAgnosticResult
+from trace_d2.evaluation.instances import DETECTIONS, IOU_TYPES, ClassAgnosticResult
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
 from trace_d2.io.paths import check_output
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.iou,
             ignore_unknown=args.ignore_unknown,
             match=args.match,
+            max_detections=args.max_detections,
         )
         if args.output:
             write_json(args.output, result.to_dict(), indent=1)
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     say(class_agnostic_table(result))
     say(f"\n{_counts(result)}")
+    for remark in result.remarks:
+        say(f"note: {remark}")
     return 0
 
 
@@ -53,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--truth", type=Path, required=True, help="COCO instances JSON")
     add("--predictions", type=Path, required=True, help="list of results, or COCO JSON")
     add("--output", type=Path, help="write the numbers (0..1) to this JSON file")
-    add("--iou", nargs="+", choices=IOU_TYPES, default=list(IOU_TYPES), help="masks, boxes or both")
+    what = "masks, boxes or both (default: what the truth has)"
+    add("--iou", nargs="+", choices=IOU_TYPES, help=what)
+    most = f"predictions of an image that count, the best first (default: {DETECTIONS}; LVIS: 300)"
+    add("--max-detections", type=int, metavar="K", default=DETECTIONS, help=most)
     add(
         "--ignore-unknown",
         action="store_true",

@@ -65,6 +65,19 @@ def test_good_records_come_out_as_from_detectron2(cfg, record, is_train):
     assert len(record["annotations"]) == 2
 
 
+def test_boxes_alone_train_models_without_masks(cfg, record):
+    """As of KITTI and Objects365."""
+    record["annotations"] = [annotation() for _ in range(2)]
+    for row in record["annotations"]:
+        del row["segmentation"]
+    with pytest.raises(BadRecordError, match=r"it has no mask; .* with MODEL\.MASK_ON False"):
+        TolerantDatasetMapper(cfg, True, strict=True)(record)
+    cfg.MODEL.MASK_ON = False
+    mapped = TolerantDatasetMapper(cfg, True)(record)
+    assert len(mapped["instances"].gt_boxes) == 2
+    assert not mapped["instances"].has("gt_masks")
+
+
 def bad_records(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is said of a record, and the record."""
     folder = Path(record["file_name"]).parent

@@ -91,13 +91,13 @@ def test_list_of_other_images_is_an_error(run, annotations, tmp_path, capsys):
     assert "COCO_train2014_000000000009.jpg" in message
 
 
-def test_lvis_takes_file_names_from_urls(run, annotations, tmp_path):
+def test_cocofied_lvis_goes_where_cutler_has_it(run, annotations, tmp_path):
     entry = image(5, "")
     del entry["file_name"]
     entry["coco_url"] = "http://images.cocodataset.org/val2017/000000000005.jpg"
     lvis = write(
         tmp_path / "lvis_v1_val.json",
-        {"images": [entry], "annotations": [instance(1, 5, 1203)], "categories": []},
+        {"images": [entry], "annotations": [instance(1, 5, 3)], "categories": [{"id": 3}]},
     )
     assert run("prepare_coco_class_agnostic", "--lvis", str(lvis)) == 0
     content = read(annotations / "lvis1.0_cocofied_val_cls_agnostic.json")

@@ -104,7 +104,7 @@ def test_swapped_sizes_of_the_truth(dataset, caplog):
     assert evaluator.evaluate()["segm"]["AP50"] > 0
 
 
-def test_a_truth_without_masks_gets_boxes_only(dataset):
+def test_a_truth_without_masks_gets_boxes_only(dataset, caplog):
     def unmask(content: dict) -> None:
         row = content["annotations"][0]
         row.update(bbox=[10, 10, 20, 20])
@@ -118,7 +118,16 @@ def test_a_truth_without_masks_gets_boxes_only(dataset):
         ClassAgnosticEvaluator(dataset, iou_types=["segm"])
     evaluator = ClassAgnosticEvaluator(dataset)
     evaluator.process([{"image_id": 1}], [output(0.9)])
-    assert list(evaluator.evaluate()) == ["bbox"]
+    with caplog.at_level("INFO"):
+        assert list(evaluator.evaluate()) == ["bbox"]
+    assert "AP and AR are those of boxes (AP^box, not AP^mk)" in caplog.text
+
+
+def test_the_data_set_says_how_many_predictions_count(dataset):
+    MetadataCatalog.get(dataset).max_detections = 300
+    evaluator = ClassAgnosticEvaluator(dataset)
+    evaluator.process([{"image_id": 1}, {"image_id": 2}], [output(0.9), output(0.8)])
+    assert evaluator.evaluate()["segm"]["AR_300"] == pytest.approx(100)
 
 
 def test_processes_are_joined_and_padded_images_count_once(dataset, monkeypatch):

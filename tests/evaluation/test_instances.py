@@ -126,7 +126,8 @@ def test_equals_cocoeval_on_random_data():
             evaluation.accumulate()
             evaluation.summarize()
             expected = np.where(evaluation.stats < 0, np.nan, evaluation.stats)
-            np.testing.assert_array_equal([scores[name] for name in METRICS], expected)
+            assert list(scores) == list(METRICS)
+            np.testing.assert_array_equal(list(scores.values()), expected)
 
 
 def test_a_prediction_in_a_crowd_counts_neither_way(two_objects):
@@ -228,6 +229,49 @@ def test_masks_of_another_size_are_named(two_objects):
     mask = rectangle(0, 0, 5, 5, size=(80, 60))
     with pytest.raises(ValueError, match=r"image 1 \(1.jpg\) does .* 80 x 60 .* 60 x 80"):
         class_agnostic_ap(two_objects, [{"image_id": 1, "score": 1, "segmentation": mask}])
+
+
+@pytest.fixture
+def two_boxes(two_objects):
+    """The same objects as boxes alone."""
+    for row in two_objects["annotations"]:
+        row["bbox"] = mask_api.toBbox(row.pop("segmentation")).tolist()
+        row["area"] = 400
+    return two_objects
+
+
+def test_a_truth_of_boxes_is_scored_by_boxes_and_says_so(two_boxes):
+    """One prediction has a bbox of its own, the other a mask alone: 20 x 16 of 20 x 20."""
+    boxed = {"image_id": 1, "score": 0.9, "bbox": [0, 0, 20, 20]}
+    with pytest.raises(ValueError, match=r"the truth has no masks: .* boxes alone \(--iou bbox\)"):
+        class_agnostic_ap(two_boxes, [boxed], ["segm"])
+    result = class_agnostic_ap(two_boxes, [boxed, found(0.7, 30, 30, 20, 16)])
+    assert list(result.scores) == ["bbox"]
+    # Thresholds .5 .. .8 find both.
+    assert result.scores["bbox"]["AR_100"] == pytest.approx(0.7 * 1 + 0.3 * 0.5)
+    (remark,) = result.remarks
+    assert remark.startswith("the truth has no masks: AP and AR are those of boxes (AP^box")
+    assert result.to_dict()["remarks"] == [remark]
+    assert result.to_dict()["boxes_alone"]
+    assert [row.split()[0] for row in class_agnostic_table(result).splitlines()[2:]] == ["boxes"]
+
+
+def test_more_or_fewer_predictions_of_an_image_count(two_objects):
+    """What is right comes second, and 150th after boxes of one pixel."""
+    right = [found(0.95, 0, 0, 20, 20), found(0.1, 30, 30, 20, 20)]
+    predictions = [right[0], *(found(0.5, 59, k % 80, 1, 1) for k in range(148)), right[1]]
+    usual = class_agnostic_ap(two_objects, predictions).scores["segm"]
+    many = class_agnostic_ap(two_objects, predictions, max_detections=300)
+    assert usual["AR_100"] == pytest.approx(0.5)
+    assert (many.scores["segm"]["AR_100"], many.scores["segm"]["AR_300"]) == (0.5, 1)
+    # 51 levels of recall at precision 1, 50 at 2 / 150.
+    assert usual["AP"] == pytest.approx(51 / 101)
+    assert many.scores["segm"]["AP"] == pytest.approx((51 + 50 * 2 / 150) / 101)
+    assert many.remarks == ["300 predictions of an image count, not 100"]
+    few = class_agnostic_ap(two_objects, predictions, max_detections=5).scores["segm"]
+    assert [name for name in few if name.startswith("AR_")] == ["AR_1", "AR_5"]
+    with pytest.raises(ValueError, match="max_detections=0: count 1"):
+        class_agnostic_ap(two_objects, predictions, max_detections=0)
 
 
 def test_unknown_options(two_objects):

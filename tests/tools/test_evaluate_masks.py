@@ -113,3 +113,22 @@ def test_match_by_file_name(job, tmp_path, capsys):
     write_json(tmp_path / "masks.json", {"images": images, "annotations": rows})
     assert job("--match", "file_name", "--output", str(tmp_path / "out.json")) == 0
     assert json.loads((tmp_path / "out.json").read_text())["missing"] == [1]
+
+
+def test_a_truth_of_boxes_is_scored_by_boxes(job, tmp_path, capsys):
+    """Predictions are masks: their boxes count."""
+    path = tmp_path / "truth.json"
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        del row["segmentation"]
+        row["bbox"] = [1, 1, 4, 4]
+    write_json(path, content)
+    assert job("--iou", "segm") == 2
+    assert "has no masks: give its annotations one, or score boxes" in capsys.readouterr().err
+    assert job("--max-detections", "300") == 0
+    output = capsys.readouterr().out
+    (row,) = [line.split() for line in output.splitlines() if line.startswith(("masks", "boxes"))]
+    assert row[:2] == ["boxes", "50.5"]
+    assert "AR_300" in output
+    assert "note: the truth has no masks: AP and AR are those of boxes" in output
+    assert "note: 300 predictions of an image count, not 100" in output

@@ -22,6 +22,7 @@ from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import PanopticSet, load_panoptic_json
 from trace_d2.io.json_files import paused_collector, quoted, read_json, shown
+from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import file_below, relative_name
 from trace_d2.jobs.folder import open_job_folder
 
@@ -265,7 +266,23 @@ def _instance_records(
         }
         for image_id, image in file.images.items()
     ]
-    return keep_present(records, "file_name", "images", remedy)
+    try:
+        return keep_present(records, "file_name", "images", remedy)
+    except FileNotFoundError:
+        return keep_present(_located(records, image_root), "file_name", "images", remedy)
+
+
+def _located(records: list[dict[str, Any]], image_root: str | Path) -> list[dict[str, Any]]:
+    """The records with the paths of those images that lie in other folders than they say."""
+    if not Path(image_root).is_dir():
+        return records
+    root = str(image_root)
+    names = {rank: record["file_name"][len(root) + 1 :] for rank, record in enumerate(records)}
+    found, _ = locate_images(names, root)
+    return [
+        record | ({"file_name": f"{root}/{found[rank]}"} if rank in found else {})
+        for rank, record in enumerate(records)
+    ]
 
 
 def _annotation(row: Mapping[str, Any], file: InstanceFile) -> dict[str, Any]:

@@ -141,10 +141,10 @@ def entries(cfg: CfgNode, key: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def rooted(row: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """``row`` with its paths, that is all but built-in names of categories, below ``root``."""
+    """``row`` with its paths below ``root``: all texts but built-in names of categories."""
     return {
         key: text
-        if key == "categories" and text in BUILTIN_CATEGORIES
+        if not isinstance(text, str) or (key == "categories" and text in BUILTIN_CATEGORIES)
         else root / os.path.expanduser(text)
         for key, text in row.items()
     }

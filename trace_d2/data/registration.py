@@ -222,13 +222,15 @@ def register_class_agnostic(
     json_file: str | Path,
     image_root: str | Path,
     *,
+    max_detections: int | None = None,
     remedy: str = "correct the paths given to register_class_agnostic",
 ) -> None:
     """Register a COCO instances file as a data set of the one class "object".
 
     Args:
-        json_file: COCO instances; its categories are not looked at.
+        json_file: COCO instances, of masks or of boxes alone; its categories are not looked at.
         image_root: folder that the file's ``file_name`` are relative to.
+        max_detections: how many predictions of an image the evaluation counts; None: 100, as COCO.
         remedy: what to do if something is missing, for the message.
 
     Raises:
@@ -238,7 +240,11 @@ def register_class_agnostic(
         load_class_agnostic_dicts,
         {"json_file": json_file, "image_root": image_root},
         remedy,
-        metadata={"thing_classes": ["object"], "evaluator_type": "class_agnostic"},
+        metadata={
+            "thing_classes": ["object"],
+            "evaluator_type": "class_agnostic",
+            **({"max_detections": max_detections} if max_detections else {}),
+        },
     )
     register(name, spec)
 

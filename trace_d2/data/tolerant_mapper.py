@@ -174,6 +174,10 @@ def _check_mask(annotation: Mapping[str, Any], record: Record) -> SoundMask | No
         ValueError: pycocotools would not decode it, or wrongly.
     """
     mask = annotation.get("segmentation")
+    if mask is None:
+        raise ValueError(
+            "it has no mask; a data set of boxes trains models with MODEL.MASK_ON False"
+        )
     if isinstance(mask, np.ndarray) or (
         isinstance(mask, list) and any(isinstance(part, np.ndarray) for part in mask)
     ):

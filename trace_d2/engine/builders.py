@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from trace_d2.evaluation.evaluators import (
     PanopticQualityEvaluator,
 )
 from trace_d2.io.json_files import read_json
+
+logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
 
@@ -77,7 +80,15 @@ _OWN_EVALUATORS = {
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of a registered data set; results go to ``OUTPUT_DIR/inference/<name>``."""
     known = _OWN_EVALUATORS.get(cfg.MODEL.META_ARCHITECTURE, EVALUATORS)
-    build = known[MetadataCatalog.get(dataset_name).evaluator_type]
+    metadata = MetadataCatalog.get(dataset_name)
+    most, given = metadata.get("max_detections", 0), cfg.TEST.DETECTIONS_PER_IMAGE
+    if most > given:
+        logger.warning(
+            "%s counts %d predictions of an image, and the model gives %d: set "
+            "TEST.DETECTIONS_PER_IMAGE %d",
+            dataset_name, most, given, most,
+        )  # fmt: skip
+    build = known[metadata.evaluator_type]
     return build(dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
 
 

@@ -24,7 +24,7 @@ except ImportError as error:
 
 from trace_d2.io.agreement import warn_of_disagreements
 from trace_d2.io.atomic import write_json
-from trace_d2.io.coco_instances import InstanceFile, read_truth
+from trace_d2.io.coco_instances import InstanceFile
 from trace_d2.io.coco_panoptic import (
     coco_dataset,
     load_panoptic_json,
@@ -40,7 +40,7 @@ from trace_d2.io.paths import file_below
 
 from .edge_metrics import edge_scores
 from .edges import TRUTH_KINDS, EdgeEvaluation, EdgeSettings, things_of_records
-from .instances import IOU_TYPES, class_agnostic_ap
+from .instances import DETECTIONS, class_agnostic_ap, read_scored_truth, scored_kinds
 from .panoptic import (
     CONSEQUENCE,
     MISSING_POLICIES,
@@ -219,7 +219,8 @@ class PanopticQualityEvaluator(_Evaluator):
 class ClassAgnosticEvaluator(_Evaluator):
     """Scores ``Instances`` against a COCO file with all categories as one, as CutLER does.
 
-    The data set's metadata needs ``json_file``. Predicted classes are not looked at.
+    The data set's metadata needs ``json_file``; ``max_detections`` there says how many predictions
+    of an image count (none: 100). Predicted classes are not looked at.
     """
 
     def __init__(
@@ -227,7 +228,7 @@ class ClassAgnosticEvaluator(_Evaluator):
         dataset_name: str,
         output_dir: str | Path | None = None,
         *,
-        iou_types: Sequence[str] = IOU_TYPES,
+        iou_types: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
@@ -235,8 +236,8 @@ class ClassAgnosticEvaluator(_Evaluator):
             output_dir: where to write ``coco_instances_results.json`` (the list of results that
                 ``tools/make_self_training.py`` reads, category 1) and
                 ``class_agnostic_results.json``; None writes nothing.
-            iou_types: "segm", "bbox" or both. Models that predict no masks, and data sets
-                without any, get boxes only.
+            iou_types: "segm", "bbox" or both; None: both, or boxes alone of data sets without
+                masks. Models that predict no masks get boxes alone, too.
 
         Raises:
             ValueError: the metadata has no ``json_file``, or the file is faulty.
@@ -248,22 +249,16 @@ class ClassAgnosticEvaluator(_Evaluator):
                 f"the metadata of {dataset_name!r} has no json_file; register it as a COCO "
                 "instance data set"
             )
-        self._iou_types = tuple(iou_types)
         self._truth: InstanceFile | None = None
+        self._iou_types: tuple[str, ...] = ()
+        self._max_detections: int = metadata.get("max_detections", DETECTIONS)
         if comm.is_main_process():  # which alone scores; read now, so that faults are found early
-            self._truth = self._read_truth(PathManager.get_local_path(metadata.json_file))
+            path = PathManager.get_local_path(metadata.json_file)
+            self._truth = read_scored_truth(path, iou_types)
+            self._iou_types = scored_kinds(self._truth, iou_types)
+            if not self._truth.has_masks:
+                logger.warning("%s has no masks: boxes alone are scored", path)
         super().__init__(output_dir)
-
-    def _read_truth(self, path: str) -> InstanceFile:
-        """The truth; leaves "segm" out if it has no masks."""
-        wanted = "segm" in self._iou_types
-        truth = read_truth(path, masks=None if wanted else False)
-        if wanted and any("segmentation" not in row for row in truth.annotations):
-            if "bbox" not in self._iou_types:
-                raise ValueError(f"{path} has no masks: give its annotations one, or score boxes")
-            logger.warning("%s has no masks: boxes alone are scored", path)
-            self._iou_types = ("bbox",)
-        return truth
 
     def process(self, inputs: _Records, outputs: _Records) -> None:
         """Keep the predictions of a batch, masks as RLE.
@@ -302,9 +297,11 @@ class ClassAgnosticEvaluator(_Evaluator):
         kinds = [kind for kind in self._iou_types if kind == "bbox" or masked]
         # With the names of the files that were predicted on, which must be those of the truth.
         predictions = {"images": images, "annotations": results}
-        result = class_agnostic_ap(self._truth, predictions, kinds)
+        result = class_agnostic_ap(
+            self._truth, predictions, kinds, max_detections=self._max_detections
+        )
         self._write("class_agnostic_results.json", result.to_dict(), indent=1)
-        table = class_agnostic_table(result)
+        table = "\n".join([class_agnostic_table(result), *result.remarks])
         logger.info("Class-agnostic AP and AR of %d images:\n%s", result.images, table)
         return OrderedDict(
             (kind, {name: 100 * value for name, value in scores.items()})

@@ -32,7 +32,13 @@ METRICS = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR_1", "AR_10", "AR_100", "ARs", "ARm", "ARl",
 )  # fmt: skip
 """In the order of ``COCOeval.stats``. s, m and l: truth below 32^2, below 96^2 and from 96^2
-pixels. AR_k allows k predictions an image; all others allow 100."""
+pixels. AR_k allows k predictions an image; all others allow the most, 100 unless it is said."""
+
+DETECTIONS = 100
+"""How many predictions of an image count, the best first: as many as COCO's own evaluation takes.
+LVIS takes 300."""
+
+_AREAS = ("", "s", "m", "l")
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,15 @@ class ClassAgnosticResult:
     """Scores over a data set.
 
     Attributes:
-        scores: by "segm" and "bbox", then by the names in ``METRICS``: 0..1, or NaN where the
-            truth has no such object.
+        scores: by "segm" and "bbox", then by the names in ``METRICS`` (and AR_k of other
+            ``max_detections``): 0..1, or NaN where the truth has no such object.
         images: how many images the truth has.
         instances: how many objects the truth has, crowds left out.
         predictions: how many predictions were scored.
         missing: ids of the images of the truth without a prediction; their objects are missed.
         ignored: predictions that were left out because the truth lacks their image.
+        boxes_alone: whether the truth has no masks, so that there is no "segm".
+        max_detections: how many predictions of an image count.
     """
 
     scores: dict[str, dict[str, float]]
@@ -55,6 +63,21 @@ class ClassAgnosticResult:
     predictions: int
     missing: tuple[Any, ...]
     ignored: int
+    boxes_alone: bool = False
+    max_detections: int = DETECTIONS
+
+    @property
+    def remarks(self) -> list[str]:
+        """What one has to know to read the scores; empty for those of COCO's own kind."""
+        lines = []
+        if self.boxes_alone:
+            lines.append(
+                "the truth has no masks: AP and AR are those of boxes (AP^box, not AP^mk), and a "
+                "prediction without bbox counts by the box of its mask"
+            )
+        if self.max_detections != DETECTIONS:
+            lines.append(f"{self.max_detections} predictions of an image count, not {DETECTIONS}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: scores 0..1 by kind and name, None for NaN, and the counts besides."""
@@ -63,17 +86,19 @@ class ClassAgnosticResult:
             for kind, own in self.scores.items()
         }
         counts = {key: value for key, value in vars(self).items() if key != "scores"}
-        return scores | counts | {"missing": list(self.missing)}
+        told = {"remarks": self.remarks} if self.remarks else {}
+        return scores | counts | {"missing": list(self.missing)} | told
 
 
 def class_agnostic_ap(
     truth: str | Path | Mapping[str, Any] | InstanceFile,
     predictions: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    iou_types: Sequence[str] = IOU_TYPES,
+    iou_types: Sequence[str] | None = None,
     *,
     ignore_unknown: bool = False,
     match: str = "auto",
     image_ids: Collection[Any] | None = None,
+    max_detections: int = DETECTIONS,
 ) -> ClassAgnosticResult:
     """Score instance predictions against a COCO truth, all categories as one.
 
@@ -83,26 +108,26 @@ def class_agnostic_ap(
     rank in the order of the file within an image, and by image id between images.
 
     Args:
-        truth: COCO instances JSON, its content, or what ``read_truth`` returned for it, with
-            masks where "segm" is scored.
+        truth: COCO instances JSON, its content, or what ``read_truth`` returned for it.
         predictions: a list of results ``{image_id, score, segmentation and/or bbox}``, or a COCO
             dictionary with ``annotations``, or the path of either. Masks are polygons, RLE or
             uncompressed RLE; a ``bbox`` that is missing, or no box, is that of the mask.
-        iou_types: "segm", "bbox" or both.
+        iou_types: "segm", "bbox" or both, which both files must have; None: both, or "bbox" alone
+            of a truth without masks (KITTI, Objects365, ...).
         ignore_unknown: leave out predictions of images that the truth lacks.
         match: how predictions find their image, one of ``trace_d2.io.joining.MATCHES``.
         image_ids: score these images of the truth alone; None: all of them.
+        max_detections: how many predictions of an image count, 1 or more.
 
     Raises:
         ValueError: a file, annotation or image that does not fit, named.
         OSError: a file that cannot be read.
     """
-    for kind in iou_types:
-        if kind not in IOU_TYPES:
-            raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
-    masks = "segm" in iou_types
-    true = truth if isinstance(truth, InstanceFile) else read_truth(truth, masks)
-    found = read_predictions(predictions, masks)
+    if max_detections < 1:
+        raise ValueError(f"max_detections={max_detections}: count 1 prediction an image or more")
+    true = truth if isinstance(truth, InstanceFile) else read_scored_truth(truth, iou_types)
+    iou_types = scored_kinds(true, iou_types)
+    found = read_predictions(predictions, "segm" in iou_types)
     true_ids = join_images(true.image_names, found.image_names, match)
     known = [row for row in found.annotations if row["image_id"] in true_ids]
     ignored = len(found.annotations) - len(known)
@@ -125,16 +150,46 @@ def class_agnostic_ap(
         rows = [row for row in rows if row["image_id"] in true.images]
     predicted = {row["image_id"] for row in rows}
     return ClassAgnosticResult(
-        scores={kind: _evaluate(true, rows, kind) for kind in iou_types},
+        scores={kind: _evaluate(true, rows, kind, max_detections) for kind in iou_types},
         images=len(true.images),
         instances=sum(not row["iscrowd"] for row in true.annotations),
         predictions=len(rows),
         missing=tuple(key for key in true.images if key not in predicted),
         ignored=ignored,
+        boxes_alone=not true.has_masks,
+        max_detections=max_detections,
     )
 
 
-def _evaluate(true: InstanceFile, rows: list[dict[str, Any]], kind: str) -> dict[str, float]:
+def read_scored_truth(
+    source: str | Path | Mapping[str, Any], iou_types: Sequence[str] | None
+) -> InstanceFile:
+    """The truth of a file or its content, for ``iou_types`` as ``class_agnostic_ap`` takes them."""
+    return read_truth(source, None if iou_types is None or "segm" in iou_types else False)
+
+
+def scored_kinds(truth: InstanceFile, iou_types: Sequence[str] | None) -> tuple[str, ...]:
+    """Which of ``IOU_TYPES`` are scored against ``truth``, see ``class_agnostic_ap``.
+
+    Raises:
+        ValueError: one of ``iou_types`` is unknown, or the truth has no masks for it.
+    """
+    for kind in iou_types or ():
+        if kind not in IOU_TYPES:
+            raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
+    if iou_types is None:
+        return IOU_TYPES if truth.has_masks else ("bbox",)
+    if "segm" in iou_types and not truth.has_masks:
+        raise ValueError(
+            f"{truth.name} has no masks: give its annotations one, or score boxes alone "
+            "(--iou bbox)"
+        )
+    return tuple(iou_types)
+
+
+def _evaluate(
+    true: InstanceFile, rows: list[dict[str, Any]], kind: str, max_detections: int
+) -> dict[str, float]:
     """COCOeval's statistics by name, 0..1 or NaN."""
     truth = [_entry(true, row, number, kind) for number, row in enumerate(true.annotations, 1)]
     found = [_entry(true, row, number, kind) for number, row in enumerate(rows, 1)]
@@ -148,12 +203,32 @@ def _evaluate(true: InstanceFile, rows: list[dict[str, Any]], kind: str) -> dict
     # COCOeval and COCO report their progress by print.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_index(true, truth), _index(true, found), kind)
+        few = [count for count in (1, 10, 100) if count < max_detections]
+        evaluation.params.maxDets = [*few, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    # COCO writes -1 where there is nothing to find.
-    stats = [float(value) if value >= 0 else math.nan for value in evaluation.stats]
-    return dict(zip(METRICS, stats, strict=True))
+    return _statistics(evaluation)
+
+
+def _statistics(evaluation: COCOeval) -> dict[str, float]:
+    """What ``COCOeval.summarize`` makes of the results, which it can for 100 predictions alone."""
+    # Thresholds of IoU (0.5, 0.55, ...), of recall, classes, areas, numbers of predictions; the
+    # other lacks those of recall.
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    scores = {"AP": precision[..., 0, -1]}
+    scores |= {"AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
+    sized = list(enumerate(_AREAS))[1:]
+    scores |= {f"AP{name}": precision[..., area, -1] for area, name in sized}
+    counts = enumerate(evaluation.params.maxDets)
+    scores |= {f"AR_{count}": recall[..., 0, place] for place, count in counts}
+    scores |= {f"AR{name}": recall[..., area, -1] for area, name in sized}
+    return {name: _mean(values) for name, values in scores.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is there: COCO writes -1 where there is nothing to find."""
+    present = values[values > -1]
+    return float(np.mean(present)) if present.size else math.nan
 
 
 def _entry(true: InstanceFile, row: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from trace_d2.io.atomic import atomic_file
 
 from .edge_metrics import EdgeScores
-from .instances import METRICS, ClassAgnosticResult
+from .instances import ClassAgnosticResult
 from .panoptic import PanopticQuality
 from .semantic import SemanticQuality
 
@@ -53,11 +53,8 @@ def comparison_table(results: Mapping[str, PanopticQuality]) -> str:
 def class_agnostic_table(result: ClassAgnosticResult) -> str:
     """AP and AR, a row each for masks and boxes; a dash where the truth has no such object."""
     names = {"segm": "masks", "bbox": "boxes"}
-    rows = [
-        [names[kind], *(_percent(scores[metric]) for metric in METRICS)]
-        for kind, scores in result.scores.items()
-    ]
-    return _table(rows, ["", *METRICS])
+    rows = [[names[kind], *map(_percent, own.values())] for kind, own in result.scores.items()]
+    return _table(rows, ["", *next(iter(result.scores.values()))])
 
 
 def mask_comparison_table(results: Mapping[str, ClassAgnosticResult]) -> str:

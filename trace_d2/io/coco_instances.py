@@ -59,6 +59,11 @@ class InstanceFile:
         names |= {key: image.get("file_name") for key, image in self.images.items()}
         return ImageNames(self.name, names)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any annotation has a mask, or there are none that could lack it."""
+        return not self.annotations or any("segmentation" in row for row in self.annotations)
+
     def only(self, image_ids: Collection[Any]) -> InstanceFile:
         """The same file of the images ``image_ids`` alone."""
         wanted = wanted_ids(image_ids, self.images, f"{self.name} lists no image")

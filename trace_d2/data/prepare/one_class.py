@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,43 +10,83 @@ from urllib.parse import urlsplit
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from trace_d2.data.dataset_files import folder_names
+from trace_d2.data.dataset_files import folder_names, tolerate_absent
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
 from trace_d2.io.json_files import FieldError, read_json, shown, whole_number
+from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import composed, name_keys, relative_name
 
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""
 
+_CLASSES_OF_COCO = 80
 SEE = "datasets/README.md says what to put where"
 """The remedy where a file is missing."""
 
 
 def prepare_class_agnostic(
-    instances: str | Path,
+    instances: str | Path | Mapping[str, Any],
     output: str | Path,
     file_names: Collection[str] | None = None,
     progress: bool = True,
+    *,
+    folder: str | Path | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
+    name: str = "",
+    leave_out: bool = False,
 ) -> tuple[int, int]:
     """Write the ``instances`` of a COCO (or LVIS) file as a file of one class, ``output``.
 
     Masks, boxes, areas and crowd flags stay; annotation ids count from 1, as pycocotools takes an
     id of 0 for "no match". Images of LVIS, which have no ``file_name``, get the folder and name of
-    their ``coco_url``. Of ``file_names`` (None: all) folders do not count. Returns how many images
-    and annotations were written.
+    their ``coco_url``. Returns how many images and annotations were written.
+
+    Args:
+        instances: the file, or its content, which messages call ``name``.
+        file_names: take these images alone; folders do not count. None: all.
+        folder: of the images, whose names become those of the files in it and its sub-folders; a
+            few that are not there are left out. None: names stay, and nothing is looked at.
+        wanted: which images are taken, by such a name.
+        leave_out: leave out annotations that cannot be used, and count them in a warning; else
+            they are errors.
+
+    Raises:
+        ValueError: the file is no COCO file or damaged, or no image is left.
+        FileNotFoundError: there is no such file, or ``folder`` lacks 1 % of the images or more.
     """
-    truth = read_truth(instances, None, remedy=SEE)
+    if not isinstance(instances, Mapping):
+        name = str(instances)
+    truth = read_truth(instances, None, leave_out=leave_out, remedy=SEE, name=name)
     images = [_image(image, truth.name) for image in truth.images.values()]
     if file_names is not None:
-        images = _select(images, file_names, str(instances))
+        images = _select(images, file_names, name)
+    if folder is not None:
+        images = _locate(images, folder, wanted, name)
     kept = {image["id"] for image in images}
     bar = tqdm(truth.annotations, unit="instance", disable=not progress)
     rows = [_annotation(truth, row) for row in bar if row["image_id"] in kept]
-    description = f"instances of {Path(instances).name} as one class, converted by trace_d2"
-    return _write(output, images, rows, description)
+    description = f"instances of {Path(name).name} as one class, converted by trace_d2"
+    return write_one_class(output, images, rows, description)
+
+
+def prepare_lvis(
+    source: str | Path, folder: str | Path, progress: bool = True
+) -> tuple[Path, int, int]:
+    """Write LVIS v1 val, ``source``, as one class into ``folder``.
+
+    With all its classes it is ``lvis_v1_val_cls_agnostic.json``, with COCO's alone ("cocofied") the
+    file that CutLER evaluates on. Returns it, and how many images and annotations it has.
+    """
+    content = read_json(source, "annotations of LVIS", SEE)
+    classes = content.get("categories") if isinstance(content, dict) else None
+    if not isinstance(classes, list) or not classes:
+        raise ValueError(f"{source} has no categories, as LVIS has: download it again")
+    name = "lvis_v1_val" if len(classes) > _CLASSES_OF_COCO else "lvis1.0_cocofied_val"
+    output = Path(folder) / f"{name}_cls_agnostic.json"
+    return output, *prepare_class_agnostic(content, output, progress=progress, name=str(source))
 
 
 def prepare_sa1b(
@@ -92,7 +132,7 @@ def prepare_sa1b(
         if other != stem:
             raise ValueError(f"{path} has the image_id of {other}.json: {again}")
         rows += [_annotation(truth, row) for row in truth.annotations]
-    return _write(output, images, rows, "SA-1B as one class, joined by trace_d2")
+    return write_one_class(output, images, rows, "SA-1B as one class, joined by trace_d2")
 
 
 def number(annotations: Collection[dict[str, Any]]) -> None:
@@ -158,12 +198,31 @@ def _select(
     return [image for image in images if name_keys(image["file_name"])[2] in chosen]
 
 
-def _write(
+def _locate(
+    images: list[dict[str, Any]], folder: str | Path, wanted: Callable[[str], bool], origin: str
+) -> list[dict[str, Any]]:
+    """The images that are ``wanted``, with their names below ``folder``."""
+    found, absent = locate_images({image["id"]: image["file_name"] for image in images}, folder)
+    names = {image["id"]: found.get(image["id"], image["file_name"]) for image in images}
+    chosen = [image | {"file_name": names[image["id"]]} for image in images]
+    chosen = [image for image in chosen if wanted(image["file_name"])]
+    if not chosen:
+        raise ValueError(f"{origin} has none of the images that are asked for: ask for others")
+    lost = [absent[image["id"]] for image in chosen if image["id"] in absent]
+    tolerate_absent(lost, len(chosen), f"images of {origin} are not below {folder}", SEE)
+    return [image for image in chosen if image["id"] not in absent]
+
+
+def write_one_class(
     output: str | Path,
     images: list[dict[str, Any]],
     annotations: list[dict[str, Any]],
     description: str,
 ) -> tuple[int, int]:
+    """Write a COCO file of one class, whose ``annotations`` are numbered from 1.
+
+    Returns how many images and annotations it has.
+    """
     number(annotations)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     write_json(output, coco_dataset(images, annotations, ONE_CLASS, description))

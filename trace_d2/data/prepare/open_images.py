@@ -1,0 +1,57 @@
+"""Boxes of OpenImages, a line of a CSV each."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from trace_d2.data.prepare.boxes import Box, BoxedImage, numbers, text_lines, write_boxes
+from trace_d2.io.json_files import shown
+
+_SIDES = ("XMin", "YMin", "XMax", "YMax")  # shares of the image's sides
+_AGAIN = "download validation-annotations-bbox.csv again"
+
+
+def prepare_open_images(
+    table: str | Path, folder: str | Path, output: str | Path, progress: bool = True
+) -> tuple[int, int]:
+    """Write the boxes of OpenImages as one class, ``output``.
+
+    A box that several classes have is one object. Boxes around groups are written as ``iscrowd``:
+    predictions within count neither way, as by OpenImages' own rule. Images without a line of the
+    table are left out. Returns how many images and boxes were written.
+
+    Args:
+        table: ``validation-annotations-bbox.csv``.
+        folder: of the images, ``<ImageID>.jpg``.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``write_boxes``; the table is missing or broken.
+    """
+    path = Path(table)
+    lines = text_lines(path)
+    _, head = next(lines, ("", ""))
+    columns = next(csv.reader([head]), [])
+    lacking = [name for name in ("ImageID", *_SIDES, "IsGroupOf") if name not in columns]
+    if lacking:
+        raise ValueError(f"{path} has no column {', '.join(lacking)}: {_AGAIN}")
+    boxes: dict[str, dict[tuple[float, ...], Box]] = {}
+    for where, line in lines:
+        cells = next(csv.reader([line]))
+        if len(cells) != len(columns):
+            raise ValueError(f"{where} has {len(cells)} columns, its head {len(columns)}: {_AGAIN}")
+        row = dict(zip(columns, cells, strict=True))
+        if row["IsGroupOf"] not in ("0", "1"):
+            raise ValueError(
+                f"{where}: IsGroupOf is {shown(row['IsGroupOf'])}, neither 0 nor 1: {_AGAIN}"
+            )
+        corners = numbers([row[side] for side in _SIDES], where)
+        box = Box(corners, where, ignored=row["IsGroupOf"] == "1", relative=True)
+        own = boxes.setdefault(row["ImageID"], {})
+        if own.setdefault(corners, box).ignored:
+            own[corners] = box  # an object of one class, if a group of another
+    images = [BoxedImage(f"{key}.jpg", list(own.values())) for key, own in sorted(boxes.items())]
+    if not images:
+        raise ValueError(f"{path} has no boxes: {_AGAIN}")
+    description = "boxes of OpenImages as one class, converted by trace_d2"
+    return write_boxes(output, folder, images, description, progress)
