@@ -80,14 +80,17 @@ class ClassAgnosticResult:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: scores 0..1 by kind and name, None for NaN, and the counts besides."""
+        """For JSON: scores 0..1 by kind and name, None for NaN, the counts, and remarks if any."""
         scores = {
             kind: {name: None if math.isnan(value) else value for name, value in own.items()}
             for kind, own in self.scores.items()
         }
         counts = {key: value for key, value in vars(self).items() if key != "scores"}
-        told = {"remarks": self.remarks} if self.remarks else {}
-        return scores | counts | {"missing": list(self.missing)} | told
+        counts |= {"missing": list(self.missing), "remarks": self.remarks}
+        if not self.remarks:
+            for key in ("boxes_alone", "max_detections", "remarks"):
+                del counts[key]
+        return scores | counts
 
 
 def class_agnostic_ap(
