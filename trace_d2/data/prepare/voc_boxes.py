@@ -54,8 +54,8 @@ def prepare_voc_boxes(
     """
     folder, known = Path(folder), SETS[name]
     inner = folder / known.inner
-    listed = [stem for s in known.splits for stem in read_names(inner / f"ImageSets/Main/{s}.txt", SEE)]
-    stems = sorted(set(listed))
+    lists = [inner / f"ImageSets/Main/{split}.txt" for split in known.splits]
+    stems = sorted({stem for path in lists for stem in read_names(path, SEE)})
     images = [
         BoxedImage(
             (Path(known.inner) / f"JPEGImages/{stem}.jpg").as_posix(),
