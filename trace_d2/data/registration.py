@@ -255,6 +255,7 @@ def register_instances(
     image_root: str | Path,
     categories: Categories | None = None,
     *,
+    max_detections: int | None = None,
     remedy: str = "correct the paths given to register_instances",
 ) -> None:
     """Register a COCO instances file with its classes, for Detectron2's ``COCOEvaluator``.
@@ -264,13 +265,16 @@ def register_instances(
         image_root: folder that the file's ``file_name`` are relative to.
         categories: those of the file, as ``load_categories`` takes them, or a list; their ranks are
             the classes of models. None: one class, see ``register_class_agnostic``.
+        max_detections: of one class, as there.
         remedy: what to do if something is missing, for the message.
 
     Raises:
         as ``register``, and loading as ``load_instance_dicts``.
     """
     if categories is None:
-        register_class_agnostic(name, json_file, image_root, remedy=remedy)
+        register_class_agnostic(
+            name, json_file, image_root, max_detections=max_detections, remedy=remedy
+        )
         return
     known = _as_categories(categories)
     spec = DatasetSpec(
