@@ -7,6 +7,7 @@ from .data.edge_mapper import TraceEdgeDatasetMapper
 from .data.registration import (
     register_class_agnostic,
     register_from_config,
+    register_sem_seg,
     register_trace_edges,
     register_trace_panoptic,
     register_trace_semantic,
@@ -19,12 +20,13 @@ from .edges import (
     build_edge_source,
     instance_emergence_point,
 )
-from .evaluation import class_agnostic_ap, evaluate_edges, panoptic_quality
+from .evaluation import class_agnostic_ap, evaluate_edges, panoptic_quality, semantic_quality
 from .evaluation.evaluators import (
     ClassAgnosticEvaluator,
     EdgeEvaluator,
     PanopticQualityEvaluator,
 )
+from .evaluation.semantic_evaluator import SemanticEvaluator
 from .io.categories import Category, load_categories
 from .labels import PanopticLabel, PanopticLabeler
 from .modeling.postprocessor import with_postprocessor
@@ -47,6 +49,7 @@ __all__ = [
     "PanopticLabeler",
     "PanopticQualityEvaluator",
     "SelfAttentionReader",
+    "SemanticEvaluator",
     "StudentDetector",
     "TraceDatasetMapper",
     "TraceEdgeDatasetMapper",
@@ -63,8 +66,10 @@ __all__ = [
     "panoptic_quality",
     "register_class_agnostic",
     "register_from_config",
+    "register_sem_seg",
     "register_trace_edges",
     "register_trace_panoptic",
     "register_trace_semantic",
+    "semantic_quality",
     "with_postprocessor",
 ]

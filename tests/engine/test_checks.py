@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from trace_d2.config import ConfigError
 from trace_d2.data.registration import (
     register_class_agnostic,
+    register_sem_seg,
     register_trace_edges,
     register_trace_panoptic,
     register_trace_semantic,
@@ -80,6 +81,24 @@ def test_mask2former_gives_what_is_evaluated(cfg, name, key):
     cfg.MODEL.TRACE.MASK2FORMER.TEST[key] = False
     with pytest.raises(ValueError, match=rf"MASK2FORMER\.TEST\.{key} is False"):
         check_config(cfg, train=False)
+
+
+def test_semantic_truth_is_for_models_that_give_maps(cfg):
+    objects = (Category(0, "object", True, (255, 0, 0)),)
+    register_sem_seg("checks_sem_seg", "/nowhere/images", "/nowhere/maps", objects)
+    cfg.DATASETS.TEST = ("checks_sem_seg",)
+    with pytest.raises(ValueError, match=r"evaluated by semantic maps, and .*RCNN gives none"):
+        check_config(cfg, train=False)
+    cfg.MODEL.META_ARCHITECTURE = "TraceMask2Former"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 1
+    check_config(cfg, train=False)
+    cfg.MODEL.TRACE.MASK2FORMER.TEST.SEMANTIC_ON = False
+    with pytest.raises(ValueError, match=r"TEST\.SEMANTIC_ON is False, .* by semantic maps"):
+        check_config(cfg, train=False)
+    cfg.INPUT.TRACE.MAPPER = "trace"
+    cfg.DATASETS.TRAIN = ("checks_sem_seg",)
+    with pytest.raises(ValueError, match="'checks_sem_seg', which is semantic truth to evaluate"):
+        check_config(cfg, train=True)
 
 
 def test_copy_paste_takes_no_semantic_map(cfg):

@@ -20,6 +20,7 @@ from trace_d2.data.registration import (
     is_registered_elsewhere,
     register_instances,
     register_panoptic_files,
+    register_sem_seg,
     register_trace_semantic,
 )
 from trace_d2.jobs.folder import open_job_folder
@@ -46,6 +47,7 @@ KINDS: dict[str, Callable[..., None]] = {
     "panoptic": register_panoptic_files,
     "labels": _register_labels,
     "semantic": register_trace_semantic,
+    "sem_seg": register_sem_seg,
     "instances": register_instances,
 }
 """What registers the rows of a kind: name, paths, categories (if any) and remedy."""

@@ -34,6 +34,10 @@ ENTRIES: dict[str, tuple[str, tuple[str, ...]]] = {
         "NAME, IMAGES, SEMANTIC, CATEGORIES",
         ("image_root", "semantic_root", "categories", "edges_root"),
     ),
+    "SEM_SEG": (
+        "NAME, IMAGES, SEM_SEG, CATEGORIES",
+        ("image_root", "sem_seg_root", "categories", "list_file"),
+    ),
     "INSTANCES": ("NAME, JSON, IMAGES", ("json_file", "image_root", "categories")),
     "EDGES": ("NAME, IMAGES, PSEUDO_EDGES", ("image_root", "edges_root")),
 }
@@ -46,16 +50,22 @@ TABLE: dict[str, dict[str, Any]] = yaml.safe_load(
 """The built-in data sets, see ``builtin_datasets``."""
 
 _KINDS = {"panoptic": "PANOPTIC", "labels": "PANOPTIC", "semantic": "SEMANTIC",
-          "instances": "INSTANCES"}  # fmt: skip
+          "sem_seg": "SEM_SEG", "instances": "INSTANCES"}  # fmt: skip
 _FILES = {
     "image_root": "folder of images",
     "semantic_root": "folder of semantic masks",
+    "sem_seg_root": "folder of semantic truth",
+    "list_file": "list of images",
     "edges_root": "folder of edges",
     "output_dir": "folder of labels",
     "json_file": "JSON file",
     "panoptic_json": "panoptic JSON",
 }
-_EVALUATORS = {"PANOPTIC": "coco_panoptic_seg", "INSTANCES": "class_agnostic"}
+_EVALUATORS = {
+    "PANOPTIC": "coco_panoptic_seg",
+    "SEM_SEG": "sem_seg",
+    "INSTANCES": "class_agnostic",
+}
 UNTOLD: Mapping[str, Any] = {"untold": True}
 """What is known of Detectron2's own data sets before it is imported: that they are there."""
 

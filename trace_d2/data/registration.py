@@ -29,7 +29,12 @@ from trace_d2.data.coco_dicts import (
 from trace_d2.data.dataset_files import datasets_root
 from trace_d2.data.known import category_metadata, entries, instance_metadata, rooted
 from trace_d2.data.label_folder import read_folder_categories
-from trace_d2.data.stem_dicts import edges_folder, load_edge_dicts, load_semantic_dicts
+from trace_d2.data.stem_dicts import (
+    edges_folder,
+    load_edge_dicts,
+    load_sem_seg_dicts,
+    load_semantic_dicts,
+)
 from trace_d2.io.categories import Category, load_categories
 
 Categories = str | Path | Sequence[Category]
@@ -197,6 +202,35 @@ def register_trace_semantic(
     register(name, spec)
 
 
+def register_sem_seg(
+    name: str,
+    image_root: str | Path,
+    sem_seg_root: str | Path,
+    categories: Categories,
+    list_file: str | Path | None = None,
+    *,
+    remedy: str = "correct the folders given to register_sem_seg",
+) -> None:
+    """Register images with drawn semantic maps, to evaluate ``sem_seg`` of models on.
+
+    Args:
+        image_root: folder of the images.
+        sem_seg_root: folder of 8-bit ``<stem>.png``, pixel = place of its class in ``categories``,
+            from 0, 255 = ignored: what Detectron2 calls contiguous ids.
+        categories: as ``load_categories`` takes them, or a list.
+        list_file: text of the images that count, a name a line; None: those that have a map.
+        remedy: what to do if something is missing, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such file of categories.
+        as ``register``, and loading as ``load_sem_seg_dicts``.
+    """
+    files = {"image_root": image_root, "sem_seg_root": sem_seg_root, "list_file": list_file}
+    metadata = {"evaluator_type": "sem_seg"}
+    known = _as_categories(categories)
+    register(name, DatasetSpec(load_sem_seg_dicts, files, remedy, known, metadata=metadata))
+
+
 def register_trace_edges(name: str, image_root: str | Path, edges_root: str | Path) -> None:
     """Register images with pseudo edges, which an edge predictor is trained on.
 
@@ -290,6 +324,7 @@ def register_instances(
 _REGISTER: dict[str, Callable[..., None]] = {
     "PANOPTIC": register_trace_panoptic,
     "SEMANTIC": register_trace_semantic,
+    "SEM_SEG": register_sem_seg,
     "INSTANCES": register_instances,
     "EDGES": register_trace_edges,
 }

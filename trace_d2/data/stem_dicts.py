@@ -11,8 +11,8 @@ from typing import Any
 from trace_d2.data.dataset_files import folder_names, tolerate_absent
 from trace_d2.data.label_folder import check_done
 from trace_d2.io.json_files import paused_collector
-from trace_d2.io.listing import ids_of_stems, list_images
-from trace_d2.io.paths import composed
+from trace_d2.io.listing import ids_of_stems, list_images, read_names
+from trace_d2.io.paths import composed, name_keys
 from trace_d2.io.png import read_png_header
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.jobs.folder import open_job_folder
@@ -23,6 +23,9 @@ SEMANTIC_KEY = "trace_semantic_file_name"
 EDGES_KEY = "trace_edges_file_name"
 PSEUDO_EDGES_KEY = "trace_pseudo_edges_file_name"
 """Where a record names its semantic mask, its edges and its pseudo edges."""
+
+SEM_SEG_KEY = "sem_seg_file_name"
+"""Where Detectron2 has a record name its drawn semantic map."""
 
 SUBFOLDER = "pseudo_edges"
 """Where ``tools/make_pseudo_edges.py`` puts the maps in its output folder."""
@@ -70,6 +73,54 @@ def load_semantic_dicts(
     for stem, record in zip(both, records, strict=True):
         record[EDGES_KEY] = f"{edges_root}/{edges[edge_pairs[stem]]}"
     return records
+
+
+@paused_collector()
+def load_sem_seg_dicts(
+    image_root: str | Path,
+    sem_seg_root: str | Path,
+    remedy: str,
+    list_file: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Dataset dicts of the images whose semantic maps were drawn, in order of their stems.
+
+    Args:
+        image_root: folder of the images.
+        sem_seg_root: folder of ``<stem>.png``, pixel = contiguous id of a class, 255 = ignored.
+        list_file: text of the images that are of the data set, a name a line; None: those that
+            have a map.
+
+    Returns:
+        as ``load_semantic_dicts``, with ``sem_seg_file_name`` in place of masks and edges.
+
+    Raises:
+        FileNotFoundError: a folder or the list is missing, or 1 % of what must have an image or a
+            map, or more, has none.
+        ValueError: no image has a map, a map is no PNG, or two files share a stem.
+    """
+    maps = _files(sem_seg_root, (".png",), "semantic truth", remedy)
+    images = _list_images(image_root, remedy, sem_seg_root)
+    if list_file is not None:
+        names = [name_keys(name)[1] for name in read_names(list_file, remedy)]
+        listed = counterparts(names, images)
+        lost = f"images of {list_file} are not in {image_root}"
+        tolerate_absent([name for name in names if name not in listed], len(names), lost, remedy)
+        images = {stem: images[stem] for stem in sorted(listed.values())}
+    pairs = counterparts(images, maps)
+    if not pairs:
+        raise ValueError(
+            f"no image of {image_root} has a map <stem>.png in {sem_seg_root}: {remedy}"
+        )
+    if list_file is None:
+        strays = _strays(set(maps), pairs, images, f"maps of {sem_seg_root}")
+        lost = f"maps of {sem_seg_root} have no image in {image_root}"
+        tolerate_absent([maps[stem] for stem in strays], len(maps), lost, remedy)
+        _log_rest(logging.INFO, pairs, images, image_root, f"map in {sem_seg_root}")
+    else:
+        bare = [images[stem] for stem in images if stem not in pairs]
+        lost = f"images of {list_file} have no map in {sem_seg_root}"
+        tolerate_absent(bare, len(images), lost, remedy)
+    return _records(image_root, images, pairs, SEM_SEG_KEY, sem_seg_root, maps)
 
 
 @paused_collector()

@@ -25,6 +25,7 @@ from trace_d2.evaluation.evaluators import (
     EdgeEvaluator,
     PanopticQualityEvaluator,
 )
+from trace_d2.evaluation.semantic_evaluator import SemanticEvaluator
 from trace_d2.io.json_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ EVALUATORS: dict[str, Callable[[str, str], DatasetEvaluator]] = {
     "coco_panoptic_seg": PanopticQualityEvaluator,
     "lvis": lambda name, folder: LVISEvaluator(name, output_dir=folder),
     "pascal_voc": lambda name, _: PascalVOCDetectionEvaluator(name),
+    "sem_seg": SemanticEvaluator,
+    "cityscapes_sem_seg": SemanticEvaluator,  # without cityscapesscripts, on _labelTrainIds
 }
 """The evaluator of each ``evaluator_type``, from the data set's name and a folder for results."""
 

@@ -18,6 +18,8 @@ from trace_d2.engine.names import (
     MAPPER_NAMES,
     MASK2FORMER,
     RCNN,
+    SEMANTIC_ARCHITECTURES,
+    SEMANTIC_EVALUATOR_NAMES,
 )
 from trace_d2.io.categories import Category
 from trace_d2.io.hints import did_you_mean
@@ -27,6 +29,7 @@ _MASK2FORMER_SWITCHES = {
     "class_agnostic": ("INSTANCE_ON", "instances"),
     "coco": ("INSTANCE_ON", "instances"),
     "coco_panoptic_seg": ("PANOPTIC_ON", "panoptic segments"),
+    **dict.fromkeys(SEMANTIC_EVALUATOR_NAMES, ("SEMANTIC_ON", "semantic maps")),
 }
 
 
@@ -148,6 +151,12 @@ def _check_outputs(cfg: CfgNode, dataset_name: str) -> None:
             f"DATASETS.TEST has {dataset_name!r} with evaluator_type {kind!r}; it must be one of "
             f"{', '.join(EVALUATOR_NAMES)}. A data set without truth cannot be evaluated"
         )
+    model = cfg.MODEL.META_ARCHITECTURE
+    if kind in SEMANTIC_EVALUATOR_NAMES and model not in SEMANTIC_ARCHITECTURES:
+        raise ValueError(
+            f"DATASETS.TEST has {dataset_name!r}, which is evaluated by semantic maps, and "
+            f"MODEL.META_ARCHITECTURE {model} gives none: name a data set of instances"
+        )
     if kind in _MASK2FORMER_SWITCHES and cfg.MODEL.META_ARCHITECTURE == MASK2FORMER:
         key, output = _MASK2FORMER_SWITCHES[kind]
         if not cfg.MODEL.TRACE.MASK2FORMER.TEST[key]:
@@ -166,6 +175,11 @@ def _check_mapper(cfg: CfgNode) -> None:
             f"{did_you_mean(node.MAPPER, MAPPER_NAMES)}"
         )
     for name in cfg.DATASETS.TRAIN:
+        if node.MAPPER == "trace" and facts(name).get("evaluator_type") == "sem_seg":
+            raise ValueError(
+                f"DATASETS.TRAIN has {name!r}, which is semantic truth to evaluate on, without "
+                "instances: train on labels, or on masks of DATASETS.TRACE.SEMANTIC"
+            )
         wanted = _mapper_of(name, node.MAPPER)
         if wanted != node.MAPPER:
             raise ValueError(f"INPUT.TRACE.MAPPER must be {wanted} for the data set {name!r}")

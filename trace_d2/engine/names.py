@@ -9,10 +9,19 @@ META_ARCHITECTURES = (
 )
 """Values of ``MODEL.META_ARCHITECTURE``: ours, and those of Detectron2 itself."""
 
+SEMANTIC_ARCHITECTURES = (MASK2FORMER, "SemanticSegmentor", "PanopticFPN")
+"""Those of them whose outputs have ``sem_seg``."""
+
 MAPPER_NAMES = ("trace", "detectron2", "trace_edges")
 """Keys of ``builders.MAPPERS``."""
 
-EVALUATOR_NAMES = ("class_agnostic", "coco", "coco_panoptic_seg", "lvis", "pascal_voc")
+SEMANTIC_EVALUATOR_NAMES = ("sem_seg", "cityscapes_sem_seg")
+"""Those that look at ``sem_seg``."""
+
+EVALUATOR_NAMES = (
+    *("class_agnostic", "coco", "coco_panoptic_seg", "lvis", "pascal_voc"),
+    *SEMANTIC_EVALUATOR_NAMES,
+)
 """Keys of ``builders.EVALUATORS``."""
 
 EDGE_EVALUATOR_NAMES = ("coco_panoptic_seg",)

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 _Records = Sequence[Mapping[str, Any]]
 
 
-class _Evaluator(DatasetEvaluator):
+class GatheringEvaluator(DatasetEvaluator):
     """Keeps what each image gave, by its id or name, and a folder for files, which may be None.
 
     ``evaluate`` must be called by all processes; all but the main one get None.
@@ -87,7 +87,7 @@ class _Evaluator(DatasetEvaluator):
             write_json(self._output_dir / name, content, indent)
 
 
-class PanopticQualityEvaluator(_Evaluator):
+class PanopticQualityEvaluator(GatheringEvaluator):
     """Takes the place of Detectron2's ``COCOPanopticEvaluator``: the same results, no panopticapi.
 
     Each process compares its own images while inference runs; ``evaluate`` only adds up. The data
@@ -216,7 +216,7 @@ class PanopticQualityEvaluator(_Evaluator):
         return OrderedDict(panoptic_seg=scores)
 
 
-class ClassAgnosticEvaluator(_Evaluator):
+class ClassAgnosticEvaluator(GatheringEvaluator):
     """Scores ``Instances`` against a COCO file with all categories as one, as CutLER does.
 
     The data set's metadata needs ``json_file``; ``max_detections`` there says how many predictions
@@ -309,7 +309,7 @@ class ClassAgnosticEvaluator(_Evaluator):
         )
 
 
-class EdgeEvaluator(_Evaluator):
+class EdgeEvaluator(GatheringEvaluator):
     """ODS, OIS, AP and clDice of models whose outputs have ``edges``.
 
     The truth of an image is the panoptic PNG that its record names. Each process counts its own

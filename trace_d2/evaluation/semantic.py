@@ -190,7 +190,7 @@ def semantic_quality(
         truth = _listed(truth, stems, truth_dir)
     found = _predictions(predicted_dir, truth, way, rule)
     absent = [stem for stem in truth if stem not in found]
-    _check_missing(absent, len(truth), missing, predicted_dir)
+    check_missing(absent, len(truth), missing, str(predicted_dir))
     tasks = [
         (path, found.get(stem))
         for stem, path in truth.items()
@@ -278,10 +278,11 @@ def _predictions(
     return {stem: given[other] for stem, other in pairs.items()}
 
 
-def _check_missing(absent: Sequence[str], total: int, policy: str, folder: str | Path) -> None:
+def check_missing(absent: Sequence[str], total: int, policy: str, origin: str) -> None:
+    """Raise a ValueError if images are ``absent`` from ``origin`` and that is an ``"error"``."""
     if absent and policy == "error":
         raise ValueError(
-            f"{folder} has no prediction for {len(absent)} of {total} images ({some(absent)}): "
+            f"{origin} has no prediction for {len(absent)} of {total} images ({some(absent)}): "
             'make them, name the images that count by a list, or choose missing "miss" (all their '
             'pixels count as wrong) or "skip" (leave the images out)'
         )
@@ -309,9 +310,9 @@ def _count_pair(
         values, others = np.nonzero(counts)
         rows, columns = truth_ranks[values], predicted_ranks[others]
         remedy = f"the rule {rule_name} knows" if rule_name else f"the categories ({origin}) have"
-        _check_values(values[rows == STRANGE], truth_path, f"{remedy}: correct --truth or --rule")
+        check_values(truth_ranks, values, truth_path, f"{remedy}: correct --truth or --rule")
         remedy = f"the categories ({origin}) have: correct --categories, or write 255 for unknown"
-        _check_values(others[columns == STRANGE], path, remedy)
+        check_values(predicted_ranks, others, path, remedy)
     except (ValueError, OSError) as error:
         return str(error)
     counted = rows != NO_CLASS
@@ -342,9 +343,13 @@ def _check_size(truth: np.ndarray, prediction: np.ndarray, truth_path: Path, pat
         )
 
 
-def _check_values(strange: np.ndarray, path: Path | None, remedy: str) -> None:
+def check_values(
+    ranks: np.ndarray, present: np.ndarray, path: str | Path | None, remedy: str
+) -> None:
+    """Raise an UnknownClassError for values ``present`` in a map that ``ranks`` has as strange."""
+    strange = np.unique(present[ranks[present] == STRANGE])
     if strange.size:
-        few = ", ".join(map(str, np.unique(strange)[:5]))
+        few = ", ".join(map(str, strange[:5]))
         raise UnknownClassError(f"{path} holds {few}, which no class that {remedy}")
 
 

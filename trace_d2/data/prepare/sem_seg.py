@@ -1,0 +1,287 @@
+"""Semantic truth of public data sets as Detectron2 reads it: 8-bit PNGs of contiguous ids.
+
+A pixel is the place of its class in the list of categories (``io.categories``), from 0, or 255
+where it is left out. Pascal Context comes as one JSON of RLE masks, SBD as .mat files; the others
+are maps already, which count in other ways (``io/semantic_rules.yaml``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trace_d2.data.prepare.one_class import SEE
+from trace_d2.data.prepare.voc import SPLITS as VOC_SPLITS
+from trace_d2.data.prepare.voc import list_sources, read_segments
+from trace_d2.evaluation.semantic import check_values, truth_files
+from trace_d2.io.atomic import write_png, write_text
+from trace_d2.io.categories import UNKNOWN, load_categories
+from trace_d2.io.images import read_semantic
+from trace_d2.io.json_files import (
+    checked,
+    file_name,
+    paused_collector,
+    read_json,
+    side,
+    whole_number,
+)
+from trace_d2.io.mask_rle import check_segmentation, decode_segmentation
+from trace_d2.io.paths import image_stem
+from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, load_rule
+from trace_d2.parallel import ordered_map
+
+CONTEXT_IDS = (
+    *(0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105),
+    *(113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308),
+    *(324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454),
+    458,
+)  # fmt: skip
+"""The ids of the 60 classes of Pascal Context in its JSON, in our order; 0: of none, background."""
+
+_THINGS = 80  # of COCO
+
+
+@dataclass(frozen=True)
+class MapSet:
+    """A data set whose truth is published as maps.
+
+    Attributes:
+        rule: how they are written.
+        source, target: folders below the root of the data sets, ``{}`` for the split's.
+        splits: their folders by name.
+        end: of the stems to be read; None: the first of the rule that is there.
+        new_end: what it becomes.
+        objects: classes are the 80 objects of COCO, and background, out of COCO-Stuff's.
+    """
+
+    rule: str
+    source: str
+    target: str
+    splits: Mapping[str, str]
+    end: str | None = None
+    new_end: str = ""
+    objects: bool = False
+
+
+_COCO = {"train": "train2017", "val": "val2017"}
+MAP_SETS = {
+    "coco_stuff": MapSet("stuff171", "coco/stuffthingmaps/{}", "coco/stuffthingmaps_detectron2/{}",
+                         _COCO),
+    "coco_object": MapSet("stuff171", "coco/stuffthingmaps/{}", "coco/objects_detectron2/{}",
+                          _COCO, objects=True),
+    "ade20k": MapSet("ade150", "ADEChallengeData2016/annotations/{}",
+                     "ADEChallengeData2016/annotations_detectron2/{}",
+                     {"train": "training", "val": "validation"}),
+    "cityscapes": MapSet("city19", "cityscapes/gtFine/{}", "cityscapes/gtFine/{}",
+                         {"train": "train", "val": "val"}, "_gtFine_labelIds",
+                         "_gtFine_labelTrainIds"),
+}  # fmt: skip
+"""By the names of ``datasets/prepare_sem_seg.py``."""
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "voc": VOC_SPLITS,
+    "context": ("train", "val"),
+    **{name: tuple(one.splits) for name, one in MAP_SETS.items()},
+}
+"""Of each data set."""
+
+
+def prepare_maps(
+    root: Path, name: str, split: str, workers: int = 1, progress: bool = True
+) -> tuple[int, Path]:
+    """Write the split of one of ``MAP_SETS``; returns how many maps, and their folder.
+
+    Raises:
+        OSError, ValueError: its files are missing or damaged; the message names one.
+    """
+    maps = MAP_SETS[name]
+    folder = maps.splits[split]
+    source, target = root / maps.source.format(folder), root / maps.target.format(folder)
+    rule = load_rule(maps.rule)
+    if maps.end is not None:  # of several ways that lie side by side
+        ways = tuple(way for way in rule.truth if way.end == maps.end)
+        rule = SemanticRule(rule.name, rule.classes, ways)
+    way, truth = truth_files(source, rule)
+    table = _objects(way.ranks()) if maps.objects else way.ranks()
+    tasks = [(path, target / f"{stem}{maps.new_end}.png") for stem, path in truth.items()]
+    _write_all(partial(_convert, table), tasks, workers, split, progress)
+    return len(tasks), target
+
+
+def prepare_voc_sem_seg(
+    root: Path, split: str, sbd: Path | None = None, workers: int = 1, progress: bool = True
+) -> tuple[int, Path]:
+    """Write ``VOC2012/sem_seg_<split>``, "train_aug" with SBD or "val", as ``prepare_maps``."""
+    voc = root / "VOC2012"
+    target = voc / f"sem_seg_{split}"
+    tasks = [
+        (path if path.suffix == ".mat" else voc / "SegmentationClass" / path.name,
+         target / f"{stem}.png")
+        for stem, path in list_sources(voc, sbd or root / "sbd", split).items()
+    ]  # fmt: skip
+    _write_all(_convert_voc, tasks, workers, split, progress)
+    return len(tasks), target
+
+
+def prepare_context(
+    root: Path,
+    splits: Sequence[str],
+    annotations: Path | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Write ``SegmentationClassContext/`` and the lists of the splits in ``VOC2010``.
+
+    As in the detail API, an annotation covers those before it in the file. Of that API's own
+    results these differ in the images whose first annotations it loses, as it takes those of other
+    splits out of the list that it walks along; its lists are a few images shorter, too.
+
+    Args:
+        annotations: None: ``VOC2010/trainval_merged.json``, which is read at once (590 MB).
+
+    Returns:
+        how many images, by split.
+
+    Raises:
+        OSError, ValueError: the file is missing, or not as it was published.
+    """
+    voc = root / "VOC2010"
+    path = annotations or voc / "trainval_merged.json"
+    images, rows = _lists(path, "Pascal Context", "images", "annos_segmentation")
+    masks = _masks(path, rows, {identity: rank for rank, identity in enumerate(CONTEXT_IDS)})
+    target, lists = voc / "SegmentationClassContext", voc / "ImageSets/SegmentationContext"
+    lists.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for split in splits:
+        tasks = [
+            _task(f"{path}: image {k}", row, "image_id", masks, target)
+            for k, row in enumerate(images)
+            if row.get("phase") == split
+        ]
+        bare = next((one["where"] for one, _ in tasks if not one["masks"]), None)
+        if bare or not tasks:
+            raise ValueError(
+                f"{bare or path} has no {'annotation' if bare else split}: download it again"
+            )
+        _write_all(_paint, tasks, workers, split, progress)
+        stems = sorted(png.stem for _, png in tasks)
+        write_text(lists / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
+        counts[split] = len(tasks)
+    return counts
+
+
+def prepare_instances(
+    root: Path, split: str, workers: int = 1, progress: bool = True
+) -> tuple[int, Path]:
+    """Write ``coco_object`` from ``instances_<split>2017.json`` instead, as ``prepare_maps``.
+
+    What is larger lies below, crowds below all else.
+    """
+    folder = _COCO[split]
+    path = root / f"coco/annotations/instances_{folder}.json"
+    images, annotations = _lists(path, "COCO instances", "images", "annotations")
+    things = [c.id for c in load_categories("coco-panoptic") if c.isthing]
+    ranks = {identity: rank for rank, identity in enumerate(things, start=1)}
+    order = sorted(annotations, key=lambda row: (not row.get("iscrowd"), -row.get("area", 0)))
+    masks = _masks(path, order, ranks)
+    target = root / "coco/objects_detectron2" / folder
+    tasks = [_task(f"{path}: image {k}", row, "id", masks, target) for k, row in enumerate(images)]
+    _write_all(_paint, tasks, workers, split, progress)
+    return len(tasks), target
+
+
+def _write_all(
+    write: Callable[[tuple[Any, Path]], None],
+    tasks: Sequence[tuple[Any, Path]],
+    workers: int,
+    split: str,
+    progress: bool,
+) -> None:
+    for folder in {path.parent for _, path in tasks}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for _ in ordered_map(write, tasks, workers, description=split, progress=progress):
+        pass
+
+
+def _objects(ranks: np.ndarray) -> np.ndarray:
+    """Of ranks of COCO-Stuff's classes: objects from 1, all else background, as GroupViT has it."""
+    objects = np.where((ranks >= 0) & (ranks < _THINGS), ranks + 1, 0)
+    return np.where(ranks == STRANGE, STRANGE, objects)
+
+
+def _convert(table: np.ndarray, task: tuple[Path, Path]) -> None:
+    source, target = task
+    values = read_semantic(source)
+    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    check_values(table, present, source, "the data set has: unpack it again")
+    write_png(target, np.where(table == NO_CLASS, UNKNOWN, table).astype(np.uint8)[values])
+
+
+def _convert_voc(task: tuple[Path, Path]) -> None:
+    """A map of SegmentationClass, or the objects of SBD; the background is last, as in ``voc``."""
+    source, target = task
+    ids = [category.id for category in load_categories("voc")]
+    if source.suffix != ".mat":
+        table = np.full(256, STRANGE, np.int16)
+        table[UNKNOWN] = NO_CLASS
+        table[ids] = np.arange(len(ids))
+        _convert(table, task)
+        return
+    segment_ids, category_of = read_segments(source)
+    classes = np.full(int(segment_ids.max()) + 1, UNKNOWN, np.uint8)
+    for segment, category in category_of.items():
+        classes[segment] = ids.index(category)
+    write_png(target, classes[segment_ids])
+
+
+@paused_collector()
+def _lists(path: Path, what: str, *keys: str) -> list[list[Any]]:
+    """The lists ``keys`` of a JSON file."""
+    content = read_json(path, f"annotations of {what}", SEE)
+    content = content if isinstance(content, dict) else {}
+    if not all(isinstance(content.get(key), list) for key in keys):
+        raise ValueError(f"{path} has no {' and '.join(keys)}: download it again")
+    return [content[key] for key in keys]
+
+
+def _masks(
+    path: Path, annotations: Sequence[Mapping[str, Any]], ranks: Mapping[int, int]
+) -> dict[Any, list[tuple[int, Any]]]:
+    """Rank and RLE or polygons of each annotation, in their order, by image id."""
+    masks = defaultdict(list)
+    for number, row in enumerate(annotations):
+        where = f"{path}: annotation {row.get('id', number)}"
+        identity = checked(row, "category_id", whole_number, where)
+        if identity not in ranks:
+            raise ValueError(f"{where} has the category {identity}, none of the data set's")
+        masks[row.get("image_id")].append((ranks[identity], row.get("segmentation")))
+    return masks
+
+
+def _task(
+    where: str, row: Mapping[str, Any], key: str, masks: Mapping[Any, list[Any]], target: Path
+) -> tuple[dict[str, Any], Path]:
+    """What ``_paint`` takes, of an image whose id is ``row[key]``."""
+    size = tuple(checked(row, name, side, where) for name in ("height", "width"))
+    stem = image_stem(checked(row, "file_name", file_name, where))
+    content = {"where": f"{where} ({stem})", "size": size, "masks": masks.get(row.get(key), [])}
+    return content, target / f"{stem}.png"
+
+
+def _paint(task: tuple[Mapping[str, Any], Path]) -> None:
+    """Write the masks of an image over one another, on background."""
+    image, target = task
+    classes = np.zeros(image["size"], np.uint8)
+    for rank, segmentation in image["masks"]:
+        try:
+            check_segmentation(segmentation)
+            classes[decode_segmentation(segmentation, *image["size"])] = rank
+        except ValueError as error:
+            raise ValueError(f"{image['where']}: a mask of it is wrong: {error}") from error
+    write_png(target, classes)
