@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from trace_d2.io.categories import BUILTIN_CATEGORIES
 from trace_d2.jobs.arguments import add_edge_options, add_sam_option, job_parser
 from trace_d2.jobs.command_line import run_command
 
@@ -48,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--categories",
         metavar="FILE",
         help="text with a name a line ([ID] NAME [R,G,B] [thing|stuff]; ids count from 0), or JSON "
-        "list of {id, name, isthing}, or a built-in name: voc, coco-panoptic",
+        f"list of {{id, name, isthing}}, or a built-in name: {', '.join(BUILTIN_CATEGORIES)}",
     )
     parser.add_argument(
         "--output",

@@ -188,6 +188,11 @@ def test_subfolders_and_ends_of_names(tmp_path):
     quality = semantic_quality(tmp_path / "truth", tmp_path / "out", CLASSES, rule)
     assert quality.images == 2
     assert [quality.per_class[k].both for k in (0, 1)] == [2, 1]
+    folders = tmp_path / "truth", tmp_path / "out"
+    assert semantic_quality(*folders, CLASSES, rule, stems=["b/1_left.png"]).images == 1
+    write_png(tmp_path / "out/a/1.png", np.zeros((1, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"a/1\.png and .*a/1_left\.png are of one image"):
+        semantic_quality(*folders, CLASSES, rule)
 
 
 def test_bad_files_are_named_together(folders, tmp_path):

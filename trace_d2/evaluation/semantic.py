@@ -187,7 +187,7 @@ def semantic_quality(
     predicted_ranks = rule.ranks(categories, origin)
     way, truth = truth_files(truth_dir, rule)
     if stems is not None:
-        truth = _listed(truth, stems, truth_dir)
+        truth = _listed(truth, stems, rule.image_end, truth_dir)
     found = _predictions(predicted_dir, truth, way, rule)
     absent = [stem for stem in truth if stem not in found]
     check_missing(absent, len(truth), missing, str(predicted_dir))
@@ -243,10 +243,10 @@ def _maps(folder: str | Path, what: str) -> dict[str, Path]:
 
 
 def _listed(
-    truth: Mapping[str, Path], stems: Collection[str], folder: str | Path
+    truth: Mapping[str, Path], stems: Collection[str], image_end: str, folder: str | Path
 ) -> dict[str, Path]:
     """Those of the truth that a list names."""
-    wanted = [name_keys(stem)[1] for stem in stems]
+    wanted = [name_keys(stem)[1].removesuffix(image_end) for stem in stems]
     own = counterparts(wanted, truth)
     absent = [stem for stem in wanted if stem not in own]
     if absent:
@@ -263,10 +263,11 @@ def _predictions(
     """The prediction of each stem of the truth that has one."""
     inner = Path(folder) / SUBFOLDER
     folder = inner if inner.is_dir() else Path(folder)
-    given = {
-        stem.removesuffix(rule.image_end).removesuffix(way.end): path
-        for stem, path in _maps(folder, "predictions").items()
-    }
+    given: dict[str, Path] = {}
+    for whole, path in _maps(folder, "predictions").items():
+        stem = whole.removesuffix(rule.image_end).removesuffix(way.end)
+        if given.setdefault(stem, path) != path:
+            raise ValueError(f"{given[stem]} and {path} are of one image: remove one of them")
     pairs = counterparts(truth, given)
     if not pairs:
         hint = unclear(list(truth), list(given))

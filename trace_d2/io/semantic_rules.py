@@ -99,6 +99,40 @@ class SemanticRule:
             table[known[_key(own.name)].id if _key(own.name) in known else UNKNOWN] = rank
         return table
 
+    def classes_of_scores(
+        self, scores: np.ndarray, categories: Sequence[Category], threshold: float | None = None
+    ) -> np.ndarray:
+        """What scores of a model say, as a map of ids that ``ranks`` knows.
+
+        Args:
+            scores: floating (C, H, W), a map a category in their order. The background's may be
+                absent: it is where no other score reaches the threshold.
+            categories: C of them, and the background where it has no map.
+            threshold: of the scores, in their unit; None: that of the rule.
+
+        Returns:
+            (H, W) uint8 ids of categories; 255 is a background that they lack.
+
+        Raises:
+            ValueError: there are more or fewer maps.
+        """
+        name = _key(self.background.name) if self.background else ""
+        others = [category for category in categories if _key(category.name) != name]
+        if scores.ndim == 3 and len(scores) == len(categories) and len(others) < len(categories):
+            others = list(categories)
+            name = ""
+        if scores.ndim != 3 or len(scores) != len(others):
+            raise ValueError(
+                f"scores of shape {scores.shape} are not (C, H, W) of {len(others)} categories: "
+                "list the classes of the model in the order of its scores"
+            )
+        ids = np.array([category.id for category in others], np.uint8)[scores.argmax(0)]
+        if name:
+            below = scores.max(0) < (self.threshold if threshold is None else threshold)
+            own = [category.id for category in categories if _key(category.name) == name]
+            ids[below] = own[0] if own else UNKNOWN
+        return ids
+
     def beyond(self, categories: Sequence[Category]) -> list[str]:
         """Names of ``categories`` that are no class of the rule."""
         own = {_key(category.name) for category in self.classes}
