@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain.edges import abdiv_by_loops, abdiv_of_shifted_views
 
+from trace_d2.attention.divergences import DIVERGENCES
 from trace_d2.edges import attention_boundary_divergence, normalise_edges, pseudo_edges
 from trace_d2.edges.abdiv import _CONSTANT
 
@@ -59,6 +60,30 @@ def test_equals_shifted_views(neighbourhood: int) -> None:
     abdiv = attention_boundary_divergence(attention, (9, 14), neighbourhood)
     shifted = abdiv_of_shifted_views(attention.double(), (9, 14), neighbourhood)
     torch.testing.assert_close(abdiv.double(), shifted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("neighbourhood", [4, 8])
+@pytest.mark.parametrize("metric", list(DIVERGENCES))
+def test_other_divergences_are_summed_over_opposite_neighbours(metric, neighbourhood) -> None:
+    height, width = 3, 4
+    maps = torch.stack([random_attention((height, width), n, torch.float64) for n in (0, 1)])
+    steps = [(1, 0), (0, 1), (1, 1), (1, -1)][: neighbourhood // 2]
+
+    def row(i: int, j: int) -> torch.Tensor:
+        return maps[:, min(max(i, 0), height - 1) * width + min(max(j, 0), width - 1)]
+
+    expected = torch.stack(
+        [
+            sum(DIVERGENCES[metric](row(i + a, j + b), row(i - a, j - b)) for a, b in steps)
+            for i in range(height)
+            for j in range(width)
+        ],
+        dim=1,
+    )
+    found = attention_boundary_divergence(maps, (height, width), neighbourhood, metric)
+    torch.testing.assert_close(found.flatten(1), expected, rtol=1e-9, atol=1e-12)
+    one = attention_boundary_divergence(maps[1], (height, width), neighbourhood, metric)
+    torch.testing.assert_close(one, found[1])
 
 
 def test_two_regions_divide_at_their_border() -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from trace_d2.attention import AttentionSettings
-from trace_d2.attention.divergences import DIVERGENCES
-from trace_d2.edges import EdgeDetector, attention_boundary_divergence
+from trace_d2.edges import EdgeDetector
 from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.detector import AbdivSettings, EmergenceSettings
 from trace_d2.io.edge_maps import read_ternary
@@ -58,35 +57,6 @@ def detector(jobs, settings):
 @pytest.fixture(scope="module")
 def trajectory(teacher_module, detector, scene):
     return teacher_module.Trajectory(detector, scene.scene.image, "scene_000000")
-
-
-def _random_map(tokens: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.softmax(torch.randn(tokens, tokens, generator=generator).double() * 2, -1)
-
-
-@pytest.mark.parametrize("neighbourhood", [4, 8])
-@pytest.mark.parametrize("metric", list(DIVERGENCES))
-def test_divergences_between_neighbours_are_sums_over_opposite_ones(
-    teacher_module, metric, neighbourhood
-):
-    height, width = 3, 4
-    attention = _random_map(height * width)
-    steps = [(1, 0), (0, 1), (1, 1), (1, -1)][: neighbourhood // 2]
-
-    def row(i, j):
-        return attention[min(max(i, 0), height - 1) * width + min(max(j, 0), width - 1)]
-
-    expected = [
-        sum(float(DIVERGENCES[metric](row(i + a, j + b), row(i - a, j - b))) for a, b in steps)
-        for i in range(height)
-        for j in range(width)
-    ]
-    found = teacher_module.boundary_divergence(attention, (height, width), metric, neighbourhood)
-    np.testing.assert_allclose(found.flatten(), expected, rtol=1e-9, atol=1e-12)
-    if metric == "kl":
-        ours = attention_boundary_divergence(attention, (height, width), neighbourhood)
-        assert torch.equal(found, ours)
 
 
 @pytest.mark.parametrize(

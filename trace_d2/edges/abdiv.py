@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trace_d2.attention.divergences import EPSILON
+from trace_d2.attention.divergences import EPSILON, divergence
 from trace_d2.attention.kernels.choice import takes_triton
 from trace_d2.attention.native import full_precision
 from trace_d2.attention.registration import operator
@@ -27,7 +27,12 @@ _CONSTANT = 1e-5
 
 @torch.no_grad()
 def attention_boundary_divergence(
-    attention: Tensor, grid: tuple[int, int], neighbourhood: int = 4, *, kernels: str = "auto"
+    attention: Tensor,
+    grid: tuple[int, int],
+    neighbourhood: int = 4,
+    metric: str = "kl",
+    *,
+    kernels: str = "auto",
 ) -> Tensor:
     """How much the attention rows of opposite neighbours differ around each token.
 
@@ -44,10 +49,11 @@ def attention_boundary_divergence(
             order.
         grid: (h, w).
         neighbourhood: 4 or 8.
-        kernels: see ``attention.operators.KERNELS``.
+        metric: the divergence in the place of KL, a name in ``attention.divergences``.
+        kernels: see ``attention.operators.KERNELS``; there is one for "kl".
 
     Returns:
-        (h, w) or (B, h, w) of the type of ``attention``, in nats.
+        (h, w) or (B, h, w) of the type of ``attention``, for "kl" in nats.
 
     Raises:
         ValueError: the map does not fit the grid, or the neighbourhood is neither 4 nor 8.
@@ -58,8 +64,28 @@ def attention_boundary_divergence(
     if neighbourhood not in _DIRECTIONS:
         raise ValueError(f"a neighbourhood is 4 or 8, not {neighbourhood}")
     maps = attention if attention.ndim == 3 else attention.unsqueeze(0)
-    result: Tensor = _boundary_divergence(maps, height, width, neighbourhood, kernels)
+    result: Tensor
+    if metric == "kl":
+        result = _boundary_divergence(maps, height, width, neighbourhood, kernels)
+    else:
+        rows = maps.unflatten(1, grid)
+        result = torch.stack([_other_divergence(one, neighbourhood, metric) for one in rows])
     return result if attention.ndim == 3 else result.squeeze(0)
+
+
+def _other_divergence(rows: Tensor, neighbourhood: int, metric: str) -> Tensor:
+    """Boundary divergence (h, w) of the rows (h, w, N) of a map."""
+    height, width = rows.shape[:2]
+    columns = torch.arange(width, device=rows.device)
+    result = rows.new_zeros(height, width)
+    for i in range(height):  # a grid row at a time stays in the cache
+        for down, right in _DIRECTIONS[neighbourhood]:
+            p, q = (
+                rows[min(max(i + y, 0), height - 1), (columns + x).clamp(0, width - 1)]
+                for y, x in ((down, right), (-down, -right))
+            )
+            result[i] += divergence(p, q, metric)
+    return result
 
 
 @operator(

@@ -123,6 +123,7 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
                 attention,
                 view.layout.largest,
                 self.abdiv.neighbourhood,
+                self.abdiv.metric,
                 kernels=self.attention.kernels,
             )
             edges = upsample_edges(normalise_edges(abdiv, self.abdiv.threshold), size)

@@ -50,6 +50,7 @@ class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
 
     neighbourhood: int = one_of(*NEIGHBOURHOODS, default=4)
     threshold: str = one_of(*THRESHOLDS, default="mean_std")
+    metric: str = one_of(*METRICS, default="kl")
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,11 @@ def read_trajectory(
             components = principal_components(attention)
             scores = components if scores is None else align_components(components, scores)
             abdiv = attention_boundary_divergence(
-                attention, grid, detector.abdiv.neighbourhood, kernels=detector.attention.kernels
+                attention,
+                grid,
+                detector.abdiv.neighbourhood,
+                detector.abdiv.metric,
+                kernels=detector.attention.kernels,
             )
             steps[timestep] = TrajectoryStep(
                 timestep,

@@ -14,10 +14,15 @@ from tqdm import tqdm
 
 from ablation.rows import TEACHERS, Teacher
 from ablation.scoring import HeldOut
-from ablation.teacher import Trajectory, boundary_divergence, edges_of
+from ablation.teacher import Trajectory, edges_of
 from trace_d2.attention import AttentionSettings
 from trace_d2.backbones.passes import timesteps_per_pass
-from trace_d2.edges import EdgeDetector, EdgeSource, instance_emergence_point
+from trace_d2.edges import (
+    EdgeDetector,
+    EdgeSource,
+    attention_boundary_divergence,
+    instance_emergence_point,
+)
 from trace_d2.edges.baselines import FILTERS, FilterEdges
 from trace_d2.edges.detector import AttentionView, EmergenceSettings
 
@@ -53,9 +58,11 @@ def measure_latency(detector: EdgeDetector, scenes: list[HeldOut]) -> dict[str, 
     for row, teacher in TEACHERS.items():
         if row.startswith(("teacher", "iep", "abdiv", "neighbours")):
             neighbours = (trajectory.maps[500], trajectory.layout.largest)
-            divergence = (teacher.abdiv, teacher.neighbourhood)
+            divergence = (teacher.neighbourhood, teacher.abdiv)
             rows[row]["iep_ms"] = _repeated(trajectory.search, teacher.metric, teacher.stride)
-            rows[row]["abdiv_ms"] = _repeated(boundary_divergence, *neighbours, *divergence)
+            rows[row]["abdiv_ms"] = _repeated(
+                attention_boundary_divergence, *neighbours, *divergence
+            )
     return rows | {
         name: measure_source(FilterEdges(find), scenes) for name, find in FILTERS.items()
     }

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ablation.rows import BLOCKS, FINEST_STRIDE, Teacher
 from trace_d2.attention import SelfAttentionReader, native_attention
-from trace_d2.attention.divergences import divergence
 from trace_d2.backbones.passes import timesteps_per_pass
 from trace_d2.edges import (
     EdgeDetector,
@@ -23,31 +22,7 @@ from trace_d2.edges.abdiv import upsample_edges
 from trace_d2.edges.detector import AttentionView
 from trace_d2.edges.emergence import Emergence
 
-_STEPS = {4: ((1, 0), (0, 1)), 8: ((1, 0), (0, 1), (1, 1), (1, -1))}
 _MEMORY_MB = 32  # of the maps of one forward pass: larger batches are no faster
-
-
-def boundary_divergence(
-    attention: Tensor, grid: tuple[int, int], metric: str, neighbourhood: int = 4
-) -> Tensor:
-    """ABDiv with any divergence D: D(SA[i+1, j] | SA[i-1, j]) + D(SA[i, j+1] | SA[i, j-1]) + ...
-
-    Arguments and borders are those of ``attention_boundary_divergence``.
-    """
-    if metric == "kl":
-        return attention_boundary_divergence(attention, grid, neighbourhood)
-    height, width = grid
-    rows = attention.view(height, width, -1)
-    columns = torch.arange(width)
-    result = attention.new_zeros(height, width)
-    for i in range(height):  # a grid row at a time stays in the cache
-        for down, right in _STEPS[neighbourhood]:
-            p, q = (
-                rows[min(max(i + y, 0), height - 1), (columns + x).clamp(0, width - 1)]
-                for y, x in ((down, right), (-down, -right))
-            )
-            result[i] += divergence(p, q, metric)
-    return result
 
 
 class Trajectory:
@@ -118,6 +93,6 @@ def edges_of(
     attention: Tensor, grid: tuple[int, int], teacher: Teacher, size: tuple[int, ...]
 ) -> np.ndarray:
     """Edges (H, W) float32 in 0..1 of a map (N, N), by divergence and threshold of ``teacher``."""
-    abdiv = boundary_divergence(attention, grid, teacher.abdiv, teacher.neighbourhood)
+    abdiv = attention_boundary_divergence(attention, grid, teacher.neighbourhood, teacher.abdiv)
     edges = normalise_edges(abdiv, teacher.threshold)
     return upsample_edges(edges, (size[0], size[1])).cpu().numpy()

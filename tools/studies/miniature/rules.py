@@ -74,6 +74,7 @@ RULES: Rules = (
     (r"prepare_(voc|monuseg|tnbc|isaid)_\w+\.py", r"\g<0> --workers 1"),
     (r"SHARPEN crf", "SHARPEN guided"),
     # weights
+    (r"(--baseline|EDGES\.SOURCE) hed", r"\1 gradient"),
     (
         r"--architecture \S+ --resolution \d+",
         "--config-file configs/edges/sd35_large.yaml --count 1 --repeats 1",

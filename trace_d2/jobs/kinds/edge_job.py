@@ -65,6 +65,7 @@ _LATER_KEYS = {
     "BACKBONE.QUANTIZE": "",
     "BACKBONE.GUIDANCE": 1.0,
     "EMERGENCE.SPACING": "uniform",
+    "ABDIV.METRIC": "kl",
 }
 # What detected edges depend on, which given edges do not. A student looks for no timestep and no
 # threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys, as
