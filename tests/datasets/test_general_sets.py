@@ -288,7 +288,7 @@ BROKEN = [
      lambda text: text.replace(" 4 6 24 16 ", " 44 6 64 16 "),
      "line 1: the box 44, 6, 64, 16 (left, top, right, bottom) has no pixel of training/image_2/"
      "000007.png, which is 40x30"),
-    ("kitti", make_kitti, "kitti/training/image_2/000007.png", None, "1 of 2 images are not in"),
+    ("kitti", make_kitti, "kitti/training/image_2/000007.png", None, "1 of 2 images are missing,"),
     ("kitti", make_kitti, "kitti/training/label_2/000007.txt", None, "1 of 2 images have no label"),
     ("kitti", make_kitti, "kitti/training/image_2/000007.png", lambda text: "no image",
      "image_2/000007.png cannot be read"),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from trace_d2.complaints import Complaints
-from trace_d2.data.dataset_files import tolerate_absent
+from trace_d2.data.dataset_files import keep_present
 from trace_d2.data.prepare.one_class import ONE_CLASS, write_one_class
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.listing import ids_of_stems
@@ -73,9 +73,9 @@ def write_boxes(
             first of them, with file and line.
         FileNotFoundError: 1 % of the images or more are missing; of fewer it is told.
     """
-    absent = [image.file_name for image in images if not (Path(folder) / image.file_name).is_file()]
-    tolerate_absent(absent, len(images), f"images are not in {folder}", "unpack them there")
-    present = [image for image in images if image.file_name not in set(absent)]
+    records = [{"file_name": f"{folder}/{image.file_name}", "image": image} for image in images]
+    kept = keep_present(records, "file_name", "images", "unpack them there")
+    present: list[BoxedImage] = [record["image"] for record in kept]
     ids = ids_of_stems([name_keys(image.file_name)[1] for image in present])
     wrong, told = Complaints(), _Told([], [])
     entries, rows = [], []

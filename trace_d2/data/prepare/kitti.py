@@ -57,7 +57,7 @@ def prepare_kitti(kitti: str | Path, output: str | Path, progress: bool = True) 
     if not stems:
         raise FileNotFoundError(f"no labels *.txt in {labels}: {_AGAIN}")
     names = folder_names(kitti / "training/image_2", "images", "unpack data_object_image_2.zip")
-    bare = sorted(name for name in names if name.endswith(".png") and name[:-4] not in set(stems))
+    bare = sorted({name[:-4] for name in names if name.endswith(".png")}.difference(stems))
     tolerate_absent(bare, len(names), f"images have no label in {labels}", _AGAIN)
     images = [
         BoxedImage(f"training/image_2/{stem}.png", _boxes(labels / f"{stem}.txt")) for stem in stems
