@@ -40,6 +40,8 @@ def write_data_sets(root: Path) -> None:
     write_imagenet(root)
     write_lvis(root)
     write_sa1b(root)
+    write_kitti(root)
+    write_objects365(root)
     write_detected_edges(root.parent / "edges")
 
 
@@ -155,7 +157,8 @@ def write_lvis(root: Path) -> None:
     content = coco_files(scenes, (2, 4), load_categories("coco-panoptic"), COCO)[1]
     for image in content["images"]:
         image["coco_url"] = f"http://images.cocodataset.org/{image.pop('file_name')}"
-    write(root / "lvis/lvis_v1_val.json", content)
+    content["categories"] = [{"id": n, "name": f"class {n}"} for n in range(1, 1204)]
+    write(root / "coco/annotations/lvis_v1_val.json", content)
 
 
 def write_sa1b(root: Path) -> None:
@@ -178,3 +181,28 @@ def write_detected_edges(folder: Path) -> None:
         for index in (2, 4):
             name = f"COCO_val2014_{index:012d}.png"
             save(folder / detector / name, boundaries(scene(index).segment_ids))
+
+
+def write_kitti(root: Path) -> None:
+    """Two images of training, with KITTI's lines of boxes."""
+    for number in (2, 4):
+        one, stem = scene(number), f"{number:06d}"
+        save(root / f"kitti/training/image_2/{stem}.png", one.image)
+        _, content = coco_files({stem: one}, (1,), load_categories("coco-panoptic"), COCO)
+        lines = ""
+        for x, y, width, height in (row["bbox"] for row in content["annotations"]):
+            lines += f"Car 0.00 0 -1.57 {x} {y} {x + width} {y + height} 1 1 1 0 0 9 0\n"
+        path = root / f"kitti/training/label_2/{stem}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(lines)
+
+
+def write_objects365(root: Path) -> None:
+    """Two images of val, in a folder of an archive; boxes alone."""
+    scenes = {f"images/v2/patch16/objects365_v2_0090872{n}.jpg": scene(n) for n in (2, 4)}
+    for name, one in scenes.items():
+        save(root / "objects365/val/patch16" / Path(name).name, one.image)
+    _, content = coco_files(scenes, (2, 4), load_categories("coco-panoptic"), COCO)
+    for row in content["annotations"]:
+        del row["segmentation"]
+    write(root / "objects365/annotations/zhiyuan_objv2_val.json", content)
