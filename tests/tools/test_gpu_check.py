@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,35 +86,43 @@ gpu_check.PARTS = (
     Part("machine", "good", 60), Part("erring", "erring", 60), Part("missing", "missing", 60),
     Part("hanging", "hanging", 4), Part("killed", "killed", 60), Part("last", "good", 60),
 )
-gpu_check._LEAST_SECONDS = {least}
 gpu_check._LIBRARIES, gpu_check._COMMON = ("torch",), ("gpu_checks.common",)
-sys.exit(gpu_check.main(["--device", "cpu", "--output", {output!r}]))
+for gpu_check._LEAST_SECONDS in (1e6, 2):
+    options = ["--device", "cpu", "--output", {output!r} + f"/{{gpu_check._LEAST_SECONDS:g}}"]
+    print("status", gpu_check.main(options))
 """
 
 
-@pytest.fixture
-def run_parts(tmp_path: Path):
-    """``run_parts(least)``: the parts above, those with less than ``least`` seconds left out."""
+@pytest.fixture(scope="module")
+def ran_parts(tmp_path_factory: pytest.TempPathFactory):
+    """``ran_parts(least)``: what the parts above say, those with less seconds left out.
+
+    The exit status and all that was printed, the results and the page; for 1e6 and 2 seconds.
+    """
+    folder = tmp_path_factory.mktemp("parts")
     for name, code in PARTS.items():
-        (tmp_path / f"{name}.py").write_text(code)
+        (folder / f"{name}.py").write_text(code)
+    code = DRIVER.format(
+        benchmarks=str(BENCHMARKS), repository=str(REPOSITORY), folder=str(folder),
+        output=str(folder / "out"),
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *told, end = re.split(r"status (\d)\n", done.stdout)
+    assert not end
+    outcomes = dict(zip(("1e+06", "2"), zip(told[1::2], told[::2], strict=True), strict=True))
 
-    def run(least: float) -> tuple[subprocess.CompletedProcess[str], dict, str]:
-        code = DRIVER.format(
-            benchmarks=str(BENCHMARKS), repository=str(REPOSITORY), folder=str(tmp_path),
-            output=str(tmp_path / "out"), least=least,
-        )  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        results = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
-        return done, results, (tmp_path / "out" / "gpu_check.md").read_text()
+    def of(least: float) -> tuple[int, str, dict, str]:
+        status, said = outcomes[f"{least:g}"]
+        output = folder / "out" / f"{least:g}"
+        results = json.loads((output / "gpu_check.json").read_text())
+        return int(status), said, results, (output / "gpu_check.md").read_text()
 
-    return run
+    return of
 
 
-def test_a_part_that_fails_is_reported_and_the_rest_goes_on(run_parts) -> None:
-    done, results, page = run_parts(2)
-    assert done.returncode == 1
+def test_a_part_that_fails_is_reported_and_the_rest_goes_on(ran_parts) -> None:
+    status, said, results, page = ran_parts(2)
+    assert status == 1
     assert {name: one["status"] for name, one in results.items()} == {
         "machine": "done",
         "erring": "failed with status 1",
@@ -127,14 +136,14 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(run_parts) -> None:
     assert "ZeroDivisionError" in erring["second"]["error"]
     assert results["hanging"]["measured"] == results["killed"]["measured"] == {"before": 1}
     assert "No module named 'no_such_package'" in results["missing"]["last_lines"][-1]
-    assert "No module named 'no_such_package'" in done.stdout
+    assert "No module named 'no_such_package'" in said
     assert results["last"]["measured"] == {"number": 2.5}
     assert "| hanging | ended at its limit of 4 s |" in page
     assert "ZeroDivisionError" in page
 
 
-def test_parts_for_which_no_time_is_left_are_left_out(run_parts) -> None:
-    done, results, page = run_parts(1e6)
-    assert done.returncode == 1
+def test_parts_for_which_no_time_is_left_are_left_out(ran_parts) -> None:
+    status, _, results, page = ran_parts(1e6)
+    assert status == 1
     assert {one["status"] for one in results.values()} == {"left out: no time"}
     assert "not measured" in page

@@ -228,7 +228,7 @@ def test_more_pixels_than_float32_counts(label_job) -> None:
     label_job.save("images/a.jpg", np.zeros((height, width, 3), np.uint8))
     label_job.save("semantic/a.png", mask, compress_level=1)
     label_job.save("edges/a.png", edges, compress_level=1)
-    assert label_job.run() == 0
+    assert label_job.run("--report-images", "0") == 0
     assert label_job.journal()["a"]["things"] == 3
 
 
