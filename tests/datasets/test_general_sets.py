@@ -383,6 +383,19 @@ def test_hidden_parts_of_objects_count_if_asked(run, tmp_path):
     assert [row["bbox"] for row in content["annotations"]] == [BOX, BOX]
 
 
+def test_files_of_kins_of_2019_serve_as_well(run, tmp_path):
+    """They name what is seen otherwise, as RLE, and the testing images "val"."""
+    save(tmp_path, "kitti/testing/image_2/000003.png")
+    row = {"id": 0, "image_id": 3, "category_id": 4, "segmentation": OUTLINE, "bbox": BOX}
+    seen = {"inmodal_seg": encoded(), "inmodal_bbox": BOX, "iscrowd": 0}
+    content = {"images": [listed(3, file_name="000003.png")], "annotations": [row | seen]}
+    write(tmp_path / "kitti/kins/instances_val.json", content)
+    assert run("kitti", "--kins", "test") == 0
+    (made,) = read(tmp_path / "kitti/annotations/kins_test_cls_agnostic.json")["annotations"]
+    assert made["segmentation"] == encoded()
+    assert (made["bbox"], made["area"]) == (BOX, 200)
+
+
 def test_names_become_those_of_a_folder(run, tmp_path):
     """A file of other tools, whose names lack the folders."""
     make_objects365(tmp_path)
