@@ -29,6 +29,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="textures: class is no colour; still-life: fruits on a table, like photographs",
     )  # fmt: skip
     add(
+        "--object-area", type=float, nargs=2, metavar=("MIN", "MAX"),
+        help="areas of objects as shares of the image, as 0.0005 0.005 for tiny ones",
+    )  # fmt: skip
+    add(
         "--semantic-noise", type=float, default=0.0, metavar="LEVEL",
         help="errors of the semantic masks, 0 (none) to 1 (poor)",
     )  # fmt: skip
@@ -41,8 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     from trace_d2.scenes.dataset import SceneSettings, write_scenes  # --help loads nothing
 
-    settings = SceneSettings(args.series, tuple(args.size), args.semantic_noise, args.style)
+    area = tuple(args.object_area) if args.object_area else None
     try:
+        settings = SceneSettings(
+            args.series, tuple(args.size), args.semantic_noise, args.style, area
+        )
         write_scenes(args.output, args.count, settings, args.workers)
     except (ValueError, OSError) as error:
         say(f"make_scenes: {error}", error=True)

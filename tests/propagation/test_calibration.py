@@ -20,6 +20,8 @@ from trace_d2.propagation.calibration import (
     paint_masks,
 )
 from trace_d2.propagation.regions import cut_basins
+from trace_d2.scenes.oracle import boundaries
+from trace_d2.scenes.procedural import make_scene
 
 # Densities of borders and of ridges that are expected before anything is known.
 BORDERS, RIDGES = 0.26, 16.6
@@ -511,3 +513,22 @@ class TestFiles:
         for path in (tmp_path / "nowhere.json", tmp_path):
             with pytest.raises(FileNotFoundError, match=r"no calibration of edges at .*: name the"):
                 EdgeCalibration.load(path)
+
+
+def test_many_tiny_objects_are_measured_at_their_scale() -> None:
+    """Sixteen scenes in one image: at its own scale their perfect edges pass for texture."""
+    scenes = [[make_scene(9, 4 * row + column) for column in range(4)] for row in range(4)]
+    semantic = np.block([[scene.semantic() for scene in row] for row in scenes])
+    edges = np.block([[boundaries(scene.segment_ids) for scene in row] for row in scenes])
+    edges = edges.astype(np.float32) / 255
+    isthing = {number: number <= 4 for number in range(1, 7)}
+    trusts = []
+    for scale in (0, 128):
+        statistics = EdgeStatistics()
+        statistics.add_semantic(semantic, isthing, edges, scale)
+        trusts.append(statistics.calibrate().trust)
+    assert trusts[1] > 0.98
+    assert trusts[1] > trusts[0]
+    evidence = EdgeCalibration.assumed()(edges, 128)
+    assert evidence.scale == 128
+    assert EdgeCalibration.assumed()(edges, 4096).scale == 512

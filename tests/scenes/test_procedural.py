@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from trace_d2.scenes.procedural import (
     CATEGORY_IDS,
+    LEAST_VISIBLE,
     STUFF_CLASSES,
     THING_CLASSES,
     THING_TEXTURES,
@@ -93,3 +94,21 @@ def test_smooth_noise_is_normal() -> None:
     noise = smooth_noise((200, 100), 3.0, np.random.default_rng(0))
     assert abs(noise.mean()) < 1e-4
     assert noise.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_areas_of_objects_are_chosen() -> None:
+    """Of half a percent to two percent, before others hide a part; much is covered in any case."""
+    scene = make_scene(7, 0, (256, 256), (0.005, 0.02))
+    things = [c in {CATEGORY_IDS[name] for name in THING_CLASSES} for c in scene.category_ids]
+    areas = np.bincount(scene.segment_ids.ravel())[1:][things] / scene.segment_ids.size
+    assert len(areas) > 15
+    assert areas.max() < 0.02 * 1.25  # outlines that are nearly squares hold more than a circle
+    assert areas.min() > 0.005 * LEAST_VISIBLE / 4
+    assert 0.15 < areas.sum() < 0.6
+    np.testing.assert_array_equal(scene.image, make_scene(7, 0, (256, 256), (0.005, 0.02)).image)
+
+
+@pytest.mark.parametrize("area", [(0.02, 0.005), (0.0001, 0.01), (0.5, 1.5)])
+def test_areas_that_cannot_be_are_refused(area: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"shares of the image from 0\.00046 \(30 pixels"):
+        make_scene(0, 0, (256, 256), area)

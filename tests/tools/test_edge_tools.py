@@ -28,11 +28,11 @@ SIZE = (12, 16)
 DETECTOR = "trace_d2.jobs.kinds.edge_job.build_edge_source"
 
 
-def find_edges(image: np.ndarray, key: str) -> SimpleNamespace:
+def find_edges(image: np.ndarray, key: str) -> EdgeOutput:
     """A teacher of any image's own: random edges and ABDiv."""
     rng = np.random.default_rng(image.sum() + image[0, 0].sum())
     edges = rng.random(image.shape[:2], np.float32)
-    return SimpleNamespace(edges=edges, abdiv=rng.random((3, 4), np.float32), timestep=400)
+    return EdgeOutput(edges=edges, abdiv=rng.random((3, 4), np.float32), timestep=400)
 
 
 class ToolJob:
@@ -125,7 +125,7 @@ def test_images_without_negatives_are_told(job, monkeypatch, capsys) -> None:
     tail[1, 1] = 1.0
 
     def detect(image: np.ndarray, key: str) -> SimpleNamespace:
-        return SimpleNamespace(edges=find_edges(image, key).edges, abdiv=tail, timestep=0)
+        return EdgeOutput(edges=find_edges(image, key).edges, abdiv=tail, timestep=0)
 
     monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert job.run() == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io import remote
 from trace_d2.io.edge_maps import write_edges
 from trace_d2.io.images import read_image
@@ -162,7 +163,7 @@ def test_edges_are_detected_in_images_of_a_store(
     def find(image: np.ndarray, key: str) -> SimpleNamespace:
         seen.append((key, int(image.sum())))
         edges = image[..., 0] / np.float32(255)
-        return SimpleNamespace(edges=edges, abdiv=edges[::2, ::2], timestep=400)
+        return EdgeOutput(edges=edges, abdiv=edges[::2, ::2], timestep=400)
 
     monkeypatch.setattr("trace_d2.jobs.kinds.edge_job.build_edge_source", lambda cfg: find)
     label_job.add("a", "in/b")

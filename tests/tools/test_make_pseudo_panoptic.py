@@ -15,6 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from trace_d2.edges.sources import EdgeOutput
+
 DETECTOR = "trace_d2.jobs.kinds.edge_job.build_edge_source"
 
 
@@ -240,7 +242,7 @@ def test_kept_edges_give_the_same_labels_again(label_job, monkeypatch) -> None:
         seen.append(key)
         edges = np.asarray(Image.open(label_job.root / f"edges/{key}.png")) / np.float32(255)
         noise = np.random.default_rng(len(key)).random(edges.shape, dtype=np.float32)
-        return SimpleNamespace(edges=0.9 * edges + 0.1 * noise, timestep=400)
+        return EdgeOutput(edges=0.9 * edges + 0.1 * noise, timestep=400)
 
     monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert label_job.run("--save-edges", edges=[]) == 0
@@ -265,7 +267,7 @@ def test_edges_of_a_backbone_that_fails_are_a_failure(label_job, monkeypatch) ->
     def detect(image: np.ndarray, key: str) -> SimpleNamespace:
         if key == "b":
             raise RuntimeError("CUDA out of memory")
-        return SimpleNamespace(edges=np.full((24, 32), np.nan, np.float32), timestep=0)
+        return EdgeOutput(edges=np.full((24, 32), np.nan, np.float32), timestep=0)
 
     monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert label_job.run(edges=[]) == 3

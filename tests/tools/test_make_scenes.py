@@ -24,6 +24,8 @@ def test_writes_a_data_set(load_tool, tmp_path: Path, capsys: pytest.CaptureFixt
         (["--count", "0"], "at least one"),
         (["--size", "8", "8"], "at least 32"),
         (["--semantic-noise", "2"], r"0..1"),
+        (["--object-area", "0.2", "0.1"], "shares of the image"),
+        (["--object-area", "0.1", "0.2", "--style", "still-life"], "still-life has its own"),
     ],
 )
 def test_unusable_values(

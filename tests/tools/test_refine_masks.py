@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.propagation.calibration import EdgeCalibration
 
 REPOSITORY = Path(__file__).parents[2]
@@ -269,7 +270,7 @@ def test_edges_of_the_backbone(mask_job, monkeypatch) -> None:
     def detect(image: np.ndarray, key: str) -> SimpleNamespace:
         seen.append(key)
         edges = np.asarray(Image.open(mask_job.root / f"edges/n01/{key}.png")) / np.float32(255)
-        return SimpleNamespace(edges=edges, timestep=400)
+        return EdgeOutput(edges=edges, timestep=400)
 
     monkeypatch.setattr(DETECTOR, lambda cfg: detect)
     assert mask_job.run("--save-edges", edges=[]) == 0

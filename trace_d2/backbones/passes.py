@@ -47,6 +47,11 @@ class ImagePasses(ABC, Generic[FoundT]):
         self.backbone, self.seed = backbone, seed
         self.batch = batch or _images_that_fit(backbone)
 
+    @property
+    def square(self) -> tuple[int, int]:
+        """Side in pixels of a square image as the network reads it, and the tokens along it."""
+        return self.backbone.size_of((1, 1))[0], square_layout(self.backbone).largest[0]
+
     @abstractmethod
     def find(self, images: Sequence[ReadyImage]) -> list[FoundT]:
         """What is in images of one size, by one pass at a time for all of them."""

@@ -120,7 +120,7 @@ REGISTERED_MODELS: dict[str, RegisteredModel] = {
         "StableDiffusion3Backbone", "stabilityai/stable-diffusion-3.5-large", 1024, gated=True
     ),
     "flux1-dev": RegisteredModel("FluxBackbone", "black-forest-labs/FLUX.1-dev", 1024, gated=True),
-    "trace-tiny": RegisteredModel("FluxBackbone", str(_MODEL_ZOO / "trace_tiny"), None),
+    "trace-tiny": RegisteredModel("FluxBackbone", str(_MODEL_ZOO / "trace_tiny"), 128),
     "dino-vits8": _vit("vit", "facebook/dino-vits8", 480),
     "dino-vits16": _vit("vit", "facebook/dino-vits16", 480),
     "dino-vitb8": _vit("vit", "facebook/dino-vitb8", 480),

@@ -30,6 +30,7 @@ from trace_d2.edges.sources import (
     build_edge_source,
     check_edge_source,
     source_print,
+    with_tile_scale,
 )
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.edge_maps import check_edges, edge_stem, find_edges
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 # Keys of MODEL.TRACE that no edge depends on.
 _NOT_OF_EDGES = ("DEVICE", "POSTPROCESSOR", "MASK2FORMER", "ROI_HEADS", "SOLVER", "BGP")
-_LATER_KEYS = (".REVISION", "EDGES.HED_WEIGHTS", "EDGES.CANNY")
+_LATER_KEYS = (".REVISION", "EDGES.HED_WEIGHTS", "EDGES.CANNY", "EDGES.SCALE")
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class OnlineTargetGenerator:
     def from_config(cls, cfg: CfgNode) -> OnlineTargetGenerator:
         """A generator for the data sets of ``cfg.DATASETS.TRAIN``."""
         settings = TargetSettings.from_config(cfg)
+        if settings.edges == "source":
+            cfg = with_tile_scale(cfg)
         categories = training_categories(cfg.DATASETS.TRAIN)
         edges, edge_source = _edge_input(cfg, settings.edges)
         generator = cls(
@@ -215,11 +218,17 @@ def _cache_key(
         "LABELS": flatten(cfg.MODEL.TRACE.LABELS),
         "calibration": None if calibration is None else calibration.to_json(),
     }
+    if cfg.MODEL.TRACE.EDGES.SCALE:
+        settings["scale"] = cfg.MODEL.TRACE.EDGES.SCALE
     if edges_by_network:
         nodes = {k: v for k, v in cfg.MODEL.TRACE.items() if k not in _NOT_OF_EDGES}
-        # Labels from before there were these keys are those of today where they are empty.
+        # Labels from before there were these keys are those of today where they are empty, and
+        # where images are never tiled.
+        whole = nodes["EDGES"].TILES.MODE == "never"
         settings["TRACE"] = {
-            k: v for k, v in flatten(nodes).items() if v or not k.endswith(_LATER_KEYS)
+            k: v
+            for k, v in flatten(nodes).items()
+            if (v or not k.endswith(_LATER_KEYS)) and not (whole and k.startswith("EDGES.TILES."))
         }
         settings |= source_print(cfg)
     return settings
@@ -253,7 +262,7 @@ def calibrate_records(
             logger.warning("not measured: %s", error)
             continue
         if sample.edges is not None:
-            statistics.add_semantic(sample.semantic, isthing, sample.edges)
+            statistics.add_semantic(sample.semantic, isthing, sample.edges, trace.EDGES.SCALE)
     calibration = statistics.calibrate()
     logger.info(
         "edges measured on %d images: trust %.2f of 1", statistics.images, calibration.trust

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -80,6 +81,9 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
         emergence, abdiv, attention: see the config.
         backbone, seed, batch: see ``ImagePasses``. Images share a pass as long as their whole
             trajectories fit into one.
+
+    Attributes:
+        timestep: where all images are read; None: each where the search says.
     """
 
     def __init__(
@@ -93,11 +97,13 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
         batch: int = 0,
     ) -> None:
         self.emergence, self.abdiv, self.attention = emergence, abdiv, attention
+        fixed = emergence.fixed_timestep
+        self.timestep: float | None = None if fixed < 0 else fixed
         self._scheduled: dict[tuple[int, int], tuple[float, ...]] = {}
         super().__init__(backbone, seed, batch)
         if self.batch > 1:
             a_pass = self.timesteps_a_pass(square_layout(backbone))
-            an_image = len(self.trajectory(backbone.size_of((1, 1)))) if self._searches else 1
+            an_image = len(self.trajectory(backbone.size_of((1, 1)))) if self.searches else 1
             self.batch = max(1, min(self.batch, a_pass // an_image))
 
     @classmethod
@@ -126,7 +132,7 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
                 self.abdiv.metric,
                 kernels=self.attention.kernels,
             )
-            edges = upsample_edges(normalise_edges(abdiv, self.abdiv.threshold), size)
+            edges = self.strengths(abdiv, size)
             results += [edges, abdiv.float(), changes]
         arrays = iter(to_host(results))
         outputs = []
@@ -134,6 +140,21 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
             found = self._emergence(steps, curve.tolist())  # names the timestep that failed
             outputs.append(EdgeOutput(_finite(strength, self.backbone.dtype), divergence, *found))
         return outputs
+
+    def strengths(self, abdiv: Tensor, size: tuple[int, int]) -> Tensor:
+        """Edges (H, W) float32 in 0..1 at ``size`` of ABDiv (h, w), by its mean and deviation."""
+        return upsample_edges(normalise_edges(abdiv, self.abdiv.threshold), size)
+
+    def at(self, timestep: float) -> EdgeDetector:
+        """This detector, which reads there instead of searching."""
+        reader = copy.copy(self)
+        reader.timestep = timestep
+        return reader
+
+    @property
+    def searches(self) -> bool:
+        """Whether each image has an emergence point of its own."""
+        return bool(self.backbone.timesteps) and self.timestep is None
 
     def view(self, image: np.ndarray, key: str) -> AttentionView:
         """``image`` before the backbone."""
@@ -157,14 +178,10 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
         settings = self.emergence
         return settings.batch or timesteps_per_pass(layout.tokens, settings.memory_mb)
 
-    @property
-    def _searches(self) -> bool:
-        return bool(self.backbone.timesteps) and self.emergence.fixed_timestep < 0
-
     def _look(self, view: AttentionView, steps: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
         """The map (N, N) of each image where it is read, and the divergences on the way there."""
-        if not self._searches:
-            maps = view([self.emergence.fixed_timestep] if steps else ())
+        if not self.searches:
+            maps = view([self.timestep] if self.timestep is not None and steps else ())
             return [(attention, attention.new_empty(0)) for attention in maps]
         metric, kernels = self.emergence.metric, self.attention.kernels
         if view.images == 1:
@@ -179,9 +196,9 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
     def _emergence(
         self, steps: tuple[float, ...], changes: Sequence[float]
     ) -> tuple[float | None, dict[float, float]]:
-        if self._searches:
+        if self.searches:
             return most_changed(steps, changes, self.backbone.dtype)
-        return self.emergence.fixed_timestep if steps else None, {}
+        return self.timestep if steps else None, {}
 
 
 def _all(maps: Tensor, timesteps: Sequence[float]) -> Tensor:

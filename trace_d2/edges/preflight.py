@@ -16,7 +16,7 @@ from trace_d2.io.weight_files import tensor_shapes
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import NodeSettings
 
-from .settings import AbdivSettings, EmergenceSettings, LoraSettings
+from .settings import AbdivSettings, EmergenceSettings, LoraSettings, TileSettings
 from .sources import check_edge_source
 from .student_files import DECODER_FILE, LORA_FILE, read_description, student_folder
 
@@ -34,7 +34,7 @@ def check_edges(cfg: CfgNode) -> None:
     if cfg.MODEL.TRACE.EDGES.CALIBRATION:
         wrong.of(EdgeCalibration.load, cfg.MODEL.TRACE.EDGES.CALIBRATION)
     if source in ("teacher", "student"):
-        kinds: list[type[NodeSettings]] = [AttentionSettings, PassSettings]
+        kinds: list[type[NodeSettings]] = [AttentionSettings, PassSettings, TileSettings]
         if source == "teacher":
             kinds += [EmergenceSettings, AbdivSettings]
         for kind in kinds:

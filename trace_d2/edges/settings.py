@@ -54,6 +54,26 @@ class AbdivSettings(NodeSettings, node="MODEL.TRACE.ABDIV"):
 
 
 @dataclass(frozen=True)
+class TileSettings(NodeSettings, node="MODEL.TRACE.EDGES.TILES"):
+    """Which images are read in tiles, and in which."""
+
+    mode: str = one_of("never", "auto", "always", default="never")
+    size: int = within(0, default=0)
+    overlap: float = within(0.0, 0.9, default=0.25)
+    ratio: float = within(1.0, default=2.0)
+
+    def tiles(self, longer: int, side: int) -> bool:
+        """Whether an image is read in tiles whose longer side has so many pixels.
+
+        Args:
+            side: of a tile, in pixels. An image that fits into one tile is read as a whole.
+        """
+        if self.mode == "never":
+            return False
+        return longer > side * (self.ratio if self.mode == "auto" else 1)
+
+
+@dataclass(frozen=True)
 class LoraSettings(NodeSettings, node="MODEL.TRACE.STUDENT.LORA"):
     """Of the adapters. Their strength is alpha / rank; an alpha of 0 means the rank."""
 

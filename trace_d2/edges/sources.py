@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from fvcore.common.config import CfgNode
 
+from trace_d2.backbones.registry import REGISTERED_MODELS
 from trace_d2.io.edge_maps import edge_remarks, edge_size, find_edges, read_edges
 from trace_d2.io.hints import did_you_mean, nearest_path
 from trace_d2.io.remote import InputFolder, input_folder
@@ -18,7 +19,7 @@ from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.remarks import RemarkLog
 
 from .hed_files import check_hed, hed_print
-from .settings import CannySettings
+from .settings import CannySettings, TileSettings
 from .student_files import CALIBRATION_NAME, student_folder, student_print
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,14 @@ class EdgeOutput:
         timestep: in 0..1000, where the attention was read: t*, the fixed one, or 0 (the student);
             None where none was read, or no timestep exists.
         curve: timestep -> divergence from the one before; empty unless t* was searched.
+        tiles: in how many the image was read; 0: as a whole.
     """
 
     edges: np.ndarray
     abdiv: np.ndarray | None = None
     timestep: float | None = None
     curve: dict[float, float] = field(default_factory=dict)
+    tiles: int = 0
 
 
 EdgeSource = Callable[[np.ndarray, str], EdgeOutput]
@@ -152,6 +155,8 @@ EDGE_SOURCES: dict[str, Any] = {
 BASELINES = tuple(name for name in EDGE_SOURCES if name not in ("teacher", "files", "student"))
 """Those that know nothing of attention, to compare with."""
 
+_IN_TILES = "trace_d2.edges.tiles:in_tiles"  # which needs it, too
+
 
 def check_edge_source(cfg: CfgNode) -> None:
     """Raise what ``build_edge_source`` would for wrong ``MODEL.TRACE.EDGES`` keys; load nothing."""
@@ -190,7 +195,37 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
         cfg.MODEL.DEVICE = device
     entry = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE]
     kind = resolve_name(entry) if isinstance(entry, str) else entry
-    return kind.from_config(cfg)
+    if TileSettings.from_config(cfg).mode == "never" or not hasattr(kind, "square"):
+        return kind.from_config(cfg)
+    return resolve_name(_IN_TILES)(kind.from_config(cfg), cfg)
+
+
+def with_tile_scale(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with ``MODEL.TRACE.EDGES.SCALE`` that of tiles, if edges are read in some.
+
+    Edges of a tile mean what those of a photograph do: what they are measured against is of its
+    size. Where the key is set, or images are never tiled, it stays as it is.
+
+    Raises:
+        ValueError: a key is wrong, or the side of a tile is told by files of the backbone alone.
+    """
+    settings, trace = TileSettings.from_config(cfg), cfg.MODEL.TRACE
+    detected = trace.EDGES.SOURCE in ("teacher", "student")
+    if settings.mode == "never" or trace.EDGES.SCALE or not detected:
+        return cfg
+    registered = REGISTERED_MODELS.get(trace.BACKBONE.NAME)
+    native = registered.native_resolution if registered else None
+    side = settings.size or trace.BACKBONE.RESOLUTION or native
+    if not side:
+        raise ValueError(
+            f"how many pixels {trace.BACKBONE.NAME} reads is told by its files alone: set "
+            "MODEL.TRACE.EDGES.TILES.SIZE to the side of a tile"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TRACE.EDGES.SCALE = float(side)
+    cfg.freeze()
+    return cfg
 
 
 def source_print(cfg: CfgNode) -> dict[str, str]:

@@ -191,6 +191,7 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
     """
     from trace_d2.config import usable_trace_cfg
     from trace_d2.edges.preflight import check_edges
+    from trace_d2.edges.sources import with_tile_scale
 
     cfg = usable_trace_cfg(wrong, args.config_file, [*args.opts, *opts])
     cfg.defrost()
@@ -209,6 +210,7 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
         wrong.of(given_folder, node.DIR, option)
     elif node.SOURCE != NONE:
         wrong.of(check_edges, cfg)
+        return wrong.of(with_tile_scale, cfg) or cfg
     return cfg
 
 

@@ -13,7 +13,7 @@ from trace_d2.io.categories import UNKNOWN
 from trace_d2.io.edge_maps import check_edges
 from trace_d2.io.regions import region_statistics, row_bands
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeEvidence, EdgeStatistics
-from trace_d2.propagation.grid import REFERENCE_PIXELS
+from trace_d2.propagation.grid import REFERENCE_PIXELS, ScaleSettings
 from trace_d2.propagation.regions import (
     CUTS,
     TINY_PIECES,
@@ -93,6 +93,7 @@ class PanopticLabeler:
         categories: Sequence[Category],
         settings: LabelSettings | None = None,
         calibration: EdgeCalibration | None = None,
+        scale: float = 0.0,
     ) -> None:
         """Set up.
 
@@ -101,10 +102,12 @@ class PanopticLabeler:
             settings: how masks are cut; None: the defaults.
             calibration: what the strengths of the edges mean, for basins; None: measured anew on
                 each image, which knows less than a data set.
+            scale: of what edges are measured against, see ``EdgeStatistics.add``.
         """
         self.isthing = {category.id: bool(category.isthing) for category in categories}
         self.settings = settings or LabelSettings()
         self.calibration = calibration
+        self.scale = scale
 
     @classmethod
     def from_config(
@@ -114,7 +117,8 @@ class PanopticLabeler:
         calibration: EdgeCalibration | None = None,
     ) -> PanopticLabeler:
         """A labeler for ``categories`` with the settings of ``cfg.MODEL.TRACE.LABELS``."""
-        return cls(categories, LabelSettings.from_config(cfg), calibration)
+        scale = ScaleSettings.from_config(cfg).scale
+        return cls(categories, LabelSettings.from_config(cfg), calibration, scale)
 
     def __call__(self, semantic: np.ndarray, edges: np.ndarray | None = None) -> PanopticLabel:
         """Label an image.
@@ -194,6 +198,12 @@ class PanopticLabeler:
                 f"categories, or write {UNKNOWN} where the class is unknown"
             )
 
+    def count_edges(
+        self, statistics: EdgeStatistics, semantic: np.ndarray, edges: np.ndarray
+    ) -> None:
+        """Count the edges float32 (H, W) of one image, for its calibration."""
+        statistics.add_semantic(semantic, self.isthing, edges, self.scale)
+
     def _evidence(self, semantic: np.ndarray, edges: np.ndarray | None) -> EdgeEvidence | None:
         """What the edges of an image say; None where none are looked at."""
         if edges is None or self.settings.cut == "components":
@@ -201,9 +211,9 @@ class PanopticLabeler:
         calibration = self.calibration
         if calibration is None:
             statistics = EdgeStatistics()
-            statistics.add_semantic(semantic, self.isthing, edges)
+            self.count_edges(statistics, semantic, edges)
             calibration = statistics.calibrate()
-        return calibration(edges)
+        return calibration(edges, self.scale)
 
     def _cut(
         self,

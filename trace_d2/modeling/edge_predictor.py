@@ -82,10 +82,11 @@ class TraceEdgePredictor(nn.Module):
         # Most models have no student: diffusion models take seconds to import.
         from trace_d2.edges.detector import StudentDetector
         from trace_d2.edges.student_loading import student_to_train
+        from trace_d2.edges.tiles import in_tiles
 
         student = student_to_train(cfg)
         return arguments | {
-            "edge_source": StudentDetector(student, trace.SEED),
+            "edge_source": in_tiles(StudentDetector(student, trace.SEED), cfg),
             "student": student,
             "dice_weight": trace.STUDENT.LOSS.DICE,
             "reconstruction_weight": trace.STUDENT.LOSS.RECONSTRUCTION,

@@ -26,6 +26,7 @@ from trace_d2.edges.sources import (
     build_edge_source,
     check_edge_source,
     edge_calibration,
+    with_tile_scale,
 )
 from trace_d2.propagation import BoundaryGuidedPropagation
 from trace_d2.settings import NodeSettings, within
@@ -67,6 +68,8 @@ class PostProcessor:
     """
 
     def __init__(self, cfg: Any, *, edge_source: EdgeSource | None = None) -> None:
+        if edge_source is None:
+            cfg = with_tile_scale(cfg)
         calibration = edge_calibration(cfg)
         if calibration is not None:
             calibration = calibration.expecting(_MORE_BORDERS)

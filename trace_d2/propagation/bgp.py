@@ -20,6 +20,7 @@ from scipy import ndimage
 from trace_d2.propagation.calibration import EdgeCalibration, EdgeStatistics
 from trace_d2.propagation.grid import (
     REFERENCE_PIXELS,
+    ScaleSettings,
     check_edges,
     pool,
     pool_labels,
@@ -92,20 +93,26 @@ class BoundaryGuidedPropagation:
         settings: how; None: the defaults.
         calibration: what the strengths of the edges mean, for basins; None: measured anew on the
             masks of each image.
+        scale: of what edges are measured against, see ``EdgeStatistics.add``.
     """
 
     def __init__(
-        self, settings: BgpSettings | None = None, calibration: EdgeCalibration | None = None
+        self,
+        settings: BgpSettings | None = None,
+        calibration: EdgeCalibration | None = None,
+        scale: float = 0.0,
     ) -> None:
         self.settings = settings or BgpSettings()
         self.calibration = calibration
+        self.scale = scale
 
     @classmethod
     def from_config(
         cls, cfg: Any, calibration: EdgeCalibration | None = None
     ) -> BoundaryGuidedPropagation:
         """Build it from the ``MODEL.TRACE.BGP`` keys."""
-        return cls(BgpSettings.from_config(cfg), calibration)
+        scale = ScaleSettings.from_config(cfg).scale
+        return cls(BgpSettings.from_config(cfg), calibration, scale)
 
     def __call__(
         self, masks: np.ndarray, edges: np.ndarray, scores: np.ndarray | None = None
@@ -154,9 +161,9 @@ class BoundaryGuidedPropagation:
         calibration = self.calibration
         if calibration is None:
             statistics = EdgeStatistics()
-            statistics.add_masks(masks, strength)
+            statistics.add_masks(masks, strength, self.scale)
             calibration = statistics.calibrate()
-        evidence = calibration(strength)
+        evidence = calibration(strength, self.scale)
 
         def cut(mask: np.ndarray) -> tuple[np.ndarray, int]:
             box = _bounding_box(mask)

@@ -139,12 +139,13 @@ class EdgeCalibration:
         table = np.interp(np.arange(65536) / 65535, self.strengths, self.log_odds)
         return table.astype(np.float32)
 
-    def __call__(self, edges: np.ndarray) -> EdgeEvidence:
-        """The evidence in ``edges`` float (H, W), strength in 0..1."""
+    def __call__(self, edges: np.ndarray, scale: float = 0.0) -> EdgeEvidence:
+        """The evidence in ``edges`` float (H, W), strength in 0..1; ``scale``: see ``add``."""
         levels = np.empty(edges.shape, np.uint16)
         for rows in row_bands(edges.shape):
             levels[rows] = np.rint(edges[rows] * np.float32(65535))
-        return EdgeEvidence(levels, self._table, self.prior, self.trust, _scale(edges.shape))
+        scale = _scale(edges.shape, scale)
+        return EdgeEvidence(levels, self._table, self.prior, self.trust, scale)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class EdgeEvidence:
         levels: uint16 (H, W), strength in 0..65535.
         table: float32 (65536,), what each says.
         prior, trust: see ``EdgeCalibration``.
-        scale: the square root of the image's area, in pixels.
+        scale: in pixels, the square root of the image's area, or less, see ``EdgeStatistics.add``.
     """
 
     levels: np.ndarray
@@ -210,6 +211,7 @@ class EdgeStatistics:
         objects: np.ndarray,
         edges: np.ndarray,
         stuff: np.ndarray | None = None,
+        scale: float = 0.0,
     ) -> None:
         """Count one image.
 
@@ -219,8 +221,10 @@ class EdgeStatistics:
             objects: bool (H, W), inside what edges are to cut.
             edges: float32 (H, W) in 0..1.
             stuff: bool (H, W), what holds no objects.
+            scale: side in pixels of a square that holds about as many objects as a photograph
+                does, where the image holds far more; 0: the image is such a one.
         """
-        scale = _scale(edges.shape)
+        scale = _scale(edges.shape, scale)
         stride = max(1, round(scale / _CELLS))
         outline, near = _outlines(labels)
         strength = pool(edges, stride)
@@ -244,20 +248,26 @@ class EdgeStatistics:
             self.stuff_area += area
         self.images += 1
 
-    def add_masks(self, masks: Sequence[np.ndarray] | np.ndarray, edges: np.ndarray) -> None:
+    def add_masks(
+        self, masks: Sequence[np.ndarray] | np.ndarray, edges: np.ndarray, scale: float = 0.0
+    ) -> None:
         """Count one image by the masks alone, bool (H, W) each, that its edges are to cut."""
         labels = paint_masks(masks, edges.shape)
-        self.add(labels, labels > 0, edges)
+        self.add(labels, labels > 0, edges, scale=scale)
 
     def add_semantic(
-        self, semantic: np.ndarray, isthing: Mapping[int, bool], edges: np.ndarray
+        self,
+        semantic: np.ndarray,
+        isthing: Mapping[int, bool],
+        edges: np.ndarray,
+        scale: float = 0.0,
     ) -> None:
         """Count one image by its semantic mask: outlines of all classes, insides of things."""
         things, stuff = np.zeros(256, bool), np.zeros(256, bool)
         things[[category for category, thing in isthing.items() if thing]] = True
         stuff[[category for category, thing in isthing.items() if not thing]] = True
         labels = np.where(semantic == UNKNOWN, -1, semantic.astype(np.int16))
-        self.add(labels, things[semantic], edges, stuff[semantic])
+        self.add(labels, things[semantic], edges, stuff[semantic], scale)
 
     def __iadd__(self, other: EdgeStatistics) -> EdgeStatistics:
         """Take in the counts of other images."""
@@ -349,8 +359,9 @@ def _prior(borders: float) -> float:
     return math.log(borders / _RIDGES)
 
 
-def _scale(shape: tuple[int, ...]) -> float:
-    return math.sqrt(shape[0] * shape[1])
+def _scale(shape: tuple[int, ...], given: float) -> float:
+    own = math.sqrt(shape[0] * shape[1])
+    return min(own, given) if given else own
 
 
 def _outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

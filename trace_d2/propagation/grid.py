@@ -6,14 +6,25 @@ hang over the border. The grid has (H-1)//stride + 1 by (W-1)//stride + 1 cells.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
+
+from trace_d2.settings import NodeSettings, within
 
 EDGE_THRESHOLD = 0.5
 """An edge is a strength above this, everywhere in the package."""
 
 REFERENCE_PIXELS = 640 * 480
 """Sizes of tiny pieces are told for an image of so many."""
+
+
+@dataclass(frozen=True)
+class ScaleSettings(NodeSettings, node="MODEL.TRACE.EDGES"):
+    """What edges are measured against, see ``calibration.EdgeStatistics.add``."""
+
+    scale: float = within(0.0, default=0.0)
 
 
 def check_edges(edges: np.ndarray) -> None:

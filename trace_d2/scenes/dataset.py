@@ -44,12 +44,23 @@ class SceneSettings:
         size: (height, width) in pixels.
         semantic_noise: 0 (perfect masks) to 1, see ``degrade_semantic``.
         style: one of ``STYLES``.
+        object_area: of ``make_scene``, for the style "textures" alone.
+
+    Raises:
+        ValueError: another style has ``object_area``.
     """
 
     series: int = 0
     size: tuple[int, int] = (128, 128)
     semantic_noise: float = 0.0
     style: str = "textures"
+    object_area: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.object_area is not None and self.style != "textures":
+            raise ValueError(
+                f"the area of objects is chosen in scenes of textures: {self.style} has its own"
+            )
 
 
 def scene_categories() -> tuple[Category, ...]:
@@ -66,9 +77,7 @@ def still_life_categories() -> tuple[Category, ...]:
     return parse_category_lines(list(STILL_LIFE_IDS), "the categories of still lifes")
 
 
-STYLES: dict[
-    str, tuple[Callable[[int, int, tuple[int, int]], Scene], Callable[[], tuple[Category, ...]]]
-] = {
+STYLES: dict[str, tuple[Callable[..., Scene], Callable[[], tuple[Category, ...]]]] = {
     "textures": (make_scene, scene_categories),
     "still-life": (make_still_life, still_life_categories),
 }
@@ -111,7 +120,8 @@ def _write_scene(
     output: Path, settings: SceneSettings, index: int
 ) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     make, make_categories = STYLES[settings.style]
-    scene, categories = make(settings.series, index, settings.size), make_categories()
+    chosen = {} if settings.object_area is None else {"object_area": settings.object_area}
+    scene, categories = make(settings.series, index, settings.size, **chosen), make_categories()
     name = f"scene_{index:06d}.png"
     semantic = degrade_semantic(
         scene.semantic(),

@@ -86,7 +86,11 @@ REFERENCE_SIDE = 128
 LEAST_VISIBLE = 0.4
 #: Objects cut off by the border must still show this many pixels, times that share.
 _LEAST_AREA = 150
+#: Mean area in pixels of an object without ``object_area``: as much of a scene is covered with it.
+_MEAN_AREA = 1_300
 _PLACEMENT_TRIES = 12
+#: Pixels of the smallest object that can be asked for.
+_SMALLEST_AREA = 30
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,17 @@ class _Shape:
         )
 
 
-def _random_shape(rng: np.random.Generator, size: tuple[int, int], beside: _Shape | None) -> _Shape:
+def _random_shape(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    beside: _Shape | None,
+    object_area: tuple[float, float] | None,
+) -> _Shape:
     height, width = size
-    radius = float(rng.uniform(0.11, 0.22) * REFERENCE_SIDE)
+    if object_area is None:
+        radius = float(rng.uniform(0.11, 0.22) * REFERENCE_SIDE)
+    else:
+        radius = float(np.sqrt(rng.uniform(*object_area) * height * width / np.pi))
     if beside is None:
         center = (float(rng.uniform(0, width)), float(rng.uniform(0, height)))
     else:
@@ -203,10 +215,16 @@ def _paint_stuff(
 
 
 def _place_objects(
-    rng: np.random.Generator, x: np.ndarray, y: np.ndarray
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    object_area: tuple[float, float] | None,
 ) -> tuple[list[_Object], np.ndarray]:
     """The objects, back to front, and who owns each pixel (H, W; -1: stuff)."""
-    wanted = rng.integers(4, 8) * x.size / REFERENCE_SIDE**2
+    wanted, least = rng.integers(4, 8) * x.size / REFERENCE_SIDE**2, _LEAST_AREA
+    if object_area is not None:
+        wanted *= _MEAN_AREA / (sum(object_area) / 2 * x.size)
+        least = min(least, int(object_area[0] * x.size / 4))
     owner = np.full(x.shape, -1, np.int32)
     visible = np.zeros(0, np.int64)
     objects: list[_Object] = []
@@ -215,13 +233,14 @@ def _place_objects(
             neighbor = None
             if objects and rng.random() < 0.6:
                 neighbor = objects[int(rng.integers(len(objects)))]
-            shape = _random_shape(rng, x.shape, neighbor.shape if neighbor else None)
+            beside = neighbor.shape if neighbor else None
+            shape = _random_shape(rng, x.shape, beside, object_area)
             box = shape.box(x.shape)
             coverage = np.clip(shape.signed_distance(x[box], y[box]) + 0.5, 0, 1)
             mask = coverage > 0.5
             hidden = np.bincount(owner[box][mask] + 1, minlength=len(objects) + 1)[1:]
             left = np.append(visible - hidden, mask.sum())
-            area = max(int(mask.sum()), _LEAST_AREA)
+            area = max(int(mask.sum()), least)
             full = np.array([*(o.area for o in objects), area])
             if (left >= LEAST_VISIBLE * full).all():
                 same = neighbor is not None and rng.random() < 0.75
@@ -249,22 +268,32 @@ def _paint_object(
     image += seen[inner][..., None] * (paint - image)
 
 
-def make_scene(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> Scene:
+def make_scene(
+    seed: int,
+    index: int,
+    size: tuple[int, int] = (128, 128),
+    object_area: tuple[float, float] | None = None,
+) -> Scene:
     """Scene ``index`` of the series ``seed``.
 
     Args:
         seed, index: the series and the scene's number in it; non-negative.
         size: (height, width) in pixels, each at least 32.
+        object_area: least and greatest area of an object before others hide a part of it, about,
+            as shares (0..1) of the image, between which areas are uniform; as much of the scene is
+            covered as without it. None: objects of 14 to 28 pixels' radius.
 
     Raises:
-        ValueError: ``size`` is too small to hold an object.
+        ValueError: ``size`` is too small to hold an object, or ``object_area`` is no such range.
     """
     if min(size) < 32:
         raise ValueError(f"a scene must be at least 32 pixels high and wide, not {size}")
+    if object_area is not None:
+        _check_area(object_area, size)
     rng = np.random.default_rng([seed, index])
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     image, ground = _paint_stuff(rng, x, y)
-    objects, owner = _place_objects(rng, x, y)
+    objects, owner = _place_objects(rng, x, y, object_area)
     for thing in objects:
         _paint_object(image, thing, rng, x, y)
     image = cv2.GaussianBlur(image, (0, 0), 0.5)
@@ -278,3 +307,13 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> Sce
         segment_ids=segment_ids.reshape(size).astype(np.int32) + 1,
         category_ids=tuple(CATEGORY_IDS[names[i]] for i in present),
     )
+
+
+def _check_area(object_area: tuple[float, float], size: tuple[int, int]) -> None:
+    least, greatest = object_area
+    smallest = _SMALLEST_AREA / (size[0] * size[1])
+    if not smallest <= least <= greatest <= 1:
+        raise ValueError(
+            f"the areas of objects are shares of the image from {smallest:.2g} ({_SMALLEST_AREA} "
+            f"pixels of {size[0]} x {size[1]}) to 1, the least first, not {least:g} to {greatest:g}"
+        )

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from trace_d2.config import get_trace_cfg
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.io.categories import Category
 from trace_d2.io.edge_maps import read_edges
 from trace_d2.io.listing import list_images
@@ -116,7 +117,7 @@ class Detector:
         self.seen[stem] += 1
         noise = np.random.default_rng(ord(stem[-1])).random(image.shape[:2], dtype=np.float32)
         edges = 0.95 * read_edges(self.root / f"edges/{stem}.png") + 0.05 * noise
-        return SimpleNamespace(edges=edges, timestep=300 + int(stem[-1]))
+        return EdgeOutput(edges=edges, timestep=300 + int(stem[-1]))
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from trace_d2.config import get_trace_cfg
+from trace_d2.edges.sources import EdgeOutput
 from trace_d2.jobs.job import Looked
 from trace_d2.jobs.journal import DONE, FAILED, Record
 from trace_d2.jobs.kinds.edge_job import STUDENT, TEACHER
@@ -102,9 +103,9 @@ def test_another_student_in_the_same_folder_is_noticed(tmp_path: Path, student: 
     assert "student" not in settings_of(TEACHER)
 
 
-def detected(**more: object) -> SimpleNamespace:
+def detected(**more: Any) -> EdgeOutput:
     edges = np.linspace(0, 1, 6 * 8, dtype=np.float32).reshape(6, 8)
-    return SimpleNamespace(**{"edges": edges, "abdiv": ABDIV, "timestep": 300, **more})
+    return EdgeOutput(**{"edges": edges, "abdiv": ABDIV, "timestep": 300, **more})
 
 
 def job_of(tmp_path: Path, edges: str) -> PredictedEdgeJob:
@@ -113,7 +114,7 @@ def job_of(tmp_path: Path, edges: str) -> PredictedEdgeJob:
     return build(tmp_path / "images", edges, output=tmp_path / "out")
 
 
-def detect(job: PredictedEdgeJob, found: SimpleNamespace) -> Looked | Record:
+def detect(job: PredictedEdgeJob, found: EdgeOutput) -> Looked | Record:
     (entry,) = job.entries
     job.detector = lambda image, key: found
     (looked,) = job.look_ahead([(entry, lambda: job.read(entry))])

@@ -15,7 +15,7 @@ import logging
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -201,7 +201,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         path = self._sampled_path(entry)
         if looked.inputs.edges is not None and not path.is_file():
             with writing_to(self.store.root):
-                _write_sampled(path, looked.inputs.edges, looked.facts.get("timestep"))
+                _write_sampled(path, looked.inputs.edges, looked.facts)
             self.store.share(path)
 
     def _load_kept(self, entry: EntryT) -> PhotoT:
@@ -245,10 +245,11 @@ def _sampled(path: Path) -> frozenset[str]:
     return frozenset(map(str, sample)) if isinstance(sample, list) else frozenset()
 
 
-def _write_sampled(path: Path, edges: np.ndarray, timestep: float | None) -> None:
+def _write_sampled(path: Path, edges: np.ndarray, facts: Mapping[str, Any]) -> None:
     buffer = io.BytesIO()
     levels = np.rint(edges * _LEVELS).astype(np.uint16)
-    np.savez_compressed(buffer, levels=levels, timestep=-1 if timestep is None else timestep)
+    timestep, tiles = facts.get("timestep", -1), facts.get("tiles", 0)
+    np.savez_compressed(buffer, levels=levels, timestep=timestep, tiles=tiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
 
@@ -258,8 +259,9 @@ def _read_sampled(path: Path) -> EdgeOutput | None:
     try:
         with np.load(path, allow_pickle=False) as content:
             timestep = content["timestep"].item()
+            tiles = content["tiles"].item() if "tiles" in content else 0
             edges = content["levels"].astype(np.float32) / _LEVELS
-            return EdgeOutput(edges, timestep=None if timestep < 0 else timestep)
+            return EdgeOutput(edges, timestep=None if timestep < 0 else timestep, tiles=tiles)
     except Exception as error:  # numpy does not tell what broken archives raise
         logger.warning("%s is damaged (%s): its edges are detected again", path, error)
         return None

@@ -27,7 +27,7 @@ from trace_d2.jobs.job import EntryT, Job, Read, ResultT
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pinned_model import build_pinned
-from trace_d2.jobs.report import Report
+from trace_d2.jobs.report import Report, counted
 from trace_d2.jobs.store import JobStore
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.settings import flatten
@@ -66,13 +66,18 @@ _LATER_KEYS = {
     "BACKBONE.GUIDANCE": 1.0,
     "EMERGENCE.SPACING": "uniform",
     "ABDIV.METRIC": "kl",
+    "EDGES.SCALE": 0.0,
+    "EDGES.TILES.MODE": "never",
+    "EDGES.TILES.SIZE": 0,
+    "EDGES.TILES.OVERLAP": 0.25,
+    "EDGES.TILES.RATIO": 2.0,
 }
 # What detected edges depend on, which given edges do not. A student looks for no timestep and no
 # threshold; its files tell its blocks and its decoder, and a hash of them goes with these keys, as
 # one of HED's weights does.
 _DETECTOR_KEYS = {
-    TEACHER: ("SEED", "BACKBONE", "ATTENTION", "EMERGENCE", "ABDIV"),
-    STUDENT: ("SEED", "BACKBONE", "STUDENT.MERGE_LORA"),
+    TEACHER: ("SEED", "BACKBONE", "ATTENTION", "EMERGENCE", "ABDIV", "EDGES.TILES"),
+    STUDENT: ("SEED", "BACKBONE", "STUDENT.MERGE_LORA", "EDGES.TILES"),
     "hed": (),
     "canny": ("EDGES.CANNY",),
     "sobel": (),
@@ -154,7 +159,9 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     def look(
         self, images: Sequence[Read[EntryT, PhotoT]]
     ) -> list[tuple[PhotoT, Mapping[str, Any]] | Exception]:
-        """The inputs with detected edges; the teacher's emergence point, if any, is a fact."""
+        """The inputs with detected edges; facts are the teacher's emergence point, if any, and in
+        how many tiles an image was read, if in some.
+        """
         known = [image.ready if isinstance(image.ready, EdgeOutput) else None for image in images]
         new = [image for image, found in zip(images, known, strict=True) if found is None]
         detected = iter(self._detect(new) if new else ())
@@ -179,8 +186,12 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         except Exception as error:
             return error
         # A backbone without diffusion has none.
-        told = self.source == TEACHER and found.timestep is not None
-        return inputs, {"timestep": found.timestep} if told else {}
+        facts: dict[str, Any] = {}
+        if self.source == TEACHER and found.timestep is not None:
+            facts["timestep"] = found.timestep
+        if found.tiles:
+            facts["tiles"] = found.tiles
+        return inputs, facts
 
     def with_detected(self, entry: EntryT, inputs: PhotoT, found: EdgeOutput) -> PhotoT:
         """``inputs`` with what was detected. Raises ValueError if that is no map of edges."""
@@ -221,10 +232,15 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         sources = [images, *rows]
         if not any(title == "Features" for title, _ in rows):  # which take the place of edges
             sources.append(("Edges", _edges_named(settings)))
+        if tiled := outcome.counts.present["tiles"]:
+            of = f"{tiled:,} of {counted(len(outcome.finished), 'images')}"
+            sources.append(("Edges read in tiles", of))
 
         def full_caption(record: Record) -> str:
             point = record.facts.get("timestep")
             last = [] if point is None else [f"emergence point {timestep_text(point)}"]
+            if "tiles" in record.facts:
+                last.append(f"edges read in {record.facts['tiles']} tiles")
             return ", ".join([*caption(record.facts), *last])
 
         counts = {timestep_text(t): count for t, count in sorted(outcome.counts.timesteps.items())}
@@ -283,6 +299,8 @@ def edge_settings(cfg: CfgNode, nodes: Sequence[str], calibrated: bool) -> dict[
         **deciding_keys(cfg, (*nodes, *_DETECTOR_KEYS.get(node.SOURCE, ()))),
         **source_print(cfg),
     }
+    if calibrated and node.SOURCE != NONE:
+        content |= deciding_keys(cfg, ("EDGES.SCALE",))
     if calibrated and node.CALIBRATION and node.SOURCE != NONE:
         content["calibration"] = EdgeCalibration.load(node.CALIBRATION).to_json()
     return content

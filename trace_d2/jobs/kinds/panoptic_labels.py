@@ -212,7 +212,7 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
 
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
         assert inputs.edges is not None
-        statistics.add_semantic(inputs.semantic, self.cutter.isthing, inputs.edges)
+        self.cutter.count_edges(statistics, inputs.semantic, inputs.edges)
 
     def count_false_pieces(self, inputs: Sample) -> tuple[int, int]:
         """Stuff masks, and the pieces that edges would cut off them if they were things."""

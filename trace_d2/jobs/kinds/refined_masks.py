@@ -214,7 +214,7 @@ class RefineJob(RedrawingJob[MaskEntry, Inputs, RefinedMasks]):
             _, given, _ = decode_masks(entry, inputs.photograph, self.masks)
         except ValueError:  # it will fail, and be recorded then
             return
-        statistics.add_masks(given, inputs.edges)
+        statistics.add_masks(given, inputs.edges, self.cutter.scale)
 
     def cut(self, entry: MaskEntry, inputs: Inputs) -> RefinedMasks:
         """The refined masks of ``entry``, category by category; without edges they only merge.
