@@ -12,16 +12,15 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import overload
 
 import numpy as np
 
+from .arrays import ArrayFile, opened_array
 from .atomic import write_bytes, write_png
 from .fans import file_of, has_parts
-from .json_files import shown
 from .limits import check_size
 from .png import GREY, read_png, read_png_header
 from .remote import InputFile, InputFolder, input_file
@@ -46,10 +45,6 @@ _LEVELS = 65535  # of a 16-bit PNG
 _SLACK = 1e-4  # rounding that detectors leave outside 0..1
 _GREY = np.array((0, 255, 128), np.uint8)  # at NONE, EDGE and, from the end, IGNORED
 _REMEDY = "make it again with tools/make_pseudo_edges.py"
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def edge_paths(folder: str | InputFolder, stem: str) -> list[InputFile]:
@@ -125,8 +120,8 @@ def edge_size(path: str | InputFile) -> tuple[int, int]:
     path = input_file(path)
     if path.suffix != ".npy":
         return read_png_header(path, _EDGES, _WRITE_AGAIN).size
-    with _opened_array(path) as (_, shape, _, _):
-        return shape[1], shape[0]
+    with _opened_array(path) as array:
+        return array.shape[1], array.shape[0]
 
 
 def edge_remarks(edges: np.ndarray) -> list[str]:
@@ -230,56 +225,23 @@ def label_shares(labels: np.ndarray) -> tuple[float, float, float]:
 
 
 def _read_array(path: InputFile) -> np.ndarray:
-    with _opened_array(path) as (file, shape, column_order, dtype):
-        values = np.frombuffer(file.read(), dtype)
-    edges = values.reshape(shape, order="F" if column_order else "C")
-    return np.ascontiguousarray(check_edges(edges, path))
+    with _opened_array(path) as array:
+        return np.ascontiguousarray(check_edges(array.values(), path))
 
 
 @contextlib.contextmanager
-def _opened_array(
-    path: InputFile,
-) -> Iterator[tuple[BinaryIO, tuple[int, int], bool, np.dtype[np.floating]]]:
-    """A ``.npy`` file at the start of its values, their shape, order and type.
-
-    ``numpy.load`` opens other kinds of file as well, and takes memory for whatever a header says.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no {_EDGES} at {path}: {_WRITE_AGAIN}")
-    with path.open("rb") as file:
-        shape, column_order, dtype = _array_header(file, path)
-        if dtype.kind != "f":
+def _opened_array(path: InputFile) -> Iterator[ArrayFile]:
+    """An edge file ``.npy`` of floats (H, W), whose values are still to be read."""
+    with opened_array(path, _EDGES, _WRITE_AGAIN) as array:
+        if array.dtype.kind != "f":
             raise ValueError(
-                f"{path} holds {dtype}: save edge strengths in 0..1 as a floating-point array, or "
-                "integers as a grey PNG"
+                f"{path} holds {array.dtype}: save edge strengths in 0..1 as a floating-point "
+                "array, or integers as a grey PNG"
             )
-        if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"{path}: edges must be of shape (H, W), not {shape}: {_WRITE_AGAIN}")
-        check_size(shape[1], shape[0], path)
-        expected = shape[0] * shape[1] * dtype.itemsize
-        start = file.tell()
-        found = file.seek(0, os.SEEK_END) - start
-        file.seek(start)
-        if found != expected:
+        if len(array.shape) != 2 or min(array.shape) < 1:
             raise ValueError(
-                f"{path} is not a readable .npy array (it has {found} bytes of values where "
-                f"{shape[1]}x{shape[0]} take {expected}): {_WRITE_AGAIN}"
+                f"{path}: edges must be of shape (H, W), not {array.shape}: {_WRITE_AGAIN}"
             )
-        yield file, (shape[0], shape[1]), column_order, dtype
-
-
-def _array_header(file: BinaryIO, path: InputFile) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in _HEADERS:
-            raise ValueError(f"version {version[0]}.{version[1]} is for arrays of records")
-        shape, column_order, dtype = _HEADERS[version](file)
-        return tuple(map(int, shape)), column_order, dtype
-    except Exception as error:  # of any kind: numpy parses the header as Python
-        file.seek(0)
-        reason = str(error)
-        if file.read(2) == b"PK":
-            reason = "it is an archive, as np.savez writes them"
-        raise ValueError(
-            f"{path} is not a readable .npy array ({shown(reason)}): write it again by np.save"
-        ) from error
+        check_size(array.shape[1], array.shape[0], path)
+        array.check_length()
+        yield array

@@ -29,6 +29,7 @@ from trace_d2.io.photographs import Photograph, opened_image, turned
 from trace_d2.io.png import GREY, PALETTE, read_png, read_png_header
 from trace_d2.io.regions import row_bands
 from trace_d2.io.remote import InputFile, fetch_together, input_file
+from trace_d2.io.score_stacks import SCORE_SUFFIXES, fit_scores, labels_of_scores, read_scores
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -88,9 +89,12 @@ class Sample(Inputs):
 
     Attributes:
         semantic: uint8 (H, W), category ids, 255 = unknown.
+        scores: floating (C, H', W') in the order of the categories, whose greatest the mask is;
+            None where the mask was given.
     """
 
     semantic: np.ndarray
+    scores: np.ndarray | None = field(default=None, kw_only=True)
 
 
 def load_sample(
@@ -103,6 +107,7 @@ def load_sample(
     """Read and check all inputs of one image.
 
     Args:
+        semantic: a file of a mask, or of scores (``score_stacks``).
         edges: a file of edges, or the folder that holds ``<stem>.png`` or ``<stem>.npy``; None: no
             edges.
         categories, categories_name: what the mask may hold, and where they are from, for messages.
@@ -112,13 +117,21 @@ def load_sample(
         edges = input_file(edges)
         if isinstance(edges, Path) and edges.is_dir():
             edges = find_edges(edges, image.stem)
-    photograph = read_image(image, [semantic] if edges is None else [semantic, edges])
-    mask = read_known_mask(semantic, categories, categories_name)
-    mask, remarks = fit_to_photograph(mask, photograph, semantic)
+    masks = [] if semantic.suffix in SCORE_SUFFIXES else [semantic]
+    photograph = read_image(image, masks if edges is None else [*masks, edges])
+    scores = None
+    if masks:
+        mask = read_known_mask(semantic, categories, categories_name)
+        mask, remarks = fit_to_photograph(mask, photograph, semantic)
+    else:
+        scores = read_scores(semantic, len(categories))
+        scores, remarks = fit_scores(scores, photograph, semantic)
+        ids = [category.id for category in categories]
+        mask = labels_of_scores(scores, ids, photograph.pixels.shape[:2])
     notes = [*photograph.notes, *remarks]
     if (mask == UNKNOWN).all():
         notes.append("the mask is all unknown: a label without segments")
-    sample = Sample(photograph, None, tuple(notes), mask)
+    sample = Sample(photograph, None, tuple(notes), mask, scores=scores)
     return sample if edges is None else sample.with_edge_file(edges)
 
 

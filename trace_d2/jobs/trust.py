@@ -17,6 +17,8 @@ from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.terminal import say
 
 CALIBRATION = "calibration.json"
+MAPS = "refined class maps"
+"""The kind of results whose edges are measured near outlines, not inside of masks."""
 DISCOVERED_BY = "masks discovered by"
 """The setting that names the method, of masks that were discovered along edges."""
 BLIND = (
@@ -25,6 +27,11 @@ BLIND = (
     "MODEL.TRACE.EDGES.CALIBRATION, or take the masks as they are, without refining them"
 )
 
+_INSIDE = (
+    "most of those inside the masks are no borders between objects, so masks are cut by their "
+    "shape almost alone"
+)
+_NEAR = "they are hardly denser near outlines of the class maps than elsewhere, so maps stay"
 _USELESS = 0.1  # of trust
 _COUNTED = ("stuff_masks", "false_pieces")  # in calibration.json besides the calibration
 
@@ -72,9 +79,9 @@ def trust_warnings(store: JobStore, records: Iterable[Record] = ()) -> list[str]
         )
     elif len(content["strengths"]) > 1:
         warnings.append(
-            f"these edges say little here (trust {content['trust']:.2f} of 1): most of those "
-            "inside the masks are no borders between objects, so masks are cut by their shape "
-            "almost alone. Look at the pictures, and try another detector"
+            f"these edges say little here (trust {content['trust']:.2f} of 1): "
+            f"{_NEAR if store.layout.kind == MAPS else _INSIDE}. Look at the pictures, and try "
+            "another detector"
         )
     elif not blunt:
         warnings.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -132,7 +132,7 @@ class PanopticLabeler:
             ValueError: wrong dtype or shape, an id that the categories lack, edges that are not
                 finite or not in 0..1.
         """
-        self._check_semantic(semantic)
+        check_semantic(semantic, self.isthing)
         if edges is not None:
             edges = check_edges(edges, "the edge map")
             if edges.shape != semantic.shape:
@@ -185,19 +185,6 @@ class PanopticLabeler:
             pieces += max(0, int(cut.max()) - int(whole.max()))
         return masks, pieces
 
-    def _check_semantic(self, semantic: np.ndarray) -> None:
-        if semantic.dtype != np.uint8 or semantic.ndim != 2 or semantic.size == 0:
-            raise ValueError(
-                f"the semantic mask must be uint8 of shape (H, W), not {semantic.dtype} "
-                f"{semantic.shape}: save it as an 8-bit grey or palette PNG"
-            )
-        missing = np.setdiff1d(semantic, [UNKNOWN, *self.isthing]).tolist()
-        if missing:
-            raise ValueError(
-                f"the semantic mask has values {missing} that no category has: add them to the "
-                f"categories, or write {UNKNOWN} where the class is unknown"
-            )
-
     def count_edges(
         self, statistics: EdgeStatistics, semantic: np.ndarray, edges: np.ndarray
     ) -> None:
@@ -230,6 +217,21 @@ class PanopticLabeler:
         own = self.settings
         tiny_area = own.tiny_area * pixels / REFERENCE_PIXELS
         return settle_tiny_pieces(regions, tiny_area, own.tiny_share, own.tiny_pieces)
+
+
+def check_semantic(semantic: np.ndarray, ids: Collection[int]) -> None:
+    """Raise a ValueError unless ``semantic`` is uint8 (H, W) of category ``ids`` and 255."""
+    if semantic.dtype != np.uint8 or semantic.ndim != 2 or semantic.size == 0:
+        raise ValueError(
+            f"the semantic mask must be uint8 of shape (H, W), not {semantic.dtype} "
+            f"{semantic.shape}: save it as an 8-bit grey or palette PNG"
+        )
+    missing = np.setdiff1d(semantic, [UNKNOWN, *ids]).tolist()
+    if missing:
+        raise ValueError(
+            f"the semantic mask has values {missing} that no category has: add them to the "
+            f"categories, or write {UNKNOWN} where the class is unknown"
+        )
 
 
 def of_one_strength(edges: np.ndarray) -> bool:

@@ -43,10 +43,10 @@ _CONSISTENT = 3.0  # factor between densities that are called equal
 _SURE = 0.5  # of the borders that are found, as some edges of parts are taken for borders
 _TEXTURE = 3.5  # times as dense as in stuff, at most, are edges in things that are no borders
 _RIDGES = 16.6  # length of ridges of a map that is all texture: 0.03 a pixel
-_CELLS = 138.0  # cells along the square root of the image's area: 4 pixels at 640 x 480
+CELLS = 138.0  # cells along the square root of the image's area: 4 pixels at 640 x 480
 _CLEAR = 0.0145  # distance from outlines at which an inside begins: 8 pixels at 640 x 480
-_BINS = 60  # of strength
-_RANGE = (-8.0, 1.0)  # of the log-odds
+BINS = 60  # of strength
+LOG_ODDS = (-8.0, 1.0)  # of the log-odds
 _LEAST_OUTLINE = 50  # cells; fewer say nothing
 _SHRINK = 100  # cells of outline that a full trust needs a multiple of
 _FORMAT = 1
@@ -75,7 +75,7 @@ class EdgeCalibration:
     def assumed(cls) -> EdgeCalibration:
         """For edges that nothing can be measured of: trusted, and an edge above 0.5."""
         strengths = (0.0, 0.4, 0.5, 0.6, 1.0)
-        log_odds = (_RANGE[0], _RANGE[0], -1.2, 0.0, _RANGE[1])
+        log_odds = (LOG_ODDS[0], LOG_ODDS[0], -1.2, 0.0, LOG_ODDS[1])
         return cls(strengths, log_odds, _prior(_BORDERS), 1.0, 0)
 
     @classmethod
@@ -125,7 +125,7 @@ class EdgeCalibration:
     def expecting(self, factor: float) -> EdgeCalibration:
         """The same where masks hold ``factor`` times as many borders: they merge all classes."""
         more = math.log(factor)
-        log_odds = np.clip(np.array(self.log_odds) + more, *_RANGE)
+        log_odds = np.clip(np.array(self.log_odds) + more, *LOG_ODDS)
         return replace(self, log_odds=tuple(log_odds.tolist()), prior=self.prior + more)
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class EdgeCalibration:
         levels = np.empty(edges.shape, np.uint16)
         for rows in row_bands(edges.shape):
             levels[rows] = np.rint(edges[rows] * np.float32(65535))
-        scale = _scale(edges.shape, scale)
+        scale = image_scale(edges.shape, scale)
         return EdgeEvidence(levels, self._table, self.prior, self.trust, scale)
 
 
@@ -198,10 +198,10 @@ class EdgeStatistics:
         images: counted.
     """
 
-    outline: np.ndarray = field(default_factory=lambda: np.zeros(_BINS, np.int64))
-    inside: np.ndarray = field(default_factory=lambda: np.zeros(_BINS))
+    outline: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    inside: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
     area: float = 0.0
-    stuff: np.ndarray = field(default_factory=lambda: np.zeros(_BINS))
+    stuff: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
     stuff_area: float = 0.0
     images: int = 0
 
@@ -224,20 +224,21 @@ class EdgeStatistics:
             scale: side in pixels of a square that holds about as many objects as a photograph
                 does, where the image holds far more; 0: the image is such a one.
         """
-        scale = _scale(edges.shape, scale)
-        stride = max(1, round(scale / _CELLS))
-        outline, near = _outlines(labels)
+        scale = image_scale(edges.shape, scale)
+        stride = max(1, round(scale / CELLS))
+        outline, near = find_outlines(labels)
         strength = pool(edges, stride)
         # Masks are seldom exact to the pixel: edges count from up to two pixels away, or a cell.
         side = 5 if stride == 1 else 3
         nearby = cv2.dilate(strength, np.ones((side, side), np.uint8))
-        self.outline += _histogram(nearby[pool(outline, stride)])
+        self.outline += strength_histogram(nearby[pool(outline, stride)])
         away = cv2.distanceTransform((~near).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-        crests, cell = _ridges(strength), stride / scale
+        crests, cell = ridges_of(strength), stride / scale
 
         def count(inside: np.ndarray) -> tuple[np.ndarray, float]:
             clear = ~pool(~(inside & (away > _CLEAR * scale)), stride)
-            return _histogram(strength[clear & crests]) * cell, np.count_nonzero(clear) * cell**2
+            length = strength_histogram(strength[clear & crests]) * cell
+            return length, np.count_nonzero(clear) * cell**2
 
         length, area = count(objects)
         self.inside += length
@@ -292,14 +293,14 @@ class EdgeStatistics:
         seen = borders * share + ridges > _RIDGES * 6.7e-5
         weights = (borders * share + ridges)[seen]
         ratio = np.log(borders * (share[seen] + 2e-5) / (ridges[seen] + _RIDGES * 3e-6))
-        log_odds = np.clip(isotonic_regression(ratio, weights=weights).x, *_RANGE)
+        log_odds = np.clip(isotonic_regression(ratio, weights=weights).x, *LOG_ODDS)
         believed = np.exp(np.minimum(log_odds, 0))
         if found > _BORDERS:
             believed = np.maximum(believed, self._precision(inside, found)[seen])
         trust = float((self.outline[seen] * believed).sum()) / (cells + _SHRINK)
         if len(log_odds) == 1:  # of one strength everywhere: empty, or too faint to tell apart
             trust = 0.0
-        middle = (np.arange(_BINS) + 0.5) / _BINS
+        middle = (np.arange(BINS) + 0.5) / BINS
         middle[0], middle[-1] = 0.0, 1.0
         knots = (tuple(middle[seen].tolist()), tuple(log_odds.tolist()))
         return EdgeCalibration(*knots, _prior(borders), trust, self.images)
@@ -359,12 +360,12 @@ def _prior(borders: float) -> float:
     return math.log(borders / _RIDGES)
 
 
-def _scale(shape: tuple[int, ...], given: float) -> float:
+def image_scale(shape: tuple[int, ...], given: float = 0.0) -> float:
     own = math.sqrt(shape[0] * shape[1])
     return min(own, given) if given else own
 
 
-def _outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """bool (H, W): outlines between known labels, and outlines of any kind."""
     known, every = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
     for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
@@ -374,7 +375,7 @@ def _outlines(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return known, every
 
 
-def _ridges(strength: np.ndarray) -> np.ndarray:
+def ridges_of(strength: np.ndarray) -> np.ndarray:
     """bool (h, w): cells on a crest, across rows or columns; a plateau has none."""
     smooth = cv2.GaussianBlur(strength, (0, 0), 1.0)
     return _peaks_along_rows(smooth) | _peaks_along_rows(smooth.T).T
@@ -389,7 +390,7 @@ def _peaks_along_rows(smooth: np.ndarray) -> np.ndarray:
     return peaks & (side[2] >= side[0] + 1e-4) & (side[2] > side[4] + 1e-4)
 
 
-def _histogram(strengths: np.ndarray) -> np.ndarray:
+def strength_histogram(strengths: np.ndarray) -> np.ndarray:
     """int64 (60,): how many of ``strengths`` in 0..1 are in each bin."""
-    bins = np.minimum((strengths * _BINS).astype(np.int64), _BINS - 1)
-    return np.bincount(bins, minlength=_BINS)
+    bins = np.minimum((strengths * BINS).astype(np.int64), BINS - 1)
+    return np.bincount(bins, minlength=BINS)

@@ -58,7 +58,7 @@ def degrade_semantic(
     stuff = tuple(category.id for category in categories if not category.isthing)
     rng = np.random.default_rng(seed)
     degraded = _wobble(semantic, level, rng)
-    behind = _nearest(degraded, np.isin(degraded, stuff))
+    behind = nearest_known(degraded, np.isin(degraded, stuff))
     for thing in things:
         pieces, _ = ndimage.label(degraded == thing)
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -185,7 +185,7 @@ def _wobble(semantic: np.ndarray, level: float, rng: np.random.Generator) -> np.
     )
 
 
-def _nearest(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+def nearest_known(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Each pixel's nearest label among the ``known`` pixels; unchanged where there is none."""
     if not known.any():
         return labels.copy()

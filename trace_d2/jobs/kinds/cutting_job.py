@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -56,11 +56,24 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
     """A job that cuts masks along edges, whose strengths are calibrated first."""
 
     calibrated = True
+    meaning: ClassVar[tuple[str, str]] = (
+        "Calibration: what an edge inside a mask means",
+        "probability that it parts two objects",
+    )
     sampled: frozenset[str] = frozenset()  # stems of the sample, edges of which may be kept
-    cutter: Any  # cuts as its ``settings.cut`` says, and by its ``calibration``
+    cutter: Any  # what works by its ``calibration``
+
+    @property
+    def measures(self) -> bool:
+        """Whether the calibration counts."""
+        return bool(self.cutter.settings.cut == "basins")
+
+    def new_statistics(self) -> Any:
+        """What edges are counted by: it is added up, and gives a calibration."""
+        return EdgeStatistics()
 
     @abstractmethod
-    def count_edges(self, statistics: EdgeStatistics, entry: EntryT, inputs: PhotoT) -> None:
+    def count_edges(self, statistics: Any, entry: EntryT, inputs: PhotoT) -> None:
         """Count the edges of ``entry``, of which there are, for the calibration."""
 
     def count_false_pieces(self, inputs: PhotoT) -> tuple[int, int]:
@@ -76,7 +89,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
             FileNotFoundError, ValueError: a calibration is given that cannot be read.
             OutputError: the folder takes no more files.
         """
-        if not left or self.source == NONE or self.cutter.settings.cut != "basins":
+        if not left or self.source == NONE or not self.measures:
             return
         if given := self.cfg.MODEL.TRACE.EDGES.CALIBRATION:
             self.cutter.calibration = EdgeCalibration.load(given)
@@ -121,12 +134,12 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         """A report page that tells how far the edges were trusted as well."""
         cards = [*cards, *trust_facts(outcome.store, outcome.counts)]
         warnings = trust_warnings(outcome.store, outcome.finished)
-        curves = calibration_curves(outcome)
+        curves = calibration_curves(outcome, *cls.meaning)
         return cls.page(outcome, *args, cards=cards, warnings=warnings, curves=curves, **more)
 
     def _measure(self, threads: int, progress: bool, lookers: Lookers | None) -> dict[str, Any]:
         """Calibrate the cutter; returns what ``calibration.json`` is to hold."""
-        sample, total = self._sample(), EdgeStatistics()
+        sample, total = self._sample(), self.new_statistics()
         self.sampled = frozenset(entry.stem for entry in sample)
         look = self.detects and lookers is None
         if self.detects and lookers is not None:
@@ -134,8 +147,8 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
                 for _ in lookers.look(self, sample):
                     bar.update()
 
-        def count(entry: EntryT, inputs: PhotoT) -> EdgeStatistics:
-            statistics = EdgeStatistics()
+        def count(entry: EntryT, inputs: PhotoT) -> Any:
+            statistics = self.new_statistics()
             if inputs.edges is not None:
                 self.count_edges(statistics, entry, inputs)
             return statistics
@@ -147,7 +160,7 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         counted = self._of_each(sample, count, threads, look)
         with progress_bar(len(sample), "measuring edges", progress) as bar:
             for statistics in counted:
-                total += statistics or EdgeStatistics()
+                total += statistics or self.new_statistics()
                 bar.update()
         calibration = total.calibrate()
         self.cutter.calibration = calibration
@@ -225,18 +238,17 @@ class CuttingJob(EdgeTakingJob[EntryT, PhotoT, ResultT]):
         return self.store.root / SCRATCH / f"{stem}-{self.fingerprint(entry)}.npz"
 
 
-def calibration_curves(outcome: Outcome) -> list[Curve]:
+def calibration_curves(outcome: Outcome, title: str, meaning: str) -> list[Curve]:
     """What the strengths of the edges mean, measured or given; nothing where neither is."""
     content = read_measured(outcome.store) or outcome.settings.get("calibration")
     if not isinstance(content, dict) or is_blind(outcome.settings):
         return []
-    title = "Calibration: what an edge inside a mask means"
     try:
         odds = zip(map(number, content["strengths"]), map(number, content["log_odds"]), strict=True)
         points = [(strength, math.exp(min(0.0, value))) for strength, value in odds]
     except (KeyError, TypeError, ValueError):  # of settings that somebody changed
         return []
-    return [Curve(title, points, "strength of the edge", "probability that it parts two objects")]
+    return [Curve(title, points, "strength of the edge", meaning)]
 
 
 def _sampled(path: Path) -> frozenset[str]:

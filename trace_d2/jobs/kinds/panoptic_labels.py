@@ -23,12 +23,9 @@ from fvcore.common.config import CfgNode
 from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file, write_png
 from trace_d2.io.categories import (
-    TEXT_SUFFIXES,
     UNKNOWN,
     Category,
     category_entries,
-    describe_categories,
-    load_categories,
     parse_categories,
 )
 from trace_d2.io.coco_panoptic import (
@@ -38,25 +35,19 @@ from trace_d2.io.coco_panoptic import (
     panoptic_annotation,
 )
 from trace_d2.io.coco_stream import CocoStream
-from trace_d2.io.edge_maps import edge_paths, edge_stems, find_edges
+from trace_d2.io.edge_maps import edge_paths, find_edges
 from trace_d2.io.fans import file_of
-from trace_d2.io.images import Sample, check_masks, load_sample
-from trace_d2.io.listing import some, spread
+from trace_d2.io.images import Sample, load_sample
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFile, InputFolder, input_folder
-from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.jobs.coco_files import read_result
-from trace_d2.jobs.command_line import (
-    edge_cfg,
-    given_folder,
-    image_ids,
-    images_below,
-)
-from trace_d2.jobs.job import UsageError, files_print
+from trace_d2.jobs.command_line import edge_cfg
+from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
-from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, given_edges, upgrade
+from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
+from trace_d2.jobs.kinds.semantic_inputs import elsewhere, semantic_inputs
 from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths
@@ -68,7 +59,6 @@ from trace_d2.labels.replacing import parts_of, replace_parts
 from trace_d2.masks.patches import Patch
 from trace_d2.masks.sam_files import check_sam
 from trace_d2.propagation.calibration import EdgeStatistics
-from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from trace_d2.masks.sam import Redrawn
@@ -140,53 +130,13 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
         cfg = edge_cfg(wrong, args)
         wrong.of(LabelSettings.from_config, cfg)
         wrong.of(check_sam, cfg)
-        semantic = wrong.of(given_folder, args.semantic, "--semantic")
-        categories = wrong.of(load_categories, args.categories)
-        given = given_edges(cfg)
-        images = wrong.of(input_folder, args.images)
-        names = wrong.of(images_below, images, semantic, given, args.output) if images else {}
-        masks = (wrong.of(files_by_stem, semantic, (".png",)) or {}) if semantic else {}
-        if names or args.images_json:
-            ids = wrong.of(image_ids, names or {}, args.images_json)
-        if names and semantic:
-            mask_stems = wrong.of(_masked, names, masks, semantic)
-        if wrong and semantic and categories:  # else more is looked at, once the job is there
-            paths = [semantic / files[0] for files in masks.values()]
-            wrong.of(check_masks, paths, categories, args.categories)
-        wrong.end()
-        if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
-            say(f"{args.categories}: {describe_categories(categories)}")
-        shown = frozenset(spread(list(mask_stems)[: args.limit], args.report_images))
-        entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
-        edges = edge_stems(given) if given else {}
-        edged = counterparts(names, edges)
+        found = semantic_inputs(wrong, args, cfg)
         job = cls(
-            cfg, images, semantic, categories, args.output, entries, args.categories,
-            args.save_edges, _elsewhere(mask_stems), _elsewhere(edged),
+            cfg, found.images, found.semantic, found.categories, args.output, found.entries,
+            args.categories, args.save_edges, elsewhere(found.mask_stems), elsewhere(found.edged),
         )  # fmt: skip
-        job.edges_folder = given  # which is listed by now
-        # Before hours of work.
-        bare = [name for stem, name in names.items() if stem not in mask_stems]
-        if bare:
-            have = "has" if len(bare) == 1 else "have"
-            say(f"note: {len(bare)} of {len(names)} images {have} no mask: {some(bare)}")
-        orphans = sorted(masks.keys() - mask_stems.values())
-        if orphans:
-            listed = some([f"{stem}.png" for stem in orphans])
-            say(f"note: {len(orphans)} masks have no image in {args.images}: {listed}")
-        if near := unclear(names, masks):
-            say(f"note: of these masks {near}")
-        blank = [names[stem] for stem in mask_stems if stem not in edged] if given else []
-        if blank:
-            say(
-                f"note: {len(blank)} of {len(mask_stems)} images have no edges in {given} and will "
-                f"fail: {some(blank)}"
-            )
-        if near := unclear(names, edges):
-            say(f"note: of the edges {near}")
-        unnamed = [entry.file_name for entry in entries if entry.image_id is None]
-        if unnamed:
-            say(f"note: {args.images_json} does not name {len(unnamed)} images: {some(unnamed)}")
+        job.edges_folder = found.edges  # which is listed by now
+        found.tell(args.images_json)
         return job
 
     def fingerprint(self, entry: ImageEntry) -> str:
@@ -344,25 +294,6 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
                 Measure("segments", lambda record: record.facts["segments"], suspicious=False),
             ],
         )
-
-
-def _masked(
-    names: Mapping[str, str], masks: Mapping[str, Any], folder: InputFolder
-) -> dict[str, str]:
-    """The stem of the mask of each image that has one; a UsageError if none has."""
-    stems = counterparts(names, masks)
-    if not stems:
-        raise UsageError(
-            f"no mask in {folder} is named like one of the {len(names)} images: "
-            f"expected {next(iter(names))}.png"
-            + (f", but there is {next(iter(masks))}.png" if masks else "")
-        )
-    return stems
-
-
-def _elsewhere(stems: Mapping[str, str]) -> dict[str, str]:
-    """Those that differ from the stem of their image: mostly none."""
-    return {stem: other for stem, other in stems.items() if other != stem}
 
 
 def train_ids(label: PanopticLabel, categories: Sequence[Category]) -> np.ndarray:
