@@ -18,6 +18,7 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from commands import CommandError, named_folder, run_tool
 
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    folder = {"type": Path, "required": True, "metavar": "DIR"}
+    folder: dict[str, Any] = {"type": Path, "required": True, "metavar": "DIR"}
     parser.add_argument("--images", **folder, help="photographs")
     parser.add_argument("--truth", **folder, help="true class maps, <stem>.png")
     parser.add_argument(
