@@ -13,7 +13,8 @@ import pytest
 def test_both_tools_take_what_is_drawn(load_tool, tmp_path: Path, capsys, edges: str) -> None:
     tool = load_tool("benchmark_large")
 
-    def run(command: list[str]) -> tuple[float, int, int]:
+    def run(command: list[str], checkout: Path) -> tuple[float, int, int]:
+        assert Path(command[1]).parents[1] == checkout
         assert load_tool(Path(command[1]).stem).main(command[2:]) == 0
         return 1.5, 3 * 2**30, 2
 

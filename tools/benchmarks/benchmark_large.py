@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import os
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,8 @@ def _compare(folder: Path, tool: str, workers: int, args: argparse.Namespace) ->
             pass
         outputs.append(Path(made))
         command = _command(folder, tool, args.edges, checkout, Path(made))
-        seconds, peak, processes = _run([*command, "--workers", str(workers), *args.keys])
+        command += ["--workers", str(workers), *args.keys]
+        seconds, peak, processes = _run(command, checkout)
         print(
             f"{tool:7} {name:6} {workers} workers, edges {args.edges}: peak {peak / 2**30:.2f} GiB "
             f"({peak / 1e9:.2f} GB) in {processes} processes, {seconds:.1f} s",
@@ -156,11 +158,15 @@ def _draw(folder: Path, name: str, index: int, size: tuple[int, int]) -> np.ndar
     return semantic
 
 
-def _run(command: Sequence[str]) -> tuple[float, int, int]:
-    """Seconds, the most bytes of the process and all below it, and how many these were."""
+def _run(command: Sequence[str], checkout: Path) -> tuple[float, int, int]:
+    """Seconds, the most bytes of the process and all below it, and how many these were.
+
+    They have the package of ``checkout``.
+    """
     start, peak, most = time.perf_counter(), 0, 0
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        environ = {**os.environ, "PYTHONPATH": str(checkout)}
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=said)
         while process.poll() is None:
             used, count = tree_memory(process.pid)
             peak, most = max(peak, used), max(most, count)
