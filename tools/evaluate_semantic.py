@@ -4,9 +4,10 @@
     python tools/evaluate_semantic.py --truth VOC2012/SegmentationClass --rule voc21 \\
         --list VOC2012/ImageSets/Segmentation/val.txt --predictions DIR --categories voc
 
-Predictions are PNGs named after the images, pixel = id of a category, 255 = unknown; or the output
-folder of refine_semantic.py. A rule says which values of the truth are which class, and which are
-left out; without one the truth is written as the predictions are. Classes are found by name.
+Predictions are PNGs named after the images, pixel = id of a category, 255 = unknown; or .npy or
+.npz of scores, a map a category; or the output folder of refine_semantic.py. A rule says which
+values of the truth are which class, and which are left out; without one the truth is written as the
+predictions are. Classes are found by name.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stems=read_names(args.list, "correct --list") if args.list else None,
             workers=args.workers,
             missing=args.missing,
+            threshold=args.background_threshold,
             progress=sys.stderr.isatty(),
         )
         if args.json:
@@ -74,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rule", choices=RULES, help="how the truth of a benchmark is read")
     parser.add_argument("--list", type=Path, help="text of the images that count, a name a line")
+    parser.add_argument(
+        "--background-threshold",
+        type=float,
+        metavar="T",
+        help="of scores whose categories lack the background of the rule: it is where none reaches "
+        "T (default: that of the rule)",
+    )
     parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
     parser.add_argument("--per-category", action="store_true", help="also a row a class")
     parser.add_argument("--json", type=Path, help="write the numbers (0..1) to this file")
@@ -101,7 +110,10 @@ def _remarks(rule: SemanticRule | None, categories: Sequence[Category]) -> list[
         return []
     remarks = []
     if rule.leaves_background_over(categories):
-        remarks.append("the categories have no background: 255 in predictions is taken as that")
+        remarks.append(
+            "the categories have no background: that is 255 in predictions, and where no score "
+            "reaches the threshold"
+        )
     beyond = rule.beyond(categories)
     if beyond:
         remarks.append(f"predicted as no class of {rule.name}, so wrong: {some(beyond)}")

@@ -14,8 +14,8 @@ from detectron2.evaluation import SemSegEvaluator
 from trace_d2.evaluation import semantic as module
 from trace_d2.evaluation.semantic import confusion_matrix, semantic_quality, summarize
 from trace_d2.io.atomic import write_png
-from trace_d2.io.categories import Category
-from trace_d2.io.semantic_rules import SemanticRule, TruthFiles
+from trace_d2.io.categories import Category, load_categories
+from trace_d2.io.semantic_rules import SemanticRule, TruthFiles, load_rule
 
 CLASSES = tuple(Category(k, f"class {k}", True, (k, 1, 1)) for k in range(6))
 
@@ -193,6 +193,28 @@ def test_subfolders_and_ends_of_names(tmp_path):
     write_png(tmp_path / "out/a/1.png", np.zeros((1, 3), np.uint8))
     with pytest.raises(ValueError, match=r"a/1\.png and .*a/1_left\.png are of one image"):
         semantic_quality(*folders, CLASSES, rule)
+
+
+def test_scores_are_maps_too(tmp_path):
+    rule, things = load_rule("voc21"), load_categories("voc20")
+    write(tmp_path / "truth", [[[0, 0, 3, 3], [0, 0, 3, 3]], [[0, 5, 5, 5]]])
+    scores = np.zeros((20, 1, 2), np.float32)
+    scores[2, 0, 1] = 0.9  # bird, in half the resolution
+    (tmp_path / "out").mkdir()
+    np.savez(tmp_path / "out/000.npz", scores)
+    np.save(tmp_path / "out/001.npy", np.full((20, 1, 4), 0.5, np.float32))
+    folders = tmp_path / "truth", tmp_path / "out"
+    quality = semantic_quality(*folders, things, rule, threshold=0.6)
+    assert quality.per_class[3].iou == 1
+    assert (quality.per_class[0].truth, quality.per_class[0].predicted) == (5, 8)
+    first = semantic_quality(*folders, things, rule, threshold=0.3)  # all alike: the first class
+    assert first.per_class[1].predicted == 4
+    np.save(tmp_path / "out/001.npy", np.zeros((20, 3, 4), np.float32))
+    with pytest.raises(ValueError, match=r"001\.npy is 4x3 pixels, and its truth .* is 4x1"):
+        semantic_quality(*folders, things, rule)
+    np.save(tmp_path / "out/001.npy", np.zeros((19, 1, 4), np.float32))
+    with pytest.raises(ValueError, match=r"001\.npy has scores of 19 classes"):
+        semantic_quality(*folders, things, rule)
 
 
 def test_bad_files_are_named_together(folders, tmp_path):

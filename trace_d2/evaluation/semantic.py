@@ -10,7 +10,7 @@ to leave pixels out gains nothing. (Detectron2's models never do that.)
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from trace_d2.io.categories import Category
 from trace_d2.io.images import UnknownClassError, read_class_mask, read_semantic
 from trace_d2.io.listing import some
 from trace_d2.io.paths import name_keys
+from trace_d2.io.score_stacks import SCORE_SUFFIXES, is_of_aspect, read_scores
 from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, TruthFiles, plain_rule
 from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 from trace_d2.parallel import ordered_map
@@ -160,21 +161,23 @@ def semantic_quality(
     stems: Collection[str] | None = None,
     workers: int = 1,
     missing: str = "error",
+    threshold: float | None = None,
     progress: bool = False,
 ) -> SemanticQuality:
     """Score maps of classes, 8-bit ``<stem>.png`` in sub-folders or not.
 
     Args:
         truth_dir: folder of the truth, written as the rule says.
-        predicted_dir: folder of the predictions, pixel = id of a category, 255 = unknown; or the
-            output folder of ``tools/refine_semantic.py``. Those that the truth lacks are not
-            looked at.
+        predicted_dir: folder of the predictions, pixel = id of a category, 255 = unknown; or of
+            stacks of scores (``io.score_stacks``), a map a category; or the output folder of
+            ``tools/refine_semantic.py``. Those that the truth lacks are not looked at.
         categories, origin: what the predictions may hold, and where that is from, for messages.
         rule: None: the truth is written as the predictions are, 255 is left out.
         stems: names of images that count, as lists of splits give them; None: all of the truth.
         workers: processes at most, see ``ordered_map``; less than 200 images run in this one.
         missing: what an image without prediction means, one of ``MISSING_POLICIES``; ``"miss"``:
             no class at any pixel.
+        threshold: of scores, see ``SemanticRule.classes_of_scores``.
         progress: show a progress bar.
 
     Raises:
@@ -196,7 +199,8 @@ def semantic_quality(
         for stem, path in truth.items()
         if missing != "skip" or stem in found
     ]
-    count = partial(_count_pair, way.ranks(), predicted_ranks, categories, origin, rule.name)
+    read = partial(_read_prediction, rule, categories, origin, threshold)
+    count = partial(_count_pair, read, way.ranks(), predicted_ranks, origin, rule.name)
     confusion = np.zeros((len(rule.classes), len(rule.classes) + 1), np.int64)
     wrong = Complaints()
     for result in ordered_map(
@@ -230,12 +234,12 @@ def truth_files(folder: str | Path, rule: SemanticRule) -> tuple[TruthFiles, dic
     raise ValueError(f"no truth {ends} in {folder} or below it: correct the path")
 
 
-def _maps(folder: str | Path, what: str) -> dict[str, Path]:
-    """PNGs of a folder by stem."""
+def _maps(folder: str | Path, what: str, endings: tuple[str, ...] = (".png",)) -> dict[str, Path]:
+    """Files of a folder by stem."""
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder of {what} at {folder}: correct the path")
-    files = files_by_stem(folder, (".png",))
+    files = files_by_stem(folder, endings)
     for first, *others in files.values():
         if others:
             raise ValueError(f"both {first} and {others[0]} are in {folder}: remove one of them")
@@ -264,7 +268,7 @@ def _predictions(
     inner = Path(folder) / SUBFOLDER
     folder = inner if inner.is_dir() else Path(folder)
     given: dict[str, Path] = {}
-    for whole, path in _maps(folder, "predictions").items():
+    for whole, path in _maps(folder, "predictions", (".png", *SCORE_SUFFIXES)).items():
         stem = whole.removesuffix(rule.image_end).removesuffix(way.end)
         if given.setdefault(stem, path) != path:
             raise ValueError(f"{given[stem]} and {path} are of one image: remove one of them")
@@ -289,10 +293,27 @@ def check_missing(absent: Sequence[str], total: int, policy: str, origin: str) -
         )
 
 
+def _read_prediction(
+    rule: SemanticRule,
+    categories: Sequence[Category],
+    origin: str,
+    threshold: float | None,
+    path: Path,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """Ids uint8 of a map, or of a stack of scores at ``shape`` (H, W)."""
+    if path.suffix not in SCORE_SUFFIXES:
+        return read_class_mask(path, categories, origin)
+    scores = read_scores(path, len(categories))
+    if not is_of_aspect(*scores.shape[1:], *shape):
+        return scores[0]  # whose size is refused
+    return rule.classes_of_scores(scores, categories, shape, threshold)
+
+
 def _count_pair(
+    read: Callable[[Path, tuple[int, ...]], np.ndarray],
     truth_ranks: np.ndarray,
     predicted_ranks: np.ndarray,
-    categories: Sequence[Category],
     origin: str,
     rule_name: str,
     task: tuple[Path, Path | None],
@@ -305,7 +326,7 @@ def _count_pair(
             counts = np.bincount(truth.ravel(), minlength=256)[:, None]
             predicted_ranks = np.array([NO_CLASS])
         else:
-            prediction = read_class_mask(path, categories, origin)
+            prediction = read(path, truth.shape)
             _check_size(truth, prediction, truth_path, path)
             counts = _value_counts(truth, prediction)
         values, others = np.nonzero(counts)

@@ -75,9 +75,9 @@ def fit_scores(
     """
     height, width = photograph.pixels.shape[:2]
     rows, columns = scores.shape[1:]
-    if _is_of_aspect(rows, columns, height, width):
+    if is_of_aspect(rows, columns, height, width):
         return scores, []
-    if photograph.orientation >= 5 and _is_of_aspect(columns, rows, height, width):
+    if photograph.orientation >= 5 and is_of_aspect(columns, rows, height, width):
         remark = f"{path.name} fits the image as stored: turned by EXIF {photograph.orientation}"
         whole = turned(np.moveaxis(scores, 0, -1), photograph.orientation)
         return np.ascontiguousarray(np.moveaxis(whole, -1, 0)), [remark]
@@ -109,7 +109,7 @@ def labels_of_scores(scores: np.ndarray, ids: Sequence[int], shape: tuple[int, .
     return labels
 
 
-def _is_of_aspect(rows: int, columns: int, height: int, width: int) -> bool:
+def is_of_aspect(rows: int, columns: int, height: int, width: int) -> bool:
     """Whether one side is off by less than a cell: models round sides to whole patches."""
     return abs(rows - columns * height / width) < 1 or abs(columns - rows * width / height) < 1
 

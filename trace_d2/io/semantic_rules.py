@@ -16,6 +16,7 @@ import yaml
 
 from .categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
 from .hints import did_you_mean
+from .score_stacks import labels_of_scores
 
 _TABLE: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
@@ -100,38 +101,29 @@ class SemanticRule:
         return table
 
     def classes_of_scores(
-        self, scores: np.ndarray, categories: Sequence[Category], threshold: float | None = None
+        self,
+        scores: np.ndarray,
+        categories: Sequence[Category],
+        shape: tuple[int, ...],
+        threshold: float | None = None,
     ) -> np.ndarray:
         """What scores of a model say, as a map of ids that ``ranks`` knows.
 
         Args:
-            scores: floating (C, H, W), a map a category in their order. The background's may be
-                absent: it is where no other score reaches the threshold.
-            categories: C of them, and the background where it has no map.
+            scores: floating (C, H', W'), a map a category in their order.
+            categories: C of them. A background that they lack is where none reaches the threshold.
+            shape: (H, W) of the image.
             threshold: of the scores, in their unit; None: that of the rule.
 
         Returns:
             (H, W) uint8 ids of categories; 255 is a background that they lack.
-
-        Raises:
-            ValueError: there are more or fewer maps.
         """
-        name = _key(self.background.name) if self.background else ""
-        others = [category for category in categories if _key(category.name) != name]
-        if scores.ndim == 3 and len(scores) == len(categories) and len(others) < len(categories):
-            others = list(categories)
-            name = ""
-        if scores.ndim != 3 or len(scores) != len(others):
-            raise ValueError(
-                f"scores of shape {scores.shape} are not (C, H, W) of {len(others)} categories: "
-                "list the classes of the model in the order of its scores"
-            )
-        ids = np.array([category.id for category in others], np.uint8)[scores.argmax(0)]
-        if name:
-            below = scores.max(0) < (self.threshold if threshold is None else threshold)
-            own = [category.id for category in categories if _key(category.name) == name]
-            ids[below] = own[0] if own else UNKNOWN
-        return ids
+        ids = [category.id for category in categories]
+        if self.leaves_background_over(categories):
+            level = self.threshold if threshold is None else threshold
+            left_over = np.full((1, *scores.shape[1:]), level, np.float32)
+            scores, ids = np.concatenate([scores, left_over]), [*ids, UNKNOWN]
+        return labels_of_scores(scores, ids, shape)
 
     def beyond(self, categories: Sequence[Category]) -> list[str]:
         """Names of ``categories`` that are no class of the rule."""
