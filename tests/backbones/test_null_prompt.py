@@ -78,15 +78,15 @@ def test_zeros_have_the_shape_of_the_encoded_prompt(family, build_tiny, no_encod
 
 def test_the_text_encoders_are_gone_afterwards(build_tiny, cache, monkeypatch):
     seen = []
-    encode = null_prompt.encode_empty_string
+    encode = null_prompt.encode_text
 
-    def watch(pipeline, outputs, device):
+    def watch(pipeline, text, outputs, device):
         assert pipeline.transformer is None
         assert pipeline.vae is None
         seen.extend(weakref.ref(m) for m in (pipeline.text_encoder, pipeline.text_encoder_2))
-        return encode(pipeline, outputs, device)
+        return encode(pipeline, text, outputs, device)
 
-    monkeypatch.setattr(null_prompt, "encode_empty_string", watch)
+    monkeypatch.setattr(null_prompt, "encode_text", watch)
     backbone = build_tiny("flux")
     gc.collect()
     assert len(seen) == 2
@@ -344,15 +344,15 @@ def test_a_changed_text_encoder_is_another_cache_entry(build_tiny, cache, flux_c
 def test_text_encoders_that_do_not_fit_the_device_run_on_the_cpu(
     build_tiny, cache, monkeypatch, caplog
 ):
-    encode, devices = null_prompt.encode_empty_string, []
+    encode, devices = null_prompt.encode_text, []
 
-    def full(pipeline, outputs, device):
+    def full(pipeline, text, outputs, device):
         devices.append(str(device))
         if len(devices) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode(pipeline, outputs, device)
+        return encode(pipeline, text, outputs, device)
 
-    monkeypatch.setattr(null_prompt, "encode_empty_string", full)
+    monkeypatch.setattr(null_prompt, "encode_text", full)
     backbone = build_tiny("sd3")
     assert devices == ["cpu", "cpu"]
     assert "has no room for the text encoders: they run on the CPU" in caplog.text

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from trace_d2.backbones import build_backbone
+from trace_d2.edges.detector import StudentDetector
 from trace_d2.edges.student import EdgeStudent
 from trace_d2.edges.student_files import JSON_NAME
 from trace_d2.edges.student_loading import load_student, save_student
@@ -98,6 +100,27 @@ def test_other_conditions_than_in_training_are_noted(make_student, student_cfg, 
     assert "was trained with" not in caplog.text
     load_student(tmp_path / "student", build_backbone(student_cfg("flux", BACKBONE__GUIDANCE=3.5)))
     assert "trained with MODEL.TRACE.BACKBONE.GUIDANCE 1.0, and this is 3.5" in caplog.text
+
+
+def test_prompts_of_a_training_are_noted_both_ways(
+    make_student, student_cfg, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setenv("TRACE_D2_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "texts.json").write_text('{"a": "a red cup", "b": ""}')
+    told = {"BACKBONE__PROMPTS": str(tmp_path / "texts.json")}
+    save_student(make_student("flux"), tmp_path / "plain")
+    save_student(make_student("flux", **told), tmp_path / "told")
+    message = "trained with MODEL.TRACE.BACKBONE.PROMPTS"
+    student = load_student(tmp_path / "told", build_backbone(student_cfg("flux", **told)))
+    load_student(tmp_path / "plain", build_backbone(student_cfg("flux")))
+    assert message not in caplog.text
+    load_student(tmp_path / "told", build_backbone(student_cfg("flux")))
+    assert f"{message} texts, and this is none" in caplog.text
+    load_student(tmp_path / "plain", build_backbone(student_cfg("flux", **told)))
+    assert f"{message} none, and this is texts" in caplog.text
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    detector = StudentDetector(student)
+    assert not np.array_equal(detector(image, "a").edges, detector(image, "b").edges)
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -33,11 +33,12 @@ class ReadImage(NamedTuple):
 
     ``pixels`` are (h, w, 3) uint8 RGB of the size that the network reads. ``noise`` is what
     ``prepare`` takes: (1, c, h', w') float32, or (seed, key). Both are in pinned memory where the
-    network runs on CUDA.
+    network runs on CUDA. ``prompt`` is what the network is told of it; empty: nothing.
     """
 
     pixels: Tensor
     noise: Tensor | tuple[int, str]
+    prompt: str = ""
 
 
 class AttentionBackbone(nn.Module, ABC):
@@ -119,6 +120,16 @@ class AttentionBackbone(nn.Module, ABC):
         """
         return pixels
 
+    def prompt_of(self, key: str) -> str:
+        """What the network is told of the image ``key`` (a file stem); here nothing."""
+        return ""
+
+    def with_prompts(self, prepared: Any, prompts: Sequence[str]) -> Any:
+        """``prepared`` with what the network is told of each image, as ``prompt_of`` gives it."""
+        if any(prompts):
+            raise ValueError(f"{self.name} is told of no prompts: leave them empty")
+        return prepared
+
     def reconstruct(self, prepared: Any, output: Tensor) -> tuple[Tensor, Tensor]:
         """What was prepared without noise, and what the ``output`` at timestep 0 makes of it."""
         raise ValueError(f"{self.name} reconstructs no image, so no student is trained on it")
@@ -139,7 +150,7 @@ class AttentionBackbone(nn.Module, ABC):
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
             drawn = drawn.pin_memory() if isinstance(drawn, Tensor) else drawn
-        return ReadImage(pixels, drawn)
+        return ReadImage(pixels, drawn, self.prompt_of(noise[1]))
 
     def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor | tuple[int, str]:
         """What ``prepare`` takes as noise for an image of ``size`` (h, w) in pixels, on the CPU.

@@ -6,9 +6,10 @@ and the VAE run in ``dtype``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ from .group_norm import widen_group_norms
 from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
+from .prompt_texts import read_prompts
+from .prompts import Prompts, load_prompts
 from .registry import REGISTERED_MODELS, family_of, other_kind, source_of
 from .settings import BackboneSettings
 
@@ -32,11 +35,13 @@ from .settings import BackboneSettings
 class Noising(NamedTuple):
     """What images become at any timestep: X_t = alpha_t X_0 + sigma_t eps.
 
-    ``latent`` is X_0 and ``noise`` eps, both (B, c, h, w) float32.
+    ``latent`` is X_0 and ``noise`` eps, both (B, c, h, w) float32. ``prompts`` are the texts of the
+    B images, empty ones for the null prompt; none at all: that for all.
     """
 
     latent: Tensor
     noise: Tensor
+    prompts: tuple[str, ...] = ()
 
 
 class DiffusionBackbone(AttentionBackbone):
@@ -62,6 +67,7 @@ class DiffusionBackbone(AttentionBackbone):
         vae: Any,
         scheduler: Any,
         null_prompt: NullPrompt,
+        prompts: Prompts | None = None,
         native_resolution: int | None = None,
         device: torch.device | str = "cpu",
         kernels: str = "auto",
@@ -71,6 +77,7 @@ class DiffusionBackbone(AttentionBackbone):
             settings: name, resolution, aspect, guidance and offloading.
             denoiser, vae, scheduler: of the family's diffusers classes.
             null_prompt: the encoded empty string, of batch size 1.
+            prompts: what images are told instead; None: all of them the null prompt.
             native_resolution: side in pixels that the model was trained at; None reads it from
                 the model's configuration.
             device: where the models run.
@@ -84,6 +91,9 @@ class DiffusionBackbone(AttentionBackbone):
         self.name, self.aspect = settings.name, settings.aspect
         self.guidance = settings.guidance
         self.conditions = {"null_prompt": settings.null_prompt, "guidance": settings.guidance}
+        self._prompts, self._told = prompts, dict[str, Tensor]()
+        if prompts is not None:
+            self.conditions["prompts"] = prompts.texts.kind
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
@@ -116,6 +126,7 @@ class DiffusionBackbone(AttentionBackbone):
             raise other_kind(source, settings.name, cls.pipeline_names)
         # Where weights come to when they are loaded, and where text encoders run.
         first = torch.device("cpu") if settings.offloading != "none" else device
+        texts = read_prompts(settings.prompts) if settings.prompts else None
         # The text encoders come and go before the denoiser is loaded, so that both never meet.
         null_prompt = load_null_prompt(
             source,
@@ -126,6 +137,10 @@ class DiffusionBackbone(AttentionBackbone):
             dtype=dtype,
             device=first,
         )
+        prompts = None
+        if texts is not None:
+            shapes = {key: tuple(tensor.shape) for key, tensor in null_prompt.tensors.items()}
+            prompts = load_prompts(texts, source, cls.text_encoding, shapes, dtype, first)
         backbone = cls(
             settings,
             denoiser=loading.load_denoiser(
@@ -134,6 +149,7 @@ class DiffusionBackbone(AttentionBackbone):
             vae=loading.load_vae(source, dtype),
             scheduler=loading.load_scheduler(source),
             null_prompt=null_prompt,
+            prompts=prompts,
             native_resolution=registered.native_resolution if registered else None,
             device=device,
             kernels="plain" if AttentionSettings.from_config(cfg).kernels == "plain" else "auto",
@@ -188,13 +204,36 @@ class DiffusionBackbone(AttentionBackbone):
         shape = 1, self.denoiser_latent_channels, *self.latent_size(size)
         return _gaussian(shape, seed, key)
 
+    def prompt_of(self, key: str) -> str:
+        return "" if self._prompts is None else self._prompts.texts.of(key)
+
+    def with_prompts(self, prepared: Noising, prompts: Sequence[str]) -> Noising:
+        if self._prompts is None:
+            return super().with_prompts(prepared, prompts)
+        return prepared._replace(prompts=tuple(prompts))
+
     def run(self, prepared: Noising, timesteps: Sequence[float]) -> Tensor:
-        latent, noise = (_repeated(tensor, len(timesteps)) for tensor in prepared)
+        latent, noise = (_repeated(tensor, len(timesteps)) for tensor in prepared[:2])
         steps, signal, spread = self._levels(tuple(timesteps) * len(prepared.latent))
-        return self(signal * latent + spread * noise, steps)
+        with self._telling(prepared.prompts, len(timesteps)):
+            return self(signal * latent + spread * noise, steps)
+
+    @contextlib.contextmanager
+    def _telling(self, prompts: Sequence[str], times: int) -> Iterator[None]:
+        """Within the block ``null_prompt_tensor`` gives ``prompts``, each so many times."""
+        if any(prompts) and self._prompts is not None:
+            told = [self._prompts.of(text).tensors if text else None for text in prompts]
+            for key in self._prompts.shapes:
+                one = self.null_prompt_tensor(key, 1)
+                each = [one if own is None else own[key].to(one.device, one.dtype) for own in told]
+                self._told[key] = _repeated(torch.cat(each), times)
+        try:
+            yield
+        finally:
+            self._told = {}
 
     def reconstruct(self, prepared: Noising, output: Tensor) -> tuple[Tensor, Tensor]:
-        latent, noise = prepared
+        latent, noise = prepared[:2]
         _, signal, spread = self._levels((0,))
         # On the CPU, where a look at it costs nothing.
         zero = torch.zeros(len(latent), dtype=torch.int64)
@@ -287,7 +326,12 @@ class DiffusionBackbone(AttentionBackbone):
             raise
 
     def null_prompt_tensor(self, key: str, batch: int) -> Tensor:
-        """A tensor of the null prompt for a batch, floats in the denoiser's dtype."""
+        """A tensor of the null prompt for a batch, floats in the denoiser's dtype.
+
+        Or of the prompts of the images that ``run`` runs, where they have any.
+        """
+        if key in self._told:
+            return self._told[key]
         stored = getattr(self, f"_null_{key}")
         dtype = self.dtype if stored.is_floating_point() else stored.dtype
         tensor = self.constant(dtype, lambda: stored, key)

@@ -300,6 +300,11 @@ def null_prompt_cache() -> Path:
     return folder / "null_prompts"
 
 
+def prompt_cache() -> Path:
+    """Where other prompts are kept, beside ``null_prompt_cache``."""
+    return null_prompt_cache().with_name("prompts")
+
+
 def is_complete(folder: Path, variant: str, weights: bool) -> bool:
     """Whether a snapshot's component is on disk: its configuration, and weights if it has any."""
     names = [path.name for path in folder.glob("*")]

@@ -1,5 +1,7 @@
 """The null prompt: the encoded empty string, computed once and kept as a small file.
 
+Other prompts are encoded and kept in the same way (``prompts``).
+
 The file is safetensors with diffusers' own names: ``prompt_embeds`` (1, tokens, channels) and,
 where the family has them, ``pooled_prompt_embeds`` (1, channels) and ``prompt_attention_mask``
 (1, tokens).
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,8 @@ def load_null_prompt(
         return NullPrompt.zeros(own_shapes or shapes())
     if own:
         return own
-    path = _cache_file(source, encoding, dtype, device)
+    name = f"{cache_name(source, encoding, dtype, device)}.safetensors"
+    path = null_prompt_cache() / name
     try:
         if path.is_file():
             kept = NullPrompt.load(path)
@@ -142,22 +145,41 @@ def load_null_prompt(
     return null_prompt
 
 
-def _cache_file(
+def cache_name(
     source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
-) -> Path:
-    """In ``null_prompt_cache``, named by all that decides the content."""
+) -> str:
+    """Of all that decides the content of what is kept of a text, but the text."""
     kind = f"{str(dtype).removeprefix('torch.')}-{device.type}"
-    name = f"{source.identity(encoding.components)[:24]}-{kind}-{_CACHE_FORMAT}"
-    return null_prompt_cache() / f"{name}.safetensors"
+    return f"{source.identity(encoding.components)[:24]}-{kind}-{_CACHE_FORMAT}"
 
 
 def _encode(
     source: ModelSource, encoding: TextEncoding, dtype: torch.dtype, device: torch.device
 ) -> NullPrompt:
-    remedy = (
-        f'set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {NULL_PROMPT} into the folder'
-    )
     logger.info("encoding the empty string with the text encoders of %s, once", source)
+    return next(encode_texts(source, encoding, [""], dtype, device))
+
+
+def encode_texts(
+    source: ModelSource,
+    encoding: TextEncoding,
+    texts: Sequence[str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[NullPrompt]:
+    """Each of ``texts`` through the text encoders, which are loaded once and let go at the end.
+
+    They run in ``dtype`` on ``device``, or on the CPU where that has no room.
+    """
+    if not texts:
+        return
+    what = "prompts need" if any(texts) else "the null prompt needs"
+    remedy = (
+        "leave MODEL.TRACE.BACKBONE.PROMPTS empty"
+        if any(texts)
+        else f'set MODEL.TRACE.BACKBONE.NULL_PROMPT to "zeros", or put a {NULL_PROMPT} into the'
+        " folder"
+    )
     try:
         for name in encoding.components:
             source.component(name)
@@ -167,13 +189,33 @@ def _encode(
             if name.startswith("text_encoder")
         }
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the null prompt needs the text encoders, and {error}. Or {remedy}"
-        ) from error
+        raise FileNotFoundError(f"{what} the text encoders, and {error}. Or {remedy}") from error
     except ValueError as error:
-        raise ValueError(
-            f"the null prompt needs the text encoders of {source}: {error}. Or {remedy}"
-        ) from error
+        raise ValueError(f"{what} the text encoders of {source}: {error}. Or {remedy}") from error
+    pipeline = None
+    for text in texts:
+        try:
+            pipeline = pipeline or _text_pipeline(source, encoding, encoders)
+            try:
+                encoded = encode_text(pipeline, text, encoding.outputs, device)
+            except torch.OutOfMemoryError:
+                logger.warning("%s has no room for the text encoders: they run on the CPU", device)
+                encoded = None
+            # Out of the handler, whose traceback holds on to memory of the device.
+            if encoded is None:
+                device = torch.device("cpu")
+                encoded = encode_text(pipeline, text, encoding.outputs, device)
+        except Exception as error:  # tokenizers and their files end in any kind of error
+            told = f"the prompt {text!r}" if text else "the null prompt"
+            raise ValueError(
+                f"the text encoders of {source} could not encode {told}: {error}; copy or"
+                f" download them again, or {remedy}"
+            ) from error
+        yield encoded
+
+
+def _text_pipeline(source: ModelSource, encoding: TextEncoding, encoders: dict[str, Any]) -> Any:
+    """The pipeline of ``source`` with nothing but its text encoders and tokenizers."""
     pipeline_class = getattr(diffusers, source.pipeline_name)
     # Everything else the pipeline could hold is left out: denoiser, VAE, safety checker, ...
     parameters = set(inspect.signature(pipeline_class.__init__).parameters) & set(source.index)
@@ -181,33 +223,22 @@ def _encode(
     options: dict[str, Any] = dict.fromkeys(listed - set(encoding.components))
     if "requires_safety_checker" in parameters:
         options["requires_safety_checker"] = False
-    try:
-        pipeline = pipeline_class.from_pretrained(
-            source.folder, **encoders, **options, local_files_only=True
-        )
-        try:
-            return encode_empty_string(pipeline, encoding.outputs, device)
-        except torch.OutOfMemoryError:
-            logger.warning("%s has no room for the text encoders: they run on the CPU", device)
-        # Out of the handler, whose traceback holds on to memory of the device.
-        pipeline.to("cpu")
-        return encode_empty_string(pipeline, encoding.outputs, torch.device("cpu"))
-    except Exception as error:  # tokenizers and their files end in any kind of error
-        raise ValueError(
-            f"the text encoders of {source} could not encode the null prompt: {error}; copy or"
-            f" download them again, or {remedy}"
-        ) from error
+    return pipeline_class.from_pretrained(
+        source.folder, **encoders, **options, local_files_only=True
+    )
 
 
 @torch.no_grad()
-def encode_empty_string(pipeline: Any, outputs: dict[str, int], device: torch.device) -> NullPrompt:
-    """The empty string through the ``encode_prompt`` of a diffusers pipeline, run on ``device``.
+def encode_text(
+    pipeline: Any, text: str, outputs: dict[str, int], device: torch.device
+) -> NullPrompt:
+    """A text through the ``encode_prompt`` of a diffusers pipeline, run on ``device``.
 
     Of ``outputs`` see ``TextEncoding``; the tensors are on the CPU, in the text encoders' dtype.
     """
     pipeline.to(device)
     arguments: dict[str, Any] = {
-        "prompt": "",
+        "prompt": text,
         "prompt_2": None,
         "prompt_3": None,
         "device": device,

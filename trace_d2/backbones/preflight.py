@@ -31,6 +31,7 @@ from .model_files import (
 from .multimodal_files import VISION_TOWERS, check_tokenizer, part_files
 from .network_config import check_network
 from .packages import METHODS, need_package, stored_method
+from .prompt_texts import read_prompts, refuse_prompts
 from .registry import (
     BACKBONE_REGISTRY,
     FAMILY_FILES,
@@ -79,6 +80,8 @@ def check_backbone(cfg: CfgNode) -> None:
             wrong.of(_check_options, settings)
         if settings.denoiser:
             wrong.of(_check_denoiser, settings)
+        if settings.prompts:
+            wrong.of(read_prompts, settings.prompts)
         source = wrong.of(_source_at_hand, settings)
         if source is not None:
             blocks = cfg.MODEL.TRACE.ATTENTION.BLOCKS
@@ -169,8 +172,10 @@ def _check_source(source: ModelSource, settings: BackboneSettings, blocks: Any) 
             "or download the model again"
         )
     parts |= {"vae": True, "scheduler": False}
-    if _needs_text(source, settings):
-        own = FAMILY_FILES[family].text_parts
+    own = FAMILY_FILES[family].text_parts
+    if settings.prompts and not any(map(source.class_name, own)):
+        wrong.of(refuse_prompts, source)
+    elif _needs_text(source, settings):
         parts |= {name: name.startswith("text_encoder") for name in own}
     for name, weighted in parts.items():
         wrong.of(_check_part, source, name, weighted, settings)
@@ -232,8 +237,10 @@ def _check_whole(source: ModelSource) -> None:
 
 def _needs_text(source: ModelSource, settings: BackboneSettings) -> bool:
     """Whether the text encoders of a folder will be read, as far as can be told."""
-    if settings.null_prompt != "encoded" or source.hub_id:
+    if source.hub_id or (settings.null_prompt != "encoded" and not settings.prompts):
         return False
+    if settings.prompts:
+        return True
     return not ((source.folder / NULL_PROMPT).is_file() or any(null_prompt_cache().glob("*")))
 
 

@@ -22,6 +22,7 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
     cpu_offload: bool = False
     compile: bool = False
     null_prompt: str = one_of("encoded", "zeros", "pipeline", default="encoded")
+    prompts: str = ""
     guidance: float = within(0.0, default=1.0)
     resolution: int = within(0, default=0)
     aspect: str = one_of("square", "keep", default="square")
@@ -33,7 +34,7 @@ class BackboneSettings(NodeSettings, node="MODEL.TRACE.BACKBONE"):
 
     def check_without_diffusion(self) -> None:
         """Raise a ValueError that names the keys which a network without diffusion cannot have."""
-        keys = {"DENOISER": self.denoiser, "QUANTIZE": self.quantize}
+        keys = {"DENOISER": self.denoiser, "QUANTIZE": self.quantize, "PROMPTS": self.prompts}
         wrong = [f"MODEL.TRACE.BACKBONE.{key} {value}" for key, value in keys.items() if value]
         if self.offloading != "none":
             wrong.append(f"MODEL.TRACE.BACKBONE.OFFLOAD {self.offloading}")

@@ -55,7 +55,8 @@ class AttentionView:
         height, width, _ = images[0].pixels.shape
         self.size = height, width
         self.layout: AttentionLayout = backbone.layout(self.size)
-        self.prepared = backbone.prepare(*backbone.place(images))
+        prepared = backbone.prepare(*backbone.place(images))
+        self.prepared = backbone.with_prompts(prepared, [image.prompt for image in images])
 
     @torch.no_grad()
     def __call__(self, timesteps: Sequence[float]) -> Tensor:
@@ -235,8 +236,10 @@ class StudentDetector(ImagePasses[EdgeOutput]):
 
     @torch.inference_mode()
     def find(self, images: Sequence[ReadyImage]) -> list[EdgeOutput]:
-        pixels, noise = self.backbone.place([image.read for image in images])
-        logits = self.student(pixels, noise, reconstruct=False).logits
+        read = [image.read for image in images]
+        prompts = [image.prompt for image in read]
+        pixels, noise = self.backbone.place(read)
+        logits = self.student(pixels, noise, prompts, reconstruct=False).logits
         edges = [
             upsample_edges(own.sigmoid(), size)
             for own, (_, size) in zip(logits, images, strict=True)

@@ -103,6 +103,7 @@ class EdgeStudent(nn.Module):
         self,
         pixels: Tensor,
         noise: Tensor | tuple[int, str] | None = None,
+        prompts: Sequence[str] = (),
         *,
         reconstruct: bool = True,
     ) -> StudentOutput:
@@ -111,6 +112,7 @@ class EdgeStudent(nn.Module):
         Args:
             pixels: (B, 3, H, W) float32 in -1..1; H and W multiples of ``backbone.size_multiple``.
             noise: see ``AttentionBackbone.prepare``. Flow matching has none at timestep 0.
+            prompts: see ``AttentionBackbone.with_prompts``.
             reconstruct: run the network to its end. Edges need it up to the last of ``blocks``.
         """
         layout = self.backbone.layout((pixels.shape[-2], pixels.shape[-1]))
@@ -123,7 +125,7 @@ class EdgeStudent(nn.Module):
             )
         # Detectron2's mixed precision is float16, in which some VAEs overflow.
         with full_precision(pixels.device):
-            prepared = self.backbone.prepare(pixels, noise)
+            prepared = self.backbone.with_prompts(self.backbone.prepare(pixels, noise), prompts)
         reader = SelfAttentionReader(
             layout,
             blocks=self.blocks,

@@ -177,12 +177,14 @@ def _check_backbone(described: dict[str, Any], backbone: AttentionBackbone, fold
             "edges may differ a little",
             *(folder, shown(precision), own),
         )
-    for key, value in backbone.conditions.items():
-        if trained.get(key, value) != value:
+    # Students of former versions tell of no prompts, as they had none.
+    former = {"prompts": "none"}
+    for key, value in {**former, **backbone.conditions}.items():
+        if trained.get(key, former.get(key, value)) != value:
             logger.warning(
                 "the student in %s was trained with MODEL.TRACE.BACKBONE.%s %s, and this is %s: "
                 "its edges may be worse",
-                *(folder, key.upper(), shown(str(trained[key])), value),
+                *(folder, key.upper(), shown(str(trained.get(key, former.get(key)))), value),
             )
     commit = trained.get("commit")
     if commit and backbone.commit and commit != backbone.commit:

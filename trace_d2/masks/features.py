@@ -89,6 +89,7 @@ class FeatureReader(ImagePasses[TokenFeatures]):
         height, width, _ = read[0].pixels.shape
         layout = self.backbone.layout((height, width))
         prepared = self.backbone.prepare(*self.backbone.place(read))
+        prepared = self.backbone.with_prompts(prepared, [image.prompt for image in read])
         reader = self._reader(layout)
         with native_attention(self.backbone), reader:
             timesteps = [self.settings.timestep] if self.backbone.timesteps else []

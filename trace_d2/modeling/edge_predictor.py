@@ -142,7 +142,9 @@ class TraceEdgePredictor(nn.Module):
         device = self.student.backbone.device
         pixels = self._pixels(batched_inputs).to(device)
         pseudo = torch.stack([record["pseudo_edges"] for record in batched_inputs]).to(device)
-        output = self.student(pixels)
+        stems = (Path(record.get("file_name", "")).stem for record in batched_inputs)
+        prompts = [self.student.backbone.prompt_of(stem) for stem in stems]
+        output = self.student(pixels, prompts=prompts)
         # A weight of 0 keeps its term: without it the last layers would have no gradient at all,
         # which distributed training takes for an error.
         return {

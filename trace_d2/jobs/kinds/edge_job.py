@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from trace_d2.backbones.prompt_texts import prompts_print
 from trace_d2.devices import backbone_device
 from trace_d2.edges.sources import (
     EdgeOutput,
@@ -57,6 +58,7 @@ _RESOURCE_KEYS = frozenset(
         "SAM.BATCH",
     }
 )
+_PROMPTS = "BACKBONE.PROMPTS"
 # Keys that came later: at these values results are as they were before.
 _LATER_KEYS = {
     "BACKBONE.REVISION": "",
@@ -64,6 +66,7 @@ _LATER_KEYS = {
     "BACKBONE.DENOISER": "",
     "BACKBONE.QUANTIZE": "",
     "BACKBONE.GUIDANCE": 1.0,
+    _PROMPTS: "",
     "EMERGENCE.SPACING": "uniform",
     "ABDIV.METRIC": "kl",
     "EDGES.SCALE": 0.0,
@@ -307,9 +310,12 @@ def edge_settings(cfg: CfgNode, nodes: Sequence[str], calibrated: bool) -> dict[
 
 
 def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
-    """The config keys that decide results, of the nodes and keys ``names`` of ``MODEL.TRACE``."""
+    """The config keys that decide results, of the nodes and keys ``names`` of ``MODEL.TRACE``.
+
+    Of a file of prompts its content decides, wherever it is.
+    """
     return {
-        f"MODEL.TRACE.{key}": value
+        f"MODEL.TRACE.{key}": prompts_print(value) if value and key == _PROMPTS else value
         for key, value in flatten(cfg.MODEL.TRACE).items()
         if key not in _RESOURCE_KEYS
         and not (key in _LATER_KEYS and value == _LATER_KEYS[key])
