@@ -84,51 +84,50 @@ def _measure(
     from trace_d2.io.atomic import write_json
 
     folder = args.output / f"{area[0]:g}-{area[1]:g}"
-    scenes, count = folder / "scenes", args.count
-    if title.startswith("teacher"):
-        count = min(count, args.teacher_count)
+    # What edges mean is measured on all scenes of a folder.
+    count = min(args.count, args.teacher_count) if title.startswith("teacher") else args.count
+    scenes = folder / f"scenes_{count}"
     row = folder / f"{title.replace(', ', '_')}_{count}"
     scores = row.with_suffix(".json")
     if scores.is_file():
         content: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
         return content
-    _draw(args, scenes, area)
+    _draw(args, scenes, area, count)
     if options[0] == "--edges":
         options = ["--edges", scenes / "edges_oracle", *options[1:]]
     start = time.process_time()
     words = ["--config-file", _CONFIG, "--images", scenes / "images", "--output", row]
     words += ["--semantic", scenes / "semantic", "--categories", scenes / "categories.json"]
-    words += ["--limit", count, "--workers", 1, "--report-images", 2, *args.opts, *options]
+    words += ["--workers", 1, "--report-images", 2, *args.opts, *options]
     run_tool("make_pseudo_panoptic", *words)
-    content = _score(scenes, row, count)
+    content = {"images": count, **_score(scenes, row)}
     content["seconds"] = (time.process_time() - start) / count
     write_json(scores, content)
     return content
 
 
-def _draw(args: argparse.Namespace, scenes: Path, area: tuple[float, float]) -> None:
+def _draw(args: argparse.Namespace, scenes: Path, area: tuple[float, float], count: int) -> None:
     if scenes.exists():
         return
-    unfinished = scenes.with_name("scenes.part")
+    unfinished = scenes.with_name(f"{scenes.name}.part")
     run_tool(
-        "make_scenes", "--output", unfinished, "--count", args.count, "--series", args.series,
+        "make_scenes", "--output", unfinished, "--count", count, "--series", args.series,
         "--size", args.size, args.size, "--object-area", *area, "--workers", 1,
     )  # fmt: skip
     unfinished.replace(scenes)
 
 
-def _score(scenes: Path, labels: Path, count: int) -> dict[str, Any]:
-    """PQ^th and AP^mk of the labels of the first ``count`` scenes."""
+def _score(scenes: Path, labels: Path) -> dict[str, Any]:
+    """PQ^th and AP^mk of labels."""
     from trace_d2.evaluation import class_agnostic_ap, panoptic_quality
 
-    ids = range(1, count + 1)
     quality = panoptic_quality(
         scenes / "panoptic.json", scenes / "panoptic",
-        labels / "panoptic.json", labels / "panoptic", image_ids=ids,
+        labels / "panoptic.json", labels / "panoptic",
     )  # fmt: skip
     truth, found = scenes / "instances.json", labels / "instances.json"
-    ap = class_agnostic_ap(truth, found, ["segm"], image_ids=ids).to_dict()["segm"]["AP"]
-    return {"images": count, "PQ^th": quality.things.pq, "AP^mk": ap}
+    ap = class_agnostic_ap(truth, found, ["segm"]).to_dict()["segm"]["AP"]
+    return {"PQ^th": quality.things.pq, "AP^mk": ap}
 
 
 def _table(results: Sequence[tuple[tuple[float, float], str, dict[str, Any]]]) -> str:
