@@ -73,7 +73,7 @@ class Check:
     def milliseconds(self, work: Callable[[], Any], repeats: int = 5, warm_up: int = 2) -> float:
         """Median milliseconds of ``work()``, the device's work included."""
         if self.small:
-            repeats, warm_up = 1, 1
+            repeats, warm_up = 1, 0
         for _ in range(warm_up):
             timed(work)
         return round(1000 * statistics.median(timed(work)[0] for _ in range(repeats)), 3)
