@@ -28,7 +28,7 @@ from .evaluation.evaluators import (
 )
 from .evaluation.semantic_evaluator import SemanticEvaluator
 from .io.categories import Category, load_categories
-from .labels import PanopticLabel, PanopticLabeler
+from .labels import PanopticLabel, PanopticLabeler, SemanticRefiner
 from .modeling.postprocessor import with_postprocessor
 from .propagation import BoundaryGuidedPropagation, boundary_guided_propagation
 
@@ -49,6 +49,7 @@ __all__ = [
     "PanopticLabeler",
     "PanopticQualityEvaluator",
     "SelfAttentionReader",
+    "SemanticRefiner",
     "SemanticEvaluator",
     "StudentDetector",
     "TraceDatasetMapper",
