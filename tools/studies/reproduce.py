@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = {s.title: s for s in (*shared_sections(), *(known[name] for name in names))}
     with contextlib.ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(_inside(prepare(folder)))
+        stack.enter_context(inside(prepare(folder)))
         return run_sections(list(chosen.values()))
 
 
@@ -111,7 +111,8 @@ def prepare(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
+def inside(folder: Path) -> Iterator[None]:
+    """Be in ``folder`` for a while."""
     before = Path.cwd()
     os.chdir(folder)
     try:
