@@ -73,6 +73,7 @@ RULES: Rules = (
     (r"datasets/prepare_\w+\.py", r"\g<0> --quiet"),
     (r"prepare_(voc|monuseg|tnbc|isaid)_\w+\.py", r"\g<0> --workers 1"),
     (r"SHARPEN crf", "SHARPEN guided"),
+    (r"TILES\.SIZE \d+", "TILES.SIZE 32"),
     # weights
     (r"(--baseline|EDGES\.SOURCE) hed", r"\1 gradient"),
     (
