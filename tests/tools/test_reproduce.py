@@ -18,7 +18,7 @@ pytestmark = pytest.mark.detectron2
 TABLES = (
     ("1", "sam", "pictures", "stride"),
     ("2", "3", "10", "14", "15"),
-    ("4", "6", "trajectory"),
+    ("4", "6", "13", "trajectory"),
     ("5", "7", "9", "12"),
 )
 

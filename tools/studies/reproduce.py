@@ -101,10 +101,12 @@ def prepare(folder: Path) -> Path:
     """Let ``folder`` have tools, configs and data sets where commands expect them; returns it."""
     from miniature.data import write_data_sets
     from miniature.domains import write_domains
+    from miniature.semantic_sets import write_semantic_sets
 
     (folder / "datasets").mkdir(parents=True)
     write_data_sets(folder / "datasets")
     write_domains(folder / "datasets")
+    write_semantic_sets(folder / "datasets")
     for name in ("tools", "configs", *(f"datasets/{p.name}" for p in ROOT.glob("datasets/*.py"))):
         (folder / name).symlink_to(ROOT / name)
     return folder

@@ -34,7 +34,7 @@ _STUDENT = (
     " MODEL.TRACE.STUDENT.LORA.RANK 2 MODEL.TRACE.SOLVER.ACCUMULATION_STEPS 1"
 )
 _TRAIN, _MODELS = r"tools/train_net\.py ", r"configs/(?:panoptic|instance)/"
-_JOBS = "make_pseudo_panoptic|refine_masks|discover_masks|make_pseudo_edges|predict_edges|predict"
+_JOBS = r"make_pseudo_\w+|refine_\w+|discover_masks|predict(?:_edges)?"
 _BACKBONES = {  # a config of configs/edges: the tiny model that stands for its weights, and a size
     "sd15": ("sd15", 32),
     "sdxl": ("sdxl", 32),
@@ -71,7 +71,7 @@ RULES: Rules = (
     (r" --num-gpus \d+", ""),
     (rf"tools/({_JOBS}|evaluate_edges)\.py", r"\g<0> --workers 1 --quiet"),
     (r"datasets/prepare_\w+\.py", r"\g<0> --quiet"),
-    (r"prepare_(voc|monuseg|tnbc|isaid)_\w+\.py", r"\g<0> --workers 1"),
+    (r"prepare_(voc|monuseg|tnbc|isaid|sem)_\w+\.py", r"\g<0> --workers 1"),
     (r"SHARPEN crf", "SHARPEN guided"),
     (r"TILES\.SIZE \d+", "TILES.SIZE 32"),
     # weights

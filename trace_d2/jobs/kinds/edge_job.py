@@ -192,8 +192,8 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
         facts: dict[str, Any] = {}
         if self.source == TEACHER and found.timestep is not None:
             facts["timestep"] = found.timestep
-        if found.tiles:
-            facts["tiles"] = found.tiles
+        if tiles := getattr(found, "tiles", 0):  # masks of tokens have none
+            facts["tiles"] = tiles
         return inputs, facts
 
     def with_detected(self, entry: EntryT, inputs: PhotoT, found: EdgeOutput) -> PhotoT:
