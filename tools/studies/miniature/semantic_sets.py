@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ def _predicted(root: Path, rule: str, stem: str, pixels: np.ndarray) -> None:
 
 def write_context(root: Path, scenes: dict[str, Scene]) -> None:
     """Pascal Context: photographs of VOC 2010, and all annotations in one file."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for rank, (stem, one) in enumerate(scenes.items()):
         height, width = one.segment_ids.shape
         name = f"{stem}.jpg"
