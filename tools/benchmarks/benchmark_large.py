@@ -2,13 +2,15 @@
 """What images of very many pixels cost: peak memory and time of a whole tool, its workers included.
 
     python tools/benchmarks/benchmark_large.py [--size 8000x6000] [--images 2] [--workers 2]
-        [--tool labels masks] [--edges files|none|SOURCE] [--against CHECKOUT] [KEY VALUE ...]
+        [--tool labels masks semantic] [--edges files|none|SOURCE] [--against CHECKOUT]
+        [KEY VALUE ...]
 
 Draws still lifes with the noise of a camera, masks of their classes, and edges such as a detector
 gives: soft, with gaps, and false ones where the truth has none, 16 bit. Then runs
 
 - labels: tools/make_pseudo_panoptic.py on the masks of classes;
 - masks: tools/refine_masks.py on masks of everything of a class, RLE;
+- semantic: tools/refine_semantic.py on the masks of classes;
 
 with these edges, none, or those of a source of ``MODEL.TRACE.EDGES`` (``student`` is the one of
 trace-tiny). The peak is that of the process and all that it starts: the proportional share of
@@ -103,12 +105,10 @@ def _command(folder: Path, tool: str, edges: str, checkout: Path, output: Path) 
 
 
 _INPUTS = ["--images", "{folder}/images", "--output"]
+_CLASSES = ["--semantic", "{folder}/semantic", "--categories", "{folder}/categories.json"]
 _TOOLS = {
-    "labels": (
-        "make_pseudo_panoptic.py",
-        [*_INPUTS, "{output}", "--semantic", "{folder}/semantic", "--categories",
-         "{folder}/categories.json"],
-    ),
+    "labels": ("make_pseudo_panoptic.py", [*_INPUTS, "{output}", *_CLASSES]),
+    "semantic": ("refine_semantic.py", [*_INPUTS, "{output}", *_CLASSES]),
     "masks": ("refine_masks.py", [*_INPUTS, "{output}/refined.json", "--masks",
                                   "{folder}/masks.json"]),
 }  # fmt: skip
