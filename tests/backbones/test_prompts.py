@@ -74,9 +74,10 @@ def test_texts_of_instances(tmp_path):
         "c": "",
     }
     assert photo_of({"dog": 2, "person": 1}) == "A photo of 2 dog and 1 person"
-    assert found.of("a 0 512") == found.of("a")  # of a tile
     with pytest.raises(ValueError, match=r"a\.json has no image other: give .*PROMPTS a file of"):
         found.of("other")
+    with pytest.raises(ValueError, match="has no image a 0 512"):  # no tile, but an image's name
+        found.of("a 0 512")
 
 
 def test_texts_of_panoptic_truth_are_of_things(tmp_path):
@@ -152,6 +153,16 @@ def test_two_timesteps_and_two_images_of_a_pass(build_tiny, cache, texts):
     for rank, own in enumerate(read):
         alone = AttentionView(backbone, [own])([100, 300])
         torch.testing.assert_close(both[2 * rank : 2 * rank + 2], alone, rtol=1e-4, atol=1e-7)
+
+
+def test_tiles_are_told_what_their_image_is_and_have_noise_of_their_own(build_tiny, cache, texts):
+    detector = EdgeDetector(build_tiny("sd15", PROMPTS=texts), ONE_STEP)
+    tile, image = (detector.ready(PHOTO, "a", tile).read for tile in (" 0 7", ""))
+    assert tile.prompt == image.prompt == "a red cup"
+    size = (tile.pixels.shape[0], tile.pixels.shape[1])
+    assert torch.equal(tile.noise, detector.backbone.draw_noise(size, 0, "a 0 7"))
+    with pytest.raises(ValueError, match="has no image a 0 7"):
+        detector.ready(PHOTO, "a 0 7")
 
 
 def test_the_cache_is_used_instead_of_the_encoders(

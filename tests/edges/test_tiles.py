@@ -41,12 +41,12 @@ class Filter:
     alive: Any = field(default_factory=weakref.WeakValueDictionary)
     most: int = 0
 
-    def ready(self, image: np.ndarray, key: str) -> np.ndarray:
-        tile = image.copy().view(Tile)
-        self.keys.append(key)
-        self.alive[len(self.keys)] = tile
+    def ready(self, image: np.ndarray, key: str, tile: str = "") -> np.ndarray:
+        seen = image.copy().view(Tile)
+        self.keys.append(key + tile)
+        self.alive[len(self.keys)] = seen
         self.most = max(self.most, len(self.alive))
-        return tile
+        return seen
 
     def detect(self, images: Sequence[np.ndarray]) -> list[EdgeOutput | Exception]:
         return [self._attempt(np.asarray(image)) for image in images]

@@ -138,19 +138,20 @@ class AttentionBackbone(nn.Module, ABC):
         """The size (h, w) in pixels that an image of ``image_size`` (H, W) is resized to."""
         return target_size(image_size, self.resolution, self.size_multiple, self.aspect)
 
-    def read(self, image: np.ndarray, noise: tuple[int, str]) -> ReadImage:
+    def read(self, image: np.ndarray, noise: tuple[int, str], key: str | None = None) -> ReadImage:
         """The CPU's share of what is done before ``run``; any thread may do it ahead.
 
         Args:
             image: see ``to_pixels``.
             noise: (seed, key) that fix it.
+            key: of the image, by which its prompt is found; None: that of the noise.
         """
         pixels = self.resize(image)
         drawn = self.draw_noise((pixels.shape[0], pixels.shape[1]), *noise)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
             drawn = drawn.pin_memory() if isinstance(drawn, Tensor) else drawn
-        return ReadImage(pixels, drawn, self.prompt_of(noise[1]))
+        return ReadImage(pixels, drawn, self.prompt_of(noise[1] if key is None else key))
 
     def draw_noise(self, size: tuple[int, int], seed: int, key: str) -> Tensor | tuple[int, str]:
         """What ``prepare`` takes as noise for an image of ``size`` (h, w) in pixels, on the CPU.

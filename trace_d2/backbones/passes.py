@@ -60,9 +60,13 @@ class ImagePasses(ABC, Generic[FoundT]):
         """Of ``image``, (H, W, 3) uint8 RGB; ``key`` (a file stem) fixes its noise."""
         return self.find([self.ready(image, key)])[0]
 
-    def ready(self, image: np.ndarray, key: str) -> ReadyImage:
-        """What ``detect`` takes of an image: the CPU's share, done in any thread."""
-        return ReadyImage(self.backbone.read(image, (self.seed, key)), image.shape[:2])
+    def ready(self, image: np.ndarray, key: str, tile: str = "") -> ReadyImage:
+        """What ``detect`` takes of an image: the CPU's share, done in any thread.
+
+        ``tile`` tells the noise of parts of one image apart; the network is told what the image is.
+        """
+        read = self.backbone.read(image, (self.seed, key + tile), key)
+        return ReadyImage(read, image.shape[:2])
 
     def detect(self, images: Sequence[ReadyImage]) -> list[FoundT | Exception]:
         """Of images of any number and sizes; what fails in one is returned in its place."""

@@ -9,7 +9,6 @@ plurals, and crowd regions, which have no number, are left out.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from trace_d2.io.remote import InputFile, input_file
 
 KEY = "MODEL.TRACE.BACKBONE.PROMPTS"
 _REMEDY = f"correct {KEY}, which is a file of COCO annotations or of {{stem: text}}"
-_TILE = re.compile(r"(.+) [0-9]+ [0-9]+")  # keys of tiles end in their places
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,14 @@ class PromptTexts:
     texts: Mapping[str, str]
 
     def of(self, key: str) -> str:
-        """The text of the image ``key`` (a file stem), or of the one that a tile is of.
+        """The text of the image ``key`` (a file stem).
 
         Raises:
             ValueError: the file does not name it.
         """
-        tile = _TILE.fullmatch(key)
-        for stem in (key, *([tile[1]] if tile else [])):
-            if (name := _stem(stem, ending=False)) in self.texts:
-                return self.texts[name]
+        name = _stem(key, ending=False)
+        if name in self.texts:
+            return self.texts[name]
         raise ValueError(
             f"{self.path} has no image {shown(key)}: give {KEY} a file of all images of the job, "
             'or that image the text ""'

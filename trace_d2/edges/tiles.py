@@ -39,6 +39,9 @@ class TileableSource(BatchedEdgeSource, Protocol):
     def square(self) -> tuple[int, int]:
         """Side in pixels of a square image as the network reads it, and the tokens along it."""
 
+    def ready(self, image: np.ndarray, key: str, tile: str = "") -> Any:
+        """What ``detect`` takes of an image, or of one ``tile`` of it, which has its own noise."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -241,7 +244,7 @@ class TiledEdges:
         tiles, (native, _) = iter(image.tiles), source.square
         while taken := list(islice(tiles, source.batch)):
             crops = [
-                source.ready(image.crop(tile, native), f"{image.key} {tile[0]} {tile[1]}")
+                source.ready(image.crop(tile, native), image.key, f" {tile[0]} {tile[1]}")
                 for tile in taken
             ]
             for tile, found in zip(taken, source.detect(crops), strict=True):
