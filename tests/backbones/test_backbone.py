@@ -395,5 +395,5 @@ def test_registered_models_name_families_that_exist():
         "sd35-medium": 1024,
         "sd35-large": 1024,
         "flux1-dev": 1024,
-        "trace-tiny": None,
+        "trace-tiny": 128,
     }

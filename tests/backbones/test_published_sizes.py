@@ -60,7 +60,7 @@ def test_all_diffusion_models_that_have_a_hub_id_are_here(load_tool):
     hub = {
         name
         for name, model in REGISTERED_MODELS.items()
-        if model.native_resolution and model.family in FAMILY_FILES
+        if model.family in FAMILY_FILES and name != "trace-tiny"
     }
     assert set(PUBLISHED) == set(load_tool("architectures").ARCHITECTURES) == hub
 
