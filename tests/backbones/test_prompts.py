@@ -264,9 +264,34 @@ def test_a_job_tells_the_model_by_the_stems_of_its_images(
     key = "MODEL.TRACE.BACKBONE.PROMPTS"
     assert run("plain") == 0
     assert run("told", key, texts) == 3  # one failed
-    assert "coco.json has no image other" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "coco.json has no text of 1 of the 3 images, which will fail, as other.png" in said
+    assert "coco.json has no image other" in said
     assert edges("told", "train/a") != edges("plain", "train/a")
     assert edges("told", "b") == edges("plain", "b")  # it shows nothing that is counted
+    own = write(tmp_path / "own.json", {"a": "", "b": "a first text", "other": "one of no image"})
+    kept = set(cache.rglob("*.safetensors"))
+    assert run("some", key, own, "--limit", "1") == 0  # b.png
+    assert len(set(cache.rglob("*.safetensors")) - kept) == 1
     write(tmp_path / "coco.json", instances((1, 1, 0)))
     assert run("told", key, texts) == 2
     assert key in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "sub/b.png"])
+def test_a_job_of_no_image_that_the_file_names_does_not_begin(
+    load_tool, tiny_folder, tmp_path, name, capsys
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    for stem in ("a", "b"):
+        Image.fromarray(PHOTO).save(images / f"{stem}.png")
+    texts = write(tmp_path / "texts.json", {name: "a red cup"})
+    command = ["--images", str(images), "--output", str(tmp_path / "out")]
+    command += ["MODEL.TRACE.BACKBONE.NAME", str(tiny_folder("sd15"))]
+    assert (
+        load_tool("make_pseudo_edges").main([*command, "MODEL.TRACE.BACKBONE.PROMPTS", texts]) == 2
+    )
+    said = capsys.readouterr().err
+    assert "names none of the 2 images: a.png is looked for by its stem, 'a'" in said
+    assert not (tmp_path / "out").exists()

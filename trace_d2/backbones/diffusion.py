@@ -26,7 +26,7 @@ from .group_norm import widen_group_norms
 from .model_files import ModelSource
 from .noise_levels import clean_estimate, signal_and_noise_levels
 from .null_prompt import NullPrompt, TextEncoding, load_null_prompt
-from .prompt_texts import read_prompts
+from .prompt_texts import asked_prompts
 from .prompts import Prompts, load_prompts
 from .registry import REGISTERED_MODELS, family_of, other_kind, source_of
 from .settings import BackboneSettings
@@ -126,7 +126,7 @@ class DiffusionBackbone(AttentionBackbone):
             raise other_kind(source, settings.name, cls.pipeline_names)
         # Where weights come to when they are loaded, and where text encoders run.
         first = torch.device("cpu") if settings.offloading != "none" else device
-        texts = read_prompts(settings.prompts) if settings.prompts else None
+        texts = asked_prompts(settings.prompts) if settings.prompts else None
         # The text encoders come and go before the denoiser is loaded, so that both never meet.
         null_prompt = load_null_prompt(
             source,

@@ -8,10 +8,12 @@ plurals, and crowd regions, which have no number, are left out.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +24,8 @@ from trace_d2.io.remote import InputFile, input_file
 
 KEY = "MODEL.TRACE.BACKBONE.PROMPTS"
 _REMEDY = f"correct {KEY}, which is a file of COCO annotations or of {{stem: text}}"
+
+_asked: ContextVar[frozenset[str] | None] = ContextVar("stems of images", default=None)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,50 @@ class PromptTexts:
             f"{self.path} has no image {shown(key)}: give {KEY} a file of all images of the job, "
             'or that image the text ""'
         )
+
+
+@contextlib.contextmanager
+def only_of(file_names: Iterable[str]) -> Iterator[None]:
+    """Within the block ``asked_prompts`` gives the texts of these images alone.
+
+    Who builds a network knows its images, and what lies between knows neither.
+    """
+    token = _asked.set(frozenset(map(_stem, file_names)))
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def asked_prompts(source: str | InputFile) -> PromptTexts:
+    """As ``read_prompts``, of the images of ``only_of``; outside of its block of all."""
+    found, asked = read_prompts(source), _asked.get()
+    if asked is None:
+        return found
+    return replace(found, texts={s: text for s, text in found.texts.items() if s in asked})
+
+
+def check_named(source: str | InputFile, file_names: Sequence[str]) -> str:
+    """What is to be known where a file names some of the images alone; empty for nothing.
+
+    Raises:
+        ValueError: it names none of them.
+    """
+    found = read_prompts(source)
+    missing = [name for name in file_names if _stem(name) not in found.texts]
+    if not missing:
+        return ""
+    first, total = missing[0], len(file_names)
+    if len(missing) < total:
+        return (
+            f"{found.path} has no text of {len(missing)} of the {total} images, which will fail, as"
+            f' {shown(first)}: name them in it, with the text "" for the null prompt'
+        )
+    raise ValueError(
+        f"{found.path} names none of the {total} images: {shown(first)} is looked for by its stem, "
+        f"{quoted(_stem(first))}, without folders and ending, and what it names is "
+        f"{quoted(next(iter(found.texts)))} and so on: {_REMEDY}"
+    )
 
 
 def read_prompts(source: str | InputFile) -> PromptTexts:

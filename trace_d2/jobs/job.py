@@ -170,6 +170,14 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
             OSError, ValueError: a file is missing, damaged or does not fit.
         """
 
+    def check_entries(self, entries: Sequence[EntryT]) -> str:
+        """What is to be known of ``entries`` before anything is loaded; empty for nothing.
+
+        Raises:
+            ValueError: none of them can have a result.
+        """
+        return ""
+
     def probe(self, entry: EntryT) -> None:
         """Raise what would be wrong with ``entry``, before any model is there."""
         self.load(entry)

@@ -27,11 +27,16 @@ _THREADS = 4
 def look_at_some(job: AnyJob, limit: int | None) -> None:
     """Read some images of ``job``, drawn from all over the set, as its ``probe`` does.
 
+    What a file tells of each image is compared with all of them, see ``check_entries``.
+
     Raises:
         ValueError: most of them have classes that the categories lack, or none can be used.
         StoreError: the store of the inputs does not answer any more.
     """
     usable = [entry for entry in job.entries[:limit] if not job.skip(entry)]
+    remark = job.check_entries(usable)
+    if remark:
+        say(f"note: {remark}", error=True)
     seen = list(_look(job, usable))
     failed = [(entry, error) for entry, error in seen if error is not None]
     strange = [error for _, error in failed if isinstance(error, UnknownClassError)]

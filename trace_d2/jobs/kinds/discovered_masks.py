@@ -37,7 +37,6 @@ from trace_d2.jobs.kinds.edges import edge_entries
 from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, Regions, colored
-from trace_d2.jobs.pinned_model import build_pinned
 from trace_d2.jobs.report import Measure, Report, counted
 from trace_d2.jobs.store import JobStore
 from trace_d2.masks.methods import METHODS, Scored, TokenMaskFinder, TokenMasks, checked
@@ -149,8 +148,7 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
     @cached_property
     def detector(self) -> Any:
         """The teacher, the student, or what finds masks of tokens."""
-        build = TokenMaskFinder.from_config
-        return super().detector if self.by_edges else build_pinned(build, self.cfg, self.store)
+        return super().detector if self.by_edges else self.built(TokenMaskFinder.from_config)
 
     def fingerprint(self, entry: ImageEntry) -> str:
         paths = [self.images / entry.file_name]

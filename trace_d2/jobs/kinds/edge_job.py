@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from trace_d2.backbones.prompt_texts import prompts_print
+from trace_d2.backbones.prompt_texts import check_named, only_of, prompts_print
 from trace_d2.devices import backbone_device
 from trace_d2.edges.sources import (
     EdgeOutput,
@@ -133,6 +134,17 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     def pixels(self, entry: EntryT) -> int:
         return image_pixels(self.images / entry.file_name)
 
+    def check_entries(self, entries: Sequence[EntryT]) -> str:
+        if not self._told:
+            return ""
+        return check_named(self._told, [entry.file_name for entry in entries])
+
+    @property
+    def _told(self) -> str:
+        """The file of prompts, where the network that looks is told any; else empty."""
+        decides = f"MODEL.TRACE.{_PROMPTS}" in self.settings
+        return str(self.cfg.MODEL.TRACE.BACKBONE.PROMPTS) if decides else ""
+
     def open_detector(self) -> None:
         if self.detects:
             self.detector  # noqa: B018
@@ -140,7 +152,15 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     @cached_property
     def detector(self) -> EdgeSource:
         """What finds edges. Raises UsageError where it cannot be loaded."""
-        return build_pinned(build_edge_source, self.cfg, self.store)
+        return self.built(build_edge_source)
+
+    def built(self, build: Callable[[CfgNode], Any]) -> Any:
+        """What ``build`` makes of the config; of prompts, those of the job's images are encoded."""
+        with contextlib.ExitStack() as stack:
+            if self._told and self.store.images_path.is_file():
+                entries, limit = self.store.read_images()  # of an actor, too, which gets no entries
+                stack.enter_context(only_of(entry.file_name for entry in entries.first(limit)))
+            return build_pinned(build, self.cfg, self.store)
 
     @property
     def together(self) -> int:
