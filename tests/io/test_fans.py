@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trace_d2.io.edge_maps import edge_stem, edge_stems, find_edges, has_edges, write_edges
+from trace_d2.io.edge_maps import (
+    edge_stem,
+    edge_stems,
+    find_edges,
+    has_edges,
+    read_edges,
+    write_edges,
+)
 from trace_d2.io.fans import FOLDER_FILES, digits_for, fanned, file_of, has_parts, unfanned
 from trace_d2.io.remote import input_folder
 from trace_d2.io.subfolders import counterparts
@@ -86,3 +93,17 @@ def test_parts_by_address() -> None:
     assert str(file_of(folder, "a/0001.png")).endswith(f"edges/{fanned('a/0001', 1)}.png")
     assert edge_stem(folder, "/data/a/0001.jpg") == "a/0001"
     store.rm("/fans", recursive=True)
+
+
+def test_an_ending_in_capitals_is_found_where_there_is_no_other(tmp_path: Path) -> None:
+    for folder in (tmp_path / "flat", tmp_path / "fanned"):
+        folder.mkdir()
+        (folder / "x.PNG").touch()
+    (tmp_path / "fanned/part-0").mkdir()
+    for name in ("flat", "fanned"):
+        assert file_of(tmp_path / name, "x.png").name == "x.PNG"
+    np.save(tmp_path / "y.npy", np.full((2, 3), 0.5, np.float32))
+    (tmp_path / "y.npy").rename(tmp_path / "y.NPY")
+    found = find_edges(tmp_path, "y")
+    assert read_edges(found).tolist() == [[0.5] * 3] * 2
+    assert list(edge_stems(tmp_path / "flat")) == ["x"]

@@ -223,7 +223,7 @@ def test_constant_edges_cut_nothing_and_are_noted(tmp_path: Path, strength: floa
 
 def test_an_all_unknown_mask_is_noted(tmp_path: Path) -> None:
     sample = sample_of(tmp_path, np.full((4, 6), 255, np.uint8))
-    assert sample.notes == ("the mask is all unknown: a label without segments",)
+    assert sample.notes == ("the mask is all unknown (255)",)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF", "BMP"])

@@ -19,8 +19,8 @@ def make(folder: Path, *names: str) -> Path:
 
 def test_stems_are_paths_and_folders_come_before_their_sub_folders(tmp_path):
     make(tmp_path, "z.png", "a/b/y.png", "a/z.png", "a/c.txt", "a-b/x.png", "B/x.PNG", "a.png")
-    assert list(files_by_stem(tmp_path, (".png",))) == ["a", "z", "a/z", "a-b/x", "a/b/y"]
-    assert files_by_stem(tmp_path, (".png",), any_case=True)["B/x"] == ["B/x.PNG"]
+    assert list(files_by_stem(tmp_path, (".png",))) == ["a", "z", "B/x", "a/z", "a-b/x", "a/b/y"]
+    assert files_by_stem(tmp_path, (".png",))["B/x"] == ["B/x.PNG"]
     make(tmp_path, "a/z.npy")
     assert files_by_stem(tmp_path, (".png", ".npy"))["a/z"] == ["a/z.npy", "a/z.png"]
 

@@ -43,6 +43,33 @@ def test_table_and_json(load_tool, arguments, tmp_path, capsys):
     assert report["per_class"]["12"]["iou"] is None
 
 
+def test_an_interrupted_preparation_is_not_the_truth(load_tool, arguments, tmp_path, capsys):
+    stuff = ["--categories", "stuff171", "--rule", "stuff171"]
+    write_png(tmp_path / "truth/2007_1_labelTrainIds.png", np.array([[0, 7, 7, 255]], np.uint8))
+    assert run(load_tool, arguments, *stuff) == 2
+    error = capsys.readouterr().err
+    assert "has 1 maps <stem>_labelTrainIds.png, which are the truth, but 1 images have" in error
+    assert "<stem>.png alone (2007_2): was a preparation interrupted?" in error
+    names = tmp_path / "val.txt"  # of maps as published or as written, or of images
+    for name in ("2007_1.png", "2007_1_labelTrainIds.png"):
+        names.write_text(f"{name}\n")
+        assert run(load_tool, arguments, *stuff, "--list", str(names)) == 0
+        assert capsys.readouterr().out.endswith("1 images\n")
+    # Maps that others wrote beside are no images of their own.
+    write_png(tmp_path / "truth/2007_2_labelTrainIds.png", np.array([[9, 9, 9, 9]], np.uint8))
+    write_png(tmp_path / "truth/2007_3_instanceTrainIds.png", np.array([[9, 9]], np.uint8))
+    assert run(load_tool, arguments, *stuff) == 0
+
+
+def test_capitals_in_endings(load_tool, arguments, tmp_path, capsys):
+    assert run(load_tool, arguments, "--categories", "voc") == 0
+    plain = capsys.readouterr().out
+    for name in ("truth/2007_1", "out/2007_2"):
+        (tmp_path / f"{name}.png").rename(tmp_path / f"{name}.PNG")
+    assert run(load_tool, arguments, "--categories", "voc") == 0
+    assert capsys.readouterr().out == plain
+
+
 def test_background_that_is_not_judged_or_left_over(load_tool, arguments, capsys):
     assert run(load_tool, arguments, "--categories", "voc", "--rule", "voc20") == 0
     output = capsys.readouterr().out

@@ -177,7 +177,7 @@ def test_an_all_unknown_mask_gives_a_label_without_segments(label_job) -> None:
     assert label_job.run() == 0
     record = label_job.journal()["b"]
     assert (record["status"], record["segments"]) == ("done", 0)
-    assert record["notes"][0] == "the mask is all unknown: a label without segments"
+    assert record["notes"][0] == "the mask is all unknown (255)"
     assert label_job.coco("panoptic.json")["annotations"][1]["segments_info"] == []
     assert not panoptic_ids(label_job.output / "panoptic/b.png").any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,17 @@ def test_what_is_wrong_is_named(job, tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().err
     assert "MODEL.TRACE.SEMANTIC.UNKNOWN must be one of keep, fill, not 'drop'" in said
     assert "c.npy and c.png" in said
+
+
+def test_capitals_in_endings(job, tmp_path: Path) -> None:
+    assert job() == 0
+    plain = refined(tmp_path, "a")
+    shutil.rmtree(tmp_path / "out")
+    for name in ("semantic/a", "edges/a", "images/a"):
+        (tmp_path / f"{name}.png").rename(tmp_path / f"{name}.PNG")
+    np.save(tmp_path / "semantic/b.npy", scores_of(TRUTH))
+    (tmp_path / "semantic/b.npy").rename(tmp_path / "semantic/b.NPY")
+    (tmp_path / "semantic/b.png").unlink()
+    assert job() == 0
+    assert {record["status"] for record in journal(tmp_path).values()} == {"done"}
+    np.testing.assert_array_equal(refined(tmp_path, "a"), plain)

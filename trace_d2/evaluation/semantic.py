@@ -22,17 +22,12 @@ import numpy as np
 from trace_d2.complaints import Complaints
 from trace_d2.io.categories import Category
 from trace_d2.io.images import UnknownClassError, read_class_mask, read_semantic
-from trace_d2.io.listing import some
-from trace_d2.io.paths import name_keys
 from trace_d2.io.score_stacks import SCORE_SUFFIXES, is_of_aspect, read_scores
-from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, TruthFiles, plain_rule
-from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
+from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, plain_rule
 from trace_d2.parallel import ordered_map
 
 from .panoptic import MISSING_POLICIES
-
-SUBFOLDER = "semantic"
-"""Where ``tools/refine_semantic.py`` puts its maps in its output folder."""
+from .semantic_files import check_missing, listed, predictions, truth_files
 
 _IMAGES_A_WORKER = 100  # see ``panoptic``
 _MOST = 2**24  # pixels that a histogram in float32 counts exactly
@@ -188,10 +183,10 @@ def semantic_quality(
         raise ValueError(f"missing={missing!r}; choose one of {', '.join(MISSING_POLICIES)}")
     rule = rule or plain_rule(categories)
     predicted_ranks = rule.ranks(categories, origin)
-    way, truth = truth_files(truth_dir, rule)
+    way, truth = truth_files(truth_dir, rule, whole=stems is None)
     if stems is not None:
-        truth = _listed(truth, stems, rule.image_end, truth_dir)
-    found = _predictions(predicted_dir, truth, way, rule)
+        truth = listed(truth, stems, rule, truth_dir)
+    found = predictions(predicted_dir, truth, way, rule)
     absent = [stem for stem in truth if stem not in found]
     check_missing(absent, len(truth), missing, str(predicted_dir))
     tasks = [
@@ -217,82 +212,6 @@ def semantic_quality(
     return summarize(confusion, rule.classes, len(tasks), absent)
 
 
-def truth_files(folder: str | Path, rule: SemanticRule) -> tuple[TruthFiles, dict[str, Path]]:
-    """How the truth in ``folder`` is written, and its maps by stem, less the end of the way.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: it has no such map, or two of one stem.
-    """
-    files = _maps(folder, "truth")
-    for way in rule.truth:
-        own = {stem.removesuffix(way.end): path for stem, path in files.items()
-               if stem.endswith(way.end)}  # fmt: skip
-        if own:
-            return way, own
-    ends = " or ".join(f"<stem>{way.end}.png" for way in rule.truth)
-    raise ValueError(f"no truth {ends} in {folder} or below it: correct the path")
-
-
-def _maps(folder: str | Path, what: str, endings: tuple[str, ...] = (".png",)) -> dict[str, Path]:
-    """Files of a folder by stem."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise NotADirectoryError(f"no folder of {what} at {folder}: correct the path")
-    files = files_by_stem(folder, endings)
-    for first, *others in files.values():
-        if others:
-            raise ValueError(f"both {first} and {others[0]} are in {folder}: remove one of them")
-    return {stem: folder / names[0] for stem, names in files.items()}
-
-
-def _listed(
-    truth: Mapping[str, Path], stems: Collection[str], image_end: str, folder: str | Path
-) -> dict[str, Path]:
-    """Those of the truth that a list names."""
-    wanted = [name_keys(stem)[1].removesuffix(image_end) for stem in stems]
-    own = counterparts(wanted, truth)
-    absent = [stem for stem in wanted if stem not in own]
-    if absent:
-        raise ValueError(
-            f"{len(absent)} of {len(wanted)} images of the list have no truth in {folder} "
-            f"({some(absent)}): give the list of these files"
-        )
-    return {stem: truth[stem] for stem in own.values()}
-
-
-def _predictions(
-    folder: str | Path, truth: Mapping[str, Path], way: TruthFiles, rule: SemanticRule
-) -> dict[str, Path]:
-    """The prediction of each stem of the truth that has one."""
-    inner = Path(folder) / SUBFOLDER
-    folder = inner if inner.is_dir() else Path(folder)
-    given: dict[str, Path] = {}
-    for whole, path in _maps(folder, "predictions", (".png", *SCORE_SUFFIXES)).items():
-        stem = whole.removesuffix(rule.image_end).removesuffix(way.end)
-        if given.setdefault(stem, path) != path:
-            raise ValueError(f"{given[stem]} and {path} are of one image: remove one of them")
-    pairs = counterparts(truth, given)
-    if not pairs:
-        hint = unclear(list(truth), list(given))
-        raise ValueError(
-            f"no prediction <stem>.png in {folder} for any of {len(truth)} maps of the truth, such "
-            f"as {next(iter(truth.values()))}{f': {hint}' if hint else ''}: name predictions after "
-            "the images"
-        )
-    return {stem: given[other] for stem, other in pairs.items()}
-
-
-def check_missing(absent: Sequence[str], total: int, policy: str, origin: str) -> None:
-    """Raise a ValueError if images are ``absent`` from ``origin`` and that is an ``"error"``."""
-    if absent and policy == "error":
-        raise ValueError(
-            f"{origin} has no prediction for {len(absent)} of {total} images ({some(absent)}): "
-            'make them, name the images that count by a list, or choose missing "miss" (all their '
-            'pixels count as wrong) or "skip" (leave the images out)'
-        )
-
-
 def _read_prediction(
     rule: SemanticRule,
     categories: Sequence[Category],
@@ -302,7 +221,7 @@ def _read_prediction(
     shape: tuple[int, ...],
 ) -> np.ndarray:
     """Ids uint8 of a map, or of a stack of scores at ``shape`` (H, W)."""
-    if path.suffix not in SCORE_SUFFIXES:
+    if path.suffix.lower() not in SCORE_SUFFIXES:
         return read_class_mask(path, categories, origin)
     scores = read_scores(path, len(categories))
     if not is_of_aspect(*scores.shape[1:], *shape):

@@ -27,7 +27,8 @@ from trace_d2.io.listing import spread
 from trace_d2.io.semantic_rules import TruthFiles
 
 from .evaluators import GatheringEvaluator
-from .semantic import SemanticQuality, check_missing, check_values, confusion_matrix, summarize
+from .semantic import SemanticQuality, check_values, confusion_matrix, summarize
+from .semantic_files import check_missing
 from .tables import semantic_class_table, semantic_table
 
 logger = logging.getLogger(__name__)

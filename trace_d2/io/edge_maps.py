@@ -100,7 +100,7 @@ def find_edges(folder: str | InputFolder, stem: str) -> InputFile:
 def read_edges(path: str | InputFile) -> np.ndarray:
     """Edge strength float32 (H, W) in 0..1."""
     path = input_file(path)
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _read_array(path)
     pixels = read_png(path, _EDGES, _WRITE_AGAIN).decode()
     if pixels.ndim == 3:
@@ -118,7 +118,7 @@ def read_edges(path: str | InputFile) -> np.ndarray:
 def edge_size(path: str | InputFile) -> tuple[int, int]:
     """Width and height in pixels that a file of edges says it has; nothing else is read."""
     path = input_file(path)
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         return read_png_header(path, _EDGES, _WRITE_AGAIN).size
     with _opened_array(path) as array:
         return array.shape[1], array.shape[0]

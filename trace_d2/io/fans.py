@@ -70,13 +70,22 @@ def file_of(folder: str | InputFolder, name: str) -> InputFile: ...
 def file_of(folder: str | InputFolder, name: str) -> InputFile:
     """The file that ``name``, a stem with its ending, stands for in ``folder``; see ``file_below``.
 
-    Where there is none, and the folder has parts, it is the one in its part.
+    Where there is none, it is the one of that ending in capitals (``x.PNG``), if there is one;
+    else, where the folder has parts, the one in its part.
     """
-    path, digits = file_below(folder, name), _digits_of(folder)
-    if not digits or (os.path.lexists(path) if isinstance(path, Path) else path.is_file()):
+    path = file_below(folder, name)
+    if _is_there(path):
         return path
-    stem, ending = os.path.splitext(composed(name))
-    return file_below(folder, f"{fanned(stem, digits)}{ending}")
+    stem, ending = os.path.splitext(name)
+    capitals = file_below(folder, f"{stem}{ending.upper()}")
+    if _is_there(capitals):
+        return capitals
+    digits = _digits_of(folder)
+    return file_below(folder, f"{fanned(composed(stem), digits)}{ending}") if digits else path
+
+
+def _is_there(path: InputFile) -> bool:
+    return os.path.lexists(path) if isinstance(path, Path) else path.is_file()
 
 
 def _digits_of(folder: str | InputFolder) -> int:

@@ -117,7 +117,7 @@ def load_sample(
         edges = input_file(edges)
         if isinstance(edges, Path) and edges.is_dir():
             edges = find_edges(edges, image.stem)
-    masks = [] if semantic.suffix in SCORE_SUFFIXES else [semantic]
+    masks = [] if semantic.suffix.lower() in SCORE_SUFFIXES else [semantic]
     photograph = read_image(image, masks if edges is None else [*masks, edges])
     scores = None
     if masks:
@@ -130,7 +130,7 @@ def load_sample(
         mask = labels_of_scores(scores, ids, photograph.pixels.shape[:2])
     notes = [*photograph.notes, *remarks]
     if (mask == UNKNOWN).all():
-        notes.append("the mask is all unknown: a label without segments")
+        notes.append("the mask is all unknown (255)")
     sample = Sample(photograph, None, tuple(notes), mask, scores=scores)
     return sample if edges is None else sample.with_edge_file(edges)
 
@@ -188,7 +188,7 @@ def read_image(path: str | InputFile, beside: Iterable[str | InputFile] = ()) ->
     with opened_image(path) as opened:
         for other in others:
             if other.is_file():  # else its own reader says what is missing
-                size = edge_size(other) if other.suffix == ".npy" else _png_size(other)
+                size = edge_size(other) if other.suffix.lower() == ".npy" else _png_size(other)
                 check_fit(size, opened.size, other, path)
         return opened.read()
 

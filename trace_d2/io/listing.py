@@ -50,7 +50,7 @@ def list_images(
     folder = input_folder(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"no folder of images at {folder}{absent(folder)}: {remedy}")
-    files = files_by_stem(folder, IMAGE_SUFFIXES, leave_out, any_case=True)
+    files = files_by_stem(folder, IMAGE_SUFFIXES, leave_out)
     if not files:
         raise ValueError(
             f"no images in {folder} or below it; endings known: {' '.join(IMAGE_SUFFIXES)}"

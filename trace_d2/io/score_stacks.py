@@ -132,7 +132,7 @@ def _check_kind(
 @contextlib.contextmanager
 def _opened(path: InputFile) -> Iterator[ArrayFile]:
     """The array of a ``.npy``, or the only one of a ``.npz``, before its values are read."""
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         with opened_array(path, _WHAT, _REMEDY) as array:
             yield array
         return

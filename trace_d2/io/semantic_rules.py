@@ -25,6 +25,11 @@ _TABLE: dict[str, dict[str, Any]] = yaml.safe_load(
 RULES = tuple(_TABLE)
 """Names that ``load_rule`` knows."""
 
+TRUTH_ENDS = tuple(
+    sorted({way["end"] for row in _TABLE.values() for way in row["truth"] if "end" in way})
+)
+"""Ends of stems by which ways of writing the truth are told apart, of all rules."""
+
 NO_CLASS, STRANGE = -1, -2
 """In tables of values: not of any class, of the truth left out; what should not be there."""
 

@@ -81,14 +81,13 @@ def files_by_stem(
     root: str | InputFolder,
     endings: Collection[str],
     leave_out: Iterable[str | InputFolder | None] = (),
-    *,
-    any_case: bool = False,
 ) -> dict[str, list[str]]:
     """Paths below ``root`` of the files with ``endings`` (".png"), by stem; see ``walk_folder``.
 
+    ``endings`` are in small letters, those of files in any: cameras and Windows write ``x.PNG``.
     Stems are in order of their folders, those of a folder before those of its sub-folders. Several
-    files of one stem are in sorted order. ``any_case``: so is that of the endings. Parts that our
-    jobs make (``fans``) are no folders of stems.
+    files of one stem are in sorted order. Parts that our jobs make (``fans``) are no folders of
+    stems.
     """
     wanted = frozenset(endings)
     found: dict[str, dict[str, list[str]]] = defaultdict(dict)
@@ -97,7 +96,7 @@ def files_by_stem(
         own = found[place]
         for name in names:
             stem, ending = os.path.splitext(name)
-            if (ending.lower() if any_case else ending) not in wanted:
+            if ending not in wanted and ending.lower() not in wanted:
                 continue
             stem = composed(stem)
             if in_part and (whole := unfanned(f"{place}/{stem}")) != f"{place}/{stem}":

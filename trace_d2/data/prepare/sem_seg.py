@@ -19,7 +19,8 @@ import numpy as np
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.data.prepare.voc import SPLITS as VOC_SPLITS
 from trace_d2.data.prepare.voc import list_sources, read_segments
-from trace_d2.evaluation.semantic import check_values, truth_files
+from trace_d2.evaluation.semantic import check_values
+from trace_d2.evaluation.semantic_files import truth_files
 from trace_d2.io.atomic import write_png, write_text
 from trace_d2.io.categories import UNKNOWN, load_categories
 from trace_d2.io.images import read_semantic

@@ -112,7 +112,9 @@ def semantic_inputs(
             wrong.say(f"{' and '.join(files)} in {semantic} are of one image: remove all but one")
             break
     if wrong and semantic and categories:  # else more is looked at, once the job is there
-        paths = [semantic / files[0] for files in masks.values() if files[0].endswith(".png")]
+        paths = [
+            semantic / files[0] for files in masks.values() if files[0].lower().endswith(".png")
+        ]
         wrong.of(check_masks, paths, categories, args.categories)
     wrong.end()
     if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
