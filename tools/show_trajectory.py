@@ -93,6 +93,7 @@ def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray |
     from trace_d2.complaints import Complaints
     from trace_d2.config import usable_trace_cfg
     from trace_d2.edges.preflight import check_edges
+    from trace_d2.edges.settings import check_whole
     from trace_d2.io.images import read_image
 
     wrong = Complaints()
@@ -101,6 +102,7 @@ def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray |
     teacher.defrost()
     teacher.MODEL.TRACE.EDGES.SOURCE = "teacher"  # who looks, whatever the config is for
     wrong.of(check_edges, teacher)
+    wrong.of(check_whole, cfg, "this sheet")
     if without_diffusion(cfg.MODEL.TRACE.BACKBONE.NAME):
         wrong.say(
             f"MODEL.TRACE.BACKBONE.NAME {cfg.MODEL.TRACE.BACKBONE.NAME} is no diffusion model and "

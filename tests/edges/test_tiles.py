@@ -22,6 +22,7 @@ from trace_d2.edges.preflight import check_edges
 from trace_d2.edges.settings import TileSettings
 from trace_d2.edges.sources import EdgeOutput, build_edge_source
 from trace_d2.edges.tiles import Axis, TiledEdges, TiledImage
+from trace_d2.jobs.kinds.edge_job import deciding_keys
 
 ALWAYS = TileSettings("always")
 
@@ -77,10 +78,10 @@ def outlined(image: np.ndarray) -> np.ndarray:
 sizes = st.integers(1, 200)
 
 
-@settings(max_examples=60, deadline=None)
-@given(sizes, st.integers(8, 40), st.integers(1, 16), st.sampled_from([0, 0.1, 0.25, 0.5, 0.9]))
-def test_tiles_cover_every_pixel_once(pixels: int, side: int, tile: int, overlap: float) -> None:
-    axis = Axis.of(pixels, side, tile, overlap)
+@settings(max_examples=100, deadline=None)
+@given(sizes, st.integers(0, 40), st.integers(1, 16), st.sampled_from([0, 0.1, 0.25, 0.5, 0.9]))
+def test_tiles_cover_every_pixel_once(pixels: int, more: int, tile: int, overlap: float) -> None:
+    axis = Axis.of(pixels, tile + more, tile, overlap)  # from a pixel a cell on
     for points, weights, span in (
         (axis.pixels, axis.weights, axis.span),
         (axis.cells, axis.cell_weights, axis.span_of_cells),
@@ -135,6 +136,17 @@ def test_tiles_of_another_size_are_shrunk_or_magnified() -> None:
         assert found[:, :118].max() < 0.05
         assert found[:, 138:].min() > 0.95
         np.testing.assert_allclose(found[:, 126:130].mean(), 0.5, atol=0.02)
+
+
+def test_a_tile_has_a_pixel_for_each_cell() -> None:
+    image = picture(30, 45)
+    found = TiledEdges(Filter(blurred), TileSettings("always", 16))(image, "a").edges
+    assert np.isfinite(found).all()
+    wrong = (
+        r"EDGES.TILES.SIZE is 15, and the backbone has 16 tokens .* set it to 16 or more, or to 0"
+    )
+    with pytest.raises(ValueError, match=wrong):
+        TiledEdges(Filter(blurred), TileSettings("always", 15))
 
 
 def test_what_fits_into_a_tile_is_read_as_a_whole() -> None:
@@ -295,6 +307,30 @@ def test_wrong_keys_are_told_before_anything_is_loaded() -> None:
             check(cfg)
     with pytest.raises(ValueError, match=r"TILES.OVERLAP must be in 0..0.9"):
         check_edges(cfg)
+
+
+@pytest.mark.parametrize("kind", [EdgeDetector, StudentDetector])
+def test_detectors_of_their_own_refuse_tiles(kind: type[EdgeDetector | StudentDetector]) -> None:
+    tiles = "MODEL.TRACE.EDGES.TILES"
+    remedy = rf"MODE is 'auto', but {kind.__name__} reads .* trace_d2.build_edge_source\(cfg\)"
+    with pytest.raises(ValueError, match=remedy):
+        kind.from_config(config("teacher", f"{tiles}.MODE", "auto"))
+    for key, value in (("MODE", "Always"), ("OVERLAP", 1.0), ("SIZE", -3)):
+        with pytest.raises(ValueError, match=rf"TILES.{key} must be"):
+            kind.from_config(config("teacher", f"{tiles}.{key}", value))
+
+
+def test_keys_that_change_nothing_do_not_decide() -> None:
+    tiles = "MODEL.TRACE.EDGES.TILES"
+
+    def deciding(mode: str) -> list[str]:
+        keys = [f"{tiles}.MODE", mode, f"{tiles}.RATIO", 3.0, f"{tiles}.SIZE", 50]
+        decided = deciding_keys(config("student", *keys), ("EDGES.TILES",))
+        return [key.removeprefix(f"{tiles}.") for key in decided]
+
+    assert deciding("never") == []
+    assert deciding("always") == ["MODE", "SIZE"]
+    assert deciding("auto") == ["MODE", "SIZE", "RATIO"]
 
 
 def test_files_need_no_tiles(tmp_path: Any) -> None:

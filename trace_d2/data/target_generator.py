@@ -25,6 +25,7 @@ from trace_d2.data.targets import (
     record_file,
 )
 from trace_d2.edges.baselines import FILTERS
+from trace_d2.edges.settings import idle_tile_keys
 from trace_d2.edges.sources import (
     EdgeSource,
     build_edge_source,
@@ -224,11 +225,11 @@ def _cache_key(
         nodes = {k: v for k, v in cfg.MODEL.TRACE.items() if k not in _NOT_OF_EDGES}
         # Labels from before there were these keys are those of today where they are empty, and
         # where images are never tiled.
-        whole = nodes["EDGES"].TILES.MODE == "never"
+        idle = idle_tile_keys(nodes["EDGES"].TILES.MODE)
         settings["TRACE"] = {
             k: v
             for k, v in flatten(nodes).items()
-            if (v or not k.endswith(_LATER_KEYS)) and not (whole and k.startswith("EDGES.TILES."))
+            if (v or not k.endswith(_LATER_KEYS)) and k not in idle
         }
         settings |= source_print(cfg)
     return settings

@@ -32,7 +32,7 @@ from trace_d2.backbones.settings import PassSettings
 
 from .abdiv import attention_boundary_divergence, normalise_edges, upsample_edges
 from .emergence import most_changed, search_trajectory
-from .settings import AbdivSettings, EmergenceSettings
+from .settings import AbdivSettings, EmergenceSettings, check_whole
 from .sources import EdgeOutput
 from .student import EdgeStudent
 from .student_files import student_folder
@@ -109,8 +109,14 @@ class EdgeDetector(ImagePasses[EdgeOutput]):
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> EdgeDetector:
-        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
+        """The detector of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already.
+
+        Raises:
+            ValueError: a wrong key, named; also where ``MODEL.TRACE.EDGES.TILES`` asks for tiles,
+                which ``build_edge_source`` gives.
+        """
         # Checked before anything is loaded.
+        check_whole(cfg, cls.__name__)
         emergence, abdiv = EmergenceSettings.from_config(cfg), AbdivSettings.from_config(cfg)
         attention, batch = AttentionSettings.from_config(cfg), PassSettings.from_config(cfg).batch
         backbone = backbone or build_backbone(cfg)
@@ -219,7 +225,12 @@ class StudentDetector(ImagePasses[EdgeOutput]):
 
     @classmethod
     def from_config(cls, cfg: Any, backbone: AttentionBackbone | None = None) -> StudentDetector:
-        """The student of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already."""
+        """The student of ``cfg.MODEL.TRACE``, on its backbone or on one that is there already.
+
+        Raises:
+            ValueError: see ``EdgeDetector.from_config``.
+        """
+        check_whole(cfg, cls.__name__)
         folder, batch = student_folder(cfg), PassSettings.from_config(cfg).batch
         attention = AttentionSettings.from_config(cfg)
         trace = cfg.MODEL.TRACE

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trace_d2.attention.settings import METRICS
 from trace_d2.settings import NodeSettings, one_of, within
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
 NEIGHBOURHOODS = (4, 8)
 """Values of ``MODEL.TRACE.ABDIV.NEIGHBOURHOOD``."""
@@ -71,6 +75,23 @@ class TileSettings(NodeSettings, node="MODEL.TRACE.EDGES.TILES"):
         if self.mode == "never":
             return False
         return longer > side * (self.ratio if self.mode == "auto" else 1)
+
+
+def check_whole(cfg: CfgNode, reader: str) -> None:
+    """Raise a ValueError if ``cfg`` wants tiles, as ``reader`` looks at images as a whole."""
+    settings = TileSettings.from_config(cfg)
+    if settings.mode != "never":
+        raise ValueError(
+            f"{settings.node}.MODE is {settings.mode!r}, but {reader} reads images as a whole: "
+            "trace_d2.build_edge_source(cfg) gives the source that reads them in tiles; or set "
+            "MODE never"
+        )
+
+
+def idle_tile_keys(mode: str) -> tuple[str, ...]:
+    """Keys of ``MODEL.TRACE`` on tiles that change nothing where ``TILES.MODE`` is ``mode``."""
+    idle = {"never": ("MODE", "SIZE", "OVERLAP", "RATIO"), "always": ("RATIO",)}
+    return tuple(f"EDGES.TILES.{key}" for key in idle.get(mode, ()))
 
 
 @dataclass(frozen=True)

@@ -190,14 +190,20 @@ def build_edge_source(cfg: CfgNode, device: str | None = None) -> EdgeSource:
     """
     check_edge_source(cfg)
     if device is not None:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.DEVICE = device
+        cfg = _changed(cfg, "MODEL.DEVICE", device)
     entry = EDGE_SOURCES[cfg.MODEL.TRACE.EDGES.SOURCE]
     kind = resolve_name(entry) if isinstance(entry, str) else entry
     if TileSettings.from_config(cfg).mode == "never" or not hasattr(kind, "square"):
         return kind.from_config(cfg)
-    return resolve_name(_IN_TILES)(kind.from_config(cfg), cfg)
+    whole = kind.from_config(_changed(cfg, f"{TileSettings.node}.MODE", "never"))
+    return resolve_name(_IN_TILES)(whole, cfg)
+
+
+def _changed(cfg: CfgNode, key: str, value: Any) -> CfgNode:
+    """A copy of ``cfg`` with another value of one key."""
+    cfg = cfg.clone()
+    cfg.merge_from_list([key, value])
+    return cfg
 
 
 def with_tile_scale(cfg: CfgNode) -> CfgNode:
@@ -221,9 +227,7 @@ def with_tile_scale(cfg: CfgNode) -> CfgNode:
             f"how many pixels {trace.BACKBONE.NAME} reads is told by its files alone: set "
             "MODEL.TRACE.EDGES.TILES.SIZE to the side of a tile"
         )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.TRACE.EDGES.SCALE = float(side)
+    cfg = _changed(cfg, "MODEL.TRACE.EDGES.SCALE", float(side))
     cfg.freeze()
     return cfg
 

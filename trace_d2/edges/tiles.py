@@ -66,6 +66,7 @@ class Axis:
     def of(cls, pixels: int, side: int, tile: int, overlap: float) -> Axis:
         """Of an image of ``pixels``, by tiles of about ``side`` pixels and ``tile`` cells.
 
+        With fewer pixels than cells in a tile, pixels can lie between all weights: see TiledEdges.
         ``overlap`` is the share (0 to below 1) of a tile that it has in common with the next one.
         """
         cells = max(1, round(pixels * tile / side))
@@ -154,10 +155,22 @@ class TiledEdges:
     Attributes:
         source: finds the edges of a tile. Its ``batch`` tiles share a pass.
         settings: which images are tiled, and how.
+
+    Raises:
+        ValueError: a tile has fewer pixels along its side than the network has tokens.
     """
 
     source: TileableSource
     settings: TileSettings
+
+    def __post_init__(self) -> None:
+        _, cells = self.source.square
+        if 0 < self.settings.size < cells:
+            raise ValueError(
+                f"{self.settings.node}.SIZE is {self.settings.size}, and the backbone has {cells} "
+                f"tokens along a tile, which need a pixel each: set it to {cells} or more, or to 0 "
+                "for what the backbone reads"
+            )
 
     @property
     def batch(self) -> int:

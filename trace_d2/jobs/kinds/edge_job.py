@@ -12,6 +12,7 @@ import numpy as np
 
 from trace_d2.backbones.prompt_texts import check_named, only_of, prompts_print
 from trace_d2.devices import backbone_device
+from trace_d2.edges.settings import idle_tile_keys
 from trace_d2.edges.sources import (
     EdgeOutput,
     EdgeSource,
@@ -334,10 +335,12 @@ def deciding_keys(cfg: CfgNode, names: Sequence[str]) -> dict[str, Any]:
 
     Of a file of prompts its content decides, wherever it is.
     """
+    idle = idle_tile_keys(cfg.MODEL.TRACE.EDGES.TILES.MODE)
     return {
         f"MODEL.TRACE.{key}": prompts_print(value) if value and key == _PROMPTS else value
         for key, value in flatten(cfg.MODEL.TRACE).items()
         if key not in _RESOURCE_KEYS
+        and key not in idle
         and not (key in _LATER_KEYS and value == _LATER_KEYS[key])
         and any(key == name or key.startswith(f"{name}.") for name in names)
     }
