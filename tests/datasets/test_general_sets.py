@@ -400,7 +400,10 @@ def test_names_become_those_of_a_folder(run, tmp_path):
     """A file of other tools, whose names lack the folders."""
     make_objects365(tmp_path)
     source = tmp_path / "objects365/annotations/zhiyuan_objv2_val.json"
-    write(source, source.read_text().replace("images/v1/patch8/", "").replace("v2/patch16/", ""))
+    write(
+        source,
+        source.read_text().replace("images/v1/patch8/", "").replace("images/v2/patch16/", ""),
+    )
     output = tmp_path / "out.json"
     arguments = ["--instances", str(source), "--output", str(output)]
     assert run("coco", *arguments, "--images", str(tmp_path / "objects365/val")) == 0

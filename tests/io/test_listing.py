@@ -151,7 +151,7 @@ def test_names_are_one_however_accents_are_written(tmp_path):
     (tmp_path / apart).mkdir()
     touch(tmp_path / apart, f"{apart}.jpg")
     assert list_images(tmp_path / apart) == {composed: f"{apart}.jpg"}
-    for name in (f"{composed}/{composed}.jpg", f"x\\{composed}.jpg", composed):
+    for name in (f"{composed}/{composed}.jpg", f"x\\{composed}\\{composed}.jpg", composed):
         assert ImageFinder(tmp_path).find(name) == f"{apart}/{apart}.jpg"
     touch(tmp_path / apart, f"{composed}.png")
     with pytest.raises(ValueError, match="share the stem"):

@@ -141,9 +141,10 @@ def _check_clear(path: InputFile, listed: Collection[str], stems: Collection[str
 def locate_images(
     names: Mapping[KeyT, str], folder: str | InputFolder
 ) -> tuple[dict[KeyT, str], dict[KeyT, str]]:
-    """Where images lie below ``folder``, and why some cannot be taken, by key.
+    """Where images lie below ``folder``, and why the others cannot be taken, by key.
 
-    Of several that would be one file, only the one of exactly that name can be taken.
+    Of several that would be one file, only the one of exactly that name can be taken; and a file in
+    fewer folders than its name has is taken only where no other name has the same end.
 
     ``names`` are as ``ImageFinder.find`` takes them.
     """
@@ -157,15 +158,37 @@ def locate_images(
             owners[found[key]].append(key)
         except (FileNotFoundError, ValueError) as error:
             absent[key] = str(error)
+    ends = _names_by_end(names.values(), {found[k] for k in found if found[k] != names[k]})
     for path, keys in owners.items():
         for key in keys:
             others = [names[other] for other in keys if other != key]
+            others += [name for name in ends.get(composed(path), ()) if name != names[key]]
             if others and names[key] != path:
                 absent[key] = (
                     f"{names[key]} and {others[0]} would both be {path}: the folders of one of "
                     "them are missing"
                 )
-    return found, absent
+    return {key: path for key, path in found.items() if key not in absent}, absent
+
+
+def _names_by_end(names: Iterable[str], paths: Collection[str]) -> dict[str, set[str]]:
+    """Those of ``names`` that end with one of ``paths``, folders included, by it."""
+    wanted = {composed(path) for path in paths}
+    ends: dict[str, set[str]] = defaultdict(set)
+    for name in names if wanted else ():
+        path = "/".join(_parts(name))
+        for end in (path, *path_ends(path)):
+            if end in wanted:
+                ends[end].add(name)
+    return ends
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The parts of a listed name, composed, after what leads out of any folder."""
+    parts = PurePosixPath(composed(name).replace("\\", "/")).parts
+    while ".." in parts or parts[:1] == ("/",):
+        parts = parts[1:]
+    return parts
 
 
 class ImageFinder:
@@ -181,23 +204,28 @@ class ImageFinder:
     def find(self, name: str) -> str:
         """The path of the image ``name`` below the folder, with ``/`` between its parts.
 
-        ``name`` may have more folders than there are, or fewer, or be a stem or its number.
+        ``name`` may have more folders than there are, or fewer, or be a stem or its number; but the
+        end of one is the whole other: ``a/x.jpg`` is never ``b/x.jpg``.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it could be several.
         """
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        while ".." in parts or parts[:1] == ("/",):
-            parts = parts[1:]
+        parts = _parts(name)
         for start in range(len(parts)):
             found = self._present(parts[start:])
             if found is not None:
                 return found
-        several = self._search(composed(parts[-1])) if parts else []
+        alike = self._search(parts[-1]) if parts else []
+        several = [path for path in alike if _one_ends_other(path, parts)]
         if len(several) > 1:
             raise ValueError(
                 f"{shown(name)} could be {several[0]} or {several[1]} in {self.folder}: give the "
                 "folder in file_name"
             )
         if not several:
-            raise FileNotFoundError(f"no image {shown(name)} in {self.folder}")
+            other = f" ({alike[0]} is in another folder)" if alike else ""
+            raise FileNotFoundError(f"no image {shown(name)} in {self.folder}{other}")
         return several[0]
 
     def _present(self, parts: Sequence[str]) -> str | None:
@@ -238,6 +266,13 @@ class ImageFinder:
                 for key in keys:
                     below[key].append(f"{folder}{name}")
         return {key: sorted(paths) for key, paths in below.items()}
+
+
+def _one_ends_other(path: str, parts: Sequence[str]) -> bool:
+    """Whether the folders of one are the last folders of the other, as with none they are."""
+    folders, listed = composed(path).split("/")[:-1], list(parts[:-1])
+    shared = min(len(folders), len(listed))
+    return folders[len(folders) - shared :] == listed[len(listed) - shared :]
 
 
 def read_names(path: str | Path, remedy: str) -> list[str]:
