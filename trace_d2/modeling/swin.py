@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
-from transformers import SwinBackbone, SwinConfig
 
 from trace_d2.settings import NodeSettings, within
+
+if TYPE_CHECKING:
+    from transformers import SwinBackbone, SwinConfig
 
 KEY = "MODEL.TRACE.SWIN"
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -55,6 +58,8 @@ class SwinTransformer(Backbone):
     def __init__(self, settings: SwinSettings, in_channels: int = 3) -> None:
         """Build the network and load its weights."""
         super().__init__()
+        from transformers import SwinBackbone, SwinConfig  # seconds, for who builds this alone
+
         config = SwinConfig(
             embed_dim=settings.embed_dim,
             depths=list(settings.depths),
@@ -95,6 +100,8 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer
 
 def _load(settings: SwinSettings, config: SwinConfig) -> SwinBackbone:
     """The network of ``config`` with the weights of a folder or hub id, float32."""
+    from transformers import SwinBackbone, SwinConfig
+
     weights, revision = settings.weights, settings.revision or "main"
     try:
         # A folder that lacks the file gives a default config, not an error.

@@ -18,8 +18,8 @@ from torch import nn
 from trace_d2.config import configured_categories
 from trace_d2.settings import NodeSettings, within
 
-from .head import KEY, Mask2FormerCriterion, Mask2FormerHead, Mask2FormerSettings
 from .inference import instance_inference, panoptic_inference, semantic_inference
+from .settings import KEY, Mask2FormerSettings
 from .targets import prepare_targets, thing_ids_of
 
 
@@ -74,6 +74,9 @@ class TraceMask2Former(nn.Module):
             ValueError: the backbone lacks a feature, or the features do not fit; it names the key.
         """
         super().__init__()
+        # With transformers' network, seconds that only who builds this model waits for.
+        from .head import Mask2FormerCriterion, Mask2FormerHead
+
         shapes = _feature_shapes(backbone, settings.in_features)
         config = settings.transformers_config(num_classes, [shape.stride for shape in shapes])
         self.backbone = backbone
