@@ -95,9 +95,16 @@ def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray |
     from trace_d2.edges.preflight import check_edges
     from trace_d2.edges.settings import check_whole
     from trace_d2.io.images import read_image
+    from trace_d2.jobs.edge_options import SOURCE, asked_keys
 
     wrong = Complaints()
     cfg = usable_trace_cfg(wrong, args.config_file, args.opts)
+    asked = asked_keys(args).get(SOURCE, "teacher")
+    if asked not in ("teacher", "student"):
+        wrong.say(
+            f"{SOURCE} is {asked}, but the sheet shows the teacher's way, and a student's edges: "
+            "leave it out"
+        )
     teacher = cfg.clone()
     teacher.defrost()
     teacher.MODEL.TRACE.EDGES.SOURCE = "teacher"  # who looks, whatever the config is for

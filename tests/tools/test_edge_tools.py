@@ -19,7 +19,8 @@ from trace_d2.edges.abdiv import ternary_edges
 from trace_d2.edges.baselines import color_gradient_edges, fixed_canny_edges
 from trace_d2.edges.sources import EDGE_SOURCES, EdgeOutput
 from trace_d2.io.edge_maps import quantise_edges, read_edges, read_ternary
-from trace_d2.jobs.command_line import edge_cfg, load_cfg
+from trace_d2.jobs.command_line import load_cfg
+from trace_d2.jobs.edge_options import edge_cfg
 from trace_d2.jobs.kinds.edges import PredictedEdgeJob, PseudoEdgeJob
 
 CONFIGS = Path(__file__).parents[2] / "configs/edges"
@@ -367,6 +368,31 @@ def test_edges_of_baselines(tmp_path, load_tool, weights_of_hed, capsys) -> None
     assert "--weights is a student's folder, but" in capsys.readouterr().err
     assert job.run(key, "files") == 2
     assert "or those of hed, canny, sobel, gradient" in capsys.readouterr().err
+
+
+def test_a_mistyped_source_is_all_that_is_said(tmp_path, load_tool, capsys) -> None:
+    key = "MODEL.TRACE.EDGES.SOURCE"
+    job = ToolJob(tmp_path, load_tool("predict_edges"))
+    assert job.run(key, "cany") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {key} is cany (did you mean canny?), but these edges are")
+    job.tool = load_tool("make_pseudo_edges")
+    assert job.run(key, "sobel") == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {key} is sobel, but pseudo edges are always the teacher's")
+
+
+def test_options_of_other_sources_are_not_left_out_in_silence(label_job, capsys) -> None:
+    label_job.add("a")
+    assert label_job.run("MODEL.TRACE.EDGES.SOURCE", "sobel") == 2
+    said = capsys.readouterr().err
+    assert "are given, but MODEL.TRACE.EDGES.SOURCE is sobel: leave out one" in said
+    canny = ("MODEL.TRACE.EDGES.CANNY", "[60,90]")
+    assert label_job.run(*canny) == 0
+    said = capsys.readouterr().err
+    assert "CANNY means nothing, as MODEL.TRACE.EDGES.SOURCE is files" in said
+    assert label_job.run(*canny, "MODEL.TRACE.EDGES.SOURCE", "canny", "--overwrite", edges=[]) == 0
+    assert "means nothing" not in capsys.readouterr().err
 
 
 def test_labels_by_a_baseline(label_job) -> None:

@@ -102,3 +102,9 @@ def test_wrong_commands_are_explained(load_tool, small_scenes: Path, tmp_path: P
     ):
         assert tool.main(command) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_source_that_has_no_trajectory_is_refused(load_tool, small_scenes: Path, capsys) -> None:
+    image = next((small_scenes / "images").iterdir())
+    assert load_tool("show_trajectory").main([str(image), "MODEL.TRACE.EDGES.SOURCE", "sobel"]) == 2
+    assert "SOURCE is sobel, but the sheet shows the teacher's way" in capsys.readouterr().err

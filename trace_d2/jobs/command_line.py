@@ -178,42 +178,6 @@ def load_cfg(config_file: str | None, opts: Sequence[str]) -> CfgNode:
         raise UsageError(str(error)) from error
 
 
-def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode:
-    """The config of a command line, ``MODEL.TRACE.EDGES`` as the options say where they do.
-
-    What is known to be wrong with it, or with the teacher or student that it names, is complained
-    of; what is left is a config all the same, so that other things can be looked at, too.
-
-    Args:
-        wrong: is told.
-        args: of a ``job_parser``, with ``add_edge_options`` and ``add_sam_option`` or not.
-        opts: config keys and values that win over those of the command line.
-    """
-    from trace_d2.config import usable_trace_cfg
-    from trace_d2.edges.preflight import check_edges
-    from trace_d2.edges.sources import with_tile_scale
-
-    cfg = usable_trace_cfg(wrong, args.config_file, [*args.opts, *opts])
-    cfg.defrost()
-    sam = getattr(args, "sam", None)
-    if sam is not None:
-        if not sam.strip():
-            wrong.say("--sam is empty: name a hub id or a folder, or leave it out")
-        cfg.MODEL.TRACE.SAM.WEIGHTS = sam
-    node, option = cfg.MODEL.TRACE.EDGES, "MODEL.TRACE.EDGES.DIR"
-    if getattr(args, "no_edges", False):
-        node.SOURCE = NONE
-    elif getattr(args, "edges", None):
-        node.SOURCE, node.DIR, option = FILES, args.edges, "--edges"
-    cfg.freeze()
-    if node.SOURCE == FILES:
-        wrong.of(given_folder, node.DIR, option)
-    elif node.SOURCE != NONE:
-        wrong.of(check_edges, cfg)
-        return wrong.of(with_tile_scale, cfg) or cfg
-    return cfg
-
-
 def existing_folder(path: str, option: str) -> Path:
     """``path``, or a UsageError that names ``option`` if no folder is there."""
     if not path or not Path(path).is_dir():

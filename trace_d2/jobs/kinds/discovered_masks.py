@@ -29,7 +29,8 @@ from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.paths import check_output
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
-from trace_d2.jobs.command_line import NONE, edge_cfg
+from trace_d2.jobs.command_line import NONE
+from trace_d2.jobs.edge_options import edge_cfg
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, deciding_keys

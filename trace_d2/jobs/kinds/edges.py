@@ -24,12 +24,14 @@ from trace_d2.complaints import Complaints
 from trace_d2.config import usable_trace_cfg
 from trace_d2.edges.sources import BASELINES, EdgeOutput
 from trace_d2.io.edge_maps import EDGE, IGNORED, label_shares, write_ternary
+from trace_d2.io.hints import did_you_mean
 from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.arguments import job_parser
-from trace_d2.jobs.command_line import STUDENT, TEACHER, edge_cfg, images_below
+from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER, images_below
+from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
@@ -46,7 +48,6 @@ _PANES = (
     ("edges", "Edge strength"),
     ("labels", "Pseudo edges (white: edge, black: none, grey: ignored)"),
 )
-_SOURCE = "MODEL.TRACE.EDGES.SOURCE"
 _WORKERS = 2  # they encode files, which takes far less time than finding edges
 _FEW = 0.01  # share of the pixels
 _HINT = (
@@ -97,18 +98,13 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
         wrong = Complaints()
-        asked = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get(_SOURCE)
-        if asked not in (None, *cls.sources):
-            wrong.say(f"{_SOURCE} is {shown(asked)}, but {cls.others}")
-        source = usable_trace_cfg(
-            Complaints(), args.config_file, args.opts
-        ).MODEL.TRACE.EDGES.SOURCE
-        opts = [_SOURCE, source if source in cls.sources else cls.sources[0]]
+        source = cls._source(wrong, args)
+        opts = [SOURCE, source]
         if getattr(args, "weights", None):
             opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
-            if opts[1] != STUDENT:
+            if source not in (STUDENT, NONE):
                 wrong.say(
-                    f"--weights is a student's folder, but {_SOURCE} is {source}: leave out one"
+                    f"--weights is a student's folder, but {SOURCE} is {source}: leave out one"
                 )
         cfg = edge_cfg(wrong, args, *opts)
         images = wrong.of(input_folder, args.images)
@@ -116,6 +112,18 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
             entries = wrong.of(edge_entries, images, args.limit, args.report_images, args.output)
         wrong.end()
         return cls(cfg, images, args.output, entries)
+
+    @classmethod
+    def _source(cls, wrong: Complaints, args: argparse.Namespace) -> str:
+        """Who finds edges; none where another one is asked for, so that its model is no matter."""
+        asked = asked_keys(args).get(SOURCE)
+        if asked not in (None, *cls.sources):
+            meant = did_you_mean(asked, cls.sources)
+            wrong.say(f"{SOURCE} is {shown(asked)}{meant}, but {cls.others}")
+            return NONE
+        cfg = usable_trace_cfg(Complaints(), args.config_file, args.opts)
+        source = str(cfg.MODEL.TRACE.EDGES.SOURCE)
+        return source if source in cls.sources else cls.sources[0]
 
     def fingerprint(self, entry: ImageEntry) -> str:
         return files_print([self.images / entry.file_name])

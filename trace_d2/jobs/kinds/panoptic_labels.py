@@ -41,7 +41,7 @@ from trace_d2.io.images import Sample, load_sample
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.jobs.coco_files import read_result
-from trace_d2.jobs.command_line import edge_cfg
+from trace_d2.jobs.edge_options import edge_cfg
 from trace_d2.jobs.job import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH

@@ -34,7 +34,8 @@ from trace_d2.io.paths import check_output
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFolder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
-from trace_d2.jobs.command_line import edge_cfg, given_folder
+from trace_d2.jobs.command_line import given_folder
+from trace_d2.jobs.edge_options import edge_cfg
 from trace_d2.jobs.job import Lookers, files_print
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
