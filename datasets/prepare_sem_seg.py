@@ -13,12 +13,15 @@ from pathlib import Path
 
 from trace_d2.data.prepare.command import make_parser, run
 from trace_d2.data.prepare.sem_seg import (
+    MAP_SETS,
     SPLITS,
     prepare_context,
     prepare_instances,
     prepare_maps,
     prepare_voc_sem_seg,
+    unannotated,
 )
+from trace_d2.io.listing import some
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 count, folder = prepare_maps(args.root, args.dataset, split, *how)
             yield f"{count} maps in {folder}"
+            if args.dataset in MAP_SETS and (bare := unannotated(args.root, args.dataset, split)):
+                yield (
+                    f"{len(bare)} more images of {split} have no map ({some(bare)}): are the "
+                    "annotations unpacked whole?"
+                )
 
     if args.from_instances and args.dataset != "coco_object":
         parser.error("--from-instances is for coco_object")

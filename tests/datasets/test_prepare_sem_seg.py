@@ -184,6 +184,8 @@ def test_coco_stuff_and_objects(run, records, tmp_path, capsys):
     put(tmp_path / "coco/stuffthingmaps/val2017/000000000140.png", [[11]])
     assert run("coco_object", "--splits", "val") == 2
     assert "000000000140.png holds 11, which no class" in capsys.readouterr().err
+    (kept,) = (tmp_path / "coco/objects_detectron2/val2017").rglob("*")  # what was whole before
+    assert kept.name == "000000000139.png"
     assert run("coco_stuff", "--splits", "train") == 2
     assert "no folder of truth at" in capsys.readouterr().err
 
@@ -236,6 +238,28 @@ def test_ade20k_as_detectron2_reads_it(run, ade20k):
     (record,) = DatasetCatalog.get("ade20k_sem_seg_val")
     assert read_semantic(record["sem_seg_file_name"]).tolist() == [[255, 0, 149]]
     SemanticEvaluator("ade20k_sem_seg_val")
+
+
+def test_all_maps_are_written_or_none(run, ade20k, tmp_path, capsys):
+    for rank, value in enumerate((1, 200, 201, 2)):
+        put(ade20k / f"annotations/training/a/{rank}.png", [[value]])
+        put(ade20k / f"images/training/a/{rank}.jpg", [[0]])
+    assert run("ade20k", "--splits", "train") == 2
+    error = capsys.readouterr().err
+    assert "1.png holds 200" in error
+    assert "2.png holds 201" in error
+    written = ade20k / "annotations_detectron2"
+    assert not list(written.rglob("*"))
+    (written / ".trace_d2-training.tmp/a").mkdir(parents=True)  # of a process that was killed
+    (written / ".trace_d2-training.tmp/a/9.png").touch()
+    put(ade20k / "annotations/training/a/1.png", [[150]])
+    (ade20k / "annotations/training/a/2.png").unlink()
+    assert run("ade20k", "--splits", "train") == 0
+    out = capsys.readouterr().out
+    assert "3 maps in" in out
+    assert "1 more images of train have no map (a/2): are the annotations unpacked whole?" in out
+    names = sorted(p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file())
+    assert names == [f"training/a/{k}.png" for k in (0, 1, 3)]
 
 
 def test_cityscapes_as_detectron2_reads_it(run, tmp_path):

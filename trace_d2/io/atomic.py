@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,33 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
                 str(path),
             ) from error
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """An empty folder to write to, whose files become those of ``folder`` when the block ends
+    without an error; until then ``folder`` is as it was.
+
+    Where there is one already, its other files stay. What a killed process left beside it is
+    removed by the next.
+    """
+    target = Path(folder).resolve()
+    scratch = target.with_name(f".trace_d2-{target.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        if not target.exists():
+            os.rename(scratch, target)
+            return
+        for path in sorted(scratch.rglob("*")):
+            place = target / path.relative_to(scratch)
+            if path.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                shutil.move(path, place)  # links in ``folder`` may lead to other disks
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.data.prepare.making import make_each
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.data.prepare.voc import SPLITS as VOC_SPLITS
 from trace_d2.data.prepare.voc import list_sources, read_segments
 from trace_d2.evaluation.semantic import check_values
 from trace_d2.evaluation.semantic_files import truth_files
-from trace_d2.io.atomic import write_png, write_text
+from trace_d2.io.atomic import atomic_folder, write_png, write_text
 from trace_d2.io.categories import UNKNOWN, load_categories
 from trace_d2.io.images import read_semantic
 from trace_d2.io.json_files import (
@@ -32,10 +33,11 @@ from trace_d2.io.json_files import (
     side,
     whole_number,
 )
+from trace_d2.io.listing import IMAGE_SUFFIXES
 from trace_d2.io.mask_rle import check_segmentation, decode_segmentation
 from trace_d2.io.paths import image_stem
 from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, load_rule
-from trace_d2.parallel import ordered_map
+from trace_d2.io.subfolders import files_by_stem
 
 CONTEXT_IDS = (
     *(0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105),
@@ -54,7 +56,7 @@ class MapSet:
 
     Attributes:
         rule: how they are written.
-        source, target: folders below the root of the data sets, ``{}`` for the split's.
+        source, target, images: folders below the root of the data sets, ``{}`` for the split's.
         splits: their folders by name.
         end: of the stems to be read; None: the first of the rule that is there.
         new_end: what it becomes.
@@ -64,6 +66,7 @@ class MapSet:
     rule: str
     source: str
     target: str
+    images: str
     splits: Mapping[str, str]
     end: str | None = None
     new_end: str = ""
@@ -73,13 +76,15 @@ class MapSet:
 _COCO = {"train": "train2017", "val": "val2017"}
 MAP_SETS = {
     "coco_stuff": MapSet("stuff171", "coco/stuffthingmaps/{}", "coco/stuffthingmaps_detectron2/{}",
-                         _COCO),
+                         "coco/{}", _COCO),
     "coco_object": MapSet("stuff171", "coco/stuffthingmaps/{}", "coco/objects_detectron2/{}",
-                          _COCO, objects=True),
+                          "coco/{}", _COCO, objects=True),
     "ade20k": MapSet("ade150", "ADEChallengeData2016/annotations/{}",
                      "ADEChallengeData2016/annotations_detectron2/{}",
+                     "ADEChallengeData2016/images/{}",
                      {"train": "training", "val": "validation"}),
     "cityscapes": MapSet("city19", "cityscapes/gtFine/{}", "cityscapes/gtFine/{}",
+                          "cityscapes/leftImg8bit/{}",
                          {"train": "train", "val": "val"}, "_gtFine_labelIds",
                          "_gtFine_labelTrainIds"),
 }  # fmt: skip
@@ -99,7 +104,8 @@ def prepare_maps(
     """Write the split of one of ``MAP_SETS``; returns how many maps, and their folder.
 
     Raises:
-        OSError, ValueError: its files are missing or damaged; the message names one.
+        OSError, ValueError: its files are missing or damaged; the message names some, and no map
+            is written.
     """
     maps = MAP_SETS[name]
     folder = maps.splits[split]
@@ -110,9 +116,25 @@ def prepare_maps(
         rule = SemanticRule(rule.name, rule.classes, ways)
     way, truth = truth_files(source, rule)
     table = _objects(way.ranks()) if maps.objects else way.ranks()
-    tasks = [(path, target / f"{stem}{maps.new_end}.png") for stem, path in truth.items()]
-    _write_all(partial(_convert, table), tasks, workers, split, progress)
+    tasks = [(path, f"{stem}{maps.new_end}.png") for stem, path in truth.items()]
+    _write_all(partial(_convert, table), tasks, target, workers, split, progress)
     return len(tasks), target
+
+
+def unannotated(root: Path, name: str, split: str) -> list[str]:
+    """Stems of the images of the split of one of ``MAP_SETS`` that have no map in its target.
+
+    None are where the folder of images is not there.
+    """
+    maps = MAP_SETS[name]
+    folder = maps.splits[split]
+    images = root / maps.images.format(folder)
+    if not images.is_dir():
+        return []
+    end = load_rule(maps.rule).image_end
+    stems = {stem.removesuffix(end) for stem in files_by_stem(images, IMAGE_SUFFIXES)}
+    written = files_by_stem(root / maps.target.format(folder), (".png",))
+    return sorted(stems - {stem.removesuffix(maps.new_end) for stem in written})
 
 
 def prepare_voc_sem_seg(
@@ -122,11 +144,10 @@ def prepare_voc_sem_seg(
     voc = root / "VOC2012"
     target = voc / f"sem_seg_{split}"
     tasks = [
-        (path if path.suffix == ".mat" else voc / "SegmentationClass" / path.name,
-         target / f"{stem}.png")
+        (path if path.suffix == ".mat" else voc / "SegmentationClass" / path.name, f"{stem}.png")
         for stem, path in list_sources(voc, sbd or root / "sbd", split).items()
     ]  # fmt: skip
-    _write_all(_convert_voc, tasks, workers, split, progress)
+    _write_all(_convert_voc, tasks, target, workers, split, progress)
     return len(tasks), target
 
 
@@ -161,7 +182,7 @@ def prepare_context(
     counts = {}
     for split in splits:
         tasks = [
-            _task(f"{path}: image {k}", row, "image_id", masks, target)
+            _task(f"{path}: image {k}", row, "image_id", masks)
             for k, row in enumerate(images)
             if row.get("phase") == split
         ]
@@ -170,8 +191,8 @@ def prepare_context(
             raise ValueError(
                 f"{bare or path} has no {'annotation' if bare else split}: download it again"
             )
-        _write_all(_paint, tasks, workers, split, progress)
-        stems = sorted(png.stem for _, png in tasks)
+        _write_all(_paint, tasks, target, workers, split, progress)
+        stems = sorted(name.removesuffix(".png") for _, name in tasks)
         write_text(lists / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
         counts[split] = len(tasks)
     return counts
@@ -192,22 +213,25 @@ def prepare_instances(
     order = sorted(annotations, key=lambda row: (not row.get("iscrowd"), -row.get("area", 0)))
     masks = _masks(path, order, ranks)
     target = root / "coco/objects_detectron2" / folder
-    tasks = [_task(f"{path}: image {k}", row, "id", masks, target) for k, row in enumerate(images)]
-    _write_all(_paint, tasks, workers, split, progress)
+    tasks = [_task(f"{path}: image {k}", row, "id", masks) for k, row in enumerate(images)]
+    _write_all(_paint, tasks, target, workers, split, progress)
     return len(tasks), target
 
 
 def _write_all(
     write: Callable[[tuple[Any, Path]], None],
-    tasks: Sequence[tuple[Any, Path]],
+    tasks: Sequence[tuple[Any, str]],
+    target: Path,
     workers: int,
     split: str,
     progress: bool,
 ) -> None:
-    for folder in {path.parent for _, path in tasks}:
-        folder.mkdir(parents=True, exist_ok=True)
-    for _ in ordered_map(write, tasks, workers, description=split, progress=progress):
-        pass
+    """Write what each of ``tasks`` holds to the file below ``target`` that it names, or none."""
+    with atomic_folder(target) as scratch:
+        for folder in {(scratch / name).parent for _, name in tasks}:
+            folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(content, scratch / name) for content, name in tasks]
+        make_each(write, jobs, workers, split, progress)
 
 
 def _objects(ranks: np.ndarray) -> np.ndarray:
@@ -266,13 +290,13 @@ def _masks(
 
 
 def _task(
-    where: str, row: Mapping[str, Any], key: str, masks: Mapping[Any, list[Any]], target: Path
-) -> tuple[dict[str, Any], Path]:
-    """What ``_paint`` takes, of an image whose id is ``row[key]``."""
+    where: str, row: Mapping[str, Any], key: str, masks: Mapping[Any, list[Any]]
+) -> tuple[dict[str, Any], str]:
+    """What ``_write_all`` has ``_paint`` take, of an image whose id is ``row[key]``."""
     size = tuple(checked(row, name, side, where) for name in ("height", "width"))
     stem = image_stem(checked(row, "file_name", file_name, where))
     content = {"where": f"{where} ({stem})", "size": size, "masks": masks.get(row.get(key), [])}
-    return content, target / f"{stem}.png"
+    return content, f"{stem}.png"
 
 
 def _paint(task: tuple[Mapping[str, Any], Path]) -> None:
