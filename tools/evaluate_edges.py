@@ -26,7 +26,7 @@ from trace_d2.evaluation.edge_metrics import MAX_DISTANCE, even_thresholds
 from trace_d2.evaluation.edges import TRUTH_KINDS, VOID_BOUNDARIES
 from trace_d2.evaluation.tables import edge_table, write_curve
 from trace_d2.io.atomic import write_json
-from trace_d2.io.paths import check_output
+from trace_d2.io.paths import check_output_file
 from trace_d2.parallel import worker_count
 from trace_d2.terminal import say
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = args.baseline or args.edges.resolve().name
     try:
         for output in (args.output, args.curve):
-            check_output(output, truth_json=args.truth_json)
+            check_output_file(output, truth_json=args.truth_json)
         settings = EdgeSettings(
             tuple(even_thresholds(args.thresholds).tolist()),
             args.max_distance,

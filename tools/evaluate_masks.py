@@ -19,7 +19,7 @@ from trace_d2.evaluation import class_agnostic_ap, class_agnostic_table
 from trace_d2.evaluation.instances import DETECTIONS, IOU_TYPES, ClassAgnosticResult
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
-from trace_d2.io.paths import check_output
+from trace_d2.io.paths import check_output_file
 from trace_d2.terminal import say
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_args(arguments)
     try:
-        check_output(args.output, truth=args.truth, predictions=args.predictions)
+        check_output_file(args.output, truth=args.truth, predictions=args.predictions)
         result = class_agnostic_ap(
             args.truth,
             args.predictions,

@@ -17,7 +17,7 @@ from trace_d2.evaluation import category_table, panoptic_quality, quality_table
 from trace_d2.evaluation.panoptic import AVERAGES, MISSING_POLICIES
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
-from trace_d2.io.paths import check_output
+from trace_d2.io.paths import check_output_file
 from trace_d2.parallel import worker_count
 from trace_d2.terminal import say
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         labels = args.predictions / "panoptic.json"
-        check_output(args.json, truth_json=args.truth_json, predictions=labels)
+        check_output_file(args.json, truth_json=args.truth_json, predictions=labels)
         quality = panoptic_quality(
             args.truth_json,
             args.truth_dir,

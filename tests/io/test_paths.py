@@ -7,7 +7,7 @@ import pytest
 
 from trace_d2.io.hints import nearest_path
 from trace_d2.io.listing import list_images
-from trace_d2.io.paths import check_output, file_below, relative_name
+from trace_d2.io.paths import check_output, check_output_file, file_below, relative_name
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,17 @@ def test_outputs_that_are_inputs_are_refused(tmp_path):
     check_output(None, the_labels=given)
     with pytest.raises(ValueError, match="is --absent as well"):
         check_output(tmp_path / "folder" / "absent.json", absent=tmp_path / "absent.json")
+
+
+def test_output_files_need_a_folder(tmp_path):
+    check_output_file(tmp_path / "new.json")
+    check_output_file(None)
+    with pytest.raises(FileNotFoundError, match=r"no folder .*results for the output x\.json"):
+        check_output_file(tmp_path / "results" / "x.json")
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        check_output_file(tmp_path)
+    with pytest.raises(ValueError, match="is --given as well"):
+        check_output_file(tmp_path / "x.json", given=tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("given", ["s3://bucket/x", Path("s3://bucket/x"), "gs://bucket/x"])

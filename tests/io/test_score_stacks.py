@@ -28,6 +28,12 @@ def test_files_are_read_back(tmp_path: Path, dtype: type, ending: str) -> None:
     assert np.array_equal(found, stack(dtype).astype(found.dtype))
 
 
+def test_scores_beyond_float32_are_called_that(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", stack(np.float64) * 1e300)
+    with pytest.raises(ValueError, match=r"scores as great as .*e\+30., more than float32 holds"):
+        read_scores(tmp_path / "a.npy", 3)
+
+
 def damaged(path: Path, how: str) -> None:
     scores = stack()
     if how == "NaN":

@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, overload
 
+from .hints import nearest_path
 from .json_files import quoted, shown
 from .remote import InputFile, InputFolder, RemoteFolder
 
@@ -107,6 +108,27 @@ def check_output(output: str | Path | None, **inputs: str | Path | None) -> None
                 f"the output {shown(str(output))} is --{name.replace('_', '-')} as well, which "
                 "would be lost: give the output another name"
             )
+
+
+def check_output_file(output: str | Path | None, **inputs: str | Path | None) -> None:
+    """``check_output`` of a file that is written when all is done: its folder must be there.
+
+    Raises:
+        as ``check_output``, and OSError: it could not be written.
+    """
+    check_output(output, **inputs)
+    if output is None:
+        return
+    folder = Path(output).parent
+    if Path(output).is_dir():
+        raise IsADirectoryError(f"the output {shown(str(output))} is a folder: name a file in it")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {shown(str(folder))} for the output {Path(output).name}"
+            f"{nearest_path(folder)}: make it, or correct the path"
+        )
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write to {shown(str(folder))}: name an output elsewhere")
 
 
 def _same_file(first: str | Path, second: str | Path) -> bool:

@@ -37,10 +37,19 @@ def read_scores(path: InputFile, count: int) -> np.ndarray:
         _check_kind(array.dtype, array.shape, count, path)
         check_size(array.shape[2], array.shape[1], path)
         array.check_length()
-        scores = array.values()
-    if scores.dtype != np.float16:
-        scores = scores.astype(np.float32)
-    return check_scores(scores, count, path)
+        scores = check_scores(array.values(), count, path)
+    return scores if scores.dtype == np.float16 else _float32(scores, path)
+
+
+def _float32(scores: np.ndarray, path: InputFile) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        narrow = scores.astype(np.float32)
+    if scores.dtype != np.float32 and not np.isfinite(narrow).all():
+        raise ValueError(
+            f"{path} has scores as great as {float(np.abs(scores).max()):.3g}, more than float32 "
+            "holds: scale them to what the model says"
+        )
+    return narrow
 
 
 def check_scores(scores: np.ndarray, count: int, origin: object) -> np.ndarray:
