@@ -17,12 +17,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trace_d2.evaluation import semantic_class_table, semantic_quality, semantic_table
+from trace_d2.complaints import Complaints
+from trace_d2.evaluation import (
+    SemanticQuality,
+    semantic_class_table,
+    semantic_quality,
+    semantic_table,
+)
 from trace_d2.evaluation.panoptic import MISSING_POLICIES
+from trace_d2.evaluation.semantic_files import check_folder
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
 from trace_d2.io.listing import read_names, some
-from trace_d2.io.paths import check_output
+from trace_d2.io.paths import check_output_file
 from trace_d2.io.semantic_rules import RULES, SemanticRule, load_rule
 from trace_d2.parallel import worker_count
 from trace_d2.terminal import say
@@ -32,16 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status: 0 done, 2 bad input."""
     args = _parser().parse_args(arguments)
     try:
-        check_output(args.json, categories=args.categories, list=args.list)
-        categories = load_categories(args.categories)
         rule = load_rule(args.rule) if args.rule else None
+        categories, stems = _given(args, rule)
         quality = semantic_quality(
             args.truth,
             args.predictions,
             categories,
             rule,
             origin=args.categories,
-            stems=read_names(args.list, "correct --list") if args.list else None,
+            stems=stems,
             workers=args.workers,
             missing=args.missing,
             threshold=args.background_threshold,
@@ -56,9 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{semantic_class_table(quality)}\n")
     say(semantic_table({args.rule or "": quality}))
     say(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
-    for remark in _remarks(rule, categories):
+    for remark in _remarks(rule, categories, quality):
         say(remark)
     return 0
+
+
+def _given(
+    args: argparse.Namespace, rule: SemanticRule | None
+) -> tuple[tuple[Category, ...], list[str] | None]:
+    """The categories and the names of ``--list``, once nothing is wrong with the command line."""
+    wrong = Complaints()
+    wrong.of(check_output_file, args.json, categories=args.categories, list=args.list)
+    for option in ("truth", "predictions"):
+        wrong.of(check_folder, getattr(args, option), option)
+    categories = wrong.of(load_categories, args.categories)
+    if rule and categories:
+        wrong.of(rule.ranks, categories, args.categories)
+        wrong.of(rule.check_threshold, args.background_threshold, categories)
+    stems = wrong.of(read_names, args.list, "correct --list") if args.list else None
+    wrong.end()
+    return categories, stems
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +127,9 @@ def _missing_note(missing: int, policy: str) -> str:
     return f", {missing} of them without prediction, all their pixels counted as wrong"
 
 
-def _remarks(rule: SemanticRule | None, categories: Sequence[Category]) -> list[str]:
+def _remarks(
+    rule: SemanticRule | None, categories: Sequence[Category], quality: SemanticQuality
+) -> list[str]:
     """What predictions hold that is no class of the rule, or that is one without saying so."""
     if rule is None:
         return []
@@ -114,10 +139,24 @@ def _remarks(rule: SemanticRule | None, categories: Sequence[Category]) -> list[
             "the categories have no background: that is 255 in predictions, and where no score "
             "reaches the threshold"
         )
+        remarks += _extreme(rule, quality)
     beyond = rule.beyond(categories)
     if beyond:
         remarks.append(f"predicted as no class of {rule.name}, so wrong: {some(beyond)}")
     return remarks
+
+
+def _extreme(rule: SemanticRule, quality: SemanticQuality) -> list[str]:
+    """What to say where the background is nowhere, or everywhere."""
+    assert rule.background is not None
+    predicted = quality.per_class[rule.background.id].predicted
+    counted = sum(own.truth for own in quality.per_class.values())
+    if 0 < predicted < counted:
+        return []
+    return [
+        f"note: {'100' if predicted else '0'} % of the pixels are predicted as background: of "
+        "scores, --background-threshold must be in their unit and range"
+    ]
 
 
 if __name__ == "__main__":

@@ -209,6 +209,10 @@ def test_scores_are_maps_too(tmp_path):
     assert (quality.per_class[0].truth, quality.per_class[0].predicted) == (5, 8)
     first = semantic_quality(*folders, things, rule, threshold=0.3)  # all alike: the first class
     assert first.per_class[1].predicted == 4
+    for what, classes, level in (("is nan", things, math.nan), ("of no use", CLASSES, 0.5)):
+        with pytest.raises(ValueError, match=what):
+            semantic_quality(*folders, classes, rule if classes is things else None,
+                             threshold=level)  # fmt: skip
     np.save(tmp_path / "out/001.npy", np.zeros((20, 3, 4), np.float32))
     with pytest.raises(ValueError, match=r"001\.npy is 4x3 pixels, and its truth .* is 4x1"):
         semantic_quality(*folders, things, rule)

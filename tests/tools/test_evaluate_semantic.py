@@ -94,3 +94,25 @@ def test_what_is_missing_or_wrong(load_tool, arguments, tmp_path, capsys):
     assert "is --list as well, which would be lost" in capsys.readouterr().err
     assert run(load_tool, arguments, "--categories", "city19", "--rule", "voc21") == 2
     assert "city19 lacks 15 of the 21 classes of voc21" in capsys.readouterr().err
+    wrong = ["--truth", str(tmp_path / "trut"), "--json", str(tmp_path / "absent/x.json")]
+    assert run(load_tool, arguments, "--categories", "city19", "--rule", "voc21", *wrong) == 2
+    error = capsys.readouterr().err
+    for complaint in ("no folder of truth at", "for the output x.json", "city19 lacks 15"):
+        assert complaint in error
+
+
+def test_thresholds_of_the_background(load_tool, arguments, tmp_path, capsys):
+    voc = ["--categories", "voc20", "--rule", "voc21", "--background-threshold"]
+    assert run(load_tool, arguments, *voc, "0.5") == 2
+    assert "2 of 2 predictions are maps" in capsys.readouterr().err
+    assert run(load_tool, arguments, *voc, "nan") == 2
+    assert "the threshold of the background is nan" in capsys.readouterr().err
+    for stem in ("2007_1", "2007_2"):
+        (tmp_path / f"out/{stem}.png").unlink()
+        scores = np.zeros((20, 1, 4), np.float32)
+        scores[3, 0, 0] = 20  # a logit
+        np.save(tmp_path / f"out/{stem}.npy", scores)
+    for level, share in (("-1", "note: 0 %"), ("30", "note: 100 %"), ("10", None)):
+        assert run(load_tool, arguments, *voc, level) == 0
+        out = capsys.readouterr().out
+        assert share in out if share else "note:" not in out

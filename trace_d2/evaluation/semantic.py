@@ -27,7 +27,7 @@ from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, plain_ru
 from trace_d2.parallel import ordered_map
 
 from .panoptic import MISSING_POLICIES
-from .semantic_files import check_missing, listed, predictions, truth_files
+from .semantic_files import check_missing, check_scored, listed, predictions, truth_files
 
 _IMAGES_A_WORKER = 100  # see ``panoptic``
 _MOST = 2**24  # pixels that a histogram in float32 counts exactly
@@ -182,11 +182,13 @@ def semantic_quality(
     if missing not in MISSING_POLICIES:
         raise ValueError(f"missing={missing!r}; choose one of {', '.join(MISSING_POLICIES)}")
     rule = rule or plain_rule(categories)
+    rule.check_threshold(threshold, categories)
     predicted_ranks = rule.ranks(categories, origin)
     way, truth = truth_files(truth_dir, rule, whole=stems is None)
     if stems is not None:
         truth = listed(truth, stems, rule, truth_dir)
     found = predictions(predicted_dir, truth, way, rule)
+    check_scored(found.values(), threshold)
     absent = [stem for stem in truth if stem not in found]
     check_missing(absent, len(truth), missing, str(predicted_dir))
     tasks = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from trace_d2.io.hints import nearest_path
 from trace_d2.io.listing import some
 from trace_d2.io.paths import name_keys
 from trace_d2.io.score_stacks import SCORE_SUFFIXES
@@ -13,6 +14,15 @@ from trace_d2.io.subfolders import counterparts, files_by_stem, unclear
 
 SUBFOLDER = "semantic"
 """Where ``tools/refine_semantic.py`` puts its maps in its output folder."""
+
+
+def check_folder(folder: str | Path, what: str) -> Path:
+    """``folder``, of ``what`` ("truth"); a NotADirectoryError if it is none."""
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(
+            f"no folder of {what} at {folder}{nearest_path(folder)}: correct the path"
+        )
+    return Path(folder)
 
 
 def truth_files(
@@ -59,9 +69,7 @@ def _of_end(files: Mapping[str, Path], end: str) -> dict[str, Path]:
 
 def _maps(folder: str | Path, what: str, endings: tuple[str, ...] = (".png",)) -> dict[str, Path]:
     """Files of a folder by stem."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise NotADirectoryError(f"no folder of {what} at {folder}: correct the path")
+    folder = check_folder(folder, what)
     files = files_by_stem(folder, endings)
     for first, *others in files.values():
         if others:
@@ -110,6 +118,16 @@ def predictions(
             "the images"
         )
     return {stem: given[other] for stem, other in pairs.items()}
+
+
+def check_scored(paths: Collection[Path], threshold: float | None) -> None:
+    """Raise a ValueError if there is a threshold of scores, but ``paths`` are maps."""
+    maps = [path for path in paths if path.suffix.lower() not in SCORE_SUFFIXES]
+    if maps and threshold is not None:
+        raise ValueError(
+            f"{len(maps)} of {len(paths)} predictions are maps, such as {maps[0]}, in which 255 is "
+            "the background: leave its threshold out, or give scores"
+        )
 
 
 def check_missing(absent: Sequence[str], total: int, policy: str, origin: str) -> None:

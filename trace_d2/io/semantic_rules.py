@@ -6,6 +6,7 @@ predict are ids of categories. Classes are found in both by their names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,21 @@ class SemanticRule:
             left_over = np.full((1, *scores.shape[1:]), level, np.float32)
             scores, ids = np.concatenate([scores, left_over]), [*ids, UNKNOWN]
         return labels_of_scores(scores, ids, shape)
+
+    def check_threshold(self, threshold: float | None, categories: Sequence[Category]) -> None:
+        """Raise a ValueError unless ``classes_of_scores`` can use the ``threshold``."""
+        if threshold is None:
+            return
+        if not math.isfinite(threshold):
+            raise ValueError(
+                f"the threshold of the background is {threshold}: give a number in the unit of the "
+                "scores"
+            )
+        if not self.leaves_background_over(categories):
+            which = "the categories have the background" if self.background else "there is none"
+            raise ValueError(
+                f"a threshold of the background is of no use, as {which}: leave it out"
+            )
 
     def beyond(self, categories: Sequence[Category]) -> list[str]:
         """Names of ``categories`` that are no class of the rule."""
