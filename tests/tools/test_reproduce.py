@@ -122,9 +122,18 @@ def test_hours_are_milliseconds_times_images(reproduce):
 def test_what_there_is_and_what_there_is_not(reproduce, capsys):
     assert reproduce.main(["--list"]) == 0
     assert re.search(r"^stride +Figure: stride \(\d+ commands\)$", capsys.readouterr().out, re.M)
-    with pytest.raises(SystemExit):
-        reproduce.main(["99"])
-    assert "99" in capsys.readouterr().err
+    for names, said in ((["99", "1"], "or all; not '99'\n"), ([""], "not ''\n"), ([], "or all\n")):
+        with pytest.raises(SystemExit):
+            reproduce.main(names)
+        assert capsys.readouterr().err.endswith(said)
+
+
+def test_a_folder_that_holds_something_is_refused(reproduce, tmp_path, capsys):
+    (tmp_path / "datasets").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        reproduce.main(["14", "--folder", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"--folder {tmp_path} holds something: name a new one" in capsys.readouterr().err
 
 
 def test_a_command_that_fails_is_told_and_the_others_go_on(

@@ -86,15 +86,22 @@ def main(arguments: list[str] | None = None) -> int:
         for name, section in known.items():
             say(f"{name:12} {section.title} ({len(section.commands)} commands)")
         return 0
-    unknown = set(args.tables) - known.keys() - {"all"}
+    unknown = [repr(name) for name in args.tables if name not in {*known, "all"}]
     if unknown or not args.tables:
-        parser.error(f"name tables of {', '.join(known)}, or all; not {', '.join(unknown)}")
+        instead = f"; not {', '.join(unknown)}" if unknown else ""
+        parser.error(f"name tables of {', '.join(known)}, or all{instead}")
+    if args.folder and args.folder.exists() and not _is_empty(args.folder):
+        parser.error(f"--folder {args.folder} holds something: name a new one, or remove it")
     names = list(known) if "all" in args.tables else args.tables
     chosen = {s.title: s for s in (*shared_sections(), *(known[name] for name in names))}
     with contextlib.ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(inside(prepare(folder)))
         return run_sections(list(chosen.values()))
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def prepare(folder: Path) -> Path:
