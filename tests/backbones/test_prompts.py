@@ -120,6 +120,21 @@ def test_files_that_are_none_are_named(tmp_path, content, named):
         read_prompts(write(tmp_path / "a.json", content))
 
 
+def test_an_image_that_is_named_twice_is_refused(tmp_path):
+    path = tmp_path / "texts.json"
+    path.write_text('{"a": "a cup", "b": "", "a": "a dog"}')
+    with pytest.raises(ValueError, match=r"texts\.json is not valid JSON \(it has 'a' twice\)"):
+        read_prompts(str(path))
+
+
+@pytest.mark.parametrize("family", ["sd15", "flux"])
+def test_texts_that_are_cut_are_counted_once(family, build_tiny, cache, tmp_path, caplog):
+    long = {key: f"{key} cup " * 600 for key in "ab"}
+    build_tiny(family, PROMPTS=write(tmp_path / "long.json", {**long, "c": "a dog"}))
+    (cut,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert cut.startswith("2 of 3 prompts are longer than a tokenizer of ")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_changes_attention_and_a_batch_nothing(family, build_tiny, cache, texts):
     plain, told = build_tiny(family), build_tiny(family, PROMPTS=texts)

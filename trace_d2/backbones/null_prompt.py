@@ -9,6 +9,7 @@ where the family has them, ``pooled_prompt_embeds`` (1, channels) and ``prompt_a
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -192,26 +193,54 @@ def encode_texts(
         raise FileNotFoundError(f"{what} the text encoders, and {error}. Or {remedy}") from error
     except ValueError as error:
         raise ValueError(f"{what} the text encoders of {source}: {error}. Or {remedy}") from error
-    pipeline = None
+    pipeline, cut = None, 0
     for text in texts:
         try:
             pipeline = pipeline or _text_pipeline(source, encoding, encoders)
             try:
-                encoded = encode_text(pipeline, text, encoding.outputs, device)
+                with _cutting(pipeline) as too_long:
+                    encoded = encode_text(pipeline, text, encoding.outputs, device)
             except torch.OutOfMemoryError:
                 logger.warning("%s has no room for the text encoders: they run on the CPU", device)
                 encoded = None
             # Out of the handler, whose traceback holds on to memory of the device.
             if encoded is None:
                 device = torch.device("cpu")
-                encoded = encode_text(pipeline, text, encoding.outputs, device)
+                with _cutting(pipeline) as too_long:
+                    encoded = encode_text(pipeline, text, encoding.outputs, device)
         except Exception as error:  # tokenizers and their files end in any kind of error
             told = f"the prompt {text!r}" if text else "the null prompt"
             raise ValueError(
                 f"the text encoders of {source} could not encode {told}: {error}; copy or"
                 f" download them again, or {remedy}"
             ) from error
+        cut += bool(too_long)
         yield encoded
+    if cut:
+        logger.warning(
+            "%d of %d prompts are longer than a tokenizer of %s takes (CLIP's: 77 tokens): the "
+            "text encoder behind it is not told their ends",
+            *(cut, len(texts), source),
+        )
+
+
+@contextlib.contextmanager
+def _cutting(pipeline: Any) -> Iterator[list[str]]:
+    """Gathers what the pipeline logs of texts that it cuts, rather than have each whole shown."""
+    told: list[str] = []
+
+    def passes(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        cuts = "was truncated because" in text or "sequence length is longer than" in text
+        told.extend([text] if cuts else [])
+        return not cuts
+
+    with contextlib.ExitStack() as stack:
+        for name in (type(pipeline).__module__, "transformers.tokenization_utils_base"):
+            own = logging.getLogger(name)
+            own.addFilter(passes)
+            stack.callback(own.removeFilter, passes)
+        yield told
 
 
 def _text_pipeline(source: ModelSource, encoding: TextEncoding, encoders: dict[str, Any]) -> Any:

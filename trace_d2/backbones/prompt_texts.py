@@ -105,7 +105,8 @@ def read_prompts(source: str | InputFile) -> PromptTexts:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none of these, or two images of one stem have different texts.
+        ValueError: it is none of these, names an image twice, or two images of one stem have
+            different texts.
     """
     path = input_file(source)
     content = read_json(path, "file of prompts", _REMEDY)
@@ -114,7 +115,8 @@ def read_prompts(source: str | InputFile) -> PromptTexts:
     if isinstance(content.get("annotations"), list):
         return PromptTexts(path, "annotations", _described(content, path))
     texts: dict[str, str] = {}
-    for stem, text in content.items():
+    # Read again, as the check takes its time, and annotations are large.
+    for stem, text in read_json(path, unique=True).items():
         if not isinstance(text, str):
             raise ValueError(f"{path}: the text of {shown(stem)} is {quoted(text)}: {_REMEDY}")
         _add(texts, _stem(stem, ending=False), text.strip(), path)

@@ -12,6 +12,7 @@ import json
 import math
 import reprlib
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -63,23 +64,39 @@ def paused_collector() -> Iterator[None]:
 
 
 @paused_collector()
-def read_json(path: str | InputFile, what: str = "file", remedy: str = "correct the path") -> Any:
+def read_json(
+    path: str | InputFile,
+    what: str = "file",
+    remedy: str = "correct the path",
+    unique: bool = False,
+) -> Any:
     """The content of a JSON file, which is called ``what`` with the ``remedy`` if it is absent.
+
+    Of a key that an object has twice the last value counts, or with ``unique`` none does.
 
     Raises:
         FileNotFoundError: there is no such file.
-        JsonError: it is no JSON, or nested too deeply to be any file of ours.
+        JsonError: it is no JSON, or nested too deeply to be any file of ours; with ``unique``, an
+            object has a key twice.
     """
     path = input_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}{nearest_path(path)}: {remedy}")
     data = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_each_once if unique else None)
     except RecursionError as error:
         raise JsonError(path, "it is nested too deeply") from error
     except ValueError as error:
         raise JsonError(path, str(error)) from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has {quoted(key)} twice")
+    return found
 
 
 def shown(value: Any) -> str:
