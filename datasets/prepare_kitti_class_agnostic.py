@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             yield f"{images} images with {boxes} boxes in {output}"
             return
         for split in args.kins or ["train"]:
-            output = kitti / f"annotations/kins_{split}_cls_agnostic.json"
+            name = f"kins_{split}{'_amodal' if args.amodal else ''}_cls_agnostic.json"
+            output = kitti / "annotations" / name
             images, masks = prepare_kins(kitti, split, output, args.amodal, not args.quiet)
             yield f"{images} images with {masks} masks in {output}"
 

@@ -371,7 +371,9 @@ def test_boxes_beyond_the_image_are_cut_and_told(run, tmp_path, caplog):
 def test_what_counts_neither_way_may_count(run, tmp_path):
     make_voc(tmp_path)
     assert run("voc", "--difficult") == 0
-    content = read(tmp_path / "voc/annotations/trainvaltest_2007_cls_agnostic.json")
+    content = read(tmp_path / "voc/annotations/trainvaltest_2007_difficult_cls_agnostic.json")
+    assert content["info"]["description"].endswith("difficult objects count")
+    assert len(list((tmp_path / "voc/annotations").iterdir())) == 1
     assert [row["iscrowd"] for row in content["annotations"]] == [0] * 4
     assert [image["id"] for image in content["images"]] == [1, 5]
 
@@ -379,7 +381,9 @@ def test_what_counts_neither_way_may_count(run, tmp_path):
 def test_hidden_parts_of_objects_count_if_asked(run, tmp_path):
     make_kins(tmp_path)
     assert run("kitti", "--kins", "train", "--amodal") == 0
-    content = read(tmp_path / "kitti/annotations/kins_train_cls_agnostic.json")
+    content = read(tmp_path / "kitti/annotations/kins_train_amodal_cls_agnostic.json")
+    assert "whole objects (amodal)" in content["info"]["description"]
+    assert len(list((tmp_path / "kitti/annotations").iterdir())) == 1
     assert [row["bbox"] for row in content["annotations"]] == [BOX, BOX]
 
 
@@ -394,6 +398,25 @@ def test_files_of_kins_of_2019_serve_as_well(run, tmp_path):
     (made,) = read(tmp_path / "kitti/annotations/kins_test_cls_agnostic.json")["annotations"]
     assert made["segmentation"] == encoded()
     assert (made["bbox"], made["area"]) == (BOX, 200)
+
+
+def test_boxes_of_coco_files_are_cut_and_told_or_refused(run, tmp_path, caplog, capsys):
+    make_objects365(tmp_path)
+    path = tmp_path / "objects365/annotations/zhiyuan_objv2_val.json"
+    content = read(path)
+    content["annotations"][0]["bbox"] = [30, 20, 20, 9]
+    write(path, content)
+    assert run("objects365") == 0
+    row = read(path.with_name("zhiyuan_objv2_val_cls_agnostic.json"))["annotations"][0]
+    assert (row["bbox"], row["area"]) == ([30, 20, 10, 9], 90)
+    assert "1 boxes of images reach beyond it: cut; first: the box 30, 20, 20, 9" in caplog.text
+    content["annotations"][0]["bbox"] = [44, 6, 20, 10]
+    content["annotations"][1]["bbox"] = [4, 31, 20, 10]
+    write(path, content)
+    assert run("objects365") == 2
+    error = capsys.readouterr().err
+    assert "the box 44, 6, 20, 10 (x, y, width, height) has no pixel of patch8/" in error
+    assert "the box 4, 31, 20, 10 (x, y, width, height) has no pixel of patch16/" in error
 
 
 def test_names_become_those_of_a_folder(run, tmp_path):

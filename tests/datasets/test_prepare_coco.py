@@ -170,7 +170,7 @@ def test_coco_2014_without_an_annotation_is_an_error(run, tmp_path, capsys):
     assert not (folder / "panoptic_val2014.json").exists()
 
 
-def test_sa1b_is_joined_in_order_of_numbers(run, tmp_path):
+def test_sa1b_is_joined_in_order_of_numbers(run, tmp_path, capsys):
     images = tmp_path / "sa1b/images"
     for number in (10, 9, 11):
         entry = {"image_id": number, "file_name": f"sa_{number}.jpg", "height": 6, "width": 8}
@@ -178,6 +178,13 @@ def test_sa1b_is_joined_in_order_of_numbers(run, tmp_path):
         write(images / f"sa_{number}.json", {"image": entry, "annotations": masks})
     for number in (9, 10):
         (images / f"sa_{number}.jpg").touch()
+    (images / "sa_12.jpg").touch()
+    assert run("prepare_sa1b_class_agnostic", "--limit", "2") == 2
+    error = capsys.readouterr().err
+    assert "2 of 4 photographs in" in error
+    assert "lack their .jpg or their .json, such as sa_11: unpack the archive again" in error
+    (images / "sa_11.json").unlink()
+    (images / "sa_12.jpg").unlink()
     assert run("prepare_sa1b_class_agnostic") == 0
     content = read(tmp_path / "sa1b/annotations/sa1b_cls_agnostic.json")
     assert [i["id"] for i in content["images"]] == [9, 10]

@@ -106,9 +106,13 @@ def test_the_same_command_continues(run, root, monkeypatch):
     monkeypatch.setattr(isaid, "PATCH", 8)
     monkeypatch.setattr(isaid, "OVERLAP", 2)
     (output / "images/P0003_0_8_0_8.png").unlink()
+    patch = output / "images/P0003_6_14_0_8.png"
+    before = patch.read_bytes()
+    patch.write_bytes(b"")  # as a full disk or a crash leaves it
     (output / "records/P0004.json").write_text("{")
     assert run() == 0
     assert (output / "images/P0003_0_8_0_8.png").is_file()
+    assert patch.read_bytes() == before
     assert (output / "instances.json").read_bytes() == first
 
 

@@ -11,16 +11,13 @@ from tqdm import tqdm
 
 from trace_d2.complaints import Complaints
 from trace_d2.data.dataset_files import keep_present
-from trace_d2.data.prepare.one_class import ONE_CLASS, write_one_class
+from trace_d2.data.prepare.one_class import MANY, ONE_CLASS, SLACK, cut_box, write_one_class
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.listing import ids_of_stems
 from trace_d2.io.paths import name_keys
 from trace_d2.io.photographs import opened_image
 
 logger = logging.getLogger(__name__)
-
-_MANY = 20  # complaints, after which no more are looked for
-_SLACK = 1.0  # pixels by which boxes may reach beyond their image before it is told
 
 
 class Box(NamedTuple):
@@ -86,8 +83,8 @@ def write_boxes(
             entries.append(image_entry(image_id, image.file_name, size[1], size[0]))
             found = wrong.of(_rows, image, image_id, size, told)
             rows += found or []
-        if len(wrong.lines) >= _MANY:
-            wrong.say(f"and maybe more: {_MANY} are enough")
+        if len(wrong.lines) >= MANY:
+            wrong.say(f"and maybe more: {MANY} are enough")
             break
     wrong.end()
     for places, what in zip(
@@ -117,14 +114,15 @@ def _row(
     width, height = size
     scales = (width, height) * 2 if box.relative else (1, 1, 1, 1)
     left, top, right, bottom = (c * s for c, s in zip(box.corners, scales, strict=True))
-    x, y, end, below = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
-    if not (end > x and below > y):  # nor are they where one is no number
+    found = cut_box(left, top, right, bottom, size)
+    if found is None:
         raise ValueError(
             f"{box.where}: the box {left:g}, {top:g}, {right:g}, {bottom:g} (left, top, right, "
             f"bottom) has no pixel of {image.file_name}, which is {width}x{height}: correct it, or "
             "put image and annotations there again"
         )
-    if max(x - left, y - top, right - end, bottom - below) > _SLACK:
+    (x, y, end, below), beyond = found
+    if beyond > SLACK:
         told.cut.append(box.where)
     if box.drawn_on not in (None, size):
         told.resized.append(box.where)

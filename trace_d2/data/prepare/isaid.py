@@ -177,7 +177,9 @@ def _cut(source: Path, output: Path, stem: str) -> None:
     pixels = read_image(paths[0], paths[1:]).pixels
     for patch in patches:
         top, bottom, left, right = patch.pop("box")
-        write_png(output / "images" / patch["file_name"], pixels[top:bottom, left:right], fast=True)
+        path = output / "images" / patch["file_name"]
+        write_png(path, pixels[top:bottom, left:right], fast=True)
+        patch["bytes"] = path.stat().st_size
     facts = {"format": _FORMAT, "sources": stamps, "disagreeing": disagreeing, "patches": patches}
     write_json(record, facts)
 
@@ -186,10 +188,12 @@ def _is_done(record: Path, stamps: list[list[int]], output: Path) -> bool:
     try:
         found = json.loads(record.read_bytes())
         same = found["format"] == _FORMAT and found["sources"] == stamps
-        names = [patch["file_name"] for patch in found["patches"]]
+        patches = {patch["file_name"]: patch["bytes"] for patch in found["patches"]}
+        return same and all(
+            (output / "images" / name).stat().st_size == size for name, size in patches.items()
+        )
     except (OSError, ValueError, LookupError, TypeError):  # to be made anew, whatever it is
         return False
-    return same and all((output / "images" / name).is_file() for name in names)
 
 
 def _read_patches(

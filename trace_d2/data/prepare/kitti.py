@@ -126,6 +126,7 @@ def prepare_kins(
         folder=folder,
         name=str(path),
         leave_out=True,
+        what="whole objects (amodal)" if whole else "visible objects",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from trace_d2.complaints import Complaints
 from trace_d2.data.dataset_files import folder_names, tolerate_absent
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
@@ -19,10 +21,16 @@ from trace_d2.io.json_files import FieldError, read_json, shown, whole_number
 from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import composed, name_keys, relative_name
 
+logger = logging.getLogger(__name__)
+
 ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""
 
 _CLASSES_OF_COCO = 80
+MANY = 20
+"""Complaints, after which no more are looked for."""
+SLACK = 1.0
+"""Pixels by which boxes may reach beyond their image before it is told."""
 SEE = "datasets/README.md says what to put where"
 """The remedy where a file is missing."""
 
@@ -37,6 +45,7 @@ def prepare_class_agnostic(
     wanted: Callable[[str], bool] = lambda name: True,
     name: str = "",
     leave_out: bool = False,
+    what: str = "instances",
 ) -> tuple[int, int]:
     """Write the ``instances`` of a COCO (or LVIS) file as a file of one class, ``output``.
 
@@ -52,6 +61,7 @@ def prepare_class_agnostic(
         wanted: which images are taken, by such a name.
         leave_out: leave out annotations that cannot be used, and count them in a warning; else
             they are errors.
+        what: what they are, for the description in the file.
 
     Raises:
         ValueError: the file is no COCO file or damaged, or no image is left.
@@ -68,7 +78,8 @@ def prepare_class_agnostic(
     kept = {image["id"] for image in images}
     bar = tqdm(truth.annotations, unit="instance", disable=not progress)
     rows = [_annotation(truth, row) for row in bar if row["image_id"] in kept]
-    description = f"instances of {Path(name).name} as one class, converted by trace_d2"
+    description = f"{what} of {Path(name).name} as one class, converted by trace_d2"
+    _cut_boxes(rows, images, truth.name)
     return write_one_class(output, images, rows, description)
 
 
@@ -96,10 +107,20 @@ def prepare_sa1b(
 
     ``folder`` holds ``sa_<n>.jpg`` and ``sa_<n>.json``, as its archives do; the first ``limit`` are
     taken, in order of their numbers. Returns how many images and annotations were written.
+
+    Raises:
+        FileNotFoundError: 1 % of the photographs or more lack one of the two files; of fewer, which
+            are left out, it is told.
+        ValueError: files are damaged, or of another photograph.
     """
     names = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
-    stems = [name[: -len(".json")] for name in names if name.endswith(".json")]
-    stems = sorted((s for s in stems if f"{s}.jpg" in names), key=lambda s: (len(s), s))[:limit]
+    known = {name[: -len(".json")] for name in names if name.endswith(".json")}
+    known |= {name[: -len(".jpg")] for name in names if name.endswith(".jpg")}
+    both = {stem for stem in known if {f"{stem}.jpg", f"{stem}.json"} <= names}
+    lacking = sorted(known - both) if both else []
+    what = f"photographs in {folder} lack their .jpg or their .json"
+    tolerate_absent(lacking, len(known), what, "unpack the archive again")
+    stems = sorted(both, key=lambda stem: (len(stem), stem))[:limit]
     if not stems:
         raise FileNotFoundError(
             f"no sa_<n>.json with its sa_<n>.jpg in {folder}: unpack an archive of SA-1B there"
@@ -166,6 +187,50 @@ def _annotation(truth: InstanceFile, entry: dict[str, Any]) -> dict[str, Any]:
         "iscrowd": entry["iscrowd"],
         **{key: entry[key] for key in keys if key in entry},
     }
+
+
+def cut_box(
+    left: float, top: float, right: float, bottom: float, size: tuple[int, int]
+) -> tuple[tuple[float, float, float, float], float] | None:
+    """What a box has of an image of ``size`` (width, height): left, top, right and bottom.
+
+    With it, by how many pixels it reaches beyond the image. None: it has no pixel of it.
+    """
+    x, y, end, below = max(left, 0.0), max(top, 0.0), min(right, size[0]), min(bottom, size[1])
+    if not (end > x and below > y):  # nor are they where one is no number
+        return None
+    return (x, y, end, below), max(x - left, y - top, right - end, bottom - below)
+
+
+def _cut_boxes(rows: list[dict[str, Any]], images: list[dict[str, Any]], origin: str) -> None:
+    """Cut boxes without masks at the border of their image; raises where one has no pixel of it."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    names = {image["id"]: image["file_name"] for image in images}
+    wrong, cut = Complaints(), list[str]()
+    for row in rows:
+        if "segmentation" in row:
+            continue
+        x, y, wide, high = row["bbox"]
+        size, name = sizes[row["image_id"]], names[row["image_id"]]
+        found = cut_box(x, y, x + wide, y + high, size)
+        box = f"the box {x:g}, {y:g}, {wide:g}, {high:g} (x, y, width, height)"
+        if found is None:
+            wrong.say(
+                f"{origin}: {box} has no pixel of {name}, which is {size[0]}x{size[1]}: correct it"
+            )
+        elif found[1] > 0:
+            left, top, right, bottom = found[0]
+            row["bbox"] = [left, top, right - left, bottom - top]
+            row["area"] = (right - left) * (bottom - top)
+            cut += [f"{box} of {name}"] if found[1] > SLACK else []
+        if len(wrong.lines) >= MANY:
+            wrong.say(f"and maybe more: {MANY} are enough")
+            break
+    wrong.end()
+    if cut:
+        logger.warning(
+            "%s: %d boxes of images reach beyond it: cut; first: %s", origin, len(cut), cut[0]
+        )
 
 
 def _select(

@@ -46,8 +46,8 @@ def prepare_voc_boxes(
     """Write the boxes of a data set of ``SETS`` as one class, below its ``folder``.
 
     Objects marked as difficult are written as ``iscrowd``: found or not, they count neither way,
-    as by VOC's own rule. ``difficult`` makes them count. Returns how many images and boxes were
-    written.
+    as by VOC's own rule. ``difficult`` makes them count, and is in the file's name. Returns how
+    many images and boxes were written.
 
     Raises:
         ValueError, FileNotFoundError: as ``write_boxes``; lists and XML that are missing or broken.
@@ -63,8 +63,12 @@ def prepare_voc_boxes(
         )
         for stem in stems
     ]
+    output = folder / known.output
     description = f"boxes of {name} as one class, converted by trace_d2"
-    return write_boxes(folder / known.output, folder, images, description, progress)
+    if difficult:
+        output = output.with_name(output.name.replace("_cls", "_difficult_cls"))
+        description += "; difficult objects count"
+    return write_boxes(output, folder, images, description, progress)
 
 
 def _boxes(path: Path, difficult: bool) -> Iterator[Box]:
