@@ -44,6 +44,7 @@ SCORES = ("logits", "probabilities")
 
 _USELESS = 0.1  # of trust: such edges leave a map as it is
 _BARRIER = 0.1  # probability from which a cell is on an edge
+_SAID = 0.1  # log-odds from which edges say that a pixel is of another class
 _FAINT = 0.02  # share of a class that is as good as none
 _SURE = 0.9  # of what a map says is blurred, as outlines may be off
 _BLUR = 0.35  # of the reach
@@ -185,12 +186,14 @@ class SemanticRefiner:
             present = [self.ids.index(identity) for identity in classes.tolist()]
             seen = prior = self._probabilities(scores[present], semantic.shape, stride)
         gain = np.float32(self.settings.gain * evidence.trust)
-        score = np.log(prior + np.float32(1e-6)) + gain * self._brought(seen, borders)
+        brought = gain * self._brought(seen, borders)
+        score = np.log(prior + np.float32(1e-6)) + brought
         before, after = (values.argmax(0).astype(np.uint8) for values in (prior, score))
         on_edge = borders > _BARRIER
         moved = np.where((before != after) & ~on_edge, after, np.uint8(UNKNOWN))
         moved = _pixels(moved, semantic.shape, stride)
         ranks = np.where(moved == UNKNOWN, ranks, moved)
+        _join(ranks, after, brought, ~on_edge, stride)
         return classes[_flood(ranks, _pixels(on_edge, semantic.shape, stride), likely)]
 
     def _probabilities(self, scores: np.ndarray, shape: tuple[int, ...], stride: int) -> np.ndarray:
@@ -308,6 +311,29 @@ def _normalised(walked: np.ndarray) -> np.ndarray:
 def _pixels(cells: np.ndarray, shape: tuple[int, ...], stride: int) -> np.ndarray:
     """(h, w) cells as the (H, W) pixels that they cover."""
     return cells.repeat(stride, 0)[: shape[0]].repeat(stride, 1)[:, : shape[1]]
+
+
+def _join(
+    ranks: np.ndarray, after: np.ndarray, brought: np.ndarray, inside: np.ndarray, stride: int
+) -> None:
+    """Pixels of mixed cells join the class of the cell, where edges speak for it and not for them.
+
+    An outline that is not on the grid cuts cells, whose majority is often right before anything
+    moves. Their other pixels would be left as specks and spurs along the new outline.
+
+    Args:
+        ranks: uint8 (H, W), changed in place.
+        after: uint8 (h, w), ranks that cells have with the edges.
+        brought: float32 (K, h, w), log-odds that edges bring to each class.
+        inside: bool (h, w), cells to look at: those on no edge.
+        stride: pixels a side of a cell.
+    """
+    mixed = inside & (pool(ranks, stride) != ~pool(~ranks, stride))
+    y, x = np.nonzero(_pixels(mixed, ranks.shape, stride))
+    row, column = y // stride, x // stride
+    joined = after[row, column]
+    gained = brought[joined, row, column] - brought[ranks[y, x], row, column]
+    ranks[y, x] = np.where(gained > _SAID, joined, ranks[y, x])
 
 
 def _flood(ranks: np.ndarray, free: np.ndarray, relief: np.ndarray) -> np.ndarray:
