@@ -16,6 +16,7 @@ from PIL import Image
 from trace_d2.io.edge_maps import (
     check_edges,
     edge_size,
+    edge_stems,
     find_edges,
     quantise_edges,
     read_edges,
@@ -200,6 +201,12 @@ def test_find_edges(tmp_path: Path) -> None:
     write_edges(tmp_path / "a.png", np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"both .*a\.png and a\.npy exist: remove one"):
         find_edges(tmp_path, "a")
+    assert edge_stems(tmp_path) == {"a": ["a.npy", "a.png"]}
+    (tmp_path / "c.png").touch()
+    (tmp_path / "c.PNG").touch()
+    if len(list(tmp_path.glob("c.*"))) == 2:  # where the disk tells them apart
+        with pytest.raises(ValueError, match=r"c\.PNG and c\.png in .* are of one image"):
+            edge_stems(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no edge file at .*b\.png"):
         read_edges(tmp_path / "b.png")
 

@@ -160,7 +160,7 @@ def test_ids_beyond_a_text_hint_at_a_missing_background(tmp_path: Path) -> None:
     save(tmp_path / "a.png", RGB)
     path = save(tmp_path / "mask.png", np.full((4, 6), 2, np.uint8))
     categories = parse_category_lines(["cup", "plate"], "classes.txt")
-    with pytest.raises(ValueError, match="if 0 is background, let the first line say so"):
+    with pytest.raises(ValueError, match="if zero is background, let the first line say so"):
         load_sample(tmp_path / "a.png", path, None, categories, "classes.txt")
 
 

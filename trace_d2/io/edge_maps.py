@@ -53,8 +53,13 @@ def edge_paths(folder: str | InputFolder, stem: str) -> list[InputFile]:
 
 
 def edge_stems(folder: str | InputFolder) -> dict[str, list[str]]:
-    """The edge files below ``folder``, by stem."""
-    return files_by_stem(folder, (".png", ".npy"))
+    """The edge files below ``folder``, by stem; a ValueError if two differ in the case of their
+    endings alone, of which ``find_edges`` would take one."""
+    found = files_by_stem(folder, (".png", ".npy"))
+    for files in found.values():
+        if len(files) > 1 and len(set(map(str.lower, files))) < len(files):
+            raise ValueError(f"{' and '.join(files)} in {folder} are of one image: remove one")
+    return found
 
 
 def edge_stem(folder: str | InputFolder, image: str | Path) -> str:

@@ -244,7 +244,7 @@ def _counted_from(categories_name: str) -> str:
     """What one is to know of a text whose lines may stand for other ids than they seem to."""
     if Path(categories_name).suffix.lower() not in TEXT_SUFFIXES:
         return ""
-    return ". Lines without ids count from 0: if 0 is background, let the first line say so"
+    return ". Lines without ids count from zero: if zero is background, let the first line say so"
 
 
 def read_semantic(path: str | InputFile, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -103,6 +103,7 @@ def semantic_inputs(
     images = wrong.of(input_folder, args.images)
     names = wrong.of(images_below, images, semantic, given, args.output) if images else {}
     masks = (wrong.of(files_by_stem, semantic, endings) or {}) if semantic else {}
+    edges = (wrong.of(edge_stems, given) or {}) if given else {}
     images_json = getattr(args, "images_json", None)
     if names or images_json:
         ids = wrong.of(image_ids, names or {}, images_json)
@@ -121,7 +122,6 @@ def semantic_inputs(
         say(f"{args.categories}: {describe_categories(categories)}")
     shown = frozenset(spread(list(mask_stems)[: args.limit], args.report_images))
     entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
-    edges = edge_stems(given) if given else {}
     return SemanticInputs(
         images, semantic, categories, entries, masks, mask_stems, given,
         counterparts(names, edges), edges,
