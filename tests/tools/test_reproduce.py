@@ -1,15 +1,21 @@
-"""Every command of docs/reproduce.md and its pages runs, in miniature, and none is left out."""
+"""Every command of docs/reproduce.md and its pages runs, in miniature, and none is left out.
+
+Each for all rows of its section's tables, but for those of divergences: one row a table there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from doc_commands import Block, Section, blocks, sections
+
+from trace_d2.edges.settings import AbdivSettings, EmergenceSettings
 
 pytest.importorskip("detectron2")
 
@@ -47,9 +53,30 @@ def folder(reproduce, tmp_path_factory):
     return made
 
 
+def one_divergence(section: Section) -> Section:
+    """``section``, of rows that differ in the divergence alone with the last of each key."""
+    rows = {row.get("KEY", str(row)): row for row in section.settings}
+    return replace(section, settings=tuple(rows.values()))
+
+
 @pytest.mark.parametrize("names", TABLES, ids="-".join)
 def test_every_command_of_tables_runs(names, reproduce, folder):
-    check(reproduce, folder, [reproduce.table_sections()[name] for name in names])
+    chosen = [one_divergence(reproduce.table_sections()[name]) for name in names]
+    check(reproduce, folder, chosen)
+
+
+def test_divergences_of_rows_that_are_not_run_are_known(reproduce):
+    section = reproduce.table_sections()["4"]
+    for key, kind in (("EMERGENCE", EmergenceSettings), ("ABDIV", AbdivSettings)):
+        named = [row["METRIC"] for row in section.settings if row["KEY"] == f"{key}.METRIC"]
+        assert len(named) > 2
+        for metric in named:
+            assert kind(metric=metric).metric == metric
+    kept = one_divergence(section)
+    assert [row["KEY"] for row in kept.settings] == ["EMERGENCE.METRIC", "ABDIV.METRIC"]
+    assert len(kept.commands) == 2 * len(section.blocks[0].commands) == 8
+    other = reproduce.table_sections()["5"]
+    assert one_divergence(other).commands == other.commands
 
 
 def test_tables_are_run_behind_what_they_share(reproduce, tmp_path, monkeypatch):
