@@ -158,8 +158,8 @@ class EdgeTakingJob(Job[EntryT, PhotoT, ResultT]):
     def built(self, build: Callable[[CfgNode], Any]) -> Any:
         """What ``build`` makes of the config; of prompts, those of the job's images are encoded."""
         with contextlib.ExitStack() as stack:
-            if self._told and self.store.images_path.is_file():
-                entries, limit = self.store.read_images()  # of an actor, too, which gets no entries
+            if self._told and self.store.has_settings():  # in an actor, too, which gets no entries
+                entries, limit = self.store.read_images()
                 stack.enter_context(only_of(entry.file_name for entry in entries.first(limit)))
             return build_pinned(build, self.cfg, self.store)
 
