@@ -378,6 +378,19 @@ def test_what_counts_neither_way_may_count(run, tmp_path):
     assert [image["id"] for image in content["images"]] == [1, 5]
 
 
+def test_difficult_is_read_however_it_is_written(run, tmp_path, capsys):
+    make_voc(tmp_path)
+    path = tmp_path / "voc/VOC2007/Annotations/000005.xml"
+    before = path.read_text()
+    path.write_text(before.replace("<difficult>1", "<difficult>True"))
+    assert run("voc") == 0
+    content = read(tmp_path / "voc/annotations/trainvaltest_2007_cls_agnostic.json")
+    assert [row["iscrowd"] for row in content["annotations"]] == [0, 1] * 2
+    path.write_text(before.replace("<difficult>1", "<difficult>maybe"))
+    assert run("voc") == 2
+    assert "object 2 (person): difficult is maybe, neither 0 nor 1" in capsys.readouterr().err
+
+
 def test_hidden_parts_of_objects_count_if_asked(run, tmp_path):
     make_kins(tmp_path)
     assert run("kitti", "--kins", "train", "--amodal") == 0

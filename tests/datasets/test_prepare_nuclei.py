@@ -209,6 +209,28 @@ def test_revisions_with_a_value_a_nucleus(tmp_path):
         assert masks[2]["counts"] == expected[1]
 
 
+def test_smoothed_masks_are_told(tmp_path):
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[1:5, 1:5] = 255
+    values[0, 1:5], values[5, 1:5] = range(40, 80, 10), range(90, 130, 10)
+    write_png(tmp_path / "a.png", values)
+    (note,) = read_painted(tmp_path / "a.png", HEIGHT, WIDTH).notes
+    assert note == "8 of 9 nuclei have fewer than 4 pixels: was the mask smoothed?"
+
+
+def test_files_of_an_earlier_run_and_images_without_nuclei_are_told(run, tnbc, caplog):
+    assert run("tnbc") == 0
+    assert "02_1.png: there is no nucleus in it" in caplog.text
+    assert "not of this data set" not in caplog.text
+    for kind in ("Slide", "GT"):
+        (tnbc / f"TNBC_NucleiSegmentation/{kind}_02/02_1.png").unlink()
+    assert run("tnbc") == 0
+    for folder in ("images", "panoptic"):
+        assert (
+            f"tnbc/{folder} has 1 files that are not of this data set, such as 02_1" in caplog.text
+        )
+
+
 def test_a_mask_of_another_size_is_named(run, tnbc, capsys):
     path = tnbc / "TNBC_NucleiSegmentation/GT_01/01_1.png"
     write_png(path, np.zeros((4, 4), np.uint8))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.making import make_each, tell_all
+from trace_d2.data.prepare.making import make_each, tell_all, tell_strangers
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.atomic import atomic_file, write_json, write_png
 from trace_d2.io.categories import category_entries, load_categories
@@ -231,7 +231,7 @@ def _join(output: Path, stems: list[str]) -> Counts:
     categories = category_entries(load_categories("isaid"))
     description = f"iSAID {output.name}, in patches, converted by trace_d2"
     disagreeing: dict[str, int] = {}
-    patches = 0
+    patches, names = 0, set[str]()
     with (
         atomic_file(output / "instances.json") as file,
         CocoStream(file, categories, description) as stream,
@@ -240,11 +240,13 @@ def _join(output: Path, stems: list[str]) -> Counts:
             disagreeing |= {stem: record["disagreeing"]} if record["disagreeing"] else {}
             for patch in record["patches"]:
                 patches += 1
+                names.add(patch["file_name"])
                 sides = patch["height"], patch["width"]
                 stream.add_image(image_entry(patches, patch["file_name"], *sides))
                 for one in patch["annotations"]:
                     stream.add({**one, "id": stream.count + 1, "image_id": patches})
         stream.end()
+    tell_strangers(output / "images", names)
     if disagreeing:
         worst = max(disagreeing, key=disagreeing.__getitem__)
         logger.warning(

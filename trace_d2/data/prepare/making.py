@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trace_d2.complaints import Complaints
+from trace_d2.data.dataset_files import folder_names
 from trace_d2.data.prepare.one_class import ONE_CLASS, number
 from trace_d2.io.atomic import DiskFullError, write_json
 from trace_d2.io.categories import Category, category_entries
 from trace_d2.io.coco_panoptic import coco_dataset
 from trace_d2.parallel import ordered_map
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,6 +55,17 @@ def tell_all(wrong: Sequence[str]) -> None:
     if len(wrong) > _SHOWN:
         told.say(f"{len(wrong) - _SHOWN} more files are wrong in such ways")
     told.end()
+
+
+def tell_strangers(folder: Path, names: Collection[str]) -> None:
+    """Warn where ``folder`` has files beside ``names``, as of an earlier run on other images."""
+    there = folder_names(folder, "files", "run it again").difference(names)
+    strangers = sorted(name for name in there if name[0] != ".")
+    if strangers:
+        logger.warning(
+            "%s has %d files that are not of this data set, such as %s: remove them",
+            folder, len(strangers), strangers[0],
+        )  # fmt: skip
 
 
 def _attempt(job: Callable[[T], R], item: T) -> tuple[Any, str]:

@@ -19,7 +19,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from trace_d2.data.prepare.making import ImageEntries, make_each, tell_all, write_json_files
+from trace_d2.data.prepare.making import (
+    ImageEntries,
+    make_each,
+    tell_all,
+    tell_strangers,
+    write_json_files,
+)
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.categories import load_categories
 from trace_d2.io.coco_panoptic import (
@@ -49,6 +55,7 @@ MONUSEG_FOLDERS = {"train": "MoNuSeg 2018 Training Data", "test": "MoNuSegTestDa
 """The folders of MoNuSeg's archives, by split."""
 
 _BACKGROUND, _NUCLEUS = 0, 1
+_TINY = 4  # pixels; nuclei have hundreds, the grey levels of a smoothed border one or two each
 _AGAIN = "unpack the data set again"
 _SLIDE = re.compile(r"(Slide|GT)_([0-9]+)")
 
@@ -130,6 +137,7 @@ def prepare_tnbc(
     for rank, (stem, path) in enumerate(sorted(found["Slide"].items()), start=1):
         write_bytes(output / "images" / path.name, path.read_bytes())
         sources.append(Source(rank, path.name, path, found["GT"][stem]))
+    tell_strangers(output / "images", {source.file_name for source in sources})
     return _prepare(output, sources, read_painted, "TNBC, converted by trace_d2", workers, progress)
 
 
@@ -175,7 +183,11 @@ def read_painted(path: Path, height: int, width: int) -> Nuclei:
     for value in np.unique(values[values != _BACKGROUND]).tolist():
         count, parts = cv2.connectedComponents((values == value).astype(np.uint8), connectivity=8)
         masks += [encode_mask(parts == part) for part in range(1, count)]
-    return Nuclei(masks)
+    tiny = sum(coco_mask.area(mask) < _TINY for mask in masks)
+    if 2 * tiny <= len(masks):
+        return Nuclei(masks)
+    note = f"{tiny} of {len(masks)} nuclei have fewer than {_TINY} pixels: was the mask smoothed?"
+    return Nuclei(masks, (note,))
 
 
 def painted(masks: Sequence[dict[str, Any]], height: int, width: int) -> tuple[np.ndarray, int]:
@@ -216,6 +228,7 @@ def _prepare(
         for note in notes:
             logger.warning("%s: %s", image["file_name"], note)
     written = [entries for entries, _ in results]
+    tell_strangers(output / "panoptic", {annotation["file_name"] for _, annotation, _ in written})
     write_json_files(output, description, load_categories("nuclei"), written)
     return len(written), sum(len(nuclei) for _, _, nuclei in written)
 
@@ -227,7 +240,7 @@ def _write_image(
     height, width = read_image(source.image).pixels.shape[:2]
     found = read(source.annotation, height, width)
     segment_ids, count = painted(found.masks, height, width)
-    notes = list(found.notes)
+    notes = [*found.notes, *([] if found.masks else ["there is no nucleus in it"])]
     if covered := len(found.masks) - count:
         notes.append(f"{covered} nuclei lie under others: they are instances, but no segments")
     background = count + 1

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from trace_d2.data.prepare.boxes import Box, BoxedImage, numbers, write_boxes
 from trace_d2.data.prepare.one_class import SEE
+from trace_d2.io.json_files import shown
 from trace_d2.io.listing import read_names
 
 _AGAIN = "unpack the data set again"
@@ -87,8 +88,16 @@ def _boxes(path: Path, difficult: bool) -> Iterator[Box]:
     for rank, thing in enumerate(root.findall("object"), start=1):
         where = f"{path}, object {rank} ({thing.findtext('name', 'without name').strip()})"
         left, top, right, bottom = _corners(thing, where)
-        ignored = thing.findtext("difficult", "0").strip() == "1" and not difficult
+        ignored = _is_marked(thing, where) and not difficult
         yield Box((left - 1, top - 1, right, bottom), where, ignored, drawn_on=drawn_on)
+
+
+def _is_marked(thing: ElementTree.Element, where: str) -> bool:
+    """Whether an object is difficult."""
+    text = thing.findtext("difficult", "0").strip().lower()
+    if text not in ("0", "1", "false", "true"):
+        raise ValueError(f"{where}: difficult is {shown(text)}, neither 0 nor 1: {_AGAIN}")
+    return text in ("1", "true")
 
 
 def _corners(thing: ElementTree.Element, where: str) -> Sequence[float]:
