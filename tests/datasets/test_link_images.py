@@ -49,3 +49,11 @@ def test_another_file_is_left_alone(link, tmp_path, capsys):
     assert link("a.jpg", folder="images/val") == 2
     assert "no link to" in capsys.readouterr().err
     assert (tmp_path / "images/val/a.jpg").read_text() == "val/a.jpg"
+
+
+def test_links_that_the_file_does_not_list_are_told(link, tmp_path, caplog):
+    assert link("a.jpg", "val/a.jpg") == 0
+    assert not caplog.text
+    assert link("a.jpg") == 0
+    assert "links has 1 files that" in caplog.text
+    assert "does not list, such as" in caplog.text

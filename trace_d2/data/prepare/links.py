@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from trace_d2.io.json_files import quoted, read_json
 from trace_d2.io.paths import file_below
+
+logger = logging.getLogger(__name__)
 
 _SEE = "datasets/README.md says what to put where"
 
@@ -15,7 +18,8 @@ def link_images(listing: str | Path, images: str | Path, output: str | Path) -> 
     """Link the images that a COCO file lists, below ``images``, into ``output``.
 
     Names stay, sub-folders included, so that what is found in ``output`` has the names of
-    ``listing``. Links that are there already stay; returns how many images are listed.
+    ``listing``. Links that are there already stay, others are told of; returns how many images are
+    listed.
 
     Raises:
         FileNotFoundError: images are missing, of which nothing is linked then.
@@ -41,6 +45,12 @@ def link_images(listing: str | Path, images: str | Path, output: str | Path) -> 
         )
     for link, path in wanted.items():
         _link(link, path)
+    strangers = sorted(p for p in Path(output).rglob("*") if p not in wanted and not p.is_dir())
+    if strangers:
+        logger.warning(
+            "%s has %d files that %s does not list, such as %s: remove them",
+            output, len(strangers), listing, strangers[0],
+        )  # fmt: skip
     return len(wanted)
 
 
