@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trace_d2.labels import PanopticLabeler
+from trace_d2.propagation import regions
 from trace_d2.propagation.calibration import EdgeCalibration
 from trace_d2.propagation.regions import _edge_sums, cut_components
 from trace_d2.scenes.dataset import still_life_categories
@@ -97,3 +98,15 @@ def test_labels_do_not_depend_on_how_much_is_counted_at_once(calibration):
             found.append((label.segment_ids.tolist(), label.segments))
         assert found[0] == found[1]
         assert len(label.segments) > 1
+
+
+def test_a_mask_that_counts_as_large_is_cut_the_same(monkeypatch):
+    yy, xx = np.mgrid[:40, :60]
+    mask = ((yy - 20) ** 2 + (xx - 18) ** 2 < 150) | ((yy - 20) ** 2 + (xx - 42) ** 2 < 150)
+    edges = np.zeros(mask.shape, np.float32)
+    edges[:, 30] = 1
+    evidence = EdgeCalibration.assumed()(edges)
+    plain = regions.cut_basins(mask, evidence, 2.0)
+    monkeypatch.setattr(regions, "_LARGE", 0)
+    np.testing.assert_array_equal(regions.cut_basins(mask, evidence, 2.0), plain)
+    assert plain.max() == 2
