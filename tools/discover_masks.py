@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.arguments import add_edge_options, job_parser
+from trace_d2.jobs.arguments import add_edge_options, add_images_option, job_parser
 from trace_d2.jobs.command_line import run_command
 from trace_d2.masks.settings import METHODS
 
@@ -37,11 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--method", choices=METHODS, help="default: MODEL.TRACE.DISCOVERY.METHOD of the config"
     )
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="photographs, in sub-folders or not; or s3://... or gs://...",
-    )
+    add_images_option(parser)
     parser.add_argument(
         "--output",
         metavar="FILE",

@@ -18,7 +18,13 @@ import sys
 from collections.abc import Sequence
 
 from trace_d2.io.categories import BUILTIN_CATEGORIES
-from trace_d2.jobs.arguments import add_edge_options, add_sam_option, job_parser
+from trace_d2.jobs.arguments import (
+    add_edge_options,
+    add_images_option,
+    add_output_folder,
+    add_sam_option,
+    job_parser,
+)
 from trace_d2.jobs.command_line import run_command
 
 
@@ -34,11 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     all_done = "every image is labelled, or skipped for want of a semantic mask"
     parser = job_parser(__doc__, all_done, "labelled")
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="photographs, in sub-folders or not; or s3://... or gs://...",
-    )
+    add_images_option(parser)
     parser.add_argument(
         "--semantic",
         metavar="DIR",
@@ -51,11 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="text with a name a line ([ID] NAME [R,G,B] [thing|stuff]; ids count from 0), or JSON "
         f"list of {{id, name, isthing}}, or a built-in name: {', '.join(BUILTIN_CATEGORIES)}",
     )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="new folder, or one to continue; or s3://... or gs://...",
-    )
+    add_output_folder(parser)
     parser.add_argument(
         "--images-json",
         metavar="FILE",

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trace_d2.jobs.arguments import job_parser
+from trace_d2.jobs.arguments import add_output_folder, job_parser
 from trace_d2.jobs.command_line import run_command
 
 if TYPE_CHECKING:
@@ -55,11 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights", metavar="FILE", help="checkpoint of the model: a file, or an address"
     )
     parser.add_argument("--images", metavar="DIR", help="photographs; or s3://... or gs://...")
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="new folder, or one to continue; or s3://... or gs://...",
-    )
+    add_output_folder(parser)
     parser.add_argument(
         "--score",
         type=float,

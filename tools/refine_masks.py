@@ -18,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.arguments import add_edge_options, add_sam_option, job_parser
+from trace_d2.jobs.arguments import add_edge_options, add_images_option, add_sam_option, job_parser
 from trace_d2.jobs.command_line import run_command
 
 
@@ -34,11 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     all_done = "every image is refined, or skipped: absent, or without a mask"
     parser = job_parser(__doc__, all_done, "refined", "refined.json.work")
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="photographs, in sub-folders or not; or s3://... or gs://...",
-    )
+    add_images_option(parser)
     parser.add_argument(
         "--masks",
         metavar="FILE",

@@ -18,7 +18,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trace_d2.jobs.arguments import add_edge_options, job_parser
+from trace_d2.jobs.arguments import (
+    add_edge_options,
+    add_images_option,
+    add_output_folder,
+    job_parser,
+)
 from trace_d2.jobs.command_line import run_command
 
 
@@ -34,11 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     all_done = "every image is refined, or skipped for want of a class map"
     parser = job_parser(__doc__, all_done, "refined")
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="photographs, in sub-folders or not; or s3://... or gs://...",
-    )
+    add_images_option(parser)
     parser.add_argument(
         "--semantic",
         metavar="DIR",
@@ -52,11 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="text with a name a line, or JSON list of {id, name, isthing}, or a built-in name: "
         "voc, coco-panoptic",
     )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="new folder, or one to continue; or s3://... or gs://...",
-    )
+    add_output_folder(parser)
     add_edge_options(parser)
     return parser
 

@@ -148,6 +148,24 @@ def check_command(wrong: Complaints, args: argparse.Namespace) -> None:
         wrong.say("--watch and --json go with --status OUTPUT: leave them out, or give it")
 
 
+def add_images_option(parser: argparse.ArgumentParser) -> None:
+    """``--images``, the photographs of a job."""
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="photographs, in sub-folders or not; or s3://... or gs://...",
+    )
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    """``--output`` of a job that writes a folder."""
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="new folder, or one to continue; or s3://... or gs://...",
+    )
+
+
 def add_edge_options(parser: argparse.ArgumentParser, none: bool = True) -> None:
     """``--edges`` and ``--save-edges``, and with ``none`` ``--no-edges``."""
     edges = parser.add_mutually_exclusive_group()

@@ -6,12 +6,10 @@ A kind is a subclass of ``Job`` in one file of ``trace_d2.jobs.kinds``; the engi
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +17,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from trace_d2.devices import is_device_failure
 from trace_d2.io.atomic import write_json
-from trace_d2.io.remote import InputFile, RemoteFile, StoreError
+from trace_d2.io.remote import StoreError
 from trace_d2.jobs.executors import DeviceFailedError
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
 from trace_d2.jobs.layout import PREVIEWS, Layout
@@ -131,7 +129,7 @@ class Job(ABC, Generic[EntryT, InputsT, ResultT]):
 
     @abstractmethod
     def fingerprint(self, entry: EntryT) -> str:
-        """A text that changes when an input of ``entry`` does, see ``files_print``."""
+        """A text that changes when an input of ``entry`` does, see ``fingerprint.files_print``."""
 
     def skip(self, entry: EntryT) -> str:
         """Why there is nothing to make a result from; empty if there is."""
@@ -390,19 +388,3 @@ def _check_device(entries: Sequence[ImageEntry], outcomes: Sequence[Any]) -> Non
                 f"{names}. Reset it, or use another. Finished images are safe; the same command "
                 "continues"
             ) from outcome
-
-
-def files_print(paths: Iterable[InputFile], *others: Any) -> str:
-    """A text that changes when the size or time of a file does, or one of ``others``.
-
-    Of a file by address it is what its store told of it when its folder was listed.
-    """
-    stamps: list[Any] = []
-    for path in paths:
-        if isinstance(path, RemoteFile):
-            stamps.append(path.stamp)
-            continue
-        # A name too long for the file system is no file, but an error to ``Path.exists``.
-        status = path.stat() if os.path.exists(path) else None
-        stamps.append((status.st_size, status.st_mtime_ns) if status else None)
-    return hashlib.sha256(repr([*stamps, *others]).encode()).hexdigest()[:16]

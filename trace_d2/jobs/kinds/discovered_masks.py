@@ -31,7 +31,7 @@ from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import NONE
 from trace_d2.jobs.edge_options import edge_cfg
-from trace_d2.jobs.job import files_print
+from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, deciding_keys
 from trace_d2.jobs.kinds.edges import edge_entries

@@ -29,10 +29,10 @@ from trace_d2.io.images import Inputs, read_image
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
 from trace_d2.io.remote import InputFolder, input_folder
-from trace_d2.jobs.arguments import job_parser
+from trace_d2.jobs.arguments import add_images_option, add_output_folder, job_parser
 from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER, images_below
 from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg
-from trace_d2.jobs.job import files_print
+from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
 from trace_d2.jobs.layout import Layout
@@ -212,16 +212,8 @@ class PseudoEdgeJob(PredictedEdgeJob):
 def edge_parser(description: str | None) -> argparse.ArgumentParser:
     """The options of a tool that detects edges."""
     parser = job_parser(description, "every image has its edges", "finished", workers=_WORKERS)
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="photographs, in sub-folders or not; or s3://... or gs://...",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        help="new folder, or one to continue; or s3://... or gs://...",
-    )
+    add_images_option(parser)
+    add_output_folder(parser)
     return parser
 
 

@@ -31,8 +31,9 @@ from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import relative_name
 from trace_d2.io.remote import is_address
 from trace_d2.jobs.command_line import existing_folder
+from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.folder import open_job_folder
-from trace_d2.jobs.job import Job, Lookers, UsageError, files_print
+from trace_d2.jobs.job import Job, Lookers, UsageError
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.outcome import FactCounts, Outcome
 from trace_d2.jobs.output import ForeignFolderError

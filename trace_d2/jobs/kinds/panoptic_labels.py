@@ -42,7 +42,7 @@ from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.jobs.coco_files import read_result
 from trace_d2.jobs.edge_options import edge_cfg
-from trace_d2.jobs.job import files_print
+from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade

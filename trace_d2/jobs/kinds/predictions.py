@@ -32,7 +32,8 @@ from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.regions import is_sliver
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import read_result, stored_categories
-from trace_d2.jobs.job import Job, Read, UsageError, files_print
+from trace_d2.jobs.fingerprint import files_print
+from trace_d2.jobs.job import Job, Read, UsageError
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.predicted import Predicted, Prediction, Predictor
 from trace_d2.jobs.layout import Layout

@@ -36,7 +36,8 @@ from trace_d2.io.remote import InputFolder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import given_folder
 from trace_d2.jobs.edge_options import edge_cfg
-from trace_d2.jobs.job import Lookers, files_print
+from trace_d2.jobs.fingerprint import files_print
+from trace_d2.jobs.job import Lookers
 from trace_d2.jobs.journal import Record
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade

@@ -27,7 +27,7 @@ from trace_d2.io.images import Sample, load_sample
 from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.io.score_stacks import SCORE_SUFFIXES
 from trace_d2.jobs.edge_options import edge_cfg
-from trace_d2.jobs.job import files_print
+from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry
 from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES
