@@ -162,6 +162,19 @@ def test_what_is_missing_is_named(prepare, root, missing, named, capsys):
     assert not (root / "VOC2012/panoptic_train_aug/panoptic.json").exists()
 
 
+def test_all_bad_annotations_are_told_at_once(prepare, root, capsys):
+    objects = root / "VOC2012/SegmentationObject/2007_000001.png"
+    objects.write_bytes(objects.read_bytes()[:-20])
+    matrix = root / "sbd/inst/2008_000003.mat"
+    matrix.write_bytes(b"")
+    output = root / "VOC2012/panoptic_train_aug"
+    assert run(prepare, root, "--splits", "train_aug") == 2
+    message = capsys.readouterr().err
+    assert "several things are wrong" in message
+    assert [str(path) in message for path in (objects, matrix)] == [True, True]
+    assert not (output / "panoptic.json").exists()
+
+
 def test_class_of_an_object_is_that_of_most_pixels():
     classes = np.array([[15, 15, 12, 255, 0, 7]], np.uint8)
     objects = np.array([[3, 3, 3, 3, 0, 0]], np.uint8)

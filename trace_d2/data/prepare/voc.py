@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.making import ImageEntries, write_json_files
+from trace_d2.data.prepare.making import ImageEntries, make_each, write_json_files
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.categories import load_categories
 from trace_d2.io.coco_panoptic import (
@@ -29,7 +29,6 @@ from trace_d2.io.json_files import shown
 from trace_d2.io.listing import read_names
 from trace_d2.io.mat_files import read_structure
 from trace_d2.io.png import read_png
-from trace_d2.parallel import ordered_map
 
 SPLITS = ("train_aug", "val")
 _VOID = 255
@@ -58,6 +57,9 @@ def prepare_voc(
         output: folder to write to.
         workers: processes.
         progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError, ValueError: files are missing or damaged; all images are tried first.
     """
     voc, output = Path(voc), Path(output)
     sources = list_sources(voc, sbd, split)
@@ -72,8 +74,7 @@ def prepare_voc(
         )
     (output / "panoptic").mkdir(parents=True, exist_ok=True)
     write = partial(_write_image, output)
-    items = list(sources.items())
-    written = list(ordered_map(write, items, workers, description=split, progress=progress))
+    written = make_each(write, list(sources.items()), workers, split, progress)
     description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
     write_json_files(output, description, load_categories("voc"), written)
     return len(written)
