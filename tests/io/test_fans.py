@@ -95,15 +95,25 @@ def test_parts_by_address() -> None:
     store.rm("/fans", recursive=True)
 
 
-def test_an_ending_in_capitals_is_found_where_there_is_no_other(tmp_path: Path) -> None:
-    for folder in (tmp_path / "flat", tmp_path / "fanned"):
-        folder.mkdir()
-        (folder / "x.PNG").touch()
-    (tmp_path / "fanned/part-0").mkdir()
-    for name in ("flat", "fanned"):
-        assert file_of(tmp_path / name, "x.png").name == "x.PNG"
+@pytest.mark.parametrize("ending", ["PNG", "Png", "pNg"])
+def test_an_ending_of_any_case_is_found_where_there_is_no_other(
+    tmp_path: Path, ending: str
+) -> None:
+    for name in (f"x.{ending}", f"{fanned('x', 1)}.{ending}"):
+        path = tmp_path / Path(name).parts[0] / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for folder in tmp_path.iterdir():
+        assert file_of(folder, "x.png") == folder / edge_stems(folder)["x"][0]
+        assert file_of(folder, "x.png").name == f"x.{ending}"
+        (folder / "x.png").touch()
+        assert file_of(folder, "x.png") == folder / "x.png"
+
+
+def test_arrays_of_an_ending_of_any_case_are_read(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.full((2, 3), 0.5, np.float32))
-    (tmp_path / "y.npy").rename(tmp_path / "y.NPY")
-    found = find_edges(tmp_path, "y")
-    assert read_edges(found).tolist() == [[0.5] * 3] * 2
-    assert list(edge_stems(tmp_path / "flat")) == ["x"]
+    for name in ("y.NPY", "y.Npy"):
+        next(tmp_path.iterdir()).rename(tmp_path / name)
+        found = find_edges(tmp_path, "y")
+        assert found.name == name
+        assert read_edges(found).tolist() == [[0.5] * 3] * 2

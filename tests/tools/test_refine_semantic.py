@@ -121,14 +121,15 @@ def test_what_is_wrong_is_named(job, tmp_path: Path, capsys) -> None:
     assert "c.npy and c.png" in said
 
 
-def test_capitals_in_endings(job, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("png", "npy"), [("PNG", "NPY"), ("Png", "Npy")])
+def test_capitals_in_endings(job, tmp_path: Path, png: str, npy: str) -> None:
     assert job() == 0
     plain = refined(tmp_path, "a")
     shutil.rmtree(tmp_path / "out")
     for name in ("semantic/a", "edges/a", "images/a"):
-        (tmp_path / f"{name}.png").rename(tmp_path / f"{name}.PNG")
+        (tmp_path / f"{name}.png").rename(tmp_path / f"{name}.{png}")
     np.save(tmp_path / "semantic/b.npy", scores_of(TRUTH))
-    (tmp_path / "semantic/b.npy").rename(tmp_path / "semantic/b.NPY")
+    (tmp_path / "semantic/b.npy").rename(tmp_path / f"semantic/b.{npy}")
     (tmp_path / "semantic/b.png").unlink()
     assert job() == 0
     assert {record["status"] for record in journal(tmp_path).values()} == {"done"}

@@ -283,3 +283,14 @@ def test_self_training_keeps_the_folders(label_job) -> None:
     again, _ = merge_predictions(labels, {"images": images, "annotations": moved})
     assert [a["image_id"] for a in again["annotations"]] == [1, 1, 1, 2, 2, 2]
     assert again["annotations"] == merged["annotations"]
+
+
+def test_endings_of_any_case_are_found(label_job) -> None:
+    label_job.add("a", "b")
+    label_job.run()
+    plain = label_job.coco("panoptic.json")["annotations"]
+    shutil.rmtree(label_job.output)
+    for path in sorted(label_job.root.rglob("a.png")):
+        path.rename(path.with_suffix(".Png"))
+    assert label_job.run() == 0
+    assert label_job.coco("panoptic.json")["annotations"] == plain

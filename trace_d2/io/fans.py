@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import overload
 
@@ -70,18 +71,24 @@ def file_of(folder: str | InputFolder, name: str) -> InputFile: ...
 def file_of(folder: str | InputFolder, name: str) -> InputFile:
     """The file that ``name``, a stem with its ending, stands for in ``folder``; see ``file_below``.
 
-    Where there is none, it is the one of that ending in capitals (``x.PNG``), if there is one;
-    else, where the folder has parts, the one in its part.
+    Where there is none, it is the one in its part, where the folder has parts; else one whose
+    ending is in letters of any other case (``x.PNG``, ``x.Png``), as ``files_by_stem`` lists them.
     """
     path = file_below(folder, name)
     if _is_there(path):
         return path
     stem, ending = os.path.splitext(name)
-    capitals = file_below(folder, f"{stem}{ending.upper()}")
-    if _is_there(capitals):
-        return capitals
     digits = _digits_of(folder)
-    return file_below(folder, f"{fanned(composed(stem), digits)}{ending}") if digits else path
+    stems = [fanned(composed(stem), digits), stem] if digits else [stem]
+    choices = [file_below(folder, f"{one}{own}") for own in _cases(ending) for one in stems]
+    return next(filter(_is_there, choices), choices[0])
+
+
+@lru_cache(maxsize=8)
+def _cases(ending: str) -> tuple[str, ...]:
+    """``ending``, which is short, and it in letters of every other case."""
+    forms = map("".join, product(*((letter.lower(), letter.upper()) for letter in ending)))
+    return tuple(dict.fromkeys((ending, ending.upper(), *forms)))
 
 
 def _is_there(path: InputFile) -> bool:
