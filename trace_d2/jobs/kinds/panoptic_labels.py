@@ -12,15 +12,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import atomic_file, write_png
 from trace_d2.io.categories import (
     UNKNOWN,
@@ -35,19 +32,14 @@ from trace_d2.io.coco_panoptic import (
     panoptic_annotation,
 )
 from trace_d2.io.coco_stream import CocoStream
-from trace_d2.io.edge_maps import edge_paths, find_edges
-from trace_d2.io.fans import file_of
-from trace_d2.io.images import Sample, load_sample
+from trace_d2.io.images import Sample
 from trace_d2.io.regions import is_sliver
-from trace_d2.io.remote import InputFile, InputFolder, input_folder
 from trace_d2.jobs.coco_files import read_result
-from trace_d2.jobs.edge_options import edge_cfg
-from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
+from trace_d2.jobs.kinds.class_map_job import ClassMapJob
 from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, upgrade
 from trace_d2.jobs.kinds.redrawing_job import CUT, RedrawingJob, sam_rows
-from trace_d2.jobs.kinds.semantic_inputs import elsewhere, semantic_inputs
 from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, colored, cut_strengths
@@ -74,16 +66,8 @@ _PANES = (
 )
 
 
-class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
-    """Labels images one by one.
-
-    Args:
-        cfg, images, output, entries, save_edges: see ``EdgeTakingJob``.
-        semantic: folder of the semantic masks.
-        categories: what the masks hold.
-        origin: file or built-in name the categories are from, for messages.
-        mask_stems, edge_stems: of the masks and given edges that have not the stem of their image.
-    """
+class LabelJob(ClassMapJob[PanopticLabel], RedrawingJob[ImageEntry, Sample, PanopticLabel]):
+    """Labels images one by one, by their semantic masks; see ``ClassMapJob``."""
 
     layout = Layout(
         kind="labels",
@@ -96,69 +80,17 @@ class LabelJob(RedrawingJob[ImageEntry, Sample, PanopticLabel]):
     )
     done = "labelled"
     files = "labels: {}/panoptic.json"
-    needs = ("images", "semantic", "categories", "output")
     nodes = ("LABELS",)
+    checks = (LabelSettings.from_config, check_sam)
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        images: str | InputFolder,
-        semantic: str | InputFolder,
-        categories: Sequence[Category],
-        output: str | Path,
-        entries: Sequence[ImageEntry],
-        origin: str = "",
-        save_edges: bool = False,
-        mask_stems: Mapping[str, str] | None = None,
-        edge_stems: Mapping[str, str] | None = None,
-    ) -> None:
-        self.semantic = input_folder(semantic)
-        self.mask_stems, self.edge_stems = mask_stems or {}, edge_stems or {}
-        self.categories = tuple(categories)
-        self.origin = origin
-        self.cutter = PanopticLabeler.from_config(cfg, categories)
-        settings = {
-            "semantic": str(self.semantic.resolve()),
-            "categories": category_entries(self.categories),
-        }
-        super().__init__(cfg, images, output, entries, settings, save_edges)
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> LabelJob:
-        """The job of ``tools/make_pseudo_panoptic.py``; says what will be left out."""
-        wrong = Complaints()
-        cfg = edge_cfg(wrong, args)
-        wrong.of(LabelSettings.from_config, cfg)
-        wrong.of(check_sam, cfg)
-        found = semantic_inputs(wrong, args, cfg)
-        job = cls(
-            cfg, found.images, found.semantic, found.categories, args.output, found.entries,
-            args.categories, args.save_edges, elsewhere(found.mask_stems), elsewhere(found.edged),
-        )  # fmt: skip
-        job.edges_folder = found.edges  # which is listed by now
-        found.tell(args.images_json)
-        return job
-
-    def fingerprint(self, entry: ImageEntry) -> str:
-        paths = [self.images / entry.file_name, self._mask_path(entry)]
-        if self.edges_folder is not None:
-            paths += edge_paths(self.edges_folder, self.edge_stems.get(entry.stem, entry.stem))
-        return files_print(paths)
+    def build_cutter(self, cfg: CfgNode) -> PanopticLabeler:
+        return PanopticLabeler.from_config(cfg, self.categories)
 
     def skip(self, entry: ImageEntry) -> str:
         if entry.image_id is None:
             return "the list given by --images-json does not name it"
-        path = self._mask_path(entry)
+        path = self.given_map(entry)
         return "" if path.is_file() else f"no semantic mask at {path} (an image without tags?)"
-
-    def load(self, entry: ImageEntry) -> Sample:
-        folder, stem = self.edges_folder, self.edge_stems.get(entry.stem, entry.stem)
-        edges = None if folder is None else find_edges(folder, stem)
-        image = self.images / entry.file_name
-        return load_sample(image, self._mask_path(entry), edges, self.categories, self.origin)
-
-    def _mask_path(self, entry: ImageEntry) -> InputFile:
-        return file_of(self.semantic, f"{self.mask_stems.get(entry.stem, entry.stem)}.png")
 
     def count_edges(self, statistics: EdgeStatistics, entry: ImageEntry, inputs: Sample) -> None:
         assert inputs.edges is not None

@@ -10,28 +10,21 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from trace_d2.complaints import Complaints
 from trace_d2.io.atomic import write_png
-from trace_d2.io.categories import UNKNOWN, Category, category_entries
-from trace_d2.io.edge_maps import edge_paths, find_edges
-from trace_d2.io.fans import file_of
-from trace_d2.io.images import Sample, load_sample
-from trace_d2.io.remote import InputFile, InputFolder, input_folder
+from trace_d2.io.categories import UNKNOWN
+from trace_d2.io.images import Sample
+from trace_d2.io.remote import InputFile
 from trace_d2.io.score_stacks import SCORE_SUFFIXES
-from trace_d2.jobs.edge_options import edge_cfg
-from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry
-from trace_d2.jobs.kinds.cutting_job import SCRATCH, CuttingJob
+from trace_d2.jobs.kinds.class_map_job import ClassMapJob
+from trace_d2.jobs.kinds.cutting_job import SCRATCH
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES
-from trace_d2.jobs.kinds.semantic_inputs import elsewhere, semantic_inputs
 from trace_d2.jobs.layout import Layout
 from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.pictures import PHOTOGRAPH, Pictures, Regions, colored
@@ -41,7 +34,6 @@ from trace_d2.labels.semantic import SemanticRefiner, SemanticSettings
 from trace_d2.propagation.outlines import OutlineStatistics
 
 SEMANTIC = "semantic/{}.png"
-_ENDINGS = (".png", *SCORE_SUFFIXES)
 _PANES = (
     (PHOTOGRAPH, "Image"),
     ("given", "Class map"),
@@ -50,16 +42,8 @@ _PANES = (
 )
 
 
-class SemanticJob(CuttingJob[ImageEntry, Sample, np.ndarray]):
-    """Refines class maps one by one.
-
-    Args:
-        cfg, images, output, entries, save_edges: see ``EdgeTakingJob``.
-        semantic: folder of the maps and stacks of scores.
-        categories: what the maps hold; scores are in their order.
-        origin: file or built-in name the categories are from, for messages.
-        map_stems, edge_stems: of the maps and given edges that have not the stem of their image.
-    """
+class SemanticJob(ClassMapJob[np.ndarray]):
+    """Refines class maps one by one, and stacks of scores to class maps; see ``ClassMapJob``."""
 
     layout = Layout(
         kind=MAPS,
@@ -71,76 +55,26 @@ class SemanticJob(CuttingJob[ImageEntry, Sample, np.ndarray]):
     )
     done = "refined"
     files = "class maps: {}/semantic"
-    needs = ("images", "semantic", "categories", "output")
     nodes = ("SEMANTIC",)
+    endings = (".png", *SCORE_SUFFIXES)
+    checks = (SemanticSettings.from_config,)
     meaning = (
         "Calibration: what an edge near an outline of a class map means",
         "probability that it is the outline",
     )
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        images: str | InputFolder,
-        semantic: str | InputFolder,
-        categories: Sequence[Category],
-        output: str | Path,
-        entries: Sequence[ImageEntry],
-        origin: str = "",
-        save_edges: bool = False,
-        map_stems: Mapping[str, str] | None = None,
-        edge_stems: Mapping[str, str] | None = None,
-    ) -> None:
-        self.semantic = input_folder(semantic)
-        self.map_stems, self.edge_stems = map_stems or {}, edge_stems or {}
-        self.categories = tuple(categories)
-        self.origin = origin
-        self.cutter = SemanticRefiner.from_config(cfg, categories)
-        settings = {
-            "semantic": str(self.semantic.resolve()),
-            "categories": category_entries(self.categories),
-        }
-        super().__init__(cfg, images, output, entries, settings, save_edges)
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> SemanticJob:
-        """The job of ``tools/refine_semantic.py``; says what will be left out."""
-        wrong = Complaints()
-        cfg = edge_cfg(wrong, args)
-        wrong.of(SemanticSettings.from_config, cfg)
-        found = semantic_inputs(wrong, args, cfg, _ENDINGS)
-        job = cls(
-            cfg, found.images, found.semantic, found.categories, args.output, found.entries,
-            args.categories, args.save_edges, elsewhere(found.mask_stems), elsewhere(found.edged),
-        )  # fmt: skip
-        job.edges_folder = found.edges  # which is listed by now
-        found.tell()
-        return job
-
-    def fingerprint(self, entry: ImageEntry) -> str:
-        paths = [self.images / entry.file_name, *self._maps(entry)]
-        if self.edges_folder is not None:
-            paths += edge_paths(self.edges_folder, self.edge_stems.get(entry.stem, entry.stem))
-        return files_print(paths)
+    def build_cutter(self, cfg: CfgNode) -> SemanticRefiner:
+        return SemanticRefiner.from_config(cfg, self.categories)
 
     def skip(self, entry: ImageEntry) -> str:
-        paths = self._maps(entry)
+        paths = self.maps(entry)
         return "" if any(path.is_file() for path in paths) else f"no class map at {paths[0]}"
 
-    def load(self, entry: ImageEntry) -> Sample:
-        folder, stem = self.edges_folder, self.edge_stems.get(entry.stem, entry.stem)
-        edges = None if folder is None else find_edges(folder, stem)
-        given = [path for path in self._maps(entry) if path.is_file()]
+    def given_map(self, entry: ImageEntry) -> InputFile:
+        given = [path for path in self.maps(entry) if path.is_file()]
         if len(given) > 1:
             raise ValueError(f"both {given[0]} and {given[1].name} exist: remove one of them")
-        path = given[0] if given else self._maps(entry)[0]
-        image = self.images / entry.file_name
-        return load_sample(image, path, edges, self.categories, self.origin)
-
-    def _maps(self, entry: ImageEntry) -> list[InputFile]:
-        """The files that may hold the map of ``entry``, or its scores."""
-        stem = self.map_stems.get(entry.stem, entry.stem)
-        return [file_of(self.semantic, f"{stem}{ending}") for ending in _ENDINGS]
+        return given[0] if given else super().given_map(entry)
 
     @property
     def measures(self) -> bool:

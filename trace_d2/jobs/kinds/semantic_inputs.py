@@ -55,7 +55,7 @@ class SemanticInputs:
     edged: Mapping[str, str]
     edge_files: Collection[str]
 
-    def tell(self, images_json: str | None = None) -> None:
+    def tell(self, images_json: str | None) -> None:
         """Say what will be left out, before hours of work."""
         entries = self.entries
         bare = [entry.file_name for entry in entries if entry.stem not in self.mask_stems]
@@ -87,7 +87,7 @@ def semantic_inputs(
     wrong: Complaints,
     args: argparse.Namespace,
     cfg: CfgNode,
-    endings: Collection[str] = (".png",),
+    endings: Collection[str],
 ) -> SemanticInputs:
     """The inputs of a command line, once nothing is ``wrong`` with them.
 
