@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from discovery import DiscoveryTool
+from edge_tools import DETECTOR, ToolJob, find_edges
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -282,8 +285,47 @@ class MaskJob:
         """The refined masks."""
         return json.loads(self.output.read_text())
 
+    def areas(self) -> dict[str, list[int]]:
+        """Areas of the refined masks by file name."""
+        refined = self.refined()
+        names = {image["id"]: image["file_name"] for image in refined["images"]}
+        found: dict[str, list[int]] = {name: [] for name in names.values()}
+        for annotation in refined["annotations"]:
+            found[names[annotation["image_id"]]].append(annotation["area"])
+        return {name: sorted(own) for name, own in found.items()}
+
 
 @pytest.fixture
 def mask_job(tmp_path: Path, refine_masks: ModuleType) -> MaskJob:
     """An empty job; add images to it."""
     return MaskJob(tmp_path, refine_masks)
+
+
+@pytest.fixture
+def discovery(tmp_path: Path, load_tool: Callable[[str], ModuleType]) -> DiscoveryTool:
+    """An empty folder; add images to it."""
+    return DiscoveryTool(tmp_path, load_tool("discover_masks"))
+
+
+@pytest.fixture
+def edge_job(
+    tmp_path: Path, load_tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> ToolJob:
+    """The teacher's tool of edges, with ``find_edges`` for a teacher."""
+    monkeypatch.setattr(DETECTOR, lambda cfg: find_edges)
+    return ToolJob(tmp_path, load_tool("make_pseudo_edges"))
+
+
+@pytest.fixture(scope="session")
+def predict(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    """The tool as a module."""
+    return load_tool("predict")
+
+
+@pytest.fixture
+def two_images(small_scenes: Path, tmp_path: Path) -> Path:
+    """A folder with an image a, and another sub/b in a sub-folder."""
+    (tmp_path / "two" / "sub").mkdir(parents=True)
+    for path, name in zip(sorted((small_scenes / "images").iterdir()), ("a", "sub/b"), strict=True):
+        shutil.copy(path, tmp_path / "two" / f"{name}.png")
+    return tmp_path / "two"

@@ -1,27 +1,20 @@
-"""Predictions of trained models: their files, the report page, and what is said of mistakes."""
+"""Predictions of trained models: their files and the report page."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from predicting import command, predicted, rcnn_cfg, save_model
 from pycocotools import mask as coco_mask
 
 pytest.importorskip("detectron2")
 
-from detectron2 import model_zoo
 from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 
 from trace_d2.data.categories import with_categories
 from trace_d2.engine.configs import load_cfg
@@ -35,11 +28,6 @@ pytestmark = pytest.mark.detectron2
 CONFIGS = Path(__file__).parents[2] / "configs"
 MASK2FORMER = CONFIGS / "panoptic" / "coco_mask2former_R50.yaml"
 MASK_RCNN = CONFIGS / "instance" / "mask_rcnn_R50_FPN.yaml"
-
-
-@pytest.fixture(scope="module")
-def predict(load_tool) -> ModuleType:
-    return load_tool("predict")
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +60,6 @@ def photographs(small_scenes, tmp_path_factory) -> Path:
     Image.open(first).resize((72, 40)).save(folder / "c.jpg", exif=exif)
     (folder / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     return folder
-
-
-def command(folder: Path, images: Path | str, output: Path, *more: str) -> list[str]:
-    return [
-        *("--config-file", str(folder / "config.yaml")),
-        *("--weights", str(folder / "model_final.pth")),
-        *("--images", str(images), "--output", str(output), "--quiet", "--workers", "1"),
-        *more,
-    ]
 
 
 # So that a model which has learned nothing says something.
@@ -171,56 +150,13 @@ def test_predictions_are_those_that_evaluation_scores(
     assert len(json.loads((tmp_path / "next.json").read_text())["annotations"]) >= len(expected)
 
 
-def rcnn_cfg(name: str = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", **changes: Any):
-    """A tiny model of Detectron2's zoo, without any of our keys."""
-    cfg = get_cfg()
-    cfg.merge_from_file(model_zoo.get_config_file(name))
-    cfg.merge_from_list([part.replace('""', "") for part in TINY_RCNN.split()])
-    for key, value in changes.items():
-        cfg.merge_from_list([key.replace("__", "."), value])
-    return cfg
-
-
-TINY_RCNN = """
-MODEL.DEVICE cpu MODEL.RESNETS.RES2_OUT_CHANNELS 16 MODEL.RESNETS.STEM_OUT_CHANNELS 16
-MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 8
-MODEL.ROI_MASK_HEAD.NUM_CONV 1 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0 TEST.DETECTIONS_PER_IMAGE 4
-INPUT.MIN_SIZE_TEST 64 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.SEM_SEG_HEAD.CONVS_DIM 16
-MODEL.SEM_SEG_HEAD.NORM "" MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH 0.0
-MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT 1
-"""
-
-
-def save_model(cfg, folder: Path, **more: Any) -> Path:
-    """The two files of a trained model, as somebody else's training leaves them."""
-    folder.mkdir(exist_ok=True)
-    torch.manual_seed(0)
-    state = build_model(cfg.clone()).state_dict()
-    torch.save({"model": state, **more}, folder / "model_final.pth")
-    (folder / "config.yaml").write_text(cfg.dump())
-    return folder
-
-
-@pytest.fixture
-def two(small_scenes, tmp_path) -> Path:
-    """A folder with an image, and another in a sub-folder."""
-    (tmp_path / "two" / "sub").mkdir(parents=True)
-    for path, name in zip(sorted((small_scenes / "images").iterdir()), NAMES, strict=True):
-        shutil.copy(path, tmp_path / "two" / f"{name}.png")
-    return tmp_path / "two"
-
-
 NAMES = ("a", "sub/b")  # stems
 
 
-def predicted(output: Path) -> dict:
-    return json.loads((output / "predictions.json").read_text())
-
-
-def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys):
+def test_the_model_of_anybody_is_cut_along_edges(predict, two_images, tmp_path, capsys):
     folder = save_model(rcnn_cfg(), tmp_path / "model")
     plain, cut = tmp_path / "plain", tmp_path / "cut"
-    assert predict.main(command(folder, two, plain, "--score", "0")) == 0
+    assert predict.main(command(folder, two_images, plain, "--score", "0")) == 0
     note = "taken to be those of the data set coco_2017_train"
     assert note in capsys.readouterr().out
     assert {c["id"] for c in predicted(plain)["categories"]} >= {1, 90}
@@ -233,7 +169,7 @@ def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys)
     keys = ["MODEL.TRACE.POSTPROCESSOR.ENABLED", "True", "MODEL.TRACE.EDGES.SOURCE", "files"]
     keys += ["MODEL.TRACE.EDGES.DIR", str(tmp_path / "edges")]
     keys += ["MODEL.TRACE.POSTPROCESSOR.MIN_SCORE", "0.0"]
-    assert predict.main(command(folder, two, cut, "--score", "0", *keys)) == 0
+    assert predict.main(command(folder, two_images, cut, "--score", "0", *keys)) == 0
     before, after = predicted(plain)["annotations"], predicted(cut)["annotations"]
     assert len(after) > len(before)
     lines = (cut / "journal.jsonl").read_text().splitlines()
@@ -249,20 +185,20 @@ def test_the_model_of_anybody_is_cut_along_edges(predict, two, tmp_path, capsys)
         assert set(preview["strengths"]) == {"edges"}
     # An edge file that changes makes its image again, and only that.
     write_edges(tmp_path / "edges" / "sub" / "b.png", edges[::-1].copy())
-    assert predict.main(command(folder, two, cut, "--score", "0", *keys)) == 0
+    assert predict.main(command(folder, two_images, cut, "--score", "0", *keys)) == 0
     assert "2 predicted (1 of them before)" in capsys.readouterr().out
     # Other weights are other predictions.
     save_model(rcnn_cfg(MODEL__FPN__OUT_CHANNELS=32), folder)
-    assert predict.main(command(folder, two, plain, "--score", "0")) == 2
+    assert predict.main(command(folder, two_images, plain, "--score", "0")) == 2
     message = capsys.readouterr().err
     assert "weights: model_final.pth, sha256" in message
     assert "MODEL.FPN.OUT_CHANNELS: 16 there, 32 now" in message
 
 
-def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path, memory_store):
+def test_things_and_stuff_that_are_counted_apart(predict, two_images, tmp_path, memory_store):
     cfg = rcnn_cfg("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml")
     folder, output = save_model(cfg, tmp_path / "model"), tmp_path / "out"
-    assert predict.main(command(folder, two, output, "--score", "0")) == 0
+    assert predict.main(command(folder, two_images, output, "--score", "0")) == 0
     panoptic = load_panoptic_json(output / "panoptic.json")
     assert len(panoptic.categories) == 133
     known = {c.id: c for c in load_categories("coco-panoptic")}
@@ -274,7 +210,7 @@ def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path, memory_
     segments = [s for a in panoptic.annotations.values() for s in a["segments_info"]]
     assert {known[s["category_id"]].isthing for s in segments} == {True, False}
     again = tmp_path / "again"
-    by_address = memory_store.put_folder(two, "images")
+    by_address = memory_store.put_folder(two_images, "images")
     more = ("--score", "0", "--categories", "coco")
     assert predict.main(command(folder, by_address, again, *more)) == 0
     assert json.loads((again / "settings.json").read_text())["images"] == by_address
@@ -284,17 +220,17 @@ def test_things_and_stuff_that_are_counted_apart(predict, two, tmp_path, memory_
     }
 
 
-def test_classes_that_nobody_tells(predict, two, tmp_path, capsys):
+def test_classes_that_nobody_tells(predict, two_images, tmp_path, capsys):
     cfg = rcnn_cfg(MODEL__ROI_HEADS__NUM_CLASSES=3)
     folder, output = save_model(cfg, tmp_path / "model"), tmp_path / "out"
-    assert predict.main(command(folder, two, output, "--score", "0")) == 0
+    assert predict.main(command(folder, two_images, output, "--score", "0")) == 0
     said = capsys.readouterr().out
     assert "it has 3; coco_2017_train has 80" in said
     assert "numbered from 1, as things" in said
     named = load_categories(output / "categories.json")
     assert [(c.id, c.name) for c in named] == [(1, "class 1"), (2, "class 2"), (3, "class 3")]
 
-    assert predict.main(command(folder, two, output, "--categories", "voc")) == 2
+    assert predict.main(command(folder, two_images, output, "--categories", "voc")) == 2
     message = "config file has 3 classes, but --categories has 21 categories, 20 of them things"
     assert message in capsys.readouterr().err
 
@@ -303,97 +239,40 @@ def test_classes_that_nobody_tells(predict, two, tmp_path, capsys):
     (tmp_path / "own.json").write_text(json.dumps(own))
     more = ["--score", "0", "--overwrite", "--categories", str(tmp_path / "own.json")]
     before = [row["category_id"] for row in predicted(output)["annotations"]]
-    assert predict.main(command(folder, two, output, *more)) == 0
+    assert predict.main(command(folder, two_images, output, *more)) == 0
     # The things alone, as the model has no stuff.
     assert [row["category_id"] for row in predicted(output)["annotations"]] == [
         10 - number for number in before
     ]
 
     save_model(cfg, folder, trace_categories=own[2:])
-    assert predict.main(command(folder, two, tmp_path / "told")) == 2
+    assert predict.main(command(folder, two_images, tmp_path / "told")) == 2
     message = capsys.readouterr().err
     assert f"{folder / 'model_final.pth'} has 2 categories, 2 of them things: this" in message
     assert message.endswith(f"wrote beside it, {folder / 'config.yaml'}\n")
 
     told = {"trace_categories": own[1:]}
     save_model(cfg, folder, **told)
-    assert predict.main(command(folder, two, tmp_path / "told")) == 0
+    assert predict.main(command(folder, two_images, tmp_path / "told")) == 0
     assert [c.name for c in load_categories(tmp_path / "told" / "categories.json")] == [*"abc"]
     given = ["--categories", str(tmp_path / "given.json")]
     (tmp_path / "given.json").write_text(json.dumps(own[:0:-1]))
-    assert predict.main(command(folder, two, tmp_path / "other", *given)) == 2
+    assert predict.main(command(folder, two_images, tmp_path / "other", *given)) == 2
     message = capsys.readouterr().err
     assert "number 0 is a (id 9, thing) in the one and c (id 7, thing) in the other" in message
     assert not (tmp_path / "other").exists()
 
 
-def test_nothing_is_found(predict, trained, two, tmp_path, capsys):
+def test_nothing_is_found(predict, trained, two_images, tmp_path, capsys):
     folder, output = trained(MASK2FORMER), tmp_path / "out"
-    assert predict.main(command(folder, two, output, "--score", "1")) == 0
+    assert predict.main(command(folder, two_images, output, "--score", "1")) == 0
     assert predicted(output)["annotations"] == []
     panoptic = load_panoptic_json(output / "panoptic.json")
     assert [a["segments_info"] for a in panoptic.annotations.values()] == [[], []]
     assert "a lower --score shows more" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        (["MODEL.MASK_ON", "False"], "GeneralizedRCNN predicts no masks of instances"),
-        (["MODEL.META_ARCHITECTURE", "Nobody"], "no MODEL.META_ARCHITECTURE 'Nobody'"),
-        (["MODEL.META_ARCHITECTURE", "TraceEdgePredictor"], "use predict_edges.py"),
-        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RetinaNet predicts no masks"),
-        (["MODEL.ROI_BOX_HEAD.FC_DIM", "32"], "the model cannot be loaded: "),
-        (["MODEL.NOTHING", "1"], "MODEL.NOTHING"),
-        (["MODEL.DEVICE", "cuda"], "MODEL.DEVICE is cuda, but no CUDA device is visible"),
-        (["INPUT.FORMAT", "L"], "INPUT.FORMAT is 'L'"),
-    ],
-)
-def test_mistakes_end_with_status_2(
-    keys, message, predict, two, tmp_path_factory, capsys, monkeypatch
-):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    folder = tmp_path_factory.getbasetemp() / "mistakes"
-    if not folder.exists():
-        save_model(rcnn_cfg(), folder)
-    assert predict.main(command(folder, two, folder / "out", *keys)) == 2
-    assert message in capsys.readouterr().err
-    assert not (folder / "out" / "predictions.json").exists()
-
-
-def test_all_that_is_wrong_is_said_at_once_before_anything_is_imported(tmp_path):
-    (tmp_path / "config.yaml").write_text("MODEL:\n  DEVICE: nowhere\nVERSION: 2\n")
-    more = ["--score", "3", "--categories", "vco", "MODEL.TRACE.SED", "1", "MODEL.MASK_ON", "False"]
-    arguments = command(tmp_path, tmp_path / "none", tmp_path / "out", *more)
-    code = f"""import sys, predict
-status = predict.main({arguments!r})
-sys.exit("torch is imported" if "torch" in sys.modules else status)"""
-    path = os.pathsep.join([str(CONFIGS.parent / "tools"), str(CONFIGS.parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.returncode == 2, done.stderr
-    for part in (
-        "--score is 3.0",
-        "--weights: no file at",
-        "no categories file at vco",
-        "no folder at",
-        "did you mean MODEL.TRACE.SEED",
-        "GeneralizedRCNN predicts no masks",
-        "'nowhere' cannot be used",
-    ):
-        assert part in done.stderr
-
-
-def test_what_is_missing_is_named(predict, capsys):
-    assert predict.main(["--images", "here"]) == 2
-    assert "--config-file, --weights, --output missing" in capsys.readouterr().err
-
-
-def test_a_project_of_its_own(predict, two, tmp_path, capsys):
+def test_a_project_of_its_own(predict, two_images, tmp_path, capsys):
     pytest.importorskip("detectron2.projects.point_rend")
     from detectron2.projects.point_rend import add_pointrend_config
 
@@ -407,13 +286,13 @@ def test_a_project_of_its_own(predict, two, tmp_path, capsys):
     MODEL.ROI_MASK_HEAD.POINT_HEAD_ON True"""
     cfg.merge_from_list([part.replace('""', "") for part in keys.split()])
     folder = save_model(cfg, tmp_path / "model")
-    assert predict.main(command(folder, two, tmp_path / "out")) == 2
+    assert predict.main(command(folder, two_images, tmp_path / "out")) == 2
     assert "--project MODULE" in capsys.readouterr().err
     more = ["--score", "0", "--project", "detectron2.projects.point_rend"]
-    assert predict.main(command(folder, two, tmp_path / "out", *more)) == 0
+    assert predict.main(command(folder, two_images, tmp_path / "out", *more)) == 0
     assert predicted(tmp_path / "out")["annotations"]
     # An actor, to which the job is sent, sees the same by a model of its own.
-    options = command(folder, two, tmp_path / "out", *more)
+    options = command(folder, two_images, tmp_path / "out", *more)
     job = predict._job(predict.build_parser().parse_intermixed_args(options))
     there = unpacked(packed(job))
     entry = job.entries[0]
