@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -151,32 +151,44 @@ def evaluate_edges(
     absent = [stem for stem in ids if stem not in paths]
     _check_missing(absent, len(ids), truth, allow_missing)
     settings = settings or EdgeSettings()
-    things = _things_by_image(truth) if settings.truth_kind == "things" else {}
-    tasks = [
-        (
-            path,
-            file_below(truth_dir, truth.annotations[ids[stem]]["file_name"]),
-            truth.sizes.get(ids[stem]),
-            truth.annotations[ids[stem]]["segments_info"],
-            things.get(ids[stem]),
-        )
-        for stem, path in paths.items()
-    ]
+    by_id = {ids[stem]: path for stem, path in paths.items()}
     results = ordered_map(
         partial(_count_image, source, settings),
-        tasks,
+        _tasks(truth, Path(truth_dir), by_id, settings),
         workers,
         items_a_worker=_IMAGES_A_WORKER,
         description="edges",
         progress=progress,
     )
-    counts, disagreements = {}, {}
-    for stem, (count, disagreement) in zip(paths, results, strict=True):
-        counts[stem] = count
-        disagreements[ids[stem]] = disagreement
-    warn_of_disagreements(str(truth.path), disagreements)
+    each, disagreements = zip(*results, strict=True)
+    counts = dict(zip(paths, each, strict=True))
+    warn_of_disagreements(str(truth.path), dict(zip(by_id, disagreements, strict=True)))
     _warn_of_blunt(counts)
-    return EdgeEvaluation(edge_scores(list(counts.values())), counts, settings, tuple(absent))
+    return EdgeEvaluation(edge_scores(each), counts, settings, tuple(absent))
+
+
+class _Task(NamedTuple):
+    """What there is to count of one image; its size (H, W) where the truth tells."""
+
+    path: Path  # of its edges, or of itself
+    truth_file: Path
+    size: tuple[int, int] | None
+    segments: list[dict[str, Any]]
+    things: Collection[int] | None
+
+
+def _tasks(
+    truth: PanopticSet, truth_dir: Path, paths: Mapping[Any, Path], settings: EdgeSettings
+) -> list[_Task]:
+    """A task for each of ``paths``, which are of edges, or of images, by image id."""
+    things = _things_by_image(truth) if settings.truth_kind == "things" else {}
+    tasks = []
+    for image_id, path in paths.items():
+        annotation, size = truth.annotations[image_id], truth.sizes.get(image_id)
+        truth_file = file_below(truth_dir, annotation["file_name"])
+        segments = annotation["segments_info"]
+        tasks.append(_Task(path, truth_file, size, segments, things.get(image_id)))
+    return tasks
 
 
 def truth_boundaries(
@@ -214,14 +226,7 @@ def truth_boundaries(
     check_map(segment_ids, "segment ids are (H, W) integers")
     if void not in VOID_BOUNDARIES:
         raise ValueError(f"void={void!r}; choose one of {', '.join(VOID_BOUNDARIES)}")
-    if kind not in TRUTH_KINDS:
-        raise ValueError(f"kind={kind!r}; choose one of {', '.join(TRUTH_KINDS)}")
-    if kind == "panoptic":
-        bounded = segment_ids != VOID
-    elif things is None:
-        raise ValueError('kind="things" needs the ids of the instances: give things')
-    else:
-        bounded = np.isin(segment_ids, list(things))
+    bounded = _bounded(segment_ids, kind, things)
     boundary = np.zeros(segment_ids.shape, bool)
     for here, there in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         differs = segment_ids[here] != segment_ids[there]
@@ -229,6 +234,17 @@ def truth_boundaries(
             differs &= (segment_ids[here] != VOID) & (segment_ids[there] != VOID)
         boundary[here] |= differs & (bounded[here] | bounded[there])
     return thin(boundary)
+
+
+def _bounded(segment_ids: np.ndarray, kind: str, things: Collection[int] | None) -> np.ndarray:
+    """Bool (H, W): pixels of the segments that have boundaries, see ``truth_boundaries``."""
+    if kind not in TRUTH_KINDS:
+        raise ValueError(f"kind={kind!r}; choose one of {', '.join(TRUTH_KINDS)}")
+    if kind == "panoptic":
+        return np.asarray(segment_ids != VOID)
+    if things is None:
+        raise ValueError('kind="things" needs the ids of the instances: give things')
+    return np.isin(segment_ids, list(things))
 
 
 def thing_instances(segments: Iterable[Mapping[str, Any]]) -> frozenset[int]:
@@ -324,9 +340,7 @@ def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: b
 
 
 def _count_image(
-    source: EdgeSource | None,
-    settings: EdgeSettings,
-    task: tuple[Path, Path, tuple[int, int] | None, list[dict[str, Any]], Collection[int] | None],
+    source: EdgeSource | None, settings: EdgeSettings, task: _Task
 ) -> tuple[EdgeCounts, Disagreement]:
     path, truth_file, size, segments, things = task
     if source is None:

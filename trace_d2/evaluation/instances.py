@@ -131,23 +131,8 @@ def class_agnostic_ap(
     true = truth if isinstance(truth, InstanceFile) else read_scored_truth(truth, iou_types)
     iou_types = scored_kinds(true, iou_types)
     found = read_predictions(predictions, "segm" in iou_types)
-    true_ids = join_images(true.image_names, found.image_names, match)
-    known = [row for row in found.annotations if row["image_id"] in true_ids]
-    ignored = len(found.annotations) - len(known)
-    if ignored and not (ignore_unknown and known):
-        absent = {row["image_id"] for row in found.annotations} - set(true_ids)
-        remedy = "leave them out with ignore_unknown (--ignore-unknown)"
-        if not known:
-            remedy = "no prediction is of an image of the truth: give the truth of these images"
-            if all(isinstance(key, str) for key in absent):
-                remedy += ", or its image ids, as the predictions have text"
-        raise ValueError(
-            f"{found.name}: {ignored} predictions of {len(absent)} images that {true.name} lacks "
-            f"(such as {shown(min(map(str, absent)))}); {remedy}"
-        )
-    rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
-    for row in rows:
-        true.check_fit(row, found.name)
+    rows = _rows_by_truth(true, found, match, ignore_unknown)
+    ignored = len(found.annotations) - len(rows)
     if image_ids is not None:
         true = true.only(image_ids)
         rows = [row for row in rows if row["image_id"] in true.images]
@@ -162,6 +147,30 @@ def class_agnostic_ap(
         boxes_alone=not true.has_masks,
         max_detections=max_detections,
     )
+
+
+def _rows_by_truth(
+    true: InstanceFile, found: InstanceFile, match: str, ignore_unknown: bool
+) -> list[dict[str, Any]]:
+    """The predictions of images of the truth, with its image ids; see ``class_agnostic_ap``."""
+    true_ids = join_images(true.image_names, found.image_names, match)
+    known = [row for row in found.annotations if row["image_id"] in true_ids]
+    unknown = len(found.annotations) - len(known)
+    if unknown and not (ignore_unknown and known):
+        absent = {row["image_id"] for row in found.annotations} - set(true_ids)
+        remedy = "leave them out with ignore_unknown (--ignore-unknown)"
+        if not known:
+            remedy = "no prediction is of an image of the truth: give the truth of these images"
+            if all(isinstance(key, str) for key in absent):
+                remedy += ", or its image ids, as the predictions have text"
+        raise ValueError(
+            f"{found.name}: {unknown} predictions of {len(absent)} images that {true.name} lacks "
+            f"(such as {shown(min(map(str, absent)))}); {remedy}"
+        )
+    rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
+    for row in rows:
+        true.check_fit(row, found.name)
+    return rows
 
 
 def read_scored_truth(

@@ -200,11 +200,7 @@ def panoptic_quality(
     """
     if average not in AVERAGES:
         raise ValueError(f"average={average!r}; choose one of {', '.join(AVERAGES)}")
-    truth = load_panoptic_json(truth_json)
-    if not truth.categories:
-        raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
-    predicted = load_panoptic_json(predicted_json)
-    check_category_names(truth, predicted)
+    truth, predicted = _comparable_sets(truth_json, predicted_json)
     joined = join_images(truth.names, predicted.names, match)
     found = {own: predicted.annotations[key] for key, own in joined.items()}
     if image_ids is not None:
@@ -214,24 +210,37 @@ def panoptic_quality(
             raise FileNotFoundError(f"no folder of panoptic PNGs at {folder}; correct the path")
     absent = missing_predictions(truth, found, missing, str(predicted.path))
     rows = {category.id: row for row, category in enumerate(truth.categories)}
-    sizes = truth.sizes
-    pairs = [
-        (annotation, found.get(image_id), sizes.get(image_id))
+    pairs = {
+        image_id: (annotation, found.get(image_id), truth.sizes.get(image_id))
         for image_id, annotation in truth.annotations.items()
         if missing != "skip" or image_id in found
-    ]
-    job = partial(
+    }
+    count = partial(
         _count_pair, truth_dir=Path(truth_dir), predicted_dir=Path(predicted_dir), rows=rows
     )
-    each, disagreements, others = [], {}, {}
-    results = ordered_map(job, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress)
-    for (annotation, *_), (counts, disagreement, other) in zip(pairs, results, strict=True):
-        each.append(counts)
-        disagreements[annotation["image_id"]], others[annotation["image_id"]] = disagreement, other
-    warn_of_disagreements(str(truth.path), disagreements, CONSEQUENCE)
-    warn_of_disagreements(str(predicted.path), others, "; are the PNGs those of these images?")
+    results = ordered_map(
+        count, list(pairs.values()), workers, items_a_worker=_IMAGES_A_WORKER, progress=progress
+    )
+    each, *disagreements = zip(*results, strict=True)
+    of_truth, of_predicted = (dict(zip(pairs, own, strict=True)) for own in disagreements)
+    warn_of_disagreements(str(truth.path), of_truth, CONSEQUENCE)
+    warn_of_disagreements(
+        str(predicted.path), of_predicted, "; are the PNGs those of these images?"
+    )
     counts = np.array(each) if average == "images" else sum(each, np.zeros((len(rows), 4)))
     return summarize(counts, truth.categories, len(pairs), absent)
+
+
+def _comparable_sets(
+    truth_json: str | Path, predicted_json: str | Path
+) -> tuple[PanopticSet, PanopticSet]:
+    """Truth and predictions, whose categories mean the same."""
+    truth = load_panoptic_json(truth_json)
+    if not truth.categories:
+        raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
+    predicted = load_panoptic_json(predicted_json)
+    check_category_names(truth, predicted)
+    return truth, predicted
 
 
 def check_category_names(truth: PanopticSet, predicted: PanopticSet) -> None:

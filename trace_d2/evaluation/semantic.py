@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -32,6 +32,12 @@ from .semantic_files import check_missing, check_scored, listed, predictions, tr
 _IMAGES_A_WORKER = 100  # see ``panoptic``
 _MOST = 2**24  # pixels that a histogram in float32 counts exactly
 _SHOWN = 5  # complaints of one folder
+
+Pair: TypeAlias = tuple[Path, Path | None]
+"""The truth of an image, and its prediction if it has one."""
+
+Cells: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows and columns of some cells of a confusion matrix, and the pixels of each."""
 
 
 @dataclass(frozen=True)
@@ -191,17 +197,29 @@ def semantic_quality(
     check_scored(found.values(), threshold)
     absent = [stem for stem in truth if stem not in found]
     check_missing(absent, len(truth), missing, str(predicted_dir))
-    tasks = [
+    pairs = [
         (path, found.get(stem))
         for stem, path in truth.items()
         if missing != "skip" or stem in found
     ]
     read = partial(_read_prediction, rule, categories, origin, threshold)
     count = partial(_count_pair, read, way.ranks(), predicted_ranks, origin, rule.name)
-    confusion = np.zeros((len(rule.classes), len(rule.classes) + 1), np.int64)
+    confusion = _added(count, pairs, len(rule.classes), workers, progress)
+    return summarize(confusion, rule.classes, len(pairs), absent)
+
+
+def _added(
+    count: Callable[[Pair], Cells | str],
+    pairs: Sequence[Pair],
+    classes: int,
+    workers: int,
+    progress: bool,
+) -> np.ndarray:
+    """The confusion matrix (C, C + 1) int64 of all ``pairs``; raises what is wrong with some."""
+    confusion = np.zeros((classes, classes + 1), np.int64)
     wrong = Complaints()
     for result in ordered_map(
-        count, tasks, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress
+        count, pairs, workers, items_a_worker=_IMAGES_A_WORKER, progress=progress
     ):
         if isinstance(result, str):
             wrong.say(result)
@@ -211,7 +229,7 @@ def semantic_quality(
             rows, columns, pixels = result
             np.add.at(confusion, (rows, columns), pixels)
     wrong.end()
-    return summarize(confusion, rule.classes, len(tasks), absent)
+    return confusion
 
 
 def _read_prediction(
@@ -237,10 +255,10 @@ def _count_pair(
     predicted_ranks: np.ndarray,
     origin: str,
     rule_name: str,
-    task: tuple[Path, Path | None],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | str:
+    pair: Pair,
+) -> Cells | str:
     """Cells of the confusion matrix and their pixels, of one image; or what is wrong with it."""
-    truth_path, path = task
+    truth_path, path = pair
     try:
         truth = read_semantic(truth_path)
         if path is None:  # a miss at every pixel

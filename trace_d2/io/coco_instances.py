@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,32 +129,12 @@ def read_truth(
         masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in annotations)
     findings = Findings("" if leave_out else name)
     fields = ("iscrowd", "area", *(["category_id"] if classes else ()))
-    rows = []
-    for row in _sound_rows(annotations, fields, masks, findings):
-        try:
-            find_image(row.fields["image_id"], images)
-        except SegmentationError as fault:
-            findings.leave_out(row.number, row.given, fault)
-        else:
-            rows.append(row)
-    if sizes_are_swapped(images, (row.fields for row in rows)):
-        logger.warning("%s: width and height of its images are swapped; read the right way", name)
-        for image in images.values():
-            image["height"], image["width"] = image["width"], image["height"]
+    sound = _sound_rows(annotations, fields, masks, findings)
+    rows = list(_usable(sound, lambda row: find_image(row.fields["image_id"], images), findings))
+    _swap_back(images, rows, name)
     truth = InstanceFile(name, images, [])
-    categories = content.get("categories")
-    listed = {  # as text, as they may be anything
-        str(one.get("id"))
-        for one in (categories if isinstance(categories, list) else ())
-        if isinstance(one, Mapping)
-    }
-    for row in rows:
-        image = images[row.fields["image_id"]]
-        try:
-            _settle(row, image["height"], image["width"], leave_out)
-        except SegmentationError as fault:
-            findings.leave_out(row.number, row.given, fault)
-            continue
+    listed = _listed_categories(content)
+    for row in _usable(rows, partial(_settle, images, leave_out), findings):
         category = row.given.get("category_id")
         if listed and category is not None and str(category) not in listed:
             row.notes.append("unlisted")
@@ -301,6 +282,34 @@ def _sound_rows(
             yield row
 
 
+def _usable(
+    rows: Iterable[Row], check: Callable[[Row], object], findings: Findings
+) -> Iterator[Row]:
+    """The rows for which ``check`` raises nothing; the others are left out, or refused."""
+    for row in rows:
+        try:
+            check(row)
+        except SegmentationError as fault:
+            findings.leave_out(row.number, row.given, fault)
+        else:
+            yield row
+
+
+def _swap_back(images: Mapping[Any, dict[str, Any]], rows: Sequence[Row], name: str) -> None:
+    """Swap width and height of all ``images`` if the masks say that they are swapped."""
+    if sizes_are_swapped(images, (row.fields for row in rows)):
+        logger.warning("%s: width and height of its images are swapped; read the right way", name)
+        for image in images.values():
+            image["height"], image["width"] = image["width"], image["height"]
+
+
+def _listed_categories(content: Mapping[str, Any]) -> set[str]:
+    """Ids of the categories of a file as text, as they may be anything; empty if it has none."""
+    listed = content.get("categories")
+    entries = listed if isinstance(listed, list) else ()
+    return {str(one.get("id")) for one in entries if isinstance(one, Mapping)}
+
+
 def _keep_predicted_boxes(rows: Sequence[Row]) -> None:
     """Give predictions whose boxes are elsewhere than their masks these back, if they are few.
 
@@ -314,8 +323,10 @@ def _keep_predicted_boxes(rows: Sequence[Row]) -> None:
             row.notes.remove("far box")
 
 
-def _settle(row: Row, height: int, width: int, leave_out: bool) -> None:
+def _settle(images: Mapping[Any, Mapping[str, Any]], leave_out: bool, row: Row) -> None:
     """Raise for a mask or box that its image has no place for; correct an area that is not its."""
+    image = images[row.fields["image_id"]]
+    height, width = image["height"], image["width"]
     if row.mask is None:
         x, y, wide, high = row.fields["bbox"]
         if leave_out and (x >= width or y >= height or x + wide <= 0 or y + high <= 0):
