@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+MANY = 10
+"""Of things of one kind that are wrong, how many are told one by one."""
 
 _SEVERAL = "several things are wrong:\n- "
 
@@ -62,6 +65,16 @@ class Complaints:
             raise self.joined() from self._errors[0]
         if self:
             raise self._errors[0]
+
+
+def tell_all(wrong: Sequence[str], what: str = "files") -> None:
+    """Raise what is ``wrong`` with ``what``, if anything is, all at once: ten, and a count."""
+    told = Complaints()
+    for line in wrong[:MANY]:
+        told.say(line)
+    if len(wrong) > MANY:
+        told.say(f"{len(wrong) - MANY} more {what} are wrong in such ways")
+    told.end()
 
 
 def check_all(*checks: Callable[[], Any]) -> None:

@@ -175,6 +175,13 @@ def test_all_bad_annotations_are_told_at_once(prepare, root, capsys):
     assert not (output / "panoptic.json").exists()
 
 
+def test_photographs_are_as_large_as_their_annotations(prepare, root, capsys):
+    path = root / "VOC2012/JPEGImages/2007_000002.jpg"
+    Image.new("RGB", (9, 6)).save(path)
+    assert run(prepare, root, "--splits", "val") == 2
+    assert f"{path} is 9x6 pixels, its annotations 8x6; unpack" in capsys.readouterr().err
+
+
 def test_class_of_an_object_is_that_of_most_pixels():
     classes = np.array([[15, 15, 12, 255, 0, 7]], np.uint8)
     objects = np.array([[3, 3, 3, 3, 0, 0]], np.uint8)

@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from .json_files import shown
 from .limits import check_size
-from .png import SIGNATURE, read_png, read_png_header
+from .png import SIGNATURE, PngFile, read_png, read_png_header
 from .remote import InputFile
 
 # In the order in which they are tried, and the module of Pillow that reads them. Others that it
@@ -71,12 +71,19 @@ class OpenedImage:
     """A photograph of which only the header was read.
 
     Attributes:
-        size: width and height in pixels, of the photograph as stored or as seen.
+        size: width and height in pixels, of the photograph as stored.
         read: decodes it. Raises ValueError where it cannot be.
+        orientation: tells how it is to be turned, 1 (as stored) to 8. A PNG is read whole for that,
+            and raises ValueError where it is damaged.
     """
 
     size: tuple[int, int]
     read: Callable[[], Photograph]
+    orientation: Callable[[], int]
+
+    def seen_size(self) -> tuple[int, int]:
+        """Width and height in pixels as people see it; see ``orientation``."""
+        return self.size if self.orientation() < 5 else self.size[::-1]
 
 
 @contextlib.contextmanager
@@ -92,14 +99,17 @@ def opened_image(path: InputFile) -> Iterator[OpenedImage]:
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) == SIGNATURE:
             header = read_png_header(path, "image", _REMEDY)
-            yield OpenedImage(header.size, partial(_read_png, path))
+            yield OpenedImage(
+                header.size, partial(_read_png, path), lambda: _png_orientation(_png(path))[0]
+            )
             return
         with _naming(path):
             image = _identified(file, path)
         with image:
             width, height = image.size
             check_size(width, height, path)
-            yield OpenedImage((width, height), partial(_read_other, image, path))
+            read = partial(_read_other, image, path)
+            yield OpenedImage((width, height), read, lambda: _orientation(image)[0])
 
 
 def turned(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -149,14 +159,23 @@ def _identified(file: BinaryIO, path: InputFile) -> Any:
 
 
 def _read_png(path: InputFile) -> Photograph:
-    file = read_png(path, "image", _REMEDY, animated=True)
+    file = _png(path)
     pixels, notes = _of_opencv(file.decode())
-    orientation, metadata = 1, file.metadata()
-    if metadata is not None:
-        with _naming(path):
-            orientation, remarks = _orientation(PngImagePlugin.PngImageFile(BytesIO(metadata)))
-        notes += remarks
-    return _photograph(path, pixels, orientation, orientation, notes)
+    orientation, remarks = _png_orientation(file)
+    return _photograph(path, pixels, orientation, orientation, [*notes, *remarks])
+
+
+def _png(path: InputFile) -> PngFile:
+    return read_png(path, "image", _REMEDY, animated=True)
+
+
+def _png_orientation(file: PngFile) -> tuple[int, list[str]]:
+    """As ``_orientation``."""
+    metadata = file.metadata()
+    if metadata is None:
+        return 1, []
+    with _naming(file.path):
+        return _orientation(PngImagePlugin.PngImageFile(BytesIO(metadata)))
 
 
 def _read_other(image: Any, path: InputFile) -> Photograph:

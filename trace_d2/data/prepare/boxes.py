@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from trace_d2.complaints import Complaints
+from trace_d2.complaints import MANY, Complaints
 from trace_d2.data.dataset_files import keep_present
-from trace_d2.data.prepare.one_class import MANY, ONE_CLASS, SLACK, cut_box, write_one_class
+from trace_d2.data.prepare.one_class import ONE_CLASS, SLACK, cut_box, write_one_class
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.listing import ids_of_stems
 from trace_d2.io.paths import name_keys
@@ -40,10 +40,12 @@ class Box(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """Where boxes are that reach beyond their image, and that were drawn at another size."""
+    """Where boxes are that reach beyond their image, that were drawn at another size, and whose
+    images EXIF turns."""
 
     cut: list[str]
     resized: list[str]
+    turned: list[str]
 
 
 class BoxedImage(NamedTuple):
@@ -62,43 +64,48 @@ def write_boxes(
 ) -> tuple[int, int]:
     """Write the boxes of ``images`` below ``folder`` as a COCO file of one class, ``output``.
 
-    Boxes are cut at the border of their image, whose size is the image file's own. Ids of images
-    are their names if all are numbers, else ranks. Returns how many images and boxes were written.
+    Boxes are cut at the border of their image, whose size is the image file's own, as it is seen.
+    Ids of images are their names if all are numbers, else ranks. Returns how many images and boxes
+    were written.
 
     Raises:
-        ValueError: boxes that are none or lie outside their image, images that cannot be read: the
-            first of them, with file and line.
+        ValueError: boxes that are none or lie outside their image, images that cannot be read; up
+            to ten of them, with file and line.
         FileNotFoundError: 1 % of the images or more are missing; of fewer it is told.
     """
     records = [{"file_name": f"{folder}/{image.file_name}", "image": image} for image in images]
     kept = keep_present(records, "file_name", "images", "unpack them there")
     present: list[BoxedImage] = [record["image"] for record in kept]
     ids = ids_of_stems([name_keys(image.file_name)[1] for image in present])
-    wrong, told = Complaints(), _Told([], [])
+    wrong, told = Complaints(), _Told([], [], [])
     entries, rows = [], []
     for image in tqdm(present, unit="image", disable=not progress):
-        size = wrong.of(_size, Path(folder) / image.file_name)
         image_id = ids[name_keys(image.file_name)[1]]
-        if size is not None:
+        found = wrong.of(_size, Path(folder) / image.file_name)
+        if found is not None:
+            size, is_turned = found
             entries.append(image_entry(image_id, image.file_name, size[1], size[0]))
-            found = wrong.of(_rows, image, image_id, size, told)
-            rows += found or []
+            boxes = wrong.of(_rows, image, image_id, size, told) or []
+            told.turned.extend([image.file_name] * len(boxes) if is_turned else [])
+            rows += boxes
         if len(wrong.lines) >= MANY:
             wrong.say(f"and maybe more: {MANY} are enough")
             break
     wrong.end()
-    for places, what in zip(
-        told, ("reach beyond it: cut", "were drawn at another size"), strict=True
+    for places, what in (
+        (told.cut, "reach beyond it: cut"),
+        (told.resized, "were drawn at another size"),
+        (told.turned, "are of such as EXIF turns: taken to be drawn on what is seen"),
     ):
         if places:
             logger.warning("%d boxes of images %s; first: %s", len(places), what, places[0])
     return write_one_class(output, entries, rows, description)
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its head."""
+def _size(path: Path) -> tuple[tuple[int, int], bool]:
+    """Width and height of an image in pixels as it is seen, and whether EXIF turns it."""
     with opened_image(path) as opened:
-        return opened.size
+        return opened.seen_size(), opened.orientation() != 1
 
 
 def _rows(

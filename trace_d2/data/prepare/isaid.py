@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from trace_d2.complaints import tell_all
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.making import make_each, tell_all, tell_strangers
+from trace_d2.data.prepare.making import make_each, tell_strangers
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.atomic import atomic_file, write_json, write_png
 from trace_d2.io.categories import category_entries, load_categories

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trace_d2.complaints import Complaints
+from trace_d2.complaints import tell_all
 from trace_d2.data.dataset_files import folder_names
 from trace_d2.data.prepare.one_class import ONE_CLASS, number
 from trace_d2.io.atomic import DiskFullError, write_json
@@ -23,8 +23,6 @@ R = TypeVar("R")
 
 ImageEntries = tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]
 """Of one image: that of ``images``, its panoptic annotation, its instances."""
-
-_SHOWN = 10  # complaints
 
 
 def make_each(
@@ -45,16 +43,6 @@ def make_each(
         made += [] if complaint else [result]
     tell_all(wrong)
     return made
-
-
-def tell_all(wrong: Sequence[str]) -> None:
-    """Raise what is ``wrong``, if anything is, all at once."""
-    told = Complaints()
-    for line in wrong[:_SHOWN]:
-        told.say(line)
-    if len(wrong) > _SHOWN:
-        told.say(f"{len(wrong) - _SHOWN} more files are wrong in such ways")
-    told.end()
 
 
 def tell_strangers(folder: Path, names: Collection[str]) -> None:

@@ -19,13 +19,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from trace_d2.data.prepare.making import (
-    ImageEntries,
-    make_each,
-    tell_all,
-    tell_strangers,
-    write_json_files,
-)
+from trace_d2.complaints import tell_all
+from trace_d2.data.prepare.making import ImageEntries, make_each, tell_strangers, write_json_files
 from trace_d2.io.atomic import write_bytes
 from trace_d2.io.categories import load_categories
 from trace_d2.io.coco_panoptic import (

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from trace_d2.complaints import Complaints
+from trace_d2.complaints import MANY, Complaints
 from trace_d2.data.dataset_files import folder_names, tolerate_absent
+from trace_d2.data.prepare.image_sizes import of_own_size
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
@@ -27,8 +28,6 @@ ONE_CLASS = (Category(1, "object", True, (220, 20, 60)),)
 """The categories of such files."""
 
 _CLASSES_OF_COCO = 80
-MANY = 20
-"""Complaints, after which no more are looked for."""
 SLACK = 1.0
 """Pixels by which boxes may reach beyond their image before it is told."""
 SEE = "datasets/README.md says what to put where"
@@ -57,7 +56,8 @@ def prepare_class_agnostic(
         instances: the file, or its content, which messages call ``name``.
         file_names: take these images alone; folders do not count. None: all.
         folder: of the images, whose names become those of the files in it and its sub-folders; a
-            few that are not there are left out. None: names stay, and nothing is looked at.
+            few that are not there, or of another size, are left out. None: names stay, and nothing
+            is looked at.
         wanted: which images are taken, by such a name.
         leave_out: leave out annotations that cannot be used, and count them in a warning; else
             they are errors.
@@ -66,6 +66,7 @@ def prepare_class_agnostic(
     Raises:
         ValueError: the file is no COCO file or damaged, or no image is left.
         FileNotFoundError: there is no such file, or ``folder`` lacks 1 % of the images or more.
+        ConfigError: 1 % of the images in ``folder`` or more are of another size than their entries.
     """
     if not isinstance(instances, Mapping):
         name = str(instances)
@@ -74,7 +75,7 @@ def prepare_class_agnostic(
     if file_names is not None:
         images = _select(images, file_names, name)
     if folder is not None:
-        images = _locate(images, folder, wanted, name)
+        images = of_own_size(_locate(images, folder, wanted, name), folder, name, progress)
     kept = {image["id"] for image in images}
     bar = tqdm(truth.annotations, unit="instance", disable=not progress)
     rows = [_annotation(truth, row) for row in bar if row["image_id"] in kept]

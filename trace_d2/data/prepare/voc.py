@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
+from trace_d2.data.prepare.image_sizes import size_fault
 from trace_d2.data.prepare.making import ImageEntries, make_each, write_json_files
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.categories import load_categories
@@ -73,7 +74,7 @@ def prepare_voc(
             f"{absent[0]}.jpg: unpack VOCtrainval_11-May-2012.tar there"
         )
     (output / "panoptic").mkdir(parents=True, exist_ok=True)
-    write = partial(_write_image, output)
+    write = partial(_write_image, voc / "JPEGImages", output)
     written = make_each(write, list(sources.items()), workers, split, progress)
     description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
     write_json_files(output, description, load_categories("voc"), written)
@@ -213,15 +214,18 @@ def _sbd_folder(sbd: Path) -> Path:
     raise FileNotFoundError(f"no inst/ in {sbd}: unpack SBD's benchmark.tgz there")
 
 
-def _write_image(output: Path, source: tuple[str, Path]) -> ImageEntries:
+def _write_image(jpegs: Path, output: Path, source: tuple[str, Path]) -> ImageEntries:
     """Write the PNG of one image; returns its entries of the JSON files."""
     stem, path = source
     segment_ids, category_of = read_segments(path)
+    height, width = segment_ids.shape
+    if fault := size_fault(jpegs / f"{stem}.jpg", width, height):
+        raise ValueError(f"{fault}; unpack the data set again")
     write_panoptic_png(output / "panoptic" / f"{stem}.png", segment_ids)
     image_id = image_number(stem)
     segments = segments_info(segment_ids, category_of)
     return (
-        image_entry(image_id, f"{stem}.jpg", *segment_ids.shape),
+        image_entry(image_id, f"{stem}.jpg", height, width),
         panoptic_annotation(image_id, f"{stem}.png", segments),
         instance_annotations(segment_ids, segments, load_categories("voc"), image_id),
     )

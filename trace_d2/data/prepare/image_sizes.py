@@ -1,0 +1,64 @@
+"""Sizes that annotations give their images, compared with the images' files.
+
+Sizes are those of images as people see them, turned as EXIF says: so Detectron2 reads them, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trace_d2.complaints import MANY, tell_all
+from trace_d2.data.dataset_files import TOLERATED_SHARE
+from trace_d2.io.photographs import opened_image
+
+logger = logging.getLogger(__name__)
+
+
+def size_fault(path: Path, width: int, height: int) -> str:
+    """What is wrong with the image at ``path``, which is said to be of that size in pixels.
+
+    Empty if nothing is. No pixel is decoded.
+    """
+    try:
+        with opened_image(path) as opened:
+            size, stored = opened.seen_size(), opened.size
+    except (ValueError, OSError) as error:
+        return str(error)
+    if size == (width, height):
+        return ""
+    as_stored = f" ({stored[0]}x{stored[1]} as stored, which EXIF turns)" if size != stored else ""
+    return f"{path} is {size[0]}x{size[1]} pixels{as_stored}, its annotations {width}x{height}"
+
+
+def of_own_size(
+    images: Sequence[dict[str, Any]], folder: str | Path, origin: str, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Those of ``images`` (COCO's entries) that are as large as their files in ``folder``.
+
+    Of others, if they are fewer than 1 %, it is told by name.
+
+    Args:
+        origin: the file that lists them, for messages.
+
+    Raises:
+        ConfigError: 1 % of the files or more are of another size, or cannot be read.
+    """
+    bar = tqdm(images, unit="image", disable=not progress)
+    faults = {
+        image["id"]: fault
+        for image in bar
+        if (fault := size_fault(Path(folder, image["file_name"]), image["width"], image["height"]))
+    }
+    if faults and len(faults) >= TOLERATED_SHARE * len(images):
+        again = f"put the images and {origin} there again"
+        tell_all([f"{fault}: {again}" for fault in faults.values()])
+    for fault in list(faults.values())[:MANY]:
+        logger.warning("%s: left out with its annotations", fault)
+    if len(faults) > MANY:
+        logger.warning("%d more images are left out for such reasons", len(faults) - MANY)
+    return [image for image in images if image["id"] not in faults]
