@@ -54,6 +54,20 @@ def job_parser(
         parser.add_argument(
             "--config-file", metavar="FILE", help="YAML; default: all keys' defaults"
         )
+    _add_division(parser, workers)
+    if config:
+        _add_machines(parser, beside=bool(workers))
+    _add_extent(parser, config)
+    _add_commands(parser)
+    if config:
+        parser.add_argument(
+            "opts", nargs="*", metavar="KEY VALUE", help="config keys, as MODEL.TRACE.SEED 1"
+        )
+    return parser
+
+
+def _add_division(parser: argparse.ArgumentParser, workers: int | None) -> None:
+    """Among how many processes here, and which part of the images."""
     processes = "processes (default: CPUs)"
     if workers:
         processes = f"processes that write files beside the one that looks (default: {workers})"
@@ -71,46 +85,48 @@ def job_parser(
         help="do part I of N (from 1); auto: as SLURM, torchrun or Kubernetes say; next/N: all "
         "parts of N that nobody does, one after the other. Then --merge (docs/cluster.md)",
     )
-    if config:
-        parser.add_argument(
-            "--num-gpus",
-            type=count,
-            metavar="N",
-            help="a process a GPU of this machine, N in all, each with the model"
-            + (" and so many --workers" if workers else "; --workers are shared out among them"),
-        )
-        parser.set_defaults(beside=bool(workers))
-        parser.add_argument(
-            "--executor",
-            choices=EXECUTORS,
-            default=EXECUTORS[0],
-            help="who does the images: this machine, or a cluster of Ray, on every GPU that it has "
-            "(docs/cluster.md)",
-        )
-        parser.add_argument(
-            "--address",
-            metavar="HOST:PORT",
-            help="of the cluster; default: RAY_ADDRESS, or the one that runs on this machine",
-        )
+
+
+def _add_machines(parser: argparse.ArgumentParser, beside: bool) -> None:
+    """On which GPUs; ``beside``: ``--workers`` are beside each process that looks."""
+    parser.add_argument(
+        "--num-gpus",
+        type=count,
+        metavar="N",
+        help="a process a GPU of this machine, N in all, each with the model"
+        + (" and so many --workers" if beside else "; --workers are shared out among them"),
+    )
+    parser.set_defaults(beside=beside)
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default=EXECUTORS[0],
+        help="who does the images: this machine, or a cluster of Ray, on every GPU that it has "
+        "(docs/cluster.md)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the cluster; default: RAY_ADDRESS, or the one that runs on this machine",
+    )
+
+
+def _add_extent(parser: argparse.ArgumentParser, pictures: bool) -> None:
+    """How much is done, kept, shown and said."""
     parser.add_argument("--limit", type=count, metavar="K", help="the first K images only")
     parser.add_argument(
         "--overwrite", action="store_true", help="drop results that were made with other settings"
     )
-    if config:
+    if pictures:
         parser.add_argument(
             "--report-images", type=int, default=60, metavar="K", help="images in report.html"
         )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    """What looks at no images."""
     parser.add_argument("--merge", metavar="OUTPUT", help="join the results of shards, no more")
-    _add_status_options(parser)
-    if config:
-        parser.add_argument(
-            "opts", nargs="*", metavar="KEY VALUE", help="config keys, as MODEL.TRACE.SEED 1"
-        )
-    return parser
-
-
-def _add_status_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--status",
         metavar="OUTPUT",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from trace_d2.jobs.layout import PREVIEWS
 from trace_d2.jobs.outcome import Outcome
 from trace_d2.jobs.preview import Preview, read_preview
 from trace_d2.terminal import plain_lines
+
+if TYPE_CHECKING:
+    import jinja2
 
 _HERE = Path(__file__).parent
 _MOST_LINES = 300  # of a table, and failures that are shown among the images
@@ -156,51 +159,18 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         outcome: what the folder holds.
         word: what a finished image is, as ``"labelled"``.
     """
-    import jinja2  # here, as workers need it not
-    from markupsafe import Markup
+    from markupsafe import Markup  # here, as workers need it not
 
-    def plain(value: object) -> str:
-        if isinstance(value, Markup):  # of ours
-            return value
-        return plain_lines(value) if isinstance(value, str) else shown(value)
-
-    # Whatever comes out of a file of the folder is shown, not obeyed, by the page and its browser.
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        trim_blocks=True,
-        finalize=plain,
-    )
     failed, skipped = map(outcome.of_status, (FAILED, SKIPPED))
     images, unseen = _images(report, outcome)
     images = [*_failures(failed), *images]
-    kinds = count_kinds(failed, outcome.settings) if len(failed) > 1 else []
-    reasons = ((record.file_name, record.reason) for record in skipped)
-    noted = (record for record in outcome.finished if record.notes)
-    remarks = ((record.file_name, "\n".join(record.notes)) for record in noted)
-    tables = [
-        Table(
-            "Failures by kind",
-            [(f"{kind.count:,}", kind.sentence) for kind in kinds],
-            columns=("Images", "Why"),
-            counts=True,
-        ),
-        *report.tables,
-        Table("Worth a look, but without pictures: raise --report-images", unseen, folded=True),
-        Table("Skipped", reasons, folded=True),
-        Table("Remarks", remarks),
-    ]
-    tables = [table.cut() for table in tables]
     counts = Counter(name for image in images if image.preview for name in image.preview.legend)
     classes = sorted(counts.items())
-    names = ("report.css", "paint.js", "report.js")
-    css, *js = ((_HERE / name).read_text("utf-8") for name in names)
-    parts = {"css": css, "js": f'"use strict";\n{{\n{"".join(js)}}}'}
-    pages = environment.get_template("report.html")
-    text = pages.render(
+    parts = _parts()
+    text = _template().render(
         report=report,
         cards=_cards(report, outcome, len(failed), len(skipped), word),
-        tables=[table for table in tables if table.rows],
+        tables=_tables(report, outcome, unseen),
         settings=_settings(outcome.settings),
         images=images,
         failed=len(failed),
@@ -216,6 +186,52 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     )
     # File names may hold bytes that are no text.
     write_bytes(outcome.store.root / "report.html", text.encode("utf-8", errors="replace"))
+
+
+def _template() -> jinja2.Template:
+    """The page: whatever comes out of a file of the folder is shown, not obeyed, by it."""
+    import jinja2
+    from markupsafe import Markup
+
+    def plain(value: object) -> str:
+        if isinstance(value, Markup):  # of ours
+            return value
+        return plain_lines(value) if isinstance(value, str) else shown(value)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=plain,
+    )
+    return environment.get_template("report.html")
+
+
+def _parts() -> dict[str, str]:
+    """The style and the script of the page."""
+    names = ("report.css", "paint.js", "report.js")
+    css, *js = ((_HERE / name).read_text("utf-8") for name in names)
+    return {"css": css, "js": f'"use strict";\n{{\n{"".join(js)}}}'}
+
+
+def _tables(report: Report, outcome: Outcome, unseen: Sequence[tuple[str, str]]) -> list[Table]:
+    """Those that have rows; ``unseen``: images that should be looked at, but have no pictures."""
+    failed, skipped = map(outcome.of_status, (FAILED, SKIPPED))
+    kinds = count_kinds(failed, outcome.settings) if len(failed) > 1 else []
+    noted = (record for record in outcome.finished if record.notes)
+    tables = (
+        Table(
+            "Failures by kind",
+            [(f"{kind.count:,}", kind.sentence) for kind in kinds],
+            columns=("Images", "Why"),
+            counts=True,
+        ),
+        *report.tables,
+        Table("Worth a look, but without pictures: raise --report-images", unseen, folded=True),
+        Table("Skipped", ((one.file_name, one.reason) for one in skipped), folded=True),
+        Table("Remarks", ((one.file_name, "\n".join(one.notes)) for one in noted)),
+    )
+    return [table for table in (table.cut() for table in tables) if table.rows]
 
 
 def _failures(failed: Iterable[Record]) -> list[_Shown]:
