@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trace_d2.evaluation import category_table, panoptic_quality, quality_table
-from trace_d2.evaluation.panoptic import AVERAGES, MISSING_POLICIES
+from trace_d2.evaluation.arguments import add_scoring_options, missing_note
+from trace_d2.evaluation.panoptic import AVERAGES
 from trace_d2.io.atomic import write_json
 from trace_d2.io.joining import MATCHES
 from trace_d2.io.paths import check_output_file
-from trace_d2.parallel import worker_count
 from trace_d2.terminal import say
+
+_MISSED = "segments as missed"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{category_table(quality)}\n")
     say(quality_table(quality))
     note = ", the mean over those of each category" if args.average == "images" else ""
-    say(f"\n{quality.images} images{note}" + _missing_note(len(quality.missing), args.missing))
+    note += missing_note(len(quality.missing), args.missing, _MISSED)
+    say(f"\n{quality.images} images{note}")
     return 0
 
 
@@ -64,16 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="folder that holds panoptic.json and panoptic/",
     )
-    parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
-    parser.add_argument("--per-category", action="store_true", help="also a row a category")
-    parser.add_argument("--json", type=Path, help="write the numbers (0..1) to this file")
-    parser.add_argument(
-        "--missing",
-        choices=MISSING_POLICIES,
-        default="error",
-        help="an image of the truth without prediction: refuse (default), count its segments as "
-        "missed, or leave it out",
-    )
+    add_scoring_options(parser, "category", _MISSED)
     parser.add_argument(
         "--match",
         choices=MATCHES,
@@ -89,14 +83,6 @@ def _parser() -> argparse.ArgumentParser:
         "mean of its PQ in each image that has it, as is usual for nuclei",
     )
     return parser
-
-
-def _missing_note(missing: int, policy: str) -> str:
-    if not missing:
-        return ""
-    if policy == "skip":
-        return f"; {missing} more without prediction left out"
-    return f", {missing} of them without prediction, all their segments counted as missed"
 
 
 if __name__ == "__main__":

@@ -24,15 +24,16 @@ from trace_d2.evaluation import (
     semantic_quality,
     semantic_table,
 )
-from trace_d2.evaluation.panoptic import MISSING_POLICIES
+from trace_d2.evaluation.arguments import add_scoring_options, missing_note
 from trace_d2.evaluation.semantic_files import check_folder
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import BUILTIN_CATEGORIES, Category, load_categories
 from trace_d2.io.listing import read_names, some
 from trace_d2.io.paths import check_output_file
 from trace_d2.io.semantic_rules import RULES, SemanticRule, load_rule
-from trace_d2.parallel import worker_count
 from trace_d2.terminal import say
+
+_MISSED = "pixels as wrong"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.per_category:
         say(f"{semantic_class_table(quality)}\n")
     say(semantic_table({args.rule or "": quality}))
-    say(f"\n{quality.images} images" + _missing_note(len(quality.missing), args.missing))
+    note = missing_note(len(quality.missing), args.missing, _MISSED)
+    say(f"\n{quality.images} images{note}")
     for remark in _remarks(rule, categories, quality):
         say(remark)
     return 0
@@ -106,25 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of scores whose categories lack the background of the rule: it is where none reaches "
         "T (default: that of the rule)",
     )
-    parser.add_argument("--workers", type=worker_count, default=0, help="processes; 0: one a CPU")
-    parser.add_argument("--per-category", action="store_true", help="also a row a class")
-    parser.add_argument("--json", type=Path, help="write the numbers (0..1) to this file")
-    parser.add_argument(
-        "--missing",
-        choices=MISSING_POLICIES,
-        default="error",
-        help="an image of the truth without prediction: refuse (default), count all its pixels as "
-        "wrong, or leave it out",
-    )
+    add_scoring_options(parser, "class", _MISSED)
     return parser
-
-
-def _missing_note(missing: int, policy: str) -> str:
-    if not missing:
-        return ""
-    if policy == "skip":
-        return f"; {missing} more without prediction left out"
-    return f", {missing} of them without prediction, all their pixels counted as wrong"
 
 
 def _remarks(

@@ -46,3 +46,20 @@ def test_a_training_runs_until_it_is_done(load_tool, tmp_path: Path, monkeypatch
     options = ("--resume", "--config-file", "a.yaml", "SEED", "1", "OUTPUT_DIR", str(folder))
     assert runs == 2 * [("train_net", *options, str(folder / "console.txt"), "3")]
     assert json.loads(commands.finished(folder).read_text()) >= 0
+
+
+def test_the_status_of_a_study_says_how_it_ended(load_tool, capsys) -> None:
+    commands = load_tool("commands")
+
+    def failing(error: Exception):
+        def work() -> None:
+            raise error
+
+        return work
+
+    assert commands.exit_status("tiles", lambda: 5) == 0
+    assert commands.exit_status("tiles", failing(FileNotFoundError("no folder"))) == 2
+    assert commands.exit_status("tiles", failing(commands.CommandError("killed", 137))) == 137
+    assert capsys.readouterr() == ("", "tiles: no folder\ntiles: killed\n")
+    with pytest.raises(KeyError):  # a fault of the study itself
+        commands.exit_status("tiles", failing(KeyError("row")))

@@ -55,6 +55,20 @@ def run_tool(
         raise CommandError(f"tools/{tool}.py ended with status {status}{where}", status)
 
 
+def exit_status(study: str, work: Callable[[], object]) -> int:
+    """Do the ``work`` of a study: 0 done, 2 bad input, else the status of a command that failed."""
+    try:
+        work()
+    except CommandError as error:
+        status, reason = error.status, str(error)
+    except (ValueError, OSError, ImportError) as error:
+        status, reason = 2, str(error)
+    else:
+        return 0
+    print(f"{study}: {reason}", file=sys.stderr)
+    return status
+
+
 def train(folder: Path, config: Path, *keys: object, threads: int | None = None) -> None:
     """Train by ``config`` and ``keys`` into ``folder``, unless that is done.
 

@@ -27,12 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commands import ROOT, CommandError, named_folder, run_tool
+from commands import ROOT, exit_status, run_tool
 from label_quality import score_masks
-from label_study import NO_EDGES, StudyInputs
+from label_study import NO_EDGES, StudyInputs, add_study_options, check_rows
 
 from trace_d2.jobs.arguments import count
-from trace_d2.parallel import available_cpus
 
 _SOURCE, _CANNY = "MODEL.TRACE.EDGES.SOURCE", "MODEL.TRACE.EDGES.CANNY"
 BASELINES = {
@@ -158,16 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     from trace_d2.io.atomic import write_text  # --help loads nothing
 
-    detectors = dict(args.detector)
+    detectors = dict(args.detectors)
     study = StudyInputs(
         *(args.images, args.truth_json, args.truth_dir, args.output, detectors),
         *(0.0, args.workers, tuple(args.opts)),
     )
     rows = [NO_EDGES, *BASELINES, *detectors]
-    unknown = sorted(set(args.rows or ()) - set(rows))
-    try:
-        if unknown:
-            raise ValueError(f"no row {', '.join(unknown)}: choose from {', '.join(rows)}")
+
+    def work() -> None:
+        check_rows(args.rows, rows)
         study.check()
         study.claim()
         figures = {
@@ -178,37 +176,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         costs = {row: cost(study, row) for row in figures if row in BASELINES}
         text = report(study, figures, costs, args.thresholds)
         write_text(study.output / "results.md", text)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"edge_baselines: {error}", file=sys.stderr)
-        return 2
-    except CommandError as error:
-        return error.status
-    print(f"\n{text}\nwritten to {study.output}/results.md")
-    return 0
+        print(f"\n{text}\nwritten to {study.output}/results.md")
+
+    return exit_status("edge_baselines", work)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--images", type=Path, required=True, metavar="DIR", help="photographs")
-    add("--truth-json", type=Path, required=True, metavar="FILE", help="COCO panoptic JSON")
-    add("--truth-dir", type=Path, required=True, metavar="DIR", help="folder of its PNGs")
-    add("--output", type=Path, required=True, metavar="DIR", help="new folder, or to continue")
-    add(
-        "--detector",
-        type=named_folder(NO_EDGES, *BASELINES),
-        action="append",
-        default=[],
-        metavar="NAME=DIR",
-        help="edges of another detector, <stem>.png or .npy; repeatable",
+    rows = (NO_EDGES, *BASELINES)
+    add_study_options(parser, rows, "and the detectors", ", a row of their own each")
+    parser.add_argument(
+        "--thresholds", type=count, default=THRESHOLDS, metavar="N", help="default %(default)s"
     )
-    add("--rows", nargs="+", metavar="ROW", help=f"some of: {NO_EDGES}, {', '.join(BASELINES)}, "
-        "and the detectors")  # fmt: skip
-    add("--thresholds", type=count, default=THRESHOLDS, metavar="N", help="default %(default)s")
-    add("--workers", type=count, default=available_cpus(), metavar="N", help="default: CPUs")
-    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys of refine_masks.py")
     return parser
 
 

@@ -31,11 +31,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands import CommandError, named_folder, run_tool
-from label_study import BASELINE, NO_EDGES, ROWS, StudyInputs
-
-from trace_d2.jobs.arguments import count
-from trace_d2.parallel import available_cpus
+from commands import exit_status, run_tool
+from label_study import BASELINE, NO_EDGES, ROWS, StudyInputs, add_study_options, check_rows
 
 THRESHOLDS = 19  # a fifth of BSDS's, in a fifth of the time
 METRICS = ("ODS", "PQ^th perfect", "PQ^th noisy", "AP^mk class parts", "AP^mk all parts")
@@ -202,7 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(args)
     wanted = given.pop("rows")
     study = StudyInputs(**given | {"detectors": dict(args.detectors), "opts": tuple(args.opts)})
-    try:
+
+    def work() -> None:
         names = _chosen(wanted, list(study.rows))
         study.check()
         study.claim()
@@ -214,20 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_text(study.output / "results.md", text)
         sizes = dict(zip(("all", "even", "odd"), map(len, study.parts), strict=True))
         write_json(study.output / "results.json", {"images": sizes, "rows": results}, indent=1)
-    except (ValueError, OSError) as error:
-        print(f"label_quality: {error}", file=sys.stderr)
-        return 2
-    except CommandError as error:
-        return error.status
-    print(f"\n{text}\nwritten to {study.output}/results.md and results.json")
-    return 0
+        print(f"\n{text}\nwritten to {study.output}/results.md and results.json")
+
+    return exit_status("label_quality", work)
 
 
 def _chosen(wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:
     """The rows to measure in their own order; "none", which all are held against, is one."""
-    unknown = sorted(set(wanted or ()) - set(known))
-    if unknown:
-        raise ValueError(f"no row {', '.join(unknown)}: choose from {', '.join(known)}")
+    check_rows(wanted, known)
     return [name for name in known if wanted is None or name in wanted or name == NO_EDGES]
 
 
@@ -235,37 +227,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-    def add(option: str, help_text: str, **settings: Any) -> None:
-        parser.add_argument(option, help=help_text, **settings)
-
-    add("--images", "photographs", type=Path, required=True, metavar="DIR")
-    add(
-        "--truth-json", "COCO panoptic JSON; images that it does not list are left out",
-        type=Path, required=True, metavar="FILE",
-    )  # fmt: skip
-    add("--truth-dir", "folder of its PNGs", type=Path, required=True, metavar="DIR")
-    add("--output", "new folder, or one to continue", type=Path, required=True, metavar="DIR")
-    add(
-        "--detector", "edges of a real detector, <stem>.png or .npy, a row of their own; "
-        f"repeatable. The first gives the false edges; without any, colour gradients ({BASELINE}) "
-        "do",
-        type=named_folder(*ROWS), action="append", default=[], metavar="NAME=DIR", dest="detectors",
-    )  # fmt: skip
-    add(
-        "--rows", f"some rows only: {', '.join(ROWS)}, and the detectors (or {BASELINE}); "
-        f"{NO_EDGES} is always one",
-        nargs="+", metavar="ROW",
-    )  # fmt: skip
-    add(
-        "--semantic-noise",
-        "of the noisy semantic masks, 0 (none) to 1 (poor); default %(default)s",
-        type=float, default=0.2, metavar="LEVEL", dest="noise",
-    )  # fmt: skip
-    add("--workers", "processes; default: CPUs", type=count, default=available_cpus(), metavar="N")
-    add(
-        "--opts", "config keys of both commands, as MODEL.TRACE.LABELS.CUT components",
-        nargs="*", default=[], metavar="KEY VALUE",
+    add_study_options(
+        parser,
+        ROWS,
+        f"and the detectors (or {BASELINE}); {NO_EDGES} is always one",
+        ", a row of their own each. The first gives the false edges; without any, colour gradients "
+        f"({BASELINE}) do",
+    )
+    parser.add_argument(
+        "--semantic-noise", type=float, default=0.2, metavar="LEVEL", dest="noise",
+        help="of the noisy semantic masks, 0 (none) to 1 (poor); default %(default)s",
     )  # fmt: skip
     return parser
 

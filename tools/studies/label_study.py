@@ -5,13 +5,19 @@ All are made from the truth of a data set in COCO panoptic format, once, below O
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from commands import named_folder
+
+from trace_d2.jobs.arguments import count
+from trace_d2.parallel import available_cpus
 
 if TYPE_CHECKING:
     from trace_d2.io.coco_panoptic import PanopticSet
@@ -36,6 +42,45 @@ ROWS = {
     **{name: f"grid of {grid}, false {false}" for name, (false, grid) in _GRIDS.items()},
 }
 """Titles of the kinds of edges by name; those of detectors come after them."""
+
+
+def add_data_set(parser: argparse.ArgumentParser) -> None:
+    """Add ``--images``, ``--truth-json`` and ``--truth-dir``."""
+    add = parser.add_argument
+    add("--images", type=Path, required=True, metavar="DIR", help="photographs")
+    add(
+        "--truth-json", type=Path, required=True, metavar="FILE",
+        help="COCO panoptic JSON; images that it does not list are left out",
+    )  # fmt: skip
+    add("--truth-dir", type=Path, required=True, metavar="DIR", help="folder of its PNGs")
+
+
+def add_study_options(
+    parser: argparse.ArgumentParser, rows: Collection[str], more_rows: str, detectors: str
+) -> None:
+    """Add the options of ``StudyInputs`` but for its noise, and ``--rows``.
+
+    Args:
+        rows: names of those that are there without detectors, so that none may have them.
+        more_rows, detectors: what the help says of further rows, and of edges of detectors.
+    """
+    add_data_set(parser)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, metavar="DIR", help="new folder, or to continue")
+    add(
+        "--detector", type=named_folder(*rows), action="append", default=[], metavar="NAME=DIR",
+        dest="detectors", help=f"edges of a detector, <stem>.png or .npy; repeatable{detectors}",
+    )  # fmt: skip
+    add("--rows", nargs="+", metavar="ROW", help=f"some of: {', '.join(rows)}, {more_rows}")
+    add("--workers", type=count, default=available_cpus(), metavar="N", help="default: CPUs")
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys of the commands")
+
+
+def check_rows(wanted: Collection[str] | None, known: Sequence[str]) -> None:
+    """Raise a ValueError if one of the ``wanted`` rows is none that is ``known``."""
+    unknown = sorted(set(wanted or ()) - set(known))
+    if unknown:
+        raise ValueError(f"no row {', '.join(unknown)}: choose from {', '.join(known)}")
 
 
 @dataclass(frozen=True)

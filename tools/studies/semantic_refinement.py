@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commands import CommandError, named_folder, run_tool
+from commands import exit_status, named_folder, run_tool
 
 from trace_d2.jobs.arguments import count
 from trace_d2.parallel import available_cpus
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     from trace_d2.io.atomic import write_text  # --help loads nothing
 
-    try:
+    def work() -> None:
         given = degrade(args.truth, args.categories, args.output, args.level)
         before = score(args, given["labels"])
         specks = f"{pieces(args.truth, given['labels']):.1f}"
@@ -48,15 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row = [name, kind, *map(_cell, score(args, output), before)]
                 specks = f"{pieces(args.truth, output / 'semantic'):.1f}"
                 rows.append([*row, specks, f"{seconds:.2f}"])
-    except (ValueError, OSError) as error:
-        print(f"semantic_refinement: {error}", file=sys.stderr)
-        return 2
-    except CommandError as error:
-        return error.status
-    text = report(rows, args.level)
-    write_text(args.output / "results.md", text)
-    print(f"\n{text}")
-    return 0
+        text = report(rows, args.level)
+        write_text(args.output / "results.md", text)
+        print(f"\n{text}")
+
+    return exit_status("semantic_refinement", work)
 
 
 def degrade(truth: Path, categories: str, output: Path, level: float) -> dict[str, Path]:

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from label_study import add_data_set
+
 from trace_d2.jobs.arguments import count
 
 if TYPE_CHECKING:
@@ -118,10 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_data_set(parser)
     add = parser.add_argument
-    add("--images", type=Path, required=True, metavar="DIR", help="photographs")
-    add("--truth-json", type=Path, required=True, metavar="FILE", help="COCO panoptic JSON")
-    add("--truth-dir", type=Path, required=True, metavar="DIR", help="its PNGs")
     add("--grid", type=count, default=60, metavar="N", help="tokens a side; default 60")
     add("--noise", type=float, default=0.2, help="share of outline tokens flipped; default 0.2")
     add("--limit", type=count, metavar="K", help="the first K images only")

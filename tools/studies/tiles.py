@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commands import ROOT, CommandError, run_tool
+from commands import ROOT, exit_status, run_tool
 
 AREAS = ((0.0005, 0.005), (0.01, 0.05), (0.05, 0.2))
 """Shares of the image: tiny objects, ordinary ones, ones that no tile holds."""
@@ -46,7 +46,8 @@ def _rows() -> dict[str, list[object]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 0 done, 2 bad input, else the status of a command that failed."""
     args = _parser().parse_intermixed_args(arguments)
-    try:
+
+    def work() -> None:
         _claim(args)
         results = [
             (tuple(area), title, _measure(args, tuple(area), title, options))
@@ -54,14 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for title, options in _rows().items()
             if args.teacher_count or not title.startswith("teacher")
         ]
-    except CommandError as error:
-        print(f"tiles: {error}", file=sys.stderr)
-        return error.status
-    except (ValueError, OSError) as error:
-        print(f"tiles: {error}", file=sys.stderr)
-        return 2
-    print(_table(results))
-    return 0
+        print(_table(results))
+
+    return exit_status("tiles", work)
 
 
 def _claim(args: argparse.Namespace) -> None:
