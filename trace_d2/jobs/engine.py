@@ -216,7 +216,7 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     settings = store.read_settings()
     entries, limit = store.read_images()
     records = store.join_journals()
-    done = bytearray(store.is_finished(records.get(e.stem), e) for e in entries)
+    done = bytearray(store.has_result(records.get(e.stem), e) for e in entries)
     outcome = Outcome(store, settings, entries, records, chosen(entries, done))
     mark = JoinMark(store, records, outcome.done) if store.has_locks else None
     if mark is None or not mark.is_there():

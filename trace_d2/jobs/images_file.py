@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,15 @@ class ImagesHead:
     fan: int = 0
 
 
-def write_images(path: Path, entries: Iterable[ImageEntry], head: ImagesHead) -> None:
-    """Note the images of a job; nothing is written where the file says the same already."""
+def write_images(path: Path, entries: Sequence[ImageEntry], head: ImagesHead) -> None:
+    """Note the images of a job; nothing is written where the file says the same already.
+
+    Those beyond the limit are not done now: they are pictured where the file says so.
+    """
+    if head.limit < len(entries):
+        before = _pictured(path)
+        others = (replace(entry, pictured=entry.stem in before) for entry in entries[head.limit :])
+        entries = [*entries[: head.limit], *others]
     if path.is_file():
         with open(path, "rb") as file:
             same = all(line == file.read(len(line)) for line in _lines(entries, head))
@@ -64,6 +71,14 @@ def read_images(path: Path, kind: str) -> tuple[Images, ImagesHead]:
     with _damage_told(path):
         head, contents = _read(path, kind)
         return Images(contents), head
+
+
+def _pictured(path: Path) -> set[str]:
+    """Stems of the images that are pictured, as far as the file can tell."""
+    try:
+        return {entry.stem for entry in read_images(path, "results")[0] if entry.pictured}
+    except (FileNotFoundError, DamagedFileError):
+        return set()
 
 
 def _lines(entries: Iterable[ImageEntry], head: ImagesHead) -> Iterator[bytes]:

@@ -174,7 +174,7 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
         settings=_settings(outcome.settings),
         images=images,
         failed=len(failed),
-        pictured=sum(entry.pictured for entry in outcome.done),
+        pictured=sum(bool(image.file) for image in images),
         done=len(outcome.done),
         index=_index(report, images, list(dict(classes))),
         classes=classes,
@@ -255,7 +255,8 @@ def _images(report: Report, outcome: Outcome) -> tuple[list[_Shown], list[tuple[
             if measure.suspicious and highest > 0
         )
         least = unseen[-1].suspicion if len(unseen) == _MOST_UNSEEN else 0
-        if not entry.pictured and suspicion <= least:
+        pictured = entry.pictured and outcome.store.has_pictures(entry)
+        if not pictured and suspicion <= least:
             continue
         numbers = [
             measure.said or counted(value, measure.title)
@@ -263,7 +264,7 @@ def _images(report: Report, outcome: Outcome) -> tuple[list[_Shown], list[tuple[
             if value and measure.suspicious
         ]
         image = _Shown(entry.file_name, ", ".join(numbers), "", values, suspicion)
-        if entry.pictured:
+        if pictured:
             said = ", ".join(filter(None, [report.caption(record), image.said]))
             preview = read_preview(outcome.store, entry.stem)
             file = str(outcome.store.path(PREVIEWS, entry.stem).relative_to(outcome.store.root))

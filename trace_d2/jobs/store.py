@@ -341,6 +341,17 @@ class JobStore:
     def is_finished(
         self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()
     ) -> bool:
+        """Whether ``entry`` has a result, see ``has_result``, and pictures if it is pictured."""
+        pictured = not entry.pictured or self.has_pictures(entry)
+        return pictured and self.has_result(record, entry, optional)
+
+    def has_pictures(self, entry: ImageEntry) -> bool:
+        """Whether the report page can show ``entry``."""
+        return self._has(PREVIEWS, entry.stem)
+
+    def has_result(
+        self, record: Record | None, entry: ImageEntry, optional: Sequence[str] = ()
+    ) -> bool:
         """Whether the result of ``entry`` is complete, as far as record and files say.
 
         Args:
@@ -353,9 +364,7 @@ class JobStore:
         if record.file_name != entry.file_name or not record.facts.keys() >= {*self.layout.facts}:
             return False
         told = [path for fact, path in self.layout.told.items() if fact in record.facts]
-        needed = [*self.layout.results, NOTES, *told, *optional]
-        if entry.pictured:
-            needed.append(PREVIEWS)
+        needed = (*self.layout.results, NOTES, *told, *optional)
         return all(self._has(pattern, entry.stem) for pattern in needed)
 
     def _has(self, pattern: str, stem: str) -> bool:

@@ -120,7 +120,8 @@ def semantic_inputs(
     wrong.end()
     if Path(args.categories).suffix.lower() in TEXT_SUFFIXES:
         say(f"{args.categories}: {describe_categories(categories)}")
-    shown = frozenset(spread(list(mask_stems)[: args.limit], args.report_images))
+    ready = [stem for stem in list(names)[: args.limit] if stem in mask_stems]
+    shown = frozenset(spread(ready, args.report_images))
     entries = [ImageEntry(s, name, ids.get(s), s in shown) for s, name in names.items()]
     return SemanticInputs(
         images, semantic, categories, entries, masks, mask_stems, given,
