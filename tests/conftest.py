@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,6 +24,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Read when triton is imported: without a GPU, its interpreter runs the kernels.
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if sys.dont_write_bytecode:
+    # Processes of this session share what they compile, in a folder that goes with it: to compile
+    # torch, diffusers and Detectron2 takes each of them ten seconds.
+    sys.pycache_prefix = tempfile.mkdtemp(prefix="trace_d2_bytecode_")
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 import pytest
 from miniature.rules import SMALL_RESNET, small_model
