@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,8 +189,9 @@ def write_report(report: Report, outcome: Outcome, word: str) -> None:
     write_bytes(outcome.store.root / "report.html", text.encode("utf-8", errors="replace"))
 
 
+@cache
 def _template() -> jinja2.Template:
-    """The page: whatever comes out of a file of the folder is shown, not obeyed, by it."""
+    """The page, compiled once: what comes out of a file of the folder is shown, not obeyed."""
     import jinja2
     from markupsafe import Markup
 
