@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,16 @@ def load_categories(source: str | InputFile) -> tuple[Category, ...]:
     remedy += ", ".join(BUILTIN_CATEGORIES)
     if path.suffix.lower() in TEXT_SUFFIXES:
         return _read_lines(path, remedy)
-    if source in BUILTIN_CATEGORIES:
-        path = Path(__file__).with_name(f"categories_{path.name.replace('-', '_')}.json")
+    return _builtin(path.name) if source in BUILTIN_CATEGORIES else _read_list(path, remedy)
+
+
+@cache
+def _builtin(name: str) -> tuple[Category, ...]:
+    path = Path(__file__).with_name(f"categories_{name.replace('-', '_')}.json")
+    return _read_list(path, "install the package again")
+
+
+def _read_list(path: InputFile, remedy: str) -> tuple[Category, ...]:
     content = read_json(path, "categories file", remedy)
     if isinstance(content, dict):
         if "categories" not in content:
@@ -265,11 +274,14 @@ def _distinct_colors(entries: list[dict[str, Any]]) -> list[tuple[int, int, int]
     """One colour an entry: its own where that is free, else the next free one of a fixed series."""
     given = [tuple(entry["color"]) if entry.get("color") else None for entry in entries]
     taken = set(given)
+    free = (color for color in _color_series() if color not in taken)
+    used: set[tuple[int, ...] | None] = {None}
     colors = []
-    for rank, color in enumerate(given):
-        if color is None or color in given[:rank]:
-            color = next(free for free in _color_series() if free not in taken)
+    for color in given:
+        if color in used:
+            color = next(free)
             taken.add(color)
+        used.add(color)
         colors.append(color)
     return colors  # type: ignore[return-value]  # they are of three each
 
