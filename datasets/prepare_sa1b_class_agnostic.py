@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from trace_d2.data.prepare.command import make_parser, run
-from trace_d2.data.prepare.one_class import prepare_sa1b
+from trace_d2.data.prepare.sa1b import prepare_sa1b
 
 
 def main(arguments: list[str] | None = None) -> int:

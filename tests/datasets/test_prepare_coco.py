@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from trace_d2.data.prepare.one_class import prepare_class_agnostic, prepare_sa1b
+from trace_d2.data.prepare.one_class import prepare_class_agnostic
+from trace_d2.data.prepare.sa1b import prepare_sa1b
 
 SQUARE = [[1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]]
 
@@ -177,7 +179,7 @@ def test_sa1b_is_joined_in_order_of_numbers(run, tmp_path, capsys):
         masks = [instance(500 + k, 0, 0) for k in range(2)]
         write(images / f"sa_{number}.json", {"image": entry, "annotations": masks})
     for number in (9, 10):
-        (images / f"sa_{number}.jpg").touch()
+        Image.new("RGB", (8, 6)).save(images / f"sa_{number}.jpg")
     (images / "sa_12.jpg").touch()
     assert run("prepare_sa1b_class_agnostic", "--limit", "2") == 2
     error = capsys.readouterr().err
@@ -220,6 +222,20 @@ def test_sa1b_files_must_be_of_their_photographs(tmp_path):
     (tmp_path / "sa_2.json").write_text((tmp_path / "sa_1.json").read_text())
     with pytest.raises(ValueError, match=r"sa_2\.json is of the photograph sa_1\.jpg"):
         prepare_sa1b(tmp_path, tmp_path / "out.json", progress=False)
+
+
+def test_all_that_is_wrong_with_sa1b_is_told(tmp_path):
+    entry = {"image_id": 1, "file_name": "sa_1.jpg", "height": 6, "width": 8}
+    contents = [{"image": entry, "annotations": []}, {}, {"image": {"image_id": 3.5}}]
+    for number, content in enumerate(contents, start=1):
+        Image.new("RGB", (8, 5)).save(tmp_path / f"sa_{number}.jpg")
+        write(tmp_path / f"sa_{number}.json", content)
+    (tmp_path / "sa_3.json").write_bytes(b'{"image"')
+    with pytest.raises(ValueError, match=r"sa_2\.json has no \"image\"") as wrong:
+        prepare_sa1b(tmp_path, tmp_path / "out.json", progress=False)
+    assert "sa_3.json" in str(wrong.value)
+    with pytest.raises(ValueError, match=r"sa_1\.jpg is 8x5 pixels, its annotations 8x6"):
+        prepare_sa1b(tmp_path, tmp_path / "out.json", limit=1, progress=False)
 
 
 def test_ids_of_2014_must_be_those_of_2017(annotations, capsys, run):

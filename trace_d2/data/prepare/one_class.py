@@ -1,4 +1,4 @@
-"""COCO instances of any classes, and SA-1B, as instances of one class, "object"."""
+"""COCO instances of any classes as instances of one class, "object"."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from trace_d2.complaints import MANY, Complaints
-from trace_d2.data.dataset_files import folder_names, tolerate_absent
+from trace_d2.data.dataset_files import tolerate_absent
 from trace_d2.data.prepare.image_sizes import of_own_size
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
-from trace_d2.io.json_files import FieldError, read_json, shown, whole_number
+from trace_d2.io.json_files import read_json, shown
 from trace_d2.io.listing import locate_images
-from trace_d2.io.paths import composed, name_keys, relative_name
+from trace_d2.io.paths import name_keys, relative_name
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,14 @@ def prepare_class_agnostic(
     if not isinstance(instances, Mapping):
         name = str(instances)
     truth = read_truth(instances, None, leave_out=leave_out, remedy=SEE, name=name)
-    images = [_image(image, truth.name) for image in truth.images.values()]
+    images = [listed_image(image, truth.name) for image in truth.images.values()]
     if file_names is not None:
         images = _select(images, file_names, name)
     if folder is not None:
         images = of_own_size(_locate(images, folder, wanted, name), folder, name, progress)
     kept = {image["id"] for image in images}
     bar = tqdm(truth.annotations, unit="instance", disable=not progress)
-    rows = [_annotation(truth, row) for row in bar if row["image_id"] in kept]
+    rows = [as_object(truth, row) for row in bar if row["image_id"] in kept]
     description = f"{what} of {Path(name).name} as one class, converted by trace_d2"
     _cut_boxes(rows, images, truth.name)
     return write_one_class(output, images, rows, description)
@@ -101,69 +101,18 @@ def prepare_lvis(
     return output, *prepare_class_agnostic(content, output, progress=progress, name=str(source))
 
 
-def prepare_sa1b(
-    folder: str | Path, output: str | Path, limit: int | None = None, progress: bool = True
-) -> tuple[int, int]:
-    """Join the annotations of SA-1B's photographs to one COCO file, ``output``.
-
-    ``folder`` holds ``sa_<n>.jpg`` and ``sa_<n>.json``, as its archives do; the first ``limit`` are
-    taken, in order of their numbers. Returns how many images and annotations were written.
-
-    Raises:
-        FileNotFoundError: 1 % of the photographs or more lack one of the two files; of fewer, which
-            are left out, it is told.
-        ValueError: files are damaged, or of another photograph.
-    """
-    names = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
-    known = {name[: -len(".json")] for name in names if name.endswith(".json")}
-    known |= {name[: -len(".jpg")] for name in names if name.endswith(".jpg")}
-    both = {stem for stem in known if {f"{stem}.jpg", f"{stem}.json"} <= names}
-    lacking = sorted(known - both) if both else []
-    what = f"photographs in {folder} lack their .jpg or their .json"
-    tolerate_absent(lacking, len(known), what, "unpack the archive again")
-    stems = sorted(both, key=lambda stem: (len(stem), stem))[:limit]
-    if not stems:
-        raise FileNotFoundError(
-            f"no sa_<n>.json with its sa_<n>.jpg in {folder}: unpack an archive of SA-1B there"
-        )
-    images: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    owners: dict[Any, str] = {}
-    for stem in tqdm(stems, unit="image", disable=not progress):
-        path = Path(folder) / f"{stem}.json"
-        again = "unpack the archive again"
-        content = read_json(path, remedy=again)
-        image = content.get("image") if isinstance(content, dict) else None
-        annotations = content.get("annotations") if isinstance(content, dict) else None
-        if not isinstance(image, dict) or not isinstance(annotations, list):
-            raise ValueError(f'{path} has no "image" and "annotations" of SA-1B: {again}')
-        named = image.get("file_name")
-        try:
-            owner = whole_number(image.get("image_id"))
-        except FieldError as error:
-            raise ValueError(f"{path}: its image_id {error}: {again}") from error
-        if isinstance(named, str) and name_keys(named)[0] != composed(stem):
-            raise ValueError(f"{path} is of the photograph {shown(named)}: {again}")
-        photograph = {**image, "id": owner, "file_name": f"{stem}.jpg"}
-        marked = [
-            {**row, "image_id": owner} if isinstance(row, dict) else row for row in annotations
-        ]
-        truth = read_truth({"images": [photograph], "annotations": marked}, None, name=str(path))
-        images += [_image(entry, str(path)) for entry in truth.images.values()]
-        other = owners.setdefault(images[-1]["id"], stem)
-        if other != stem:
-            raise ValueError(f"{path} has the image_id of {other}.json: {again}")
-        rows += [_annotation(truth, row) for row in truth.annotations]
-    return write_one_class(output, images, rows, "SA-1B as one class, joined by trace_d2")
-
-
 def number(annotations: Collection[dict[str, Any]]) -> None:
     """Give ``annotations`` their ids, from 1."""
     for position, annotation in enumerate(annotations, start=1):
         annotation["id"] = position
 
 
-def _image(entry: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def listed_image(entry: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """An entry of ``images`` of a file ``origin``, with a name below some folder.
+
+    Raises:
+        ValueError: its name is none, or leads out of any folder.
+    """
     name = entry.get("file_name")
     if name is None and isinstance(entry.get("coco_url"), str):
         name = "/".join(PurePosixPath(urlsplit(entry["coco_url"]).path).parts[-2:])
@@ -174,7 +123,7 @@ def _image(entry: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return image_entry(entry["id"], name, entry["height"], entry["width"])
 
 
-def _annotation(truth: InstanceFile, entry: dict[str, Any]) -> dict[str, Any]:
+def as_object(truth: InstanceFile, entry: dict[str, Any]) -> dict[str, Any]:
     """The annotation of one class; area and box are the mask's where the file has none."""
     if "segmentation" in entry and not {"area", "bbox"} <= entry.keys():
         rle = truth.rle(entry)
