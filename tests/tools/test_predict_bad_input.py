@@ -26,6 +26,7 @@ pytestmark = pytest.mark.detectron2
         (["MODEL.ROI_BOX_HEAD.FC_DIM", "32"], "the model cannot be loaded: "),
         (["MODEL.NOTHING", "1"], "MODEL.NOTHING"),
         (["MODEL.DEVICE", "cuda"], "MODEL.DEVICE is cuda, but no CUDA device is visible"),
+        (["MODEL.WEIGHTS", "b.pth"], "--weights is given, but MODEL.WEIGHTS is b.pth: leave out"),
         (["INPUT.FORMAT", "L"], "INPUT.FORMAT is 'L'"),
     ],
 )

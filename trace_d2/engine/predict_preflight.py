@@ -19,6 +19,7 @@ from trace_d2.io.hints import did_you_mean
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import list_images
 from trace_d2.jobs.command_line import given_folder, image_ids
+from trace_d2.jobs.edge_options import asked_keys
 
 _WITHOUT_MASKS = ("ProposalNetwork", "RetinaNet", "FCOS", "SemanticSegmentor")
 _MASK_SWITCH = ("GeneralizedRCNN", "PanopticFPN")  # their masks are switched on by MODEL.MASK_ON
@@ -35,6 +36,8 @@ def check_command(args: argparse.Namespace) -> None:
     if not 0 <= args.score <= 1:
         wrong.say(f"--score is {args.score}; it must lie in 0..1")
     wrong.of(check_weights, args.weights, "--weights")
+    if (weights := asked_keys(args).get("MODEL.WEIGHTS", args.weights)) != args.weights:
+        wrong.say(f"--weights is given, but MODEL.WEIGHTS is {shown(weights)}: leave out one")
     if args.categories:
         wrong.of(named_categories, args.categories)
     images = wrong.of(given_folder, args.images, "--images")

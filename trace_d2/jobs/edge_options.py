@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from typing import TYPE_CHECKING
 
 from trace_d2.complaints import Complaints
 from trace_d2.io.json_files import shown
-from trace_d2.jobs.command_line import FILES, NONE, given_folder
+from trace_d2.jobs.command_line import FILES, NONE, STUDENT, given_folder
 from trace_d2.terminal import say
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 SOURCE = "MODEL.TRACE.EDGES.SOURCE"
-_CANNY = "MODEL.TRACE.EDGES.CANNY"
+_DIR = "MODEL.TRACE.EDGES.DIR"
+_SHORT = {
+    "sam": "MODEL.TRACE.SAM.WEIGHTS",
+    "weights": "MODEL.TRACE.STUDENT.WEIGHTS",
+    "method": "MODEL.TRACE.DISCOVERY.METHOD",
+}
+"""Options that stand for a key."""
+_OF_SOURCES = {
+    _DIR: FILES,
+    "MODEL.TRACE.STUDENT.WEIGHTS": STUDENT,
+    "MODEL.TRACE.EDGES.HED_WEIGHTS": "hed",
+    "MODEL.TRACE.EDGES.CANNY": "canny",
+}
+"""Keys that mean something to one source alone."""
 
 
 def asked_keys(args: argparse.Namespace) -> dict[str, str]:
     """Config keys that the command line itself names, with their values as they are written."""
     return dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+
+
+def named_by_file(args: argparse.Namespace, key: str) -> bool:
+    """Whether the config file itself, or its ``_BASE_``, names ``key``."""
+    from trace_d2.config import read_config
+
+    node: object = Complaints().of(read_config, args.config_file) if args.config_file else None
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node is not None
 
 
 def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode:
@@ -39,24 +65,37 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
 
     cfg = usable_trace_cfg(wrong, args.config_file, [*args.opts, *opts])
     cfg.defrost()
-    sam = getattr(args, "sam", None)
-    if sam is not None:
-        if not sam.strip():
-            wrong.say("--sam is empty: name a hub id or a folder, or leave it out")
-        cfg.MODEL.TRACE.SAM.WEIGHTS = sam
-    node, option, asked = cfg.MODEL.TRACE.EDGES, "MODEL.TRACE.EDGES.DIR", asked_keys(args)
+    asked = asked_keys(args)
+    for name, key in _SHORT.items():
+        if value := getattr(args, name, None):
+            _set(wrong, cfg, asked, f"--{name} is {shown(value)}", key, value)
+    if getattr(args, "sam", None) is not None and not args.sam.strip():
+        wrong.say("--sam is empty: name a hub id or a folder, or leave it out")
+    node, option = cfg.MODEL.TRACE.EDGES, _DIR
     if getattr(args, "no_edges", False):
-        node.SOURCE = NONE
+        _set(wrong, cfg, asked, "--no-edges is given", SOURCE, NONE)
     elif given := getattr(args, "edges", None):
-        if SOURCE in asked and node.SOURCE != FILES:
-            wrong.say(f"--edges {given} are given, but {SOURCE} is {node.SOURCE}: leave out one")
-        node.SOURCE, node.DIR, option = FILES, given, "--edges"
+        option = "--edges"
+        _set(wrong, cfg, asked, f"--edges {given} are given", SOURCE, FILES)
+        _set(wrong, cfg, asked, f"--edges are {given}", _DIR, given)
     cfg.freeze()
-    if _CANNY in asked and node.SOURCE != "canny":
-        say(f"note: {_CANNY} means nothing, as {SOURCE} is {shown(node.SOURCE)}", error=True)
+    for key, source in _OF_SOURCES.items():
+        if key in asked and source != node.SOURCE:
+            say(f"note: {key} means nothing, as {SOURCE} is {shown(node.SOURCE)}", error=True)
     if node.SOURCE == FILES:
         wrong.of(given_folder, node.DIR, option)
     elif node.SOURCE != NONE:
         wrong.of(check_edges, cfg)
         return wrong.of(with_tile_scale, cfg) or cfg
     return cfg
+
+
+def _set(
+    wrong: Complaints, cfg: CfgNode, asked: Mapping[str, str], what: str, key: str, value: str
+) -> None:
+    """Set ``key`` as an option says, ``what`` in words; complain if the command line differs."""
+    path, _, name = key.rpartition(".")
+    node = reduce(getitem, path.split("."), cfg)
+    if key in asked and node[name] != value:
+        wrong.say(f"{what}, but {key} is {shown(node[name])}: leave out one")
+    node[name] = value

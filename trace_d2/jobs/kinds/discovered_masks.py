@@ -30,7 +30,7 @@ from trace_d2.io.paths import check_output
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
 from trace_d2.jobs.command_line import NONE
-from trace_d2.jobs.edge_options import edge_cfg
+from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg
 from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, deciding_keys
@@ -48,7 +48,7 @@ from trace_d2.terminal import say
 
 CATEGORIES = [{"id": 1, "name": "object", "isthing": 1}]
 _NODE = "DISCOVERY"
-_METHOD, _SOURCE = "MODEL.TRACE.DISCOVERY.METHOD", "MODEL.TRACE.EDGES.SOURCE"
+_METHOD = "MODEL.TRACE.DISCOVERY.METHOD"
 _PANES = (
     (PHOTOGRAPH, "Image"),
     ("edges", "Edges"),
@@ -121,9 +121,11 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
         """The job of ``tools/discover_masks.py``."""
         wrong = Complaints()
         method = args.method or _method(args)
-        opts = [_METHOD, method]
+        opts = []
         if method != EDGES:
-            opts += [_SOURCE, NONE]
+            opts += [SOURCE, NONE]
+            if SOURCE in asked_keys(args):
+                say(f"note: {SOURCE} means nothing, as the method is {method}", error=True)
             for option in ("edges", "save_edges"):
                 if getattr(args, option):
                     wrong.say(
@@ -134,7 +136,7 @@ class DiscoveryJob(EdgeTakingJob[ImageEntry, DiscoveryInputs, DiscoveredMasks]):
         wrong.of(check_output, args.output)
         cfg = edge_cfg(wrong, args, *opts)
         if method == EDGES and cfg.MODEL.TRACE.EDGES.SOURCE == NONE:
-            wrong.say(f'{_SOURCE} is "none", but --method edges takes edges: set it to another')
+            wrong.say(f'{SOURCE} is "none", but --method edges takes edges: set it to another')
         wrong.of(check_discovery, cfg)
         images = wrong.of(input_folder, args.images)
         if images:

@@ -31,7 +31,7 @@ from trace_d2.io.listing import spread
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.arguments import add_images_option, add_output_folder, job_parser
 from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER, images_below
-from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg
+from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg, named_by_file
 from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
@@ -99,14 +99,9 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
     def from_args(cls, args: argparse.Namespace) -> PredictedEdgeJob:
         wrong = Complaints()
         source = cls._source(wrong, args)
-        opts = [SOURCE, source]
-        if getattr(args, "weights", None):
-            opts += ["MODEL.TRACE.STUDENT.WEIGHTS", args.weights]
-            if source not in (STUDENT, NONE):
-                wrong.say(
-                    f"--weights is a student's folder, but {SOURCE} is {source}: leave out one"
-                )
-        cfg = edge_cfg(wrong, args, *opts)
+        if getattr(args, "weights", None) and source not in (STUDENT, NONE):
+            wrong.say(f"--weights is a student's folder, but {SOURCE} is {source}: leave out one")
+        cfg = edge_cfg(wrong, args, SOURCE, source)
         images = wrong.of(input_folder, args.images)
         if images:
             entries = wrong.of(edge_entries, images, args.limit, args.report_images, args.output)
@@ -122,8 +117,17 @@ class PredictedEdgeJob(EdgeTakingJob[ImageEntry, EdgeInputs, tuple[float, ...]])
             wrong.say(f"{SOURCE} is {shown(asked)}{meant}, but {cls.others}")
             return NONE
         cfg = usable_trace_cfg(Complaints(), args.config_file, args.opts)
-        source = str(cfg.MODEL.TRACE.EDGES.SOURCE)
-        return source if source in cls.sources else cls.sources[0]
+        source, own = str(cfg.MODEL.TRACE.EDGES.SOURCE), cls.sources[0]
+        if source in cls.sources:
+            return source
+        # A config that a student is trained by names it, and its teacher makes the pseudo edges.
+        if source != STUDENT and named_by_file(args, SOURCE):
+            file = shown(str(args.config_file))
+            say(
+                f"note: {SOURCE} {source} of {file} counts for nothing: here the {own} looks",
+                error=True,
+            )
+        return own
 
     def fingerprint(self, entry: ImageEntry) -> str:
         return files_print([self.images / entry.file_name])
