@@ -17,7 +17,7 @@ class DiscoveryTool:
     Every image shows two boxes that touch; the edges part and outline them.
     """
 
-    slow = ("trace_d2.jobs.kinds.discovered_masks", "DiscoveryJob")
+    waits = ("trace_d2.jobs.kinds.discovered_masks", "DiscoveryJob")
 
     def __init__(self, root: Path, tool: ModuleType) -> None:
         self.root, self.tool = root, tool

@@ -54,41 +54,50 @@ def make_pseudo_panoptic(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     return load_tool("make_pseudo_panoptic")
 
 
-# A tool whose work on each image takes its time, so that there is a middle to be killed in.
+# A tool that stops in the image after the first of its journal, so that there is a middle to be
+# killed in; it goes on when its stdin ends. Its workers, which import this as well, never do.
 # Jobs that a shell starts in the background ignore Ctrl-C; this one is to hear it in any case.
-_SLOW_TOOL = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
+_TOOL_THAT_WAITS = """
+import pathlib, signal, sys
 sys.path[:0] = [{tools!r}, {repository!r}]
 from {module} import {name}
-import {tool}
-plain = {name}.__call__
-def slowly(self, *inputs):
-    time.sleep({seconds})
+plain, journals = {name}.__call__, pathlib.Path({work!r})
+wait = sys.stdin.read if __name__ == "__main__" else signal.pause
+def call(self, *inputs):
+    if any(path.stat().st_size for path in journals.rglob("journal*.jsonl")):
+        wait()
     return plain(self, *inputs)
-{name}.__call__ = slowly
-sys.exit({tool}.main(sys.argv[1:]))
+{name}.__call__ = call
+if __name__ == "__main__":
+    import {tool}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit({tool}.main(sys.argv[1:]))
 """
 
 
 @pytest.fixture(scope="session")
-def start_slowly() -> Callable[..., subprocess.Popen]:
-    """``start_slowly(job, *extra, seconds=0.3)``: the job in another process, its first image done.
+def start_midway() -> Callable[..., subprocess.Popen]:
+    """``start_midway(job, *extra)``: the job in another process, its first image done.
 
-    What is slowed down is ``job.slow``, module and name of a class.
+    It does no other until its stdin is closed, as ``communicate`` does. What waits is the call of
+    ``job.waits``, module and name of a class.
     """
 
-    def start(job: LabelJob | MaskJob, *extra: str, seconds: float = 0.3) -> subprocess.Popen:
-        code = _SLOW_TOOL.format(
-            tools=str(REPOSITORY / "tools"),
-            repository=str(REPOSITORY),
-            module=job.slow[0],
-            name=job.slow[1],
-            tool=job.tool.__name__,
-            seconds=seconds,
+    def start(job: LabelJob | MaskJob, *extra: str) -> subprocess.Popen:
+        script = job.root / "tool_that_waits.py"
+        script.write_text(
+            _TOOL_THAT_WAITS.format(
+                tools=str(REPOSITORY / "tools"),
+                repository=str(REPOSITORY),
+                module=job.waits[0],
+                name=job.waits[1],
+                tool=job.tool.__name__,
+                work=str(job.work),
+            )
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *job.arguments(*extra)],
+            [sys.executable, str(script), *job.arguments(*extra)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,7 +126,7 @@ class LabelJob:
     Every image shows two touching cats, a dog and ground; the edges part the cats and outline all.
     """
 
-    slow = ("trace_d2.labels.panoptic", "PanopticLabeler")
+    waits = ("trace_d2.labels.panoptic", "PanopticLabeler")
 
     def __init__(self, root: Path, tool: ModuleType) -> None:
         self.root = root
@@ -208,7 +217,7 @@ class MaskJob:
     Every image shows two touching boxes under one mask; the edges part and outline them.
     """
 
-    slow = ("trace_d2.propagation.bgp", "BoundaryGuidedPropagation")
+    waits = ("trace_d2.propagation.bgp", "BoundaryGuidedPropagation")
 
     def __init__(self, root: Path, tool: ModuleType) -> None:
         self.root = root

@@ -26,10 +26,9 @@ def expected(label_job) -> dict[str, bytes]:
 
 
 def test_parts_of_a_killed_process_are_done_by_others(
-    label_job, expected, start_slowly, capsys
+    label_job, expected, start_midway, capsys
 ) -> None:
-    lost = start_slowly(label_job, "--shard", "next/3")
-    lost.send_signal(signal.SIGSTOP)  # in the middle of its first part
+    lost = start_midway(label_job, "--shard", "next/3")
     capsys.readouterr()
     assert label_job.run("--shard", "next/3") == 0
     said = capsys.readouterr().out

@@ -143,14 +143,14 @@ def test_refining_masks_that_edges_drew_warns(discovery, refine_masks, capsys, m
         assert "drawn along edges" not in capsys.readouterr().err
 
 
-def test_a_killed_job_goes_on_and_shards_give_the_same_file(discovery, start_slowly, capsys):
+def test_a_killed_job_goes_on_and_shards_give_the_same_file(discovery, start_midway, capsys):
     names = [f"n{number % 2}/{number}.png" for number in range(5)]
     discovery.add(*names)
     assert discovery.run() == 0
     expected = discovery.output.read_bytes()
     discovery.output.unlink()
     shutil.rmtree(discovery.work)
-    process = start_slowly(discovery, seconds=0.5)
+    process = start_midway(discovery)
     process.kill()
     process.communicate()
     capsys.readouterr()

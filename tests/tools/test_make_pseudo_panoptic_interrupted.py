@@ -31,15 +31,15 @@ def expected_contents(job) -> dict[str, bytes]:
     return contents
 
 
-def test_after_kill_9_the_same_command_goes_on(label_job, start_slowly, capsys) -> None:
+def test_after_kill_9_the_same_command_goes_on(label_job, start_midway, capsys) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
-    process = start_slowly(label_job)
+    process = start_midway(label_job)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     written = {p: p.stat().st_mtime_ns for p in (label_job.output / "panoptic").glob("*.png")}
     finished = len((label_job.output / "journal.jsonl").read_text().splitlines())
-    assert 1 <= finished < len(STEMS)
+    assert finished == 1
     # As a kill within a write would leave it.
     (label_job.output / "panoptic/.trace_d2-0123abcd-1-0123abcd.tmp").write_bytes(b"half")
     with open(label_job.output / "journal.jsonl", "a") as journal:
@@ -52,24 +52,24 @@ def test_after_kill_9_the_same_command_goes_on(label_job, start_slowly, capsys) 
     assert redone <= 1  # only a label whose journal line was not written yet
 
 
-def test_ctrl_c_stops_cleanly(label_job, start_slowly) -> None:
+def test_ctrl_c_stops_cleanly(label_job, start_midway) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
-    process = start_slowly(label_job)
+    process = start_midway(label_job)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command continues" in said
     assert "Traceback" not in said
     assert label_job.merge() == 3  # what there is can be used at once
-    assert 1 <= len(label_job.coco("panoptic.json")["images"]) < len(STEMS)
+    assert len(label_job.coco("panoptic.json")["images"]) == 1
     assert label_job.run() == 0
     assert label_job.contents() == expected
 
 
-def test_two_jobs_at_once(label_job, start_slowly, capsys) -> None:
+def test_two_jobs_at_once(label_job, start_midway, capsys) -> None:
     label_job.add(*STEMS)
-    process = start_slowly(label_job)
+    process = start_midway(label_job)
     assert label_job.run() == 2
     held = rf"\(a whole job or a merge, process {process.pid} on \S+, since [-\d]+ [:\d]+\)"
     assert re.search(rf"out is in use by another job {held}: wait", capsys.readouterr().err)
@@ -79,25 +79,25 @@ def test_two_jobs_at_once(label_job, start_slowly, capsys) -> None:
     assert re.search(rf"whole job +\S+:{process.pid} +running", said)
     assert label_job.run("--shard", "1/2") == 2
     assert label_job.merge() == 2
-    assert process.wait(timeout=60) == 0
-    process.communicate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert label_job.tool.main(["--status", str(label_job.output), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["done"] == len(STEMS)
     assert label_job.run() == 0
 
 
-def test_shards_run_at_once_and_merge_to_the_same_files(label_job, start_slowly, capsys) -> None:
+def test_shards_run_at_once_and_merge_to_the_same_files(label_job, start_midway, capsys) -> None:
     label_job.add(*STEMS)
     expected = expected_contents(label_job)
-    process = start_slowly(label_job, "--shard", "2/3")
+    process = start_midway(label_job, "--shard", "2/3")
     assert label_job.run("--shard", "1/3") == 0
     assert label_job.run("--shard", "2/3") == 2
     assert "in use by another job (shard 2/3, process " in capsys.readouterr().err
     assert label_job.run("--shard", "1/2") == 2  # another division would label images twice
     assert label_job.run() == 2
     assert label_job.merge() == 2
-    assert process.wait(timeout=60) == 0
-    process.communicate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert label_job.merge() == 3
     assert "2 not labelled yet: run the missing shards" in capsys.readouterr().out
     assert label_job.run("--shard", "3/3") == 0
@@ -131,9 +131,9 @@ def test_workers_make_the_same_files(label_job) -> None:
     assert "no edge file" in label_job.reason("s03")
 
 
-def test_a_dead_worker_is_told(label_job, start_slowly, tmp_path, capfd) -> None:
+def test_a_dead_worker_is_told(label_job, start_midway, tmp_path, capfd) -> None:
     label_job.add(*STEMS)
-    process = start_slowly(label_job, "--workers", "2", seconds=1.0)
+    process = start_midway(label_job, "--workers", "2")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         process.kill()
@@ -147,9 +147,9 @@ def test_a_dead_worker_is_told(label_job, start_slowly, tmp_path, capfd) -> None
     assert label_job.run() == 0
 
 
-def test_workers_end_with_a_killed_job(label_job, start_slowly) -> None:
+def test_workers_end_with_a_killed_job(label_job, start_midway) -> None:
     label_job.add(*STEMS)
-    process = start_slowly(label_job, "--workers", "2", seconds=1.0)
+    process = start_midway(label_job, "--workers", "2")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         process.kill()
