@@ -20,6 +20,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from trace_d2.io.coco_boxes import check_places, warn_of_repeats
 from trace_d2.io.coco_instances import InstanceFile, read_predictions, read_truth
 from trace_d2.io.joining import join_images
 from trace_d2.io.json_files import shown
@@ -131,7 +132,7 @@ def class_agnostic_ap(
     true = truth if isinstance(truth, InstanceFile) else read_scored_truth(truth, iou_types)
     iou_types = scored_kinds(true, iou_types)
     found = read_predictions(predictions, "segm" in iou_types)
-    rows = _rows_by_truth(true, found, match, ignore_unknown)
+    rows = _rows_by_truth(true, found, match, ignore_unknown, "bbox" in iou_types)
     ignored = len(found.annotations) - len(rows)
     if image_ids is not None:
         true = true.only(image_ids)
@@ -150,9 +151,12 @@ def class_agnostic_ap(
 
 
 def _rows_by_truth(
-    true: InstanceFile, found: InstanceFile, match: str, ignore_unknown: bool
+    true: InstanceFile, found: InstanceFile, match: str, ignore_unknown: bool, boxes: bool
 ) -> list[dict[str, Any]]:
-    """The predictions of images of the truth, with its image ids; see ``class_agnostic_ap``."""
+    """The predictions of images of the truth, with its image ids; see ``class_agnostic_ap``.
+
+    ``boxes``: they count, so that they have to lie in the images.
+    """
     true_ids = join_images(true.image_names, found.image_names, match)
     known = [row for row in found.annotations if row["image_id"] in true_ids]
     unknown = len(found.annotations) - len(known)
@@ -170,6 +174,8 @@ def _rows_by_truth(
     rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
     for row in rows:
         true.check_fit(row, found.name)
+    check_places(rows, true.images, found.name, boxes)
+    warn_of_repeats(rows, found.name)
     return rows
 
 
@@ -177,18 +183,27 @@ def read_scored_truth(
     source: str | Path | Mapping[str, Any], iou_types: Sequence[str] | None
 ) -> InstanceFile:
     """The truth of a file or its content, for ``iou_types`` as ``class_agnostic_ap`` takes them."""
-    return read_truth(source, None if iou_types is None or "segm" in iou_types else False)
+    truth = read_truth(source, None if iou_types is None or "segm" in iou_types else False)
+    boxes = iou_types is None or "bbox" in iou_types
+    check_places(truth.annotations, truth.images, truth.name, boxes)
+    warn_of_repeats(truth.annotations, truth.name)
+    return truth
 
 
 def scored_kinds(truth: InstanceFile, iou_types: Sequence[str] | None) -> tuple[str, ...]:
     """Which of ``IOU_TYPES`` are scored against ``truth``, see ``class_agnostic_ap``.
 
     Raises:
-        ValueError: one of ``iou_types`` is unknown, or the truth has no masks for it.
+        ValueError: one of ``iou_types`` is unknown, or the truth has no masks for it, or no object.
     """
     for kind in iou_types or ():
         if kind not in IOU_TYPES:
             raise ValueError(f"iou type {kind!r}; choose from {', '.join(IOU_TYPES)}")
+    if all(row["iscrowd"] for row in truth.annotations):
+        what = "annotations but crowd regions" if truth.annotations else "annotations"
+        raise ValueError(
+            f"{truth.name} has no {what}, so there is nothing to find: give a truth with objects"
+        )
     if iou_types is None:
         return IOU_TYPES if truth.has_masks else ("bbox",)
     if "segm" in iou_types and not truth.has_masks:

@@ -331,6 +331,10 @@ def _settle(images: Mapping[Any, Mapping[str, Any]], leave_out: bool, row: Row) 
         x, y, wide, high = row.fields["bbox"]
         if leave_out and (x >= width or y >= height or x + wide <= 0 or y + high <= 0):
             raise SegmentationError("bbox", "its bbox lies outside its image")
+        area, own = row.fields.get("area"), float(wide * high)
+        if area is not None and (area < 1 <= own or area > own * 2 + _AREA_SLACK):
+            row.fields["area"] = own
+            row.notes.append("box area")
         return
     row.mask.check_fit(height, width)
     if not row.mask.has_pixels(height, width):

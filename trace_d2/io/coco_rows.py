@@ -55,6 +55,7 @@ _NOTED = {
     "box": "masks have a bbox that is no box: the mask's own counts",
     "far box": "masks are not where their bbox is: the mask's own counts",
     "far area": "masks are not of their area: the mask's own counts",
+    "box area": "boxes have an area that nothing in them has: the box's own counts",
     "annotation ids": "annotation ids are missing or occur twice: numbered anew",
     "unlisted": "annotations have a category_id that categories lack: all count as one category",
     "uncompressed": "masks are uncompressed RLE",
