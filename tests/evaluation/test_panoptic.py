@@ -302,6 +302,23 @@ def test_categories_of_other_ids_are_refused(tmp_path):
     write_json(labels / "panoptic.json", content)
     with pytest.raises(ValueError, match="category 1 is dog, which has the id 7"):
         evaluate((truth, labels))
+    content["categories"][0]["name"] = "Dog "  # spelled otherwise, and the dog still
+    content["categories"][1]["name"] = "Cat"
+    write_json(labels / "panoptic.json", content)
+    with pytest.raises(ValueError, match="category 1 is Dog , which has the id 7"):
+        evaluate((truth, labels))
+    content["categories"][0]["name"], content["categories"][1]["name"] = "Cat", "a dog"
+    write_json(labels / "panoptic.json", content)
+    assert evaluate((truth, labels)).all.pq == 1
+
+
+def test_a_truth_without_annotations_is_named(tmp_path):
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "a.jpg"})
+    content = json.loads((truth / "panoptic.json").read_text())
+    write_json(truth / "panoptic.json", content | {"annotations": []})
+    with pytest.raises(ValueError, match=r"t/panoptic\.json has no annotations: give the truth"):
+        evaluate((truth, labels))
 
 
 def test_names_of_pngs_stay_in_their_folder(tmp_path):

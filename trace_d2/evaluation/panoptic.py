@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.io.agreement import Disagreement, warn_of_disagreements
-from trace_d2.io.categories import Category
+from trace_d2.io.categories import Category, name_key
 from trace_d2.io.coco_panoptic import (
     MAX_SEGMENT_ID,
     VOID,
@@ -234,10 +234,12 @@ def panoptic_quality(
 def _comparable_sets(
     truth_json: str | Path, predicted_json: str | Path
 ) -> tuple[PanopticSet, PanopticSet]:
-    """Truth and predictions, whose categories mean the same."""
+    """Truth, which is not empty, and predictions, whose categories mean the same."""
     truth = load_panoptic_json(truth_json)
     if not truth.categories:
         raise ValueError(f'{truth.path} has no "categories"; give the truth as released')
+    if not truth.annotations:
+        raise ValueError(f"{truth.path} has no annotations: give the truth of one image at least")
     predicted = load_panoptic_json(predicted_json)
     check_category_names(truth, predicted)
     return truth, predicted
@@ -248,11 +250,12 @@ def check_category_names(truth: PanopticSet, predicted: PanopticSet) -> None:
 
     Names that the truth has nowhere are only spelled in another way, as "tv" for "tvmonitor".
     """
-    ids = {category.name: category.id for category in truth.categories}
-    names = {category.id: category.name for category in truth.categories}
+    ids = {name_key(category.name): category.id for category in truth.categories}
+    keys = {category.id: name_key(category.name) for category in truth.categories}
     for category in predicted.categories:
-        other = ids.get(category.name, category.id)
-        if other != category.id and category.name != names.get(category.id):
+        key = name_key(category.name)
+        other = ids.get(key, category.id)
+        if other != category.id and key != keys.get(category.id):
             raise ValueError(
                 f"{predicted.path}: category {category.id} is {shown(category.name)}, which has "
                 f"the id {other} in {truth.path}: make the predictions with the ids of the truth"

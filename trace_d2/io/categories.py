@@ -124,6 +124,11 @@ def check_names(categories: tuple[Category, ...], origin: str) -> tuple[Category
     return categories
 
 
+def name_key(name: str) -> str:
+    """By what names of classes are compared: without blanks, hyphens, capitals and the like."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
 def parse_categories(
     entries: Any, origin: str, max_id: int | None = UNKNOWN - 1
 ) -> tuple[Category, ...]:

@@ -136,10 +136,18 @@ def edge_remarks(edges: np.ndarray) -> list[str]:
         return [f"the edges are {high:.3g} everywhere and cut nothing"]
     if high < FAINT:
         return [f"the edges are nowhere stronger than {high:.2g} of 1 and cut nothing: {SCALE}"]
-    share = np.count_nonzero(edges > _EDGE_ABOVE) / edges.size
-    if share > _INVERTED:
-        return [f"{share:.0%} of the pixels are edges: {INVERTED}"]
+    if looks_inverted(edges):
+        return [f"{_share(edges):.0%} of the pixels are edges: {INVERTED}"]
     return []
+
+
+def looks_inverted(edges: np.ndarray) -> bool:
+    """Whether most pixels of ``edges`` (H, W) in 0..1 are edges."""
+    return _share(edges) > _INVERTED
+
+
+def _share(edges: np.ndarray) -> float:
+    return np.count_nonzero(edges > _EDGE_ABOVE) / edges.size
 
 
 def write_edges(path: str | Path, edges: np.ndarray) -> None:

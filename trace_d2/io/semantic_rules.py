@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories
+from .categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories, name_key
 from .hints import did_you_mean
 from .score_stacks import labels_of_scores
 
@@ -91,8 +91,10 @@ class SemanticRule:
         Raises:
             ValueError: the categories lack a class.
         """
-        known = {_key(category.name): category for category in categories}
-        lacking = [c for c in self.classes if _key(c.name) not in known and c != self.background]
+        known = {name_key(category.name): category for category in categories}
+        lacking = [
+            c for c in self.classes if name_key(c.name) not in known and c != self.background
+        ]
         if lacking:
             raise ValueError(
                 f"{origin} lacks {len(lacking)} of the {len(self.classes)} classes of "
@@ -103,7 +105,7 @@ class SemanticRule:
         table[[category.id for category in categories]] = NO_CLASS
         table[UNKNOWN] = NO_CLASS
         for rank, own in enumerate(self.classes):
-            table[known[_key(own.name)].id if _key(own.name) in known else UNKNOWN] = rank
+            table[known[name_key(own.name)].id if name_key(own.name) in known else UNKNOWN] = rank
         return table
 
     def classes_of_scores(
@@ -148,13 +150,13 @@ class SemanticRule:
 
     def beyond(self, categories: Sequence[Category]) -> list[str]:
         """Names of ``categories`` that are no class of the rule."""
-        own = {_key(category.name) for category in self.classes}
-        return [category.name for category in categories if _key(category.name) not in own]
+        own = {name_key(category.name) for category in self.classes}
+        return [category.name for category in categories if name_key(category.name) not in own]
 
     def leaves_background_over(self, categories: Sequence[Category]) -> bool:
         """Whether what predictions leave unknown is the background."""
-        names = {_key(category.name) for category in categories}
-        return self.background is not None and _key(self.background.name) not in names
+        names = {name_key(category.name) for category in categories}
+        return self.background is not None and name_key(self.background.name) not in names
 
     def _builtin(self) -> str:
         name = _TABLE.get(self.name, {}).get("categories", "")
@@ -193,10 +195,6 @@ def _numbers(text: Any) -> list[int]:
     """``0-2 7`` as [0, 1, 2, 7]."""
     ranges = (part.partition("-") for part in str(text).split())
     return [n for first, _, last in ranges for n in range(int(first), int(last or first) + 1)]
-
-
-def _key(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def _named(lacking: Sequence[Category], categories: Sequence[Category]) -> str:
