@@ -294,6 +294,33 @@ def test_edges_that_no_threshold_finds_are_told(tool, scenes, edges, capsys, cap
     assert f"1 of 4 images have no edge at any threshold, such as {STEMS[0]}" in caplog.text
 
 
+def test_maps_that_look_inverted_are_told(tool, scenes, edges, caplog) -> None:
+    command = [*truth(scenes), "--edges", str(edges), "--workers", "1", "--quiet"]
+    assert tool.main([*command, "--thresholds", "3"]) == 0
+    assert "most pixels are edges" not in caplog.text
+    path = edges / f"{STEMS[1]}.png"
+    write_edges(path, 1 - read_edges(path))
+    write_edges(edges / f"{STEMS[3]}.png", np.ones((64, 80), np.float32))
+    assert tool.main([*command, "--thresholds", "3"]) == 0
+    assert (
+        f"in 2 of 4 edge maps most pixels are edges, such as {STEMS[1]}: is the map inverted?"
+        in caplog.text
+    )
+
+
+def test_a_truth_without_any_edge_is_no_score(tool, scenes, edges, tmp_path, capsys) -> None:
+    content = json.loads((scenes / "panoptic.json").read_text())
+    for category in content["categories"]:
+        category["isthing"] = 0
+    (tmp_path / "stuff.json").write_text(json.dumps(content))
+    files = ["--truth-json", str(tmp_path / "stuff.json"), "--truth-dir", f"{scenes}/panoptic"]
+    command = ["--edges", str(edges), *files, "--quiet", "--thresholds", "3"]
+    assert tool.main([*command, "--truth-kind", "things"]) == 2
+    message = "the truth (outlines of thing instances) has no pixel in any of 4 images"
+    assert f"stuff.json: {message}" in capsys.readouterr().err
+    assert tool.main(command) == 0
+
+
 def test_sizes_of_edges_and_truth_are_compared_first(scenes, tmp_path) -> None:
     """The edges are damaged as well, which is not looked at."""
     (tmp_path / "edges").mkdir()

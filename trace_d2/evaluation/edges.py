@@ -6,7 +6,7 @@ True edges are the boundaries between segments, one pixel wide.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,15 @@ import numpy as np
 from trace_d2.edges.sources import EdgeSource
 from trace_d2.io.agreement import Disagreement, check_segments, warn_of_disagreements
 from trace_d2.io.coco_panoptic import VOID, PanopticSet, load_panoptic_json, read_panoptic_png
-from trace_d2.io.edge_maps import SCALE, edge_size, edge_stems, find_edges, read_edges
+from trace_d2.io.edge_maps import (
+    INVERTED,
+    SCALE,
+    edge_size,
+    edge_stems,
+    find_edges,
+    looks_inverted,
+    read_edges,
+)
 from trace_d2.io.images import read_image
 from trace_d2.io.listing import list_images
 from trace_d2.io.paths import file_below
@@ -160,10 +168,16 @@ def evaluate_edges(
         description="edges",
         progress=progress,
     )
-    each, disagreements = zip(*results, strict=True)
+    each, disagreements, inverted = zip(*results, strict=True)
     counts = dict(zip(paths, each, strict=True))
     warn_of_disagreements(str(truth.path), dict(zip(by_id, disagreements, strict=True)))
+    if not any(one.truth for one in each):
+        raise ValueError(
+            f"{truth.path}: the truth ({TRUTH_KINDS[settings.truth_kind]}) has no pixel in any of "
+            f"{len(each)} images, so there is nothing to find: give another truth or --truth-kind"
+        )
     _warn_of_blunt(counts)
+    _warn_of_inverted([stem for stem, yes in zip(paths, inverted, strict=True) if yes], len(each))
     return EdgeEvaluation(edge_scores(each), counts, settings, tuple(absent))
 
 
@@ -323,6 +337,17 @@ def _warn_of_blunt(counts: Mapping[str, EdgeCounts]) -> None:
         )
 
 
+def _warn_of_inverted(stems: Sequence[str], total: int) -> None:
+    if stems:
+        logger.warning(
+            "in %d of %d edge maps most pixels are edges, such as %s: %s",
+            len(stems),
+            total,
+            stems[0],
+            INVERTED,
+        )
+
+
 def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: bool) -> None:
     if not total:
         raise ValueError(f"{truth.path} has no annotations: give the truth of one image at least")
@@ -341,7 +366,8 @@ def _check_missing(absent: list[str], total: int, truth: PanopticSet, allowed: b
 
 def _count_image(
     source: EdgeSource | None, settings: EdgeSettings, task: _Task
-) -> tuple[EdgeCounts, Disagreement]:
+) -> tuple[EdgeCounts, Disagreement, bool]:
+    """Counts of an image, how its truth disagrees, and whether its edge map looks inverted."""
     path, truth_file, size, segments, things = task
     if source is None:
         header = read_png_header(truth_file, "panoptic PNG", "make it again or correct the folder")
@@ -355,4 +381,5 @@ def _count_image(
         edges = read_edges(path)
     else:
         edges = source(read_image(path, [truth_file]).pixels, path.stem).edges
-    return settings.count(edges, truth, str(path), things), disagreement
+    inverted = source is None and looks_inverted(edges)
+    return settings.count(edges, truth, str(path), things), disagreement, inverted
