@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,7 +53,7 @@ class Threads:
         self.inboxes: dict[int, queue.SimpleQueue[ToActor]] = {}
         self.sent: list[tuple[int, ToActor]] = []
         self.threads: list[threading.Thread] = []
-        self.deaths = 0
+        self.dead: set[int] = set()
 
     def start(self) -> None:
         for _ in range(self.count):
@@ -66,15 +67,18 @@ class Threads:
 
     def _live(self, key: int) -> None:
         try:
-            Actor(self.inboxes[key], lambda m: self.came.put((key, m)), 1, f"host:{key}").run()
+            Actor(self.inboxes[key], partial(self.say, key), 1, f"host:{key}").run()
         except Death:
-            self.came.put((key, Gone("it died")))
+            self.say(key, Gone("it died"))
+
+    def say(self, key: int, message: FromActor) -> None:
+        self.came.put((key, message))
 
     def wait(self) -> Iterable[tuple[int, FromActor]]:
         key, message = self.came.get(timeout=60)
         yield key, message
-        if isinstance(message, Gone):
-            self.deaths += 1
+        if isinstance(message, Gone) and key not in self.dead:
+            self.dead.add(key)
             if not self.mortal:
                 self._start()
 
@@ -120,8 +124,18 @@ def run(job: Any, actors: Threads) -> Any:
     return run_job(job, RunOptions(actors=lambda: actors))
 
 
-def test_actors_make_the_same(root, sketching, expected) -> None:
+def test_actors_make_the_same(root, sketching, expected, monkeypatch) -> None:
     job, actors = sketching.sketching_job(root), Threads(3)
+    plain, began, all_begin = sketching.SketchingJob.cut, set(), threading.Barrier(3)
+
+    def cut(job: Any, *inputs: Any) -> Any:
+        """None makes labels before each of them has an image, however slow one is."""
+        if threading.get_ident() not in began:
+            began.add(threading.get_ident())
+            all_begin.wait(60)
+        return plain(job, *inputs)
+
+    monkeypatch.setattr(sketching.SketchingJob, "cut", cut)
     assert run(job, actors).done == IMAGES
     assert sketching.contents(root / "out") == expected
     records = job.store.read_records().values()
@@ -160,7 +174,7 @@ def test_what_a_dead_one_held_is_done_by_others(root, sketching, expected, morta
         (root / "kill" / stem).write_text("once")
     actors = Threads(3, mortal)
     assert run(sketching.sketching_job(root), actors).done == IMAGES
-    assert actors.deaths == 2
+    assert len(actors.dead) == 2
     assert sketching.contents(root / "out") == expected
 
 
@@ -196,7 +210,7 @@ def test_an_image_that_always_kills_fails_alone(root, sketching) -> None:
     assert result.done == IMAGES - 2
     assert "3 processes died with it in work" in next(iter(result.failed)).reason
     # Three deaths each, while edges are measured and after; fewer where one death was of both.
-    assert 6 <= actors.deaths <= 12
+    assert 6 <= len(actors.dead) <= 12
     # Once it is mended, the same command does what failed, and no more.
     (root / "kill/s07").unlink()
     (root / "kill/s08").unlink()
@@ -210,7 +224,7 @@ def test_where_all_die_the_job_stops(root, sketching) -> None:
     actors = Threads(2)
     with pytest.raises(WorkerDiedError, match="died one after the other without a result"):
         run(sketching.sketching_job(root), actors)
-    assert actors.deaths <= 10
+    assert len(actors.dead) <= 10
 
 
 def test_what_is_no_fault_of_an_image_stops_the_job(root, sketching) -> None:
@@ -346,22 +360,39 @@ def test_the_faster_one_does_more_and_all_end_together(root, sketching) -> None:
 
 
 class Broken(Threads):
-    """One of three GPUs fails whatever it is given; its process ends and is started again."""
+    """One of three GPUs fails whatever it is given; its process ends and is started again.
+
+    The others tell nothing before five end; from then on as many more may as images are done.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.may_end, self.five_end = threading.Semaphore(5), threading.Event()
 
     def _live(self, key: int) -> None:
         if 0 < key < self.count:
             super()._live(key)
             return
-        self.came.put((key, Hello("host:broken")))
-        while isinstance(self.inboxes[key].get(), Begin):
-            self.came.put((key, Ready(8)))
-        self.came.put((key, Gone("the GPU fails", of_place=True)))
-        self.came.put((key, Gone("it ended with status 0")))
+        self.say(key, Hello("host:broken"))
+        while isinstance(message := self.inboxes[key].get(), Begin):
+            self.say(key, Ready(8))
+        if message is not None:
+            assert self.may_end.acquire(timeout=60)
+            if key == self.count + 3:  # the fifth, after 0
+                self.five_end.set()
+            self.say(key, Gone("the GPU fails", of_place=True))
+            self.say(key, Gone("it ended with status 0"))
+
+    def say(self, key: int, message: FromActor) -> None:
+        if isinstance(message, Ended):
+            assert self.five_end.wait(60)
+            self.may_end.release()
+        super().say(key, message)
 
 
 def test_images_are_not_blamed_for_a_gpu_that_fails(root, sketching, expected) -> None:
     actors = Broken(3)
     result = run(sketching.sketching_job(root), actors)
     assert (result.done, list(result.failed)) == (IMAGES, [])
-    assert actors.deaths > 4
+    assert len(actors.dead) >= 5
     assert sketching.contents(root / "out") == expected
