@@ -305,10 +305,10 @@ def bomb(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
 def test_a_small_file_of_any_size_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.img").write_bytes(bomb(kind))
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(
         ValueError, match=r"a\.img is 30000x30000 pixels, and more than 268,435,456"
     ):
         read_image(tmp_path / "a.img")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024

@@ -41,7 +41,6 @@ def show(browser: Any) -> Iterator[Callable[..., Any]]:
             browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         )
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))

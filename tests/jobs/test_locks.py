@@ -78,16 +78,23 @@ def test_a_name_that_stayed_holds_nothing(tmp_path: Path) -> None:
 
 def test_who_waits_says_for_whom(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(locks, "_PATIENCE", 0.1)
-    path, held = tmp_path / "calibration.lock", threading.Event()
+    path, held, told = tmp_path / "calibration.lock", threading.Event(), threading.Event()
+    say = locks.say
+
+    def tell(*words: object, **how: bool) -> None:
+        say(*words, **how)
+        told.set()
 
     def hold() -> None:
         with hold_in_turn(path, "measures edges"):
             held.set()
-            time.sleep(0.5)
+            assert told.wait(60)
+
+    monkeypatch.setattr(locks, "say", tell)
 
     other = threading.Thread(target=hold)
     other.start()
-    assert held.wait(10)
+    assert held.wait(60)
     with hold_in_turn(path, "measures edges"):
         assert read_holder(path) is not None
     other.join()

@@ -306,12 +306,12 @@ class TestEnlarging:
             ("ArrowUp", ("a10.png", "Segments (5 of 5)")),
         ):
             page.keyboard.press(key)
-            page.wait_for_timeout(100)
+            for part, text in zip(("name", "pane"), place, strict=True):  # once it is loaded
+                page.locator(f"#large-{part}", has_text=text).wait_for()
             assert self.at(page) == place
         page.keyboard.press("Escape")
         assert page.locator("#large").is_hidden()
-        focused = page.evaluate("document.activeElement.dataset.pane")
-        assert focused == "segments"
+        page.wait_for_function('document.activeElement.dataset.pane === "segments"')
         page.keyboard.press("Enter")
         assert self.at(page) == ("a10.png", "Segments (5 of 5)")
         page.get_by_role("button", name="✕").click()

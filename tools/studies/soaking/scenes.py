@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _DAY = 86400.0
 _SAME, _REFUSED = "the same bytes", "refused, nothing changed"
+_syncs = RawValue("l")  # shared with the processes that are forked off
 _CHANGED = ("MODEL.TRACE.BGP.BETA", "9.0", "MODEL.TRACE.LABELS.NECK_DEPTH", "0.5")
 
 
@@ -103,7 +105,7 @@ def full_disk(soak: Soak) -> str:
         job = soak.jobs[name]
         (whole,) = job.steps
         output = soak.new_output(job)
-        soak.run(whole, output)
+        soak.run(whole, output, counting_syncs)
         used = sum(path.lstat().st_blocks for path in output.parent.rglob("*")) // 2
         for share in soak.rng.uniform(0.05, 0.9, 3):
             output = soak.new_output(job)
@@ -114,7 +116,7 @@ def full_disk(soak: Soak) -> str:
                     soak.run(whole, output)
                     soak.compare(job, output, f"{name}, on a disk that was full")
             else:
-                soak.run(whole, output, full_after(int(share * 100)), status=1)
+                soak.run(whole, output, full_after(int(share * _syncs.value)), status=1)
                 soak.run(whole, output)
                 soak.compare(job, output, f"{name}, on a disk that was full")
     return f"{_SAME} once there is room ({how})"
@@ -235,6 +237,17 @@ def clock(*offsets: float) -> Callable[[], None]:
         time.time = lambda: right() + offsets[next(looks) % len(offsets)]
 
     return prepare
+
+
+def counting_syncs() -> None:
+    """Have a process count its syncs, from 0 on."""
+    plain, _syncs.value = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        _syncs.value += 1
+        plain(descriptor)
+
+    os.fsync = fsync  # type: ignore[assignment]
 
 
 def full_after(calls: int) -> Callable[[], None]:
