@@ -92,30 +92,28 @@ def test_kinds_are_counted_the_most_frequent_first() -> None:
     assert kinds == [
         Kind("… is NxN", 1200, "0.png", "/data/masks/0.png is 4x0"),
         Kind("odd N", 2, "a.png", "odd 1"),
-        Kind("alone", 1, "c.png", "alone", alike=True),
+        Kind("alone", 1, "c.png", "alone"),
     ]
-    assert str(kinds[1]) == "2 images: odd N (such as a.png: odd 1)"
+    assert str(kinds[0]) == "0.png: /data/masks/0.png is 4x0 (and 1,199 like it)"
+    assert str(kinds[1]) == "a.png: odd 1 (and 1 like it)"
     assert str(kinds[2]) == "c.png: alone"
+    assert str(Kind("odd N", 7)) == "odd N"  # no example is known
 
 
-def test_an_example_does_not_say_it_again() -> None:
-    reasons = {
-        "a": "/data/my photos/a.png cannot be read (it is empty): repair it",
-        "b": "no edge file at out/b.png (nor b.npy)",
-        "c": "c.png: no place at /scratch/x y",  # where is not in the kind
-        "d": "d.png has 3",
-        "e": "e.png " + "is odd " * 40,  # cut in the kind
-    }
-    records = [failed(reason, f"{stem}.png", stem) for stem, reason in reasons.items()]
-    sentences = [kind.sentence for kind in count_kinds(records, SETTINGS)]
-    assert sentences[:4] == [
-        "… cannot be read (it is empty): repair it (such as a.png)",
-        "no edge file at … (nor …) (such as b.png)",
-        f"…: no place at … y (such as c.png: {reasons['c']})",
-        "… has N (such as d.png: d.png has 3)",
+def test_the_first_of_a_kind_stands_as_it_is() -> None:
+    reason = "/data/masks/{0}.png has values {1} to {2}, but must be 0 to 255: divide by 257"
+    ranges = {"a": (0, 65535), "b": (3, 999), "c": (1, 4000)}
+    records = [failed(reason.format(s, *ends), f"{s}.png", s) for s, ends in ranges.items()]
+    records.append(failed("e.png " + "is odd " * 40, "e.png", "e"))  # cut in the kind
+    kinds = count_kinds(records, SETTINGS)
+    assert [kind.text for kind in kinds] == [
+        "… has values N to N, but must be N to N: divide by N",
+        ("… " + "is odd " * 40)[:200],
     ]
-    assert sentences[4].endswith(f"(such as e.png: {reasons['e'].strip()})")
-    assert str(count_kinds(records[:1] * 2, SETTINGS)[0]) == f"2 images: {sentences[0]}"
+    assert [str(kind) for kind in kinds] == [
+        f"a.png: {reason.format('a', 0, 65535)} (and 2 like it)",
+        f"e.png: {records[-1].reason.strip()}",
+    ]
 
 
 def test_memory_is_bounded_whatever_reasons_there_are() -> None:

@@ -126,9 +126,9 @@ def test_failures_are_grouped_by_kind(tmp_path: Path) -> None:
     records = {s: Record(s, f"{s}.png", FAILED, reason) for s, reason in reasons.items()}
     page = write_page(store, entries, records, [])
     assert "Failures by kind (2)" in page
-    row = "<td>2</td><td>… has N &lt;b&gt; (such as a.png: /i/a.png has 3 &lt;b&gt;)</td>"
+    row = "<td>2</td><td>a.png: /i/a.png has 3 &lt;b&gt; (and 1 like it)</td>"
     assert row in page
-    assert "<td>1</td><td>odd (such as c.png)</td>" in page
+    assert "<td>1</td><td>c.png: odd</td>" in page
     assert '<table class="counts"><tr><th>Images</th>' in page
     del records["b"], records["c"]
     assert "Failures by kind" not in write_page(store, entries, records, [])

@@ -33,36 +33,23 @@ class Kind:
     """Records with alike reasons.
 
     Attributes:
-        text: the reason, with ... for names and paths and N for numbers.
+        text: the reason, with ... for names and paths and N for numbers, by which they are alike.
         count: how many.
         example: the file name of one of the images; empty where none is known.
         reason: of that image, one line.
-        alike: whether the text says all that the reason does, but for the image's own names.
     """
 
     text: str
     count: int
     example: str = ""
     reason: str = ""
-    alike: bool = False
 
     def __str__(self) -> str:
-        """One line."""
-        if self.count == 1:
-            return f"{self.example}: {self.reason}"
-        return f"{self.count:,} images: {self.sentence}"
-
-    @property
-    def such_as(self) -> str:
-        """The example, with its reason where that tells more; empty where none is known."""
+        """One line: the example as it stands, and how many are like it; else the text."""
         if not self.example:
-            return ""
-        return f"such as {self.example}" + ("" if self.alike else f": {self.reason}")
-
-    @property
-    def sentence(self) -> str:
-        """The text with its example."""
-        return f"{self.text} ({self.such_as})" if self.example else self.text
+            return self.text
+        more = f" (and {self.count - 1:,} like it)" if self.count > 1 else ""
+        return f"{self.example}: {self.reason}{more}"
 
 
 class Kinds:
@@ -96,8 +83,7 @@ class Kinds:
         text = self.texts[number]
         if example is None:
             return Kind(text, count)
-        alike = _without_names(example, self._folders) == text
-        return Kind(text, count, example.file_name, gist(example.reason), alike)
+        return Kind(text, count, example.file_name, gist(example.reason))
 
 
 def count_kinds(records: Iterable[Record], settings: Mapping[str, Any]) -> list[Kind]:

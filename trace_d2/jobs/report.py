@@ -224,7 +224,7 @@ def _tables(report: Report, outcome: Outcome, unseen: Sequence[tuple[str, str]])
     tables = (
         Table(
             "Failures by kind",
-            [(f"{kind.count:,}", kind.sentence) for kind in kinds],
+            [(f"{kind.count:,}", str(kind)) for kind in kinds],
             columns=("Images", "Why"),
             counts=True,
         ),

@@ -149,7 +149,7 @@ def _names(parts: Sequence[Part]) -> str:
 def _reasons(word: str, count: int, kinds: Sequence[Kind]) -> list[str]:
     if not count:
         return []
-    lines = [f"  {kind.count:>7,}  {kind.text}{_example(kind)}" for kind in kinds[:_SHOWN_KINDS]]
+    lines = [f"  {kind.count:>7,}  {kind}" for kind in kinds[:_SHOWN_KINDS]]
     more = len(kinds) - _SHOWN_KINDS
     return [
         "",
@@ -157,10 +157,6 @@ def _reasons(word: str, count: int, kinds: Sequence[Kind]) -> list[str]:
         *map(plain_lines, lines),
         *([f"  and {more} more kinds: --json has all"] if more > 0 else []),
     ]
-
-
-def _example(kind: Kind) -> str:
-    return f"\n{'':11}{kind.such_as}" if kind.example else ""
 
 
 def _ago(seconds: float) -> str:
