@@ -291,13 +291,13 @@ def test_other_threads_are_not_read() -> None:
         def forward(self) -> None:
             attend(query, query, query)
             entered.set()
-            assert left.wait(10)
+            assert left.wait(60)
 
     entered, left = threading.Event(), threading.Event()
     thread = threading.Thread(target=Crossed())
     with SelfAttentionReader(layout) as reader:
         thread.start()
-        assert entered.wait(10)
+        assert entered.wait(60)
         attend(query, query, query)
     left.set()
     thread.join()

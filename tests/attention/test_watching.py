@@ -175,7 +175,7 @@ def test_threads_read_their_own_networks_at_once() -> None:
     start = threading.Barrier(2)
 
     def run(number: int) -> None:
-        start.wait(10)
+        start.wait(60)
         for _ in range(30):
             reader = read(networks[number], x)
             assert reader.calls == 2

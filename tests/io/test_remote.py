@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -259,7 +260,7 @@ def test_a_store_is_asked_again_and_then_given_up(error, memory_store, monkeypat
     folder = RemoteFolder(f"{memory_store.url}/p")
     assert (folder / "a.png").is_file()
     waited: list[float] = []
-    monkeypatch.setattr(remote.time, "sleep", waited.append)
+    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=waited.append))
     broken = _Broken(error, 2)
     monkeypatch.setattr(remote, "open_store", lambda address: (broken, "p"))
     assert (folder / "a.png").read_bytes() == b"1"

@@ -62,16 +62,25 @@ def test_work_whose_process_dies(load_tool) -> None:
 
 def test_memory_of_a_process_and_of_what_it_starts(load_tool) -> None:
     tool = load_tool("measuring")
-    alone, _ = tool.tree_memory(os.getpid())
+    large = (
+        "import mmap, sys; m = mmap.mmap(-1, 2**26); m.write(bytes(2**26)); print(flush=True);"
+        "sys.stdin.read()"
+    )
+    # Not of the process of the tests, whose own memory and other children may come and go.
     code = (
-        "import mmap; m = mmap.mmap(-1, 2**26); m.write(bytes(2**26)); print(flush=True); input()"
+        "import subprocess, sys; print(flush=True); sys.stdin.readline();"
+        f"subprocess.run([sys.executable, '-S', '-c', {large!r}])"
     )
     command = [sys.executable, "-S", "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        both, count = tool.tree_memory(os.getpid())
-        assert tool.tree_memory(child.pid)[1] == 1
+        alone, count = tool.tree_memory(child.pid)
+        assert count == 1
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        both, count = tool.tree_memory(child.pid)
         child.stdin.close()
     assert both - alone > 0.9 * 2**26
-    assert count >= 2
+    assert count == 2
     assert tool.tree_memory(child.pid) == (0, 0)
