@@ -6,12 +6,11 @@ README.md beside this script says what must lie where, and what is written.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trace_d2.data.prepare.command import make_parser, run
+from trace_d2.data.prepare.command import add_workers, make_parser, run
 from trace_d2.data.prepare.sem_seg import (
     MAP_SETS,
     SPLITS,
@@ -39,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="coco_object: paint instances_*2017.json instead of taking stuffthingmaps, which the "
         "field does",
     )
-    cpus = os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cpus, help="processes (default: the CPUs)")
+    add_workers(parser)
     args = parser.parse_args(arguments)
     splits = args.splits or SPLITS[args.dataset]
     unknown = [split for split in splits if split not in SPLITS[args.dataset]]

@@ -7,7 +7,7 @@ are maps already, which count in other ways (``io/semantic_rules.yaml``).
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.prepare.making import make_each
-from trace_d2.data.prepare.one_class import SEE
+from trace_d2.data.prepare.painting import masks_by_image, paint, paintings, read_lists
 from trace_d2.data.prepare.voc import SPLITS as VOC_SPLITS
 from trace_d2.data.prepare.voc import list_sources, read_segments
 from trace_d2.evaluation.semantic import check_values
@@ -25,19 +25,12 @@ from trace_d2.evaluation.semantic_files import truth_files
 from trace_d2.io.atomic import atomic_folder, write_png, write_text
 from trace_d2.io.categories import UNKNOWN, load_categories
 from trace_d2.io.images import read_semantic
-from trace_d2.io.json_files import (
-    checked,
-    file_name,
-    paused_collector,
-    read_json,
-    side,
-    whole_number,
-)
+from trace_d2.io.json_files import checked, flag, number, shown
 from trace_d2.io.listing import IMAGE_SUFFIXES
-from trace_d2.io.mask_rle import check_segmentation, decode_segmentation
-from trace_d2.io.paths import image_stem
 from trace_d2.io.semantic_rules import NO_CLASS, STRANGE, SemanticRule, load_rule
 from trace_d2.io.subfolders import files_by_stem
+
+logger = logging.getLogger(__name__)
 
 CONTEXT_IDS = (
     *(0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105),
@@ -175,23 +168,27 @@ def prepare_context(
     """
     voc = root / "VOC2010"
     path = annotations or voc / "trainval_merged.json"
-    images, rows = _lists(path, "Pascal Context", "images", "annos_segmentation")
-    masks = _masks(path, rows, {identity: rank for rank, identity in enumerate(CONTEXT_IDS)})
+    images, rows = read_lists(path, "Pascal Context", "images", "annos_segmentation")
+    ranks = {identity: rank for rank, identity in enumerate(CONTEXT_IDS)}
+    masks = masks_by_image(path, rows, ranks)
+    painted = paintings(path, images, "image_id", masks)
+    if strays := masks.keys() - {one.key for one in painted}:
+        logger.warning("%s has masks of %d images that it does not list", path, len(strays))
     target, lists = voc / "SegmentationClassContext", voc / "ImageSets/SegmentationContext"
     lists.mkdir(parents=True, exist_ok=True)
     counts = {}
     for split in splits:
         tasks = [
-            _task(f"{path}: image {k}", row, "image_id", masks)
-            for k, row in enumerate(images)
+            (one, f"{one.stem}.png")
+            for one, row in zip(painted, images, strict=True)
             if row.get("phase") == split
         ]
-        bare = next((one["where"] for one, _ in tasks if not one["masks"]), None)
+        bare = next((one.where for one, _ in tasks if not one.masks), None)
         if bare or not tasks:
             raise ValueError(
                 f"{bare or path} has no {'annotation' if bare else split}: download it again"
             )
-        _write_all(_paint, tasks, target, workers, split, progress)
+        _write_all(paint, tasks, target, workers, split, progress)
         stems = sorted(name.removesuffix(".png") for _, name in tasks)
         write_text(lists / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
         counts[split] = len(tasks)
@@ -207,15 +204,29 @@ def prepare_instances(
     """
     folder = _COCO[split]
     path = root / f"coco/annotations/instances_{folder}.json"
-    images, annotations = _lists(path, "COCO instances", "images", "annotations")
+    images, annotations = read_lists(path, "COCO instances", "images", "annotations")
     things = [c.id for c in load_categories("coco-panoptic") if c.isthing]
     ranks = {identity: rank for rank, identity in enumerate(things, start=1)}
-    order = sorted(annotations, key=lambda row: (not row.get("iscrowd"), -row.get("area", 0)))
-    masks = _masks(path, order, ranks)
+    masks = masks_by_image(path, sorted(annotations, key=partial(_height, path)), ranks)
+    painted = paintings(path, images, "id", masks)
+    strays = sorted(masks.keys() - {one.key for one in painted}, key=str)
+    if strays:
+        raise ValueError(
+            f"{path} has masks of {len(strays)} images that it does not list, such as image "
+            f"{shown(strays[0])}: download it again"
+        )
     target = root / "coco/objects_detectron2" / folder
-    tasks = [_task(f"{path}: image {k}", row, "id", masks) for k, row in enumerate(images)]
-    _write_all(_paint, tasks, target, workers, split, progress)
+    tasks = [(one, f"{one.stem}.png") for one in painted]
+    _write_all(paint, tasks, target, workers, split, progress)
     return len(tasks), target
+
+
+def _height(path: Path, row: Mapping[str, Any]) -> tuple[bool, float]:
+    """By what annotations are put over one another, the lowest first."""
+    where, fields = f"{path}: annotation {shown(row.get('id'))}", {"iscrowd": None, "area": None}
+    fields.update(row)
+    crowd = checked(fields, "iscrowd", flag, where)
+    return not crowd, -checked(fields, "area", number, where)
 
 
 def _write_all(
@@ -263,50 +274,3 @@ def _convert_voc(task: tuple[Path, Path]) -> None:
     for segment, category in category_of.items():
         classes[segment] = ids.index(category)
     write_png(target, classes[segment_ids])
-
-
-@paused_collector()
-def _lists(path: Path, what: str, *keys: str) -> list[list[Any]]:
-    """The lists ``keys`` of a JSON file."""
-    content = read_json(path, f"annotations of {what}", SEE)
-    content = content if isinstance(content, dict) else {}
-    if not all(isinstance(content.get(key), list) for key in keys):
-        raise ValueError(f"{path} has no {' and '.join(keys)}: download it again")
-    return [content[key] for key in keys]
-
-
-def _masks(
-    path: Path, annotations: Sequence[Mapping[str, Any]], ranks: Mapping[int, int]
-) -> dict[Any, list[tuple[int, Any]]]:
-    """Rank and RLE or polygons of each annotation, in their order, by image id."""
-    masks = defaultdict(list)
-    for number, row in enumerate(annotations):
-        where = f"{path}: annotation {row.get('id', number)}"
-        identity = checked(row, "category_id", whole_number, where)
-        if identity not in ranks:
-            raise ValueError(f"{where} has the category {identity}, none of the data set's")
-        masks[row.get("image_id")].append((ranks[identity], row.get("segmentation")))
-    return masks
-
-
-def _task(
-    where: str, row: Mapping[str, Any], key: str, masks: Mapping[Any, list[Any]]
-) -> tuple[dict[str, Any], str]:
-    """What ``_write_all`` has ``_paint`` take, of an image whose id is ``row[key]``."""
-    size = tuple(checked(row, name, side, where) for name in ("height", "width"))
-    stem = image_stem(checked(row, "file_name", file_name, where))
-    content = {"where": f"{where} ({stem})", "size": size, "masks": masks.get(row.get(key), [])}
-    return content, f"{stem}.png"
-
-
-def _paint(task: tuple[Mapping[str, Any], Path]) -> None:
-    """Write the masks of an image over one another, on background."""
-    image, target = task
-    classes = np.zeros(image["size"], np.uint8)
-    for rank, segmentation in image["masks"]:
-        try:
-            check_segmentation(segmentation)
-            classes[decode_segmentation(segmentation, *image["size"])] = rank
-        except ValueError as error:
-            raise ValueError(f"{image['where']}: a mask of it is wrong: {error}") from error
-    write_png(target, classes)
