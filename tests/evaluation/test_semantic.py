@@ -121,6 +121,13 @@ def test_by_hand():
     assert report["missing"] == ["x"]
 
 
+def test_a_truth_of_which_nothing_counts_is_named(tmp_path):
+    write(tmp_path / "truth", [np.full((3, 4), 255)] * 2)
+    write(tmp_path / "found", [np.zeros((3, 4))] * 2)
+    with pytest.raises(ValueError, match=r"/truth: all pixels of 2 maps are left out"):
+        semantic_quality(tmp_path / "truth", tmp_path / "found", CLASSES)
+
+
 def test_means_over_nothing_are_nan():
     own = summarize(np.zeros((2, 3), np.int64), CLASSES[:2], 1)
     assert all(math.isnan(value) for value in (own.miou, own.fwiou, own.macc, own.pacc))

@@ -72,6 +72,20 @@ def test_annotations_of_larger_images_are_told(caplog, kind) -> None:
     assert "the predictions: 2 of 3 boxes or polygons reach beyond their images" in caplog.text
 
 
+def test_images_of_another_size_are_told(caplog) -> None:
+    """Boxes in a smaller image lie in the larger one, too."""
+    halves = {"images": [IMAGE | {"height": 30, "width": 40}], "annotations": boxes(BOXES / 2)}
+    class_agnostic_ap(truth(boxes(BOXES)), halves)
+    assert "the predictions: 1 images are listed in another size than in the truth" in caplog.text
+    assert "First: image 1 as 40 x 30" in caplog.text
+    caplog.clear()
+    for sides in ({}, {"height": 80, "width": 60}, {"height": None}):  # MaskCut has them swapped
+        same = {"images": [IMAGE | sides], "annotations": boxes(BOXES)}
+        result = class_agnostic_ap(truth(boxes(BOXES)), same)
+        assert result.scores["bbox"]["AP"] == pytest.approx(1)
+    assert "another size" not in caplog.text
+
+
 def test_boxes_in_shares_of_the_image_are_refused() -> None:
     shares = boxes(BOXES / [80, 60, 80, 60])
     for files in ((truth(boxes(BOXES)), shares), (truth(shares), boxes(BOXES))):

@@ -171,12 +171,30 @@ def _rows_by_truth(
             f"{found.name}: {unknown} predictions of {len(absent)} images that {true.name} lacks "
             f"(such as {shown(min(map(str, absent)))}); {remedy}"
         )
+    _warn_of_sizes(true, found, true_ids)
     rows = [row | {"image_id": true_ids[row["image_id"]]} for row in known]
     for row in rows:
         true.check_fit(row, found.name)
     check_places(rows, true.images, found.name, boxes)
     warn_of_repeats(rows, found.name)
     return rows
+
+
+def _warn_of_sizes(true: InstanceFile, found: InstanceFile, true_ids: Mapping[Any, Any]) -> None:
+    """Tell of images that the predictions list in another size: what is in pixels may be too."""
+    other = []
+    for key, image in found.images.items():
+        size = image.get("height"), image.get("width")
+        if key in true_ids and None not in size:
+            own = true.images[true_ids[key]]
+            if size not in ((own["height"], own["width"]), (own["width"], own["height"])):
+                other.append(f"image {shown(key)} as {shown(size[1])} x {shown(size[0])}")
+    if other:
+        logger.warning(
+            "%s: %d images are listed in another size than in %s: are masks and boxes in pixels of "
+            "these? First: %s",
+            found.name, len(other), true.name, other[0],
+        )  # fmt: skip
 
 
 def read_scored_truth(

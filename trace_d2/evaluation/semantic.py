@@ -205,6 +205,11 @@ def semantic_quality(
     read = partial(_read_prediction, rule, categories, origin, threshold)
     count = partial(_count_pair, read, way.ranks(), predicted_ranks, origin, rule.name)
     confusion = _added(count, pairs, len(rule.classes), workers, progress)
+    if not confusion.any():
+        raise ValueError(
+            f"{truth_dir}: all pixels of {len(pairs)} maps are left out, so there is nothing to "
+            "score: correct --truth or --rule"
+        )
     return summarize(confusion, rule.classes, len(pairs), absent)
 
 
