@@ -19,7 +19,7 @@ from trace_d2.jobs.executors import build_executor
 from trace_d2.jobs.job import AnyJob, UsageError
 from trace_d2.jobs.join_mark import JoinMark
 from trace_d2.jobs.journal import DONE, FAILED, SKIPPED, ImageEntry, Record
-from trace_d2.jobs.locks import Shard, folder_lock, ignores_case
+from trace_d2.jobs.locks import LOCKS, Shard, folder_lock, hold_lock, ignores_case
 from trace_d2.jobs.looking import tasks_of
 from trace_d2.jobs.on_disk import Records, chosen
 from trace_d2.jobs.outcome import Outcome
@@ -110,15 +110,21 @@ def run_job(job: AnyJob, options: RunOptions) -> JobResult:
 
 
 def begin(job: AnyJob, options: RunOptions) -> None:
-    """Make the folder, which we hold, ready for the job."""
-    store = job.store
+    """Make the folder, which we hold, ready for the job.
+
+    Shards that start at once do so one after the other: none goes on beside settings of another.
+    """
+    store, whole = job.store, not options.shard.name
     _check_apart(store, job.entries)
-    store.check_settings(job.settings)
-    with writing_to(store.root):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(writing_to(store.root))
+        if store.has_locks:
+            stack.enter_context(hold_lock(store.root / LOCKS / "begin.lock", timeout=-1))
+        store.check_settings(job.settings)
         store.open(job.settings)
-        if not options.shard.name:
+        if whole:
             store.sweep()
-        store.write_images(job.entries, options.limited(job.entries))
+        store.write_images(job.entries, options.limited(job.entries), lowers=whole)
 
 
 def do_share(
@@ -228,7 +234,7 @@ def _join(kind: type[AnyJob], store: JobStore) -> JobResult:
     found = (records.get(entry.stem) for entry in entries.first(limit))
     others = Records(record for record in found if record and record.status != DONE)
     # What has not all the files that its record tells of is to be done again.
-    pending = min(limit, len(entries)) - sum(done[:limit]) - len(others)
+    pending = limit - sum(done[:limit]) - len(others)
     if not pending:
         store.drop_scratch()
     return _result(sum(done), others, pending=pending)

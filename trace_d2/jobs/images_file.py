@@ -34,15 +34,21 @@ class ImagesHead:
     fan: int = 0
 
 
-def write_images(path: Path, entries: Sequence[ImageEntry], head: ImagesHead) -> None:
+def write_images(
+    path: Path, entries: Sequence[ImageEntry], head: ImagesHead, lowers: bool = True
+) -> None:
     """Note the images of a job; nothing is written where the file says the same already.
 
     Those beyond the limit are not done now: they are pictured where the file says so.
+
+    Args:
+        lowers: whether fewer may be to be done than the file says.
     """
     if head.limit < len(entries):
-        before = _pictured(path)
+        limit, before = _noted(path)
         others = (replace(entry, pictured=entry.stem in before) for entry in entries[head.limit :])
         entries = [*entries[: head.limit], *others]
+        head = head if lowers else replace(head, limit=max(limit, head.limit))
     if path.is_file():
         with open(path, "rb") as file:
             same = all(line == file.read(len(line)) for line in _lines(entries, head))
@@ -73,12 +79,13 @@ def read_images(path: Path, kind: str) -> tuple[Images, ImagesHead]:
         return Images(contents), head
 
 
-def _pictured(path: Path) -> set[str]:
-    """Stems of the images that are pictured, as far as the file can tell."""
+def _noted(path: Path) -> tuple[int, set[str]]:
+    """The limit, and stems of the images that are pictured, as far as the file can tell."""
     try:
-        return {entry.stem for entry in read_images(path, "results")[0] if entry.pictured}
+        images, head = read_images(path, "results")
     except (FileNotFoundError, DamagedFileError):
-        return set()
+        return 0, set()
+    return head.limit, {entry.stem for entry in images if entry.pictured}
 
 
 def _lines(entries: Iterable[ImageEntry], head: ImagesHead) -> Iterator[bytes]:

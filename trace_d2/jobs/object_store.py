@@ -168,9 +168,10 @@ class ObjectStore(JobStore):
             self._got.clear()
             self.check_settings(settings)
 
-    def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
+    def write_images(self, entries: Sequence[ImageEntry], limit: int, lowers: bool = True) -> None:
+        self._got.discard(self.images_path)  # another shard may have begun
         self._get(self.images_path)
-        super().write_images(entries, limit)
+        super().write_images(entries, limit, lowers)
         self.objects.upload([self.images_path])
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:

@@ -230,16 +230,17 @@ class JobStore:
             self._fan = read_head(self.images_path, self.layout.kind).fan
         return self._fan
 
-    def write_images(self, entries: Sequence[ImageEntry], limit: int) -> None:
+    def write_images(self, entries: Sequence[ImageEntry], limit: int, lowers: bool = True) -> None:
         """Note the images of the job, the first ``limit`` of which are to be done.
 
+        Without ``lowers`` they are as many as another shard was told to do, where that is more.
         Whether their files lie in parts is decided by the first job of the folder.
         """
         try:
             fan = read_head(self.images_path, self.layout.kind).fan
         except (FileNotFoundError, DamagedFileError):
             fan = digits_for(e.stem for e in entries) if self.layout.fans else 0
-        write_images(self.images_path, entries, ImagesHead(limit, fan))
+        write_images(self.images_path, entries, ImagesHead(limit, fan), lowers)
         self._fan = fan
 
     def read_images(self) -> tuple[Images, int]:
@@ -250,7 +251,7 @@ class JobStore:
         """
         images, head = read_images(self.images_path, self.layout.kind)
         self._fan = head.fan
-        return images, head.limit
+        return images, min(head.limit, len(images))
 
     def open_journal(self, shard: str = "") -> JournalWriter:
         """The journal that the shard of this name appends to; empty: that of the whole job."""
