@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -234,6 +236,17 @@ class TestFalsePieces:
         assert PanopticLabeler(CATEGORIES, LabelSettings(cut="components")).cut_stuff(
             semantic, edges
         ) == (1, 1)
+
+    def test_a_large_mask_takes_some_21_bytes_a_pixel(self):
+        semantic = np.full((1500, 1600), SKY, np.uint8)
+        edges = np.zeros(semantic.shape, np.float32)
+        edges[:, ::100] = edges[::100] = 1
+        labeler = PanopticLabeler(CATEGORIES, calibration=EdgeCalibration.assumed())
+        tracemalloc.start()
+        assert labeler.cut_stuff(semantic, edges) == (1, 239)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 23 * semantic.size  # without semantic and edges; the flood's copies are most
 
     def test_things_are_not_stuff(self):
         semantic = np.full((50, 80), CAT, np.uint8)

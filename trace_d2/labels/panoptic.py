@@ -153,6 +153,7 @@ class PanopticLabeler:
                 regions = mask.astype(np.int32)
             np.add(regions, len(categories), out=segment_ids[box], where=regions > 0)
             categories.extend([category] * int(regions.max()))
+            del regions  # ahead of the flood of the next mask
         return PanopticLabel(segment_ids, self._segments(segment_ids, categories))
 
     def _segments(self, segment_ids: np.ndarray, categories: Sequence[int]) -> list[Segment]:
@@ -179,10 +180,11 @@ class PanopticLabeler:
             if self.isthing[category]:
                 continue
             mask = semantic[box] == category
-            whole = self._settle(ndimage.label(mask)[0], semantic.size)
-            cut = self._settle(self._cut(mask, box, edges, evidence), semantic.size)
-            masks += int(whole.max())
-            pieces += max(0, int(cut.max()) - int(whole.max()))
+            # Numbers, not maps: the flood of a large mask takes what memory there is.
+            whole = int(self._settle(ndimage.label(mask)[0], semantic.size).max())
+            cut = int(self._settle(self._cut(mask, box, edges, evidence), semantic.size).max())
+            masks += whole
+            pieces += max(0, cut - whole)
         return masks, pieces
 
     def count_edges(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -85,9 +84,7 @@ def component_regions(mask: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
     """
     if edges is None:
         return ndimage.label(mask)[0]
-    return _flood(
-        lambda: np.zeros(mask.shape, np.uint8), lambda: cut_components(mask, edges)[0], mask
-    )
+    return _flood([np.zeros(mask.shape, np.uint8), cut_components(mask, edges)[0]], mask)
 
 
 def cut_basins(
@@ -103,12 +100,13 @@ def cut_basins(
     Returns:
         int32 (H, W): labels from 1 inside the mask, 0 outside; 4-connected regions.
     """
-    distance = _distance(mask, evidence.log_odds)
+    distance = _distance(mask, evidence)
     if not distance.any():
         return ndimage.label(mask)[0]
-    regions = _flood(
-        lambda: _relief(distance, evidence), lambda: _peaks(distance, neck_depth), mask
-    )
+    maps = [_relief(distance, evidence), _peaks(distance, neck_depth)]
+    del distance  # and made again soon: nothing takes as much memory as the flood
+    regions = _flood(maps, mask)
+    distance = _distance(mask, evidence)
 
     likelihood = evidence.likelihood
     borders = measure_borders(regions, likelihood, distance)
@@ -176,7 +174,7 @@ def _nearest_segment(
     return distance[where], table[source[where]]
 
 
-def _distance(mask: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
+def _distance(mask: np.ndarray, evidence: EdgeEvidence) -> np.ndarray:
     """float32 (H, W): pixels to the outside of the mask or the next edge, mean over _LEVELS."""
     total = np.zeros(mask.shape, np.float32)
     count = -1
@@ -184,7 +182,7 @@ def _distance(mask: np.ndarray, log_odds: np.ndarray) -> np.ndarray:
     framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), bool)
     distance = np.zeros(framed.shape, np.float32)
     for level in _LEVELS:
-        np.logical_and(mask, log_odds <= level, out=framed[1:-1, 1:-1])
+        np.logical_and(mask, (evidence.table <= level)[evidence.levels], out=framed[1:-1, 1:-1])
         inside = int(np.count_nonzero(framed))
         # A higher level opens a superset: of equal size it is the same, and so are its distances.
         if inside != count:
@@ -240,21 +238,26 @@ def _peaks(distance: np.ndarray, neck_depth: float) -> np.ndarray:
     return ndimage.label(top)[0]
 
 
-def _flood(
-    relief: Callable[[], np.ndarray], seeds: Callable[[], np.ndarray], mask: np.ndarray
-) -> np.ndarray:
+def _flood(maps: list[np.ndarray], mask: np.ndarray) -> np.ndarray:
     """Grow seeds over a mask, low relief first; components without a seed become regions.
 
-    ``relief`` and ``seeds`` make what is held by nobody but the flood, which copies it.
+    ``maps``, relief and seeds, are taken out of their list, so that nobody holds them but the
+    flood, which copies them.
     """
     if mask.size > _LARGE:
         _give_back_memory()
-    regions = watershed(relief(), seeds().astype(np.int32, copy=False), mask=mask, connectivity=1)
+    found = watershed(maps.pop(0), _narrow(maps.pop(0)), mask=mask, connectivity=1)
+    regions = found.astype(np.int32, copy=False)
     missed = mask & (regions == 0)
     if missed.any():
         extra, _ = ndimage.label(missed)
         regions[missed] = extra[missed] + regions.max(initial=0)
-    return regions.astype(np.int32, copy=False)
+    return regions
+
+
+def _narrow(labels: np.ndarray) -> np.ndarray:
+    """Labels in as few bytes as they fit in: the flood, which copies them, gives them so."""
+    return labels.astype(np.min_scalar_type(labels.max(initial=0)), copy=False)
 
 
 def _give_back_memory() -> None:
