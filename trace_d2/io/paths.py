@@ -103,7 +103,7 @@ def check_output(output: str | Path | None, **inputs: str | Path | None) -> None
         ValueError: it is one of them, and would be lost.
     """
     for name, given in inputs.items():
-        if output is not None and given is not None and _same_file(output, given):
+        if output is not None and given is not None and is_same_file(output, given):
             raise ValueError(
                 f"the output {shown(str(output))} is --{name.replace('_', '-')} as well, which "
                 "would be lost: give the output another name"
@@ -131,7 +131,8 @@ def check_output_file(output: str | Path | None, **inputs: str | Path | None) ->
         raise PermissionError(f"cannot write to {shown(str(folder))}: name an output elsewhere")
 
 
-def _same_file(first: str | Path, second: str | Path) -> bool:
+def is_same_file(first: str | Path, second: str | Path) -> bool:
+    """Whether two paths, whatever links and spellings lead there, are or would be one file."""
     if os.path.exists(first) and os.path.exists(second):
         return os.path.samefile(first, second)
     return os.path.realpath(first) == os.path.realpath(second)

@@ -132,7 +132,12 @@ def test_the_list_of_classes_reads_as_yaml():
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("a/images/x.jpg", "sub-folder that is called images"), ("a/x.gif", "YOLO does not read")],
+    [
+        ("a/images/x.jpg", "sub-folder that is called images"),
+        ("a/x.gif", "YOLO does not read"),
+        ("a/x\u2028y.jpg", "has a line break"),
+        ("a\n./images/x.jpg", "has a line break"),
+    ],
 )
 def test_images_that_yolo_would_not_find_labels_of(name, complaint):
     with pytest.raises(ValueError, match=complaint):

@@ -13,6 +13,7 @@ from trace_d2.complaints import MANY, Complaints
 from trace_d2.data.dataset_files import keep_present
 from trace_d2.data.prepare.one_class import ONE_CLASS, SLACK, cut_box, write_one_class
 from trace_d2.io.coco_panoptic import image_entry
+from trace_d2.io.json_files import number
 from trace_d2.io.listing import ids_of_stems
 from trace_d2.io.paths import name_keys
 from trace_d2.io.photographs import opened_image
@@ -146,8 +147,8 @@ def _row(
 def numbers(texts: Sequence[str], where: str) -> tuple[float, float, float, float]:
     """Four numbers of a text file; raises a ValueError that begins with ``where``."""
     try:
-        first, second, third, fourth = map(float, texts)
-    except ValueError as error:
+        first, second, third, fourth = (number(float(text)) for text in texts)
+    except ValueError as error:  # which FieldError is, too
         raise ValueError(
             f"{where}: {', '.join(texts)} are not the four numbers of a box: put the file there "
             "again"

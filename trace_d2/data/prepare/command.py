@@ -32,7 +32,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 def run(script: str, written: Iterator[str]) -> int:
     """Print a line for each thing ``written``; 0 on success, 2 if something is missing or damaged.
 
-    Errors begin with the name of the ``script``.
+    130 where somebody interrupts it. Errors begin with the name of the ``script``.
     """
     try:
         for line in written:
@@ -40,4 +40,7 @@ def run(script: str, written: Iterator[str]) -> int:
     except (ValueError, OSError) as error:
         say(f"{Path(script).stem}: {error}", error=True)
         return 2
+    except KeyboardInterrupt:
+        say(f"\n{Path(script).stem}: interrupted: run it again", error=True)
+        return 130
     return 0

@@ -52,18 +52,22 @@ def prepare_kitti(kitti: str | Path, output: str | Path, progress: bool = True) 
     stems = sorted(
         name[: -len(".txt")]
         for name in folder_names(labels, "labels", _AGAIN)
-        if name.endswith(".txt")
+        if name.endswith(".txt") and name[0] != "."
     )
     if not stems:
         raise FileNotFoundError(f"no labels *.txt in {labels}: {_AGAIN}")
     names = folder_names(kitti / "training/image_2", "images", "unpack data_object_image_2.zip")
-    bare = sorted({name[:-4] for name in names if name.endswith(".png")}.difference(stems))
-    tolerate_absent(bare, len(names), f"images have no label in {labels}", _AGAIN)
+    bare = sorted({name[:-4] for name in names if _is_image(name)}.difference(stems))
+    tolerate_absent(bare, sum(map(_is_image, names)), f"images have no label in {labels}", _AGAIN)
     images = [
         BoxedImage(f"training/image_2/{stem}.png", _boxes(labels / f"{stem}.txt")) for stem in stems
     ]
     description = "boxes of KITTI's training images as one class, converted by trace_d2"
     return write_boxes(output, kitti, images, description, progress)
+
+
+def _is_image(name: str) -> bool:
+    return name.endswith(".png") and name[0] != "."  # as Macs add ._000000.png to archives
 
 
 def _boxes(path: Path) -> Iterator[Box]:

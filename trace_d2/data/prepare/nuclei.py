@@ -120,9 +120,9 @@ def prepare_tnbc(
     folder, output = Path(folder), Path(output)
     folder = folder / folder.name if (folder / folder.name).is_dir() else folder
     found: dict[str, dict[str, Path]] = {"Slide": {}, "GT": {}}
-    for path in sorted(folder.glob("*_*/*.png")):
+    for path in sorted(folder.glob("*_*/*.*")):
         kind = _SLIDE.fullmatch(path.parent.name)
-        if kind and not path.name.startswith("."):
+        if kind and path.suffix.lower() == ".png" and path.name[0] != ".":
             other = found[kind[1]].setdefault(path.stem, path)
             if other != path:
                 raise ValueError(f"{other} and {path} have one name: {_AGAIN}")

@@ -20,7 +20,7 @@ from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
 from trace_d2.io.json_files import read_json, shown
 from trace_d2.io.listing import locate_images
-from trace_d2.io.paths import name_keys, relative_name
+from trace_d2.io.paths import is_same_file, name_keys, relative_name
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,10 @@ def prepare_class_agnostic(
     """
     if not isinstance(instances, Mapping):
         name = str(instances)
+    if name and is_same_file(name, output):
+        raise ValueError(
+            f"{output} is what it would be made from, and be lost: give the output another name"
+        )
     truth = read_truth(instances, None, leave_out=leave_out, remedy=SEE, name=name)
     images = [listed_image(image, truth.name) for image in truth.images.values()]
     if file_names is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trace_d2.data.prepare.boxes import Box, BoxedImage, numbers, text_lines, write_boxes
 from trace_d2.io.json_files import shown
+from trace_d2.io.paths import relative_name
 
 _SIDES = ("XMin", "YMin", "XMax", "YMax")  # shares of the image's sides
 _AGAIN = "download validation-annotations-bbox.csv again"
@@ -31,13 +32,13 @@ def prepare_open_images(
     path = Path(table)
     lines = text_lines(path)
     _, head = next(lines, ("", ""))
-    columns = next(csv.reader([head]), [])
+    columns = _cells(head, f"{path}, line 1")
     lacking = [name for name in ("ImageID", *_SIDES, "IsGroupOf") if name not in columns]
     if lacking:
         raise ValueError(f"{path} has no column {', '.join(lacking)}: {_AGAIN}")
     boxes: dict[str, dict[tuple[float, ...], Box]] = {}
     for where, line in lines:
-        cells = next(csv.reader([line]))
+        cells = _cells(line, where)
         if len(cells) != len(columns):
             raise ValueError(f"{where} has {len(cells)} columns, its head {len(columns)}: {_AGAIN}")
         row = dict(zip(columns, cells, strict=True))
@@ -47,7 +48,7 @@ def prepare_open_images(
             )
         corners = numbers([row[side] for side in _SIDES], where)
         box = Box(corners, where, ignored=row["IsGroupOf"] == "1", relative=True)
-        own = boxes.setdefault(row["ImageID"], {})
+        own = boxes.setdefault(_image_id(row["ImageID"], where), {})
         if own.setdefault(corners, box).ignored:
             own[corners] = box  # an object of one class, if a group of another
     images = [BoxedImage(f"{key}.jpg", list(own.values())) for key, own in sorted(boxes.items())]
@@ -55,3 +56,19 @@ def prepare_open_images(
         raise ValueError(f"{path} has no boxes: {_AGAIN}")
     description = "boxes of OpenImages as one class, converted by trace_d2"
     return write_boxes(output, folder, images, description, progress)
+
+
+def _cells(line: str, where: str) -> list[str]:
+    """The columns of a line of a CSV."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as error:
+        raise ValueError(f"{where} is no line of a table ({error}): {_AGAIN}") from error
+
+
+def _image_id(text: str, where: str) -> str:
+    """The name of an image of the folder, without ending."""
+    try:
+        return relative_name(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}: {_AGAIN}") from error

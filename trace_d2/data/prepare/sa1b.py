@@ -56,7 +56,8 @@ def prepare_sa1b(
 
 def _stems(folder: str | Path) -> list[str]:
     """The photographs that have their annotations, in order of their numbers."""
-    names = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
+    listed = folder_names(folder, "SA-1B photographs and annotations", "unpack an archive there")
+    names = {name for name in listed if name[0] != "."}  # as Macs add ._sa_1.jpg to archives
     known = {name[: -len(".json")] for name in names if name.endswith(".json")}
     known |= {name[: -len(".jpg")] for name in names if name.endswith(".jpg")}
     both = {stem for stem in known if {f"{stem}.jpg", f"{stem}.json"} <= names}

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from trace_d2.data.prepare.one_class import prepare_class_agnostic
-from trace_d2.io.json_files import FieldError, checked, json_list, json_object, read_json
+from trace_d2.io.json_files import (
+    FieldError,
+    checked,
+    json_list,
+    json_object,
+    read_json,
+    record_id,
+    shown,
+)
 
 _AGAIN = "download UVO's annotations again"
 
@@ -46,18 +54,22 @@ def _frames(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """COCO instances of the frames that have objects, of annotations by video."""
     frames: dict[tuple[Any, int], dict[str, Any]] = {}
     for video in map(json_object, json_list(content["videos"])):
-        where = f"{path}: video {video.get('id')}"
+        where = f"{path}: video {shown(video.get('id'))}"
+        own = checked({"id": video.get("id")}, "id", record_id, where)
+        if (own, 0) in frames:
+            raise ValueError(f"{where} is listed twice: {_AGAIN}")
         for rank, name in enumerate(_listed(video, "file_names", where)):
             sides = {key: video.get(key) for key in ("height", "width")}
-            frames[video.get("id"), rank] = {"id": len(frames) + 1, "file_name": name, **sides}
+            frames[own, rank] = {"id": len(frames) + 1, "file_name": name, **sides}
     rows = []
     for row in map(json_object, json_list(content.get("annotations"))):
-        where = f"{path}: annotation {row.get('id')}"
+        where = f"{path}: annotation {shown(row.get('id'))}"
+        own = checked({"video_id": row.get("video_id")}, "video_id", record_id, where)
         for rank, mask in enumerate(_listed(row, "segmentations", where)):
-            frame = frames.get((row.get("video_id"), rank))
+            frame = frames.get((own, rank))
             if mask and frame is None:
                 raise ValueError(
-                    f"{where} has a mask of frame {rank} of video {row.get('video_id')}, which is "
+                    f"{where} has a mask of frame {rank} of video {own}, which is "
                     f"not listed: {_AGAIN}"
                 )
             if mask and frame is not None:

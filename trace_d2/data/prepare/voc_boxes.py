@@ -78,7 +78,7 @@ def _boxes(path: Path, difficult: bool) -> Iterator[Box]:
         raise FileNotFoundError(f"no annotations at {path}: {_AGAIN}")
     try:
         root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last: encodings
         raise ValueError(f"{path} is no XML ({error}): {_AGAIN}") from error
     if root.tag != "annotation":
         raise ValueError(f"{path} is no annotation of VOC, but <{root.tag}>: {_AGAIN}")

@@ -81,6 +81,10 @@ def check_image_name(name: str) -> None:
         name: its path below ``images/``.
     """
     path = PurePosixPath(name)
+    if len(name.splitlines()) > 1:
+        raise ValueError(
+            f"{shown(name)} has a line break, and YOLO's lists have a name a line: rename it"
+        )
     if "images" in path.parts[:-1]:
         raise ValueError(
             f"{shown(name)} lies in a sub-folder that is called images: YOLO looks for labels by "
