@@ -120,13 +120,6 @@ except SystemExit as stopped:
     return run
 
 
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def tiny_diffusers() -> ModuleType:
     """The module ``tools/studies/miniature/models/diffusion.py``."""
@@ -135,15 +128,15 @@ def tiny_diffusers() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def weights_of_hed() -> ModuleType:
-    """The module ``tests/hed_weights.py``; without h5py, tests that ask for it are skipped."""
+    """The module ``tests/helpers/hed_weights.py``; without h5py, who asks for it is skipped."""
     pytest.importorskip("h5py")
-    return _module("hed_weights")
+    return importlib.import_module("hed_weights")
 
 
 @pytest.fixture(scope="session")
 def original_names() -> ModuleType:
-    """The module ``tests/original_names.py``."""
-    return _module("original_names")
+    """The module ``tests/helpers/original_names.py``."""
+    return importlib.import_module("original_names")
 
 
 @pytest.fixture(scope="session")
@@ -237,8 +230,8 @@ def build_tiny(tiny_folder: Callable[[str], Path]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def object_store() -> ModuleType:
-    """The module ``tests/object_store.py``."""
-    return _module("object_store")
+    """The module ``tests/helpers/object_store.py``."""
+    return importlib.import_module("object_store")
 
 
 @pytest.fixture(scope="session")
@@ -250,7 +243,7 @@ def s3_server(object_store: ModuleType) -> Iterator[str]:
 
 @pytest.fixture
 def bucket(object_store: ModuleType, s3_server: str) -> Any:
-    """A new bucket of the S3 server: see ``tests/object_store.py``."""
+    """A new bucket of the S3 server: see ``tests/helpers/object_store.py``."""
     name = f"s3://test-{uuid.uuid4().hex[:12]}"
     made = object_store.Bucket(name)
     made.fs.mkdir(made.root)

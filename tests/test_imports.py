@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import trace_d2
@@ -48,6 +49,7 @@ def imported(name: str, path: Path, known: dict[str, Path]) -> set[str]:
     return {module for module in found if module in known and module != "trace_d2"}
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """Module to the modules it imports; a package's ``__init__`` only passes names on."""
     known = modules()
