@@ -38,6 +38,13 @@ def test_what_is_no_ones_picture_is_left_out(tmp_path):
     assert list(files_by_stem(tmp_path / ".cache", (".png",), [tmp_path / ".cache"])) == ["b"]
 
 
+def test_links_of_results_lead_nowhere(tmp_path):
+    make(tmp_path, "a.png", "out/settings.json", "out/journal.jsonl", ".photographs/b.png")
+    (tmp_path / "out/images").symlink_to(tmp_path / ".photographs")
+    assert list(files_by_stem(tmp_path, (".png",))) == ["a"]
+    assert list(files_by_stem(tmp_path / "out", (".png",))) == ["images/b"]
+
+
 def test_links_are_followed_once_and_loops_end(tmp_path):
     make(tmp_path, "images/z/b.png", "outside/c.png")
     images = tmp_path / "images"

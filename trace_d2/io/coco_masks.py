@@ -91,31 +91,17 @@ def load_mask_json(path: str | InputFile, images_json: str | InputFile | None = 
         images_json: COCO file (or bare list) that gives the images instead; for a list of results,
             which has none. Without it the image ids of such a list are taken as file names.
     """
-    path = input_file(path)
-    content = read_json(path)
-    if isinstance(content, list):
-        content = {"annotations": content}
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(annotations, list):
-        raise ValueError(f'{path} has no list "annotations": give COCO JSON with masks')
-    if not annotations:
-        raise ValueError(f"{path} has no annotations at all: make the masks first")
-    findings = Findings()
-    entries: Any
-    if images_json is None:
-        listing = content
-        entries = _own_entries(content, annotations, path)
-    else:
-        listing = read_json(images_json)
-        entries = listing.get("images") if isinstance(listing, dict) else listing
-        if not isinstance(entries, list):
-            raise ValueError(f'{images_json} has no list of images: give a COCO file with "images"')
-        listing = listing if isinstance(listing, dict) else {}
+    path, findings = input_file(path), Findings()
+    content = _annotated(path)
+    annotations: list[Any] = content["annotations"]
+    listing = content if images_json is None else _listing(images_json)
     given = content.get("categories") or listing.get("categories")
     categories = _categories(given, annotations, findings)
     reader = _Reader(annotations, categories, findings)
-    reader.list_images(entries)
-    if images_json is not None:
+    if images_json is None:
+        reader.list_images(_own_entries(content, annotations, path))
+    else:
+        reader.list_images(listing["images"])
         reader.join(_own_names(content, annotations, path), str(images_json))
     for number, annotation in enumerate(annotations):
         reader.sort_in(number, annotation)
@@ -127,10 +113,36 @@ def load_mask_json(path: str | InputFile, images_json: str | InputFile | None = 
     if not any(image.masks for image in reader.listed):
         lines = "\n  ".join(findings.lines())
         raise ValueError(f"{path} has no mask that can be used: make them again\n  {lines}")
+    return MaskFile(path, tuple(reader.listed), categories, findings, _method(content))
+
+
+def _annotated(path: InputFile) -> dict[str, Any]:
+    """A COCO dictionary with annotations, a list of results being one without images."""
+    content = read_json(path)
+    if isinstance(content, list):
+        content = {"annotations": content}
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise ValueError(f'{path} has no list "annotations": give COCO JSON with masks')
+    if not content["annotations"]:
+        raise ValueError(f"{path} has no annotations at all: make the masks first")
+    return content
+
+
+def _listing(path: str | InputFile) -> dict[str, Any]:
+    """A COCO dictionary with images, a bare list of them being one without categories."""
+    content = read_json(path)
+    if isinstance(content, list):
+        content = {"images": content}
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise ValueError(f'{path} has no list of images: give a COCO file with "images"')
+    return content
+
+
+def _method(content: Mapping[str, Any]) -> str:
+    """How the masks were found, where the file tells; else empty."""
     info = content.get("info")
     method = info.get("method") if isinstance(info, dict) else None
-    method = method if isinstance(method, str) else ""
-    return MaskFile(path, tuple(reader.listed), categories, findings, method)
+    return method if isinstance(method, str) else ""
 
 
 def _own_entries(content: Mapping[str, Any], annotations: list[Any], path: InputFile) -> list[Any]:

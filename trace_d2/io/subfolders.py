@@ -63,18 +63,12 @@ def walk_folder(
         if identity in seen:
             continue
         seen.add(identity)
-        names, inner = list[str](), list[str]()
-        for entry in _entries(path):
-            if entry.name[0] == ".":
-                continue
-            if not _is_folder(entry):
-                names.append(entry.name)
-            elif entry.name not in _OF_SYSTEMS:
-                (links if entry.is_symlink() else inner).append(f"{folder}{entry.name}/")
+        names, inner, linked = _look_into(path)
         if folder and _RESULTS.issubset(names):
             continue
         yield folder, names
-        folders += sorted(inner, reverse=True)
+        folders += sorted((f"{folder}{name}/" for name in inner), reverse=True)
+        links += [f"{folder}{name}/" for name in linked]
 
 
 def files_by_stem(
@@ -198,6 +192,19 @@ def _listed(
 def _identity(path: str | Path) -> tuple[int, int]:
     state = os.stat(path)
     return state.st_dev, state.st_ino
+
+
+def _look_into(path: str) -> tuple[list[str], list[str], list[str]]:
+    """The names of the files, of the folders and of the links to folders that are searched."""
+    names, inner, linked = list[str](), list[str](), list[str]()
+    for entry in _entries(path):
+        if entry.name[0] == ".":
+            continue
+        if not _is_folder(entry):
+            names.append(entry.name)
+        elif entry.name not in _OF_SYSTEMS:
+            (linked if entry.is_symlink() else inner).append(entry.name)
+    return names, inner, linked
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
