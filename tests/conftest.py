@@ -40,6 +40,19 @@ from miniature.rules import SMALL_RESNET, small_model
 REPOSITORY = Path(__file__).parents[1]
 NEED_DETECTRON2 = ("data", "engine", "modeling")  # all tests of these folders
 
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # The same examples each time, for which a busy machine has all the time it needs. To look for
+    # others: `--hypothesis-profile default`.
+    settings.register_profile(
+        "repeatable",
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("repeatable")
+
 if importlib.util.find_spec("detectron2") is None:
     collect_ignore = [*NEED_DETECTRON2]
 
