@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import importlib.metadata
 import importlib.util
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,14 +23,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-if sys.dont_write_bytecode:
-    # Processes of this session share what they compile, in a folder that goes with it: to compile
-    # torch, diffusers and Detectron2 takes each of them ten seconds.
-    sys.pycache_prefix = tempfile.mkdtemp(prefix="trace_d2_bytecode_")
-    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.dont_write_bytecode = False
+if sys.dont_write_bytecode and os.name == "posix":
+    # Else every process of the tests compiles torch, diffusers and Detectron2 anew: ten seconds.
+    # A folder of somebody else is not trusted.
+    _BYTECODE = Path(tempfile.gettempdir(), f"trace_d2_bytecode_{os.getuid()}")
+    _BYTECODE.mkdir(mode=0o700, exist_ok=True)
+    if _BYTECODE.stat().st_uid == os.getuid():
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(_BYTECODE)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        sys.dont_write_bytecode = False
 
 import pytest
 from miniature.rules import SMALL_RESNET, small_model
