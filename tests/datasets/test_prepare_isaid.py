@@ -111,6 +111,9 @@ def test_the_same_command_continues(run, root, monkeypatch):
     patch.write_bytes(b"")  # as a full disk or a crash leaves it
     (output / "records/P0004.json").write_text("{")
     assert run() == 0
+    record = output / "records/P0003.json"
+    record.write_text(record.read_text().replace('"annotations"', '"marks"'))
+    assert run() == 0
     assert (output / "images/P0003_0_8_0_8.png").is_file()
     assert patch.read_bytes() == before
     assert (output / "instances.json").read_bytes() == first
@@ -142,6 +145,17 @@ def test_what_is_wrong_is_told_and_what_is_done_is_kept(run, root, capsys):
     message = capsys.readouterr().err
     assert "P0003.png has no P0003_instance_color_RGB.png beside it" in message
     assert "P0004_instance_id_RGB.png has no image P0004.png: put DOTA's there" in message
+
+
+def test_an_image_that_exif_turns_is_as_large_as_its_maps(run, root, capsys):
+    path, exif = root / "iSAID/val/images/P0003.png", Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+    assert run() == 2
+    said = "P0003.png is 14x18 pixels (18x14 as stored, which EXIF turns), its annotations 18x14"
+    assert said in capsys.readouterr().err
+    assert not list((root / "iSAID_patches").rglob("P0003*"))
 
 
 def test_an_instance_is_of_the_class_of_most_of_its_pixels():

@@ -182,6 +182,20 @@ def test_photographs_are_as_large_as_their_annotations(prepare, root, capsys):
     assert f"{path} is 9x6 pixels, its annotations 8x6; unpack" in capsys.readouterr().err
 
 
+def test_a_bad_mask_is_named_once_and_strangers_are_told(prepare, root, capsys, caplog):
+    run(prepare, root, "--splits", "val")
+    output = root / "VOC2012/panoptic_val/panoptic"
+    (output / "2007_000009.png").touch()
+    assert run(prepare, root, "--splits", "val") == 0
+    assert "1 files that are not of this data set, such as 2007_000009.png" in caplog.text
+    path = root / "VOC2012/SegmentationClass/2007_000002.png"
+    Image.new("L", (8, 6)).save(path, format="JPEG")
+    assert run(prepare, root, "--splits", "val") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"prepare_voc_panoptic: {path} cannot be read (it is a JPEG, not a PNG)")
+    assert "SegmentationObject" not in said
+
+
 def test_class_of_an_object_is_that_of_most_pixels():
     classes = np.array([[15, 15, 12, 255, 0, 7]], np.uint8)
     objects = np.array([[3, 3, 3, 3, 0, 0]], np.uint8)

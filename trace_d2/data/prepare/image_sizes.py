@@ -23,12 +23,12 @@ def size_fault(path: Path, width: int, height: int) -> str:
     """What is wrong with the image at ``path``, which is said to be of that size in pixels.
 
     Empty if nothing is. No pixel is decoded.
+
+    Raises:
+        ValueError, OSError: it cannot be read.
     """
-    try:
-        with opened_image(path) as opened:
-            size, stored = opened.seen_size(), opened.size
-    except (ValueError, OSError) as error:
-        return str(error)
+    with opened_image(path) as opened:
+        size, stored = opened.seen_size(), opened.size
     if size == (width, height):
         return ""
     as_stored = f" ({stored[0]}x{stored[1]} as stored, which EXIF turns)" if size != stored else ""
@@ -48,12 +48,14 @@ def of_own_size(
     Raises:
         ConfigError: 1 % of the files or more are of another size, or cannot be read.
     """
-    bar = tqdm(images, unit="image", disable=not progress)
-    faults = {
-        image["id"]: fault
-        for image in bar
-        if (fault := size_fault(Path(folder, image["file_name"]), image["width"], image["height"]))
-    }
+    faults: dict[Any, str] = {}
+    for image in tqdm(images, unit="image", disable=not progress):
+        path = Path(folder, image["file_name"])
+        try:
+            fault = size_fault(path, image["width"], image["height"])
+        except (ValueError, OSError) as error:
+            fault = str(error)
+        faults |= {image["id"]: fault} if fault else {}
     if faults and len(faults) >= TOLERATED_SHARE * len(images):
         again = f"put the images and {origin} there again"
         tell_all([f"{fault}: {again}" for fault in faults.values()])

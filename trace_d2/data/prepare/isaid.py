@@ -25,6 +25,7 @@ import numpy as np
 
 from trace_d2.complaints import tell_all
 from trace_d2.data.dataset_files import folder_names
+from trace_d2.data.prepare.image_sizes import size_fault
 from trace_d2.data.prepare.making import make_each, tell_strangers
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.atomic import atomic_file, write_json, write_png
@@ -188,10 +189,14 @@ def _cut(source: Path, output: Path, stem: str) -> None:
 def _is_done(record: Path, stamps: list[list[int]], output: Path) -> bool:
     try:
         found = json.loads(record.read_bytes())
-        same = found["format"] == _FORMAT and found["sources"] == stamps
-        patches = {patch["file_name"]: patch["bytes"] for patch in found["patches"]}
-        return same and all(
-            (output / "images" / name).stat().st_size == size for name, size in patches.items()
+        known = found["format"] == _FORMAT and found["sources"] == stamps
+        if not (known and found["disagreeing"] >= 0):
+            return False
+        return all(
+            isinstance(patch["annotations"], list)
+            and patch["height"] > 0 < patch["width"]
+            and (output / "images" / patch["file_name"]).stat().st_size == patch["bytes"]
+            for patch in found["patches"]
         )
     except (OSError, ValueError, LookupError, TypeError):  # to be made anew, whatever it is
         return False
@@ -201,24 +206,23 @@ def _read_patches(
     stem: str, image: Path, ids: Path, colours: Path
 ) -> tuple[list[dict[str, Any]], int]:
     """What the record says of each patch, with its box; and at how many pixels maps disagree."""
-    try:
-        classes = class_map(_read_map(colours))
-    except ValueError as error:
-        raise ValueError(f"{colours}: {error}: {_AGAIN}") from error
+    classes = _read_classes(colours)
     codes = _read_map(ids)
     if codes.shape[:2] != classes.shape:
         raise ValueError(f"{ids} and {colours} differ in size: {_AGAIN}")
     height, width = classes.shape
+    if fault := size_fault(image, width, height):
+        raise ValueError(f"{fault}: {_AGAIN}")
     patches, drawn, disagreeing = list[dict[str, Any]](), 0, 0
     for box in patch_boxes(height, width):
         top, bottom, left, right = box
         part = np.s_[top:bottom, left:right]
-        annotations, pixels, wrong = patch_instances(_codes(codes[part]), classes[part])
+        annotations, count, wrong = patch_instances(_codes(codes[part]), classes[part])
         whole = (bottom, right) == (height, width) and (top, left) == (0, 0)
         name = f"{stem}.png" if whole else f"{stem}_{top}_{bottom}_{left}_{right}.png"
         sides = {"height": bottom - top, "width": right - left}
         patches.append({"file_name": name, **sides, "annotations": annotations, "box": box})
-        drawn, disagreeing = drawn + pixels, disagreeing + wrong
+        drawn, disagreeing = drawn + count, disagreeing + wrong
     if disagreeing > _TOLERATED * drawn:
         raise ValueError(
             f"{ids} and {colours} disagree at {disagreeing} of {drawn} pixels on what is drawn: "
@@ -276,6 +280,15 @@ def _read_map(path: Path) -> np.ndarray:
             f"{path} has mode {file.header.mode}, iSAID's maps are 8-bit RGB: {_AGAIN}"
         )
     return file.decode()
+
+
+def _read_classes(path: Path) -> np.ndarray:
+    """As ``class_map``, of a file."""
+    colours = _read_map(path)
+    try:
+        return class_map(colours)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: {_AGAIN}") from error
 
 
 def _codes(pixels: np.ndarray) -> np.ndarray:

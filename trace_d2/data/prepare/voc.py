@@ -15,7 +15,7 @@ import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
 from trace_d2.data.prepare.image_sizes import size_fault
-from trace_d2.data.prepare.making import ImageEntries, make_each, write_json_files
+from trace_d2.data.prepare.making import ImageEntries, make_each, tell_strangers, write_json_files
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.categories import load_categories
 from trace_d2.io.coco_panoptic import (
@@ -29,7 +29,6 @@ from trace_d2.io.images import read_semantic
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import read_names
 from trace_d2.io.mat_files import read_structure
-from trace_d2.io.png import read_png
 
 SPLITS = ("train_aug", "val")
 _VOID = 255
@@ -76,6 +75,7 @@ def prepare_voc(
     (output / "panoptic").mkdir(parents=True, exist_ok=True)
     write = partial(_write_image, voc / "JPEGImages", output)
     written = make_each(write, list(sources.items()), workers, split, progress)
+    tell_strangers(output / "panoptic", {f"{stem}.png" for stem in sources})
     description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
     write_json_files(output, description, load_categories("voc"), written)
     return len(written)
@@ -173,10 +173,12 @@ def read_segments(path: Path) -> tuple[np.ndarray, dict[int, int]]:
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"no annotation at {file}: unpack the data set again")
+    if path.suffix == ".png":
+        height, width = (objects := read_semantic(path)).shape
+        classes = read_semantic(files[0], (height, width))
     try:
         if path.suffix == ".png":
-            width, height = read_png(path, "object mask", "unpack it again").header.size
-            return voc_segments(read_semantic(files[0], (height, width)), read_semantic(path))
+            return voc_segments(classes, objects)
         return sbd_segments(*_read_sbd(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; unpack the data set again") from error
