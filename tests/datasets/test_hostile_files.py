@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,17 @@ def test_annotations_are_not_written_over(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_interrupted_by_hand(capsys):
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt, 130, "\nprepare_any: interrupted: run it again\n"),
+        (BrokenProcessPool, 2, "prepare_any: a process was killed, perhaps as memory ran out: "),
+    ],
+)
+def test_ends_that_no_file_brings_about(capsys, error, status, message):
     def written():
         yield "one"
-        raise KeyboardInterrupt
+        raise error
 
-    assert run_script("datasets/prepare_any.py", written()) == 130
-    assert capsys.readouterr().err == "\nprepare_any: interrupted: run it again\n"
+    assert run_script("datasets/prepare_any.py", written()) == status
+    assert capsys.readouterr().err.startswith(message)

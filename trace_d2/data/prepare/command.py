@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from trace_d2.data.dataset_files import datasets_root
@@ -39,6 +40,13 @@ def run(script: str, written: Iterator[str]) -> int:
             say(line)
     except (ValueError, OSError) as error:
         say(f"{Path(script).stem}: {error}", error=True)
+        return 2
+    except BrokenProcessPool:
+        say(
+            f"{Path(script).stem}: a process was killed, perhaps as memory ran out: run it again "
+            "with fewer --workers",
+            error=True,
+        )
         return 2
     except KeyboardInterrupt:
         say(f"\n{Path(script).stem}: interrupted: run it again", error=True)
