@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from trace_d2.edges.detector import EdgeDetector
 from trace_d2.io.edge_maps import read_edges
 from trace_d2.scenes.procedural import make_scene
 
@@ -103,15 +106,40 @@ def test_the_study_prints_a_table_and_continues(
     study: ModuleType = load_tool("tiles")
     command = ["--output", str(tmp_path / "study"), "--count", "1", "--teacher-count", "0"]
     command += ["--size", "96", "--area", "0.02", "0.05", *SMALL[:2]]
+    command += ["--overlap", "0.25", "--overlap", "0.5"]
     assert study.main(command) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 6
+    assert len(table) == 2 + 7
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
     assert rows[2][:3] == ["2 to 5 %", "none", "1"]
     assert float(rows[-1][3]) > float(rows[2][3])  # perfect edges help
+    assert len(list((tmp_path / "study").glob("*/*.json"))) == 7  # scores of its own for each
     monkeypatch.setattr(study, "run_tool", None)
     assert study.main(command) == 0
     again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert again == table
     assert study.main([*command, "--series", "1"]) == 2
     assert "give another --output" in capsys.readouterr().err
+
+
+def test_the_study_compares_overlaps_and_searched_tiles(load_tool) -> None:
+    study: ModuleType = load_tool("tiles")
+    rows = study._rows([0.0, 0.5], True)
+    overlaps = {title: row[-1] for title, row in rows.items() if "overlap" in title}
+    names = [f"{source}, tiled, overlap {n}" for source in ("student", "teacher") for n in (0, 0.5)]
+    assert overlaps == dict(zip(names, (0, 0.5, 0, 0.5), strict=True))
+    assert all(rows[name][-2] == f"{TILES}.OVERLAP" for name in names)
+    assert "teacher, tiled, each tile searched" in rows
+    plain = study._rows([], False)
+    assert "student, tiled" in plain
+    assert not [title for title in plain if "overlap" in title or "searched" in title]
+
+
+def test_tiles_are_searched_one_by_one_for_the_study_alone(
+    load_tool, build_tiny: Callable[..., Any]
+) -> None:
+    study: ModuleType = load_tool("tiles")
+    detector = EdgeDetector(build_tiny("flux"))
+    with study._searched_tiles():
+        assert detector.at(500.0).searches
+    assert not detector.at(500.0).searches

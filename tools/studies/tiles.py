@@ -1,12 +1,16 @@
 #!/usr/bin/env python
 """Edges read in tiles against edges read of the whole image, by the labels that come of them.
 
-    python tools/studies/tiles.py --output tiles [--count 12] [KEY VALUE ...]
+    python tools/studies/tiles.py --output tiles [--count 12] [--overlap 0 --overlap 0.5]
+        [--search-tiles] [KEY VALUE ...]
 
 Scenes whose objects have areas between given shares of the image are drawn and labelled by the
 command that users run, with perfect semantic masks: without edges, with edges of student and
 teacher, each of the whole scene and in tiles, and with perfect ones. What is finished is kept: the
 same command continues. Keys go to the label maker.
+
+``--overlap`` compares tiles that share so much of their side with the next one. ``--search-tiles``
+adds a teacher that reads each tile at a t* of its own, where tiles have one t* an image.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from commands import ROOT, exit_status, run_tool
 
@@ -25,11 +31,13 @@ AREAS = ((0.0005, 0.005), (0.01, 0.05), (0.05, 0.2))
 """Shares of the image: tiny objects, ordinary ones, ones that no tile holds."""
 
 _SOURCE, _MODE = "MODEL.TRACE.EDGES.SOURCE", "MODEL.TRACE.EDGES.TILES.MODE"
+_OVERLAP = "MODEL.TRACE.EDGES.TILES.OVERLAP"
+_SEARCHED = "teacher, tiled, each tile searched"
 _SCALE = ("MODEL.TRACE.EDGES.SCALE", 128)  # trace-tiny reads tiles of 128 pixels
 _CONFIG = ROOT / "configs" / "edges" / "trace_tiny.yaml"
 
 
-def _rows() -> dict[str, list[object]]:
+def _rows(overlaps: Sequence[float], search_tiles: bool) -> dict[str, list[object]]:
     """Options of the label maker by the row's title.
 
     Where edges are read in tiles they are measured at the scale of one; so are those read of the
@@ -39,7 +47,13 @@ def _rows() -> dict[str, list[object]]:
     for source in ("student", "teacher"):
         whole: list[object] = [_SOURCE, source, _MODE, "never"]
         rows |= {f"{source}, whole": whole, f"{source}, whole, scale of a tile": [*whole, *_SCALE]}
-        rows[f"{source}, tiled"] = [_SOURCE, source, _MODE, "always"]
+        tiled: list[object] = [_SOURCE, source, _MODE, "always"]
+        if not overlaps:
+            rows[f"{source}, tiled"] = tiled
+        for overlap in overlaps:
+            rows[f"{source}, tiled, overlap {overlap:g}"] = [*tiled, _OVERLAP, overlap]
+    if search_tiles:
+        rows[_SEARCHED] = tiled
     return rows | {"perfect": ["--edges"], "perfect, scale of a tile": ["--edges", *_SCALE]}
 
 
@@ -52,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = [
             (tuple(area), title, _measure(args, tuple(area), title, options))
             for area in args.area or AREAS
-            for title, options in _rows().items()
+            for title, options in _rows(args.overlap, args.search_tiles).items()
             if args.teacher_count or not title.startswith("teacher")
         ]
         print(_table(results))
@@ -84,7 +98,7 @@ def _measure(
     count = min(args.count, args.teacher_count) if title.startswith("teacher") else args.count
     scenes = folder / f"scenes_{count}"
     row = folder / f"{title.replace(', ', '_')}_{count}"
-    scores = row.with_suffix(".json")
+    scores = row.with_name(f"{row.name}.json")
     if scores.is_file():
         content: dict[str, Any] = json.loads(scores.read_text(encoding="utf-8"))
         return content
@@ -95,11 +109,22 @@ def _measure(
     words = ["--config-file", _CONFIG, "--images", scenes / "images", "--output", row]
     words += ["--semantic", scenes / "semantic", "--categories", scenes / "categories.json"]
     words += ["--workers", 1, "--report-images", 2, *args.opts, *options]
-    run_tool("make_pseudo_panoptic", *words)
+    with _searched_tiles() if title == _SEARCHED else nullcontext():
+        run_tool("make_pseudo_panoptic", *words)
     content = {"images": count, **_score(scenes, row)}
     content["seconds"] = (time.process_time() - start) / count
     write_json(scores, content)
     return content
+
+
+def _searched_tiles() -> Any:
+    """Tiles are read at no common t*, so that each is searched; the time is that of two searches.
+
+    Nothing but this study wants it.
+    """
+    from trace_d2.edges.detector import EdgeDetector
+
+    return mock.patch.object(EdgeDetector, "at", lambda detector, timestep: detector)
 
 
 def _draw(args: argparse.Namespace, scenes: Path, area: tuple[float, float], count: int) -> None:
@@ -159,6 +184,11 @@ def _parser() -> argparse.ArgumentParser:
         help="areas of objects as shares of the image, repeatable; default: "
         + ", ".join(f"{low:g} {high:g}" for low, high in AREAS),
     )  # fmt: skip
+    add(
+        "--overlap", type=float, action="append", default=[], metavar="SHARE",
+        help="of a tile's side that neighbours share, repeatable; default: as the config says",
+    )  # fmt: skip
+    add("--search-tiles", action="store_true", help="a teacher of one t* a tile as well")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="keys of the label maker")
     return parser
 
