@@ -312,6 +312,20 @@ def test_categories_of_other_ids_are_refused(tmp_path):
     assert evaluate((truth, labels)).all.pq == 1
 
 
+def test_categories_whose_names_differ_in_capitals_alone_are_two(tmp_path):
+    """Swapped, every segment would count as right."""
+    truth = write_ab(tmp_path / "t", {1: "a.jpg"})
+    labels = write_ab(tmp_path / "l", {1: "a.jpg"})
+    for folder, names in ((truth, ("Dog", "dog")), (labels, ("dog", "Dog"))):
+        content = json.loads((folder / "panoptic.json").read_text())
+        for category, name in zip(content["categories"], names, strict=False):
+            category["name"] = name
+        write_json(folder / "panoptic.json", content)
+    with pytest.raises(ValueError, match="category 1 is dog, which has the id 7"):
+        evaluate((truth, labels))
+    assert evaluate((truth, truth)).all.pq == 1
+
+
 def test_a_truth_without_annotations_is_named(tmp_path):
     truth = write_ab(tmp_path / "t", {1: "a.jpg"})
     labels = write_ab(tmp_path / "l", {1: "a.jpg"})

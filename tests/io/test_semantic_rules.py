@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from detectron2.data.datasets.builtin_meta import (
@@ -129,6 +131,32 @@ def test_without_a_rule_truth_is_written_as_predictions():
     assert [c.id for c in rule.classes] == [3, 7]
     for ranks in (rule.truth[0].ranks(), rule.ranks(own, "o")):
         assert ranks[[3, 7, 255, 0]].tolist() == [0, 1, NO_CLASS, STRANGE]
+
+
+def test_names_that_differ_in_signs_and_capitals_alone_are_of_two_classes():
+    names = ["Car", "car", "C", "C++", "Straße", "Strasse", "+", "-"]
+    own = parse_categories(
+        [{"id": 3 * k, "name": name, "isthing": 1} for k, name in enumerate(names)], "o"
+    )
+    rule = plain_rule(own)
+    assert rule.ranks(own, "o")[::3][:8].tolist() == list(range(8))
+    assert rule.beyond(own) == []
+    with pytest.raises(ValueError, match=r"o lacks 2 of the 8 classes of : Car.*, C\+\+"):
+        rule.ranks([one for one in own if one.name not in ("Car", "C++")], "o")
+
+
+def test_a_class_may_be_spelled_otherwise_where_it_is_one_alone():
+    rule = load_rule("voc20")
+    car = next(own for own in rule.classes if own.name == "car")
+    others = [own for own in rule.classes if own != car]
+    large, loud = [replace(car, id=id_, name=name) for id_, name in ((50, "Car"), (60, "CAR"))]
+    rank = rule.classes.index(car)
+    assert rule.ranks([*others, large], "o")[50] == rank
+    ranks = rule.ranks([*others, large, replace(car, id=70), loud], "o")
+    assert ranks[[50, 70, 60]].tolist() == [NO_CLASS, rank, NO_CLASS]
+    assert rule.beyond([*others, large, car]) == ["Car"]
+    with pytest.raises(ValueError, match="o lacks 1 of the 20 classes of voc20: car"):
+        rule.ranks([*others, large, loud], "o")
 
 
 def test_an_unknown_rule_says_which_there_are():

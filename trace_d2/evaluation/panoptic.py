@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.io.agreement import Disagreement, warn_of_disagreements
-from trace_d2.io.categories import Category, name_key
+from trace_d2.io.categories import Category, same_name
 from trace_d2.io.coco_panoptic import (
     MAX_SEGMENT_ID,
     VOID,
@@ -250,15 +250,12 @@ def check_category_names(truth: PanopticSet, predicted: PanopticSet) -> None:
 
     Names that the truth has nowhere are only spelled in another way, as "tv" for "tvmonitor".
     """
-    ids = {name_key(category.name): category.id for category in truth.categories}
-    keys = {category.id: name_key(category.name) for category in truth.categories}
     for category in predicted.categories:
-        key = name_key(category.name)
-        other = ids.get(key, category.id)
-        if other != category.id and key != keys.get(category.id):
+        other = same_name(category, truth.categories)
+        if other is not None and other.id != category.id:
             raise ValueError(
                 f"{predicted.path}: category {category.id} is {shown(category.name)}, which has "
-                f"the id {other} in {truth.path}: make the predictions with the ids of the truth"
+                f"the id {other.id} in {truth.path}: make the predictions with the ids of the truth"
             )
 
 

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,26 @@ def check_names(categories: tuple[Category, ...], origin: str) -> tuple[Category
     return categories
 
 
+@lru_cache(4096)
 def name_key(name: str) -> str:
-    """By what names of classes are compared: without blanks, hyphens, capitals and the like."""
-    return "".join(filter(str.isalnum, name.casefold()))
+    """``name`` without blanks, hyphens, capitals and the like; as it is, if nothing else is left.
+
+    Names of one key may be of two categories, as "C" and "C++": see ``same_name``.
+    """
+    return "".join(filter(str.isalnum, name.casefold())) or name
+
+
+def same_name(category: Category, among: Sequence[Category]) -> Category | None:
+    """The one of ``among`` that is called as ``category`` is, or None.
+
+    That is the one of the very name, or else of its ``name_key``; of several of the very name the
+    one of its id. None if which one is meant is not certain.
+    """
+    alike = [one for one in among if name_key(one.name) == name_key(category.name)]
+    exact = [one for one in alike if one.name == category.name]
+    if len(exact or alike) == 1:
+        return (exact or alike)[0]
+    return next((one for one in exact if one.id == category.id), None)
 
 
 def parse_categories(

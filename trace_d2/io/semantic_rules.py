@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from .categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories, name_key
+from .categories import BUILTIN_CATEGORIES, UNKNOWN, Category, load_categories, same_name
 from .hints import did_you_mean
 from .score_stacks import labels_of_scores
 
@@ -82,7 +82,7 @@ class SemanticRule:
         """(256,) int16 by the id of a category, as predictions hold it: rank of the class of its
         name, ``NO_CLASS`` or ``STRANGE``.
 
-        Blanks, hyphens and capitals in names do not count. Unknown (255) is the background if
+        Blanks, hyphens and capitals count where names differ in nothing else. Unknown (255) is the background if
         ``categories`` have none, and no class otherwise.
 
         Args:
@@ -91,9 +91,11 @@ class SemanticRule:
         Raises:
             ValueError: the categories lack a class.
         """
-        known = {name_key(category.name): category for category in categories}
+        known = self._known(categories)
         lacking = [
-            c for c in self.classes if name_key(c.name) not in known and c != self.background
+            own
+            for own, other in zip(self.classes, known, strict=True)
+            if other is None and own != self.background
         ]
         if lacking:
             raise ValueError(
@@ -104,9 +106,17 @@ class SemanticRule:
         table = np.full(256, STRANGE, np.int16)
         table[[category.id for category in categories]] = NO_CLASS
         table[UNKNOWN] = NO_CLASS
-        for rank, own in enumerate(self.classes):
-            table[known[name_key(own.name)].id if name_key(own.name) in known else UNKNOWN] = rank
+        for rank, category in enumerate(known):
+            table[category.id if category else UNKNOWN] = rank
         return table
+
+    def _known(self, categories: Sequence[Category]) -> list[Category | None]:
+        """Those of ``categories`` that the classes are, in the order of these."""
+        found = [same_name(own, categories) for own in self.classes]
+        return [  # a name that is spelled in another way is of one class alone
+            other if other and (other.name == own.name or found.count(other) == 1) else None
+            for own, other in zip(self.classes, found, strict=True)
+        ]
 
     def classes_of_scores(
         self,
@@ -150,13 +160,12 @@ class SemanticRule:
 
     def beyond(self, categories: Sequence[Category]) -> list[str]:
         """Names of ``categories`` that are no class of the rule."""
-        own = {name_key(category.name) for category in self.classes}
-        return [category.name for category in categories if name_key(category.name) not in own]
+        known = self._known(categories)
+        return [category.name for category in categories if category not in known]
 
     def leaves_background_over(self, categories: Sequence[Category]) -> bool:
         """Whether what predictions leave unknown is the background."""
-        names = {name_key(category.name) for category in categories}
-        return self.background is not None and name_key(self.background.name) not in names
+        return self.background is not None and same_name(self.background, categories) is None
 
     def _builtin(self) -> str:
         name = _TABLE.get(self.name, {}).get("categories", "")
