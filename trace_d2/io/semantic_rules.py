@@ -82,8 +82,8 @@ class SemanticRule:
         """(256,) int16 by the id of a category, as predictions hold it: rank of the class of its
         name, ``NO_CLASS`` or ``STRANGE``.
 
-        Blanks, hyphens and capitals count where names differ in nothing else. Unknown (255) is the background if
-        ``categories`` have none, and no class otherwise.
+        Blanks, hyphens and capitals count where names differ in nothing else. Unknown
+        (255) is the background if ``categories`` have none, and no class otherwise.
 
         Args:
             categories, origin: what ids of predictions stand for, and where that is from.
