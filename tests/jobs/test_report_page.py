@@ -311,7 +311,7 @@ class TestEnlarging:
             assert self.at(page) == place
         page.keyboard.press("Escape")
         assert page.locator("#large").is_hidden()
-        page.wait_for_function('document.activeElement.dataset.pane === "segments"')
+        page.locator("[data-pane=segments]:focus").wait_for()
         page.keyboard.press("Enter")
         assert self.at(page) == ("a10.png", "Segments (5 of 5)")
         page.get_by_role("button", name="✕").click()
