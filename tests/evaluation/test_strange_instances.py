@@ -49,7 +49,7 @@ def test_corners_are_no_boxes(tmp_path, caplog) -> None:
     class_agnostic_ap(truth(right), wrong, ["bbox"])
     assert "the predictions: 2 of 3 boxes or polygons reach beyond their images" in caplog.text
     assert "[40.0, 20.0, 70.0, 50.0] in image 1 of 80 x 60" in caplog.text
-    message = "10 of 15 boxes reach beyond their images, and all lie inside if read as"
+    message = "10 of 15 boxes reach far beyond their images, and all lie inside if read as"
     with pytest.raises(ValueError, match=f"the predictions: {message}"):
         class_agnostic_ap(truth(right), wrong * 5, ["bbox"])
     with pytest.raises(ValueError, match=f"the truth: {message}"):
@@ -57,6 +57,22 @@ def test_corners_are_no_boxes(tmp_path, caplog) -> None:
     outside = boxes([*BOXES, (-9, 5, 20, 20)])  # a detector that does not clip
     class_agnostic_ap(truth(right), outside * 20, ["bbox"])
     assert "20 of 80 boxes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        boxes([(20, 10, 64, 45)] * 12),  # amodal: all of them, by 4 pixels
+        boxes([(35, 5, 60, 50)] * 10 + [(5, 5, 60, 50)] * 90),  # a detector that does not clip
+        [box | polygons([(30, 20, 60, 50)])[0] for box in boxes([(30, 20, 60, 50)] * 12)],
+    ],
+    ids=["by little", "few", "as the masks"],
+)
+def test_large_boxes_that_reach_beyond_are_boxes(found, caplog) -> None:
+    """All of them would be corners inside the image, too."""
+    scores = class_agnostic_ap(truth(found), found, ["bbox"]).scores
+    assert scores["bbox"]["AP"] == pytest.approx(1)
+    assert "boxes or polygons reach beyond their images" in caplog.text
 
 
 def test_boxes_that_do_not_count_are_not_looked_at(caplog) -> None:
