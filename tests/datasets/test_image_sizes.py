@@ -84,8 +84,9 @@ def test_sizes_are_those_of_what_is_seen(tmp_path, name):
     save(tmp_path / name, (HEIGHT, WIDTH), orientation=6)
     assert prepare(tmp_path, name)["images"] == [listed(0, name)]
     save(tmp_path / name, (WIDTH, HEIGHT), orientation=8)
-    with pytest.raises(ValueError, match=r"is 6x8 pixels \(8x6 as stored, which EXIF turns\)"):
+    with pytest.raises(ValueError, match=r"is 6x8 pixels \(8x6 as stored, which EXIF turns\)") as e:
         prepare(tmp_path, name)
+    assert "8x6: take the EXIF orientation out of the file if" in str(e.value)
 
 
 def test_boxes_are_of_images_as_they_are_seen(tmp_path, caplog):

@@ -179,7 +179,32 @@ def test_photographs_are_as_large_as_their_annotations(prepare, root, capsys):
     path = root / "VOC2012/JPEGImages/2007_000002.jpg"
     Image.new("RGB", (9, 6)).save(path)
     assert run(prepare, root, "--splits", "val") == 2
-    assert f"{path} is 9x6 pixels, its annotations 8x6; unpack" in capsys.readouterr().err
+    assert f"{path} is 9x6 pixels, its annotations 8x6: unpack" in capsys.readouterr().err
+
+
+def test_a_few_of_another_size_are_left_out_by_name(prepare, root, capsys, caplog):
+    voc = root / "VOC2012"
+    stems = [f"2009_{rank:06d}" for rank in range(101)]
+    (voc / "ImageSets/Segmentation/val.txt").write_text("".join(f"{stem}\n" for stem in stems))
+    classes, objects = voc_masks()
+    for stem in stems:
+        save_palette(voc / f"SegmentationClass/{stem}.png", classes)
+        save_palette(voc / f"SegmentationObject/{stem}.png", objects)
+        Image.new("RGB", (8, 6)).save(voc / f"JPEGImages/{stem}.jpg")
+    path = voc / f"JPEGImages/{stems[7]}.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(path, exif=exif)
+    assert run(prepare, root, "--splits", "val") == 0
+    content = read(voc / "panoptic_val/panoptic.json")
+    kept = {f"{stem}.png" for stem in stems if stem != stems[7]}
+    assert {one["file_name"] for one in content["annotations"]} == kept
+    assert {path.name for path in (voc / "panoptic_val/panoptic").iterdir()} == kept
+    assert len(read(voc / "panoptic_val/instances.json")["images"]) == 100
+    assert f"{path} is 6x8 pixels (8x6 as stored, which EXIF turns)" in caplog.text
+    (voc / "ImageSets/Segmentation/val.txt").write_text(f"{stems[7]}\n")
+    assert run(prepare, root, "--splits", "val") == 2
+    assert "8x6: take the EXIF orientation out of the file" in capsys.readouterr().err
 
 
 def test_a_bad_mask_is_named_once_and_strangers_are_told(prepare, root, capsys, caplog):

@@ -11,7 +11,14 @@ from tqdm import tqdm
 
 from trace_d2.complaints import MANY, Complaints
 from trace_d2.data.dataset_files import keep_present
-from trace_d2.data.prepare.one_class import ONE_CLASS, SLACK, cut_box, write_one_class
+from trace_d2.data.prepare.image_sizes import AS_STORED, tolerate_faults
+from trace_d2.data.prepare.one_class import (
+    ONE_CLASS,
+    SLACK,
+    cut_box,
+    tolerate_empty,
+    write_one_class,
+)  # fmt: skip
 from trace_d2.io.coco_panoptic import image_entry
 from trace_d2.io.json_files import number
 from trace_d2.io.listing import ids_of_stems
@@ -42,11 +49,21 @@ class Box(NamedTuple):
 
 class _Told(NamedTuple):
     """Where boxes are that reach beyond their image, that were drawn at another size, and whose
-    images EXIF turns."""
+    images EXIF turns; what is wrong with those that have no pixel; images drawn on as stored."""
 
     cut: list[str]
     resized: list[str]
     turned: list[str]
+    empty: list[str]
+    stored: list[tuple[str, str]]
+
+
+class _Size(NamedTuple):
+    """Width and height of an image in pixels as it is seen, and as it is stored."""
+
+    seen: tuple[int, int]
+    stored: tuple[int, int]
+    is_turned: bool
 
 
 class BoxedImage(NamedTuple):
@@ -66,32 +83,36 @@ def write_boxes(
     """Write the boxes of ``images`` below ``folder`` as a COCO file of one class, ``output``.
 
     Boxes are cut at the border of their image, whose size is the image file's own, as it is seen.
-    Ids of images are their names if all are numbers, else ranks. Returns how many images and boxes
-    were written.
+    Left out and told are boxes without a pixel of it, and images whose boxes were drawn on what is
+    stored where EXIF turns it, if they are fewer than 1 %. Ids of images are their names if all are
+    numbers, else ranks. Returns how many images and boxes were written.
 
     Raises:
-        ValueError: boxes that are none or lie outside their image, images that cannot be read; up
-            to ten of them, with file and line.
+        ValueError: boxes that are no numbers, images that cannot be read, or 1 % or more that would
+            be left out; up to ten of them, with file and line.
         FileNotFoundError: 1 % of the images or more are missing; of fewer it is told.
     """
     records = [{"file_name": f"{folder}/{image.file_name}", "image": image} for image in images]
     kept = keep_present(records, "file_name", "images", "unpack them there")
     present: list[BoxedImage] = [record["image"] for record in kept]
     ids = ids_of_stems([name_keys(image.file_name)[1] for image in present])
-    wrong, told = Complaints(), _Told([], [], [])
+    wrong, told = Complaints(), _Told([], [], [], [], [])
     entries, rows = [], []
     for image in tqdm(present, unit="image", disable=not progress):
         image_id = ids[name_keys(image.file_name)[1]]
-        found = wrong.of(_size, Path(folder) / image.file_name)
-        if found is not None:
-            size, is_turned = found
-            entries.append(image_entry(image_id, image.file_name, size[1], size[0]))
-            boxes = wrong.of(_rows, image, image_id, size, told) or []
-            told.turned.extend([image.file_name] * len(boxes) if is_turned else [])
+        path = Path(folder) / image.file_name
+        size = wrong.of(_size, path)
+        boxes = None if size is None else wrong.of(_rows, image, image_id, size, told)
+        if size is not None and boxes is not None:
+            width, height = size.seen
+            entries.append(image_entry(image_id, image.file_name, height, width))
             rows += boxes
         if len(wrong.lines) >= MANY:
             wrong.say(f"and maybe more: {MANY} are enough")
             break
+    wrong.end()
+    wrong.of(tolerate_faults, told.stored, len(present))
+    wrong.of(tolerate_empty, told.empty, len(told.empty) + len(rows), str(output))
     wrong.end()
     for places, what in (
         (told.cut, "reach beyond it: cut"),
@@ -103,32 +124,44 @@ def write_boxes(
     return write_one_class(output, entries, rows, description)
 
 
-def _size(path: Path) -> tuple[tuple[int, int], bool]:
-    """Width and height of an image in pixels as it is seen, and whether EXIF turns it."""
+def _size(path: Path) -> _Size:
     with opened_image(path) as opened:
-        return opened.seen_size(), opened.orientation() != 1
+        return _Size(opened.seen_size(), opened.size, opened.orientation() != 1)
 
 
 def _rows(
-    image: BoxedImage, image_id: int, size: tuple[int, int], told: _Told
-) -> list[dict[str, object]]:
-    """Annotations of one image."""
-    return [_row(box, image, image_id, size, told) for box in image.boxes]
+    image: BoxedImage, image_id: int, size: _Size, told: _Told
+) -> list[dict[str, object]] | None:
+    """Annotations of one image; None where they were drawn on what is stored, not what is seen."""
+    boxes = list(image.boxes)
+    drawn = next((box for box in boxes if size.seen != size.stored == box.drawn_on), None)
+    if drawn is not None:
+        (width, height), (wide, high) = size.seen, size.stored
+        fault = (
+            f"{image.file_name} is {width}x{height} pixels ({wide}x{high} as stored, which EXIF "
+            f"turns), but {drawn.where} was drawn on {wide}x{high}"
+        )
+        told.stored.append((fault, AS_STORED))
+        return None
+    told.turned.extend([image.file_name] * len(boxes) if size.is_turned else [])
+    rows = [_row(box, image, image_id, size.seen, told) for box in boxes]
+    return [row for row in rows if row is not None]
 
 
 def _row(
     box: Box, image: BoxedImage, image_id: int, size: tuple[int, int], told: _Told
-) -> dict[str, object]:
+) -> dict[str, object] | None:
+    """The annotation of a box, if it has a pixel."""
     width, height = size
     scales = (width, height) * 2 if box.relative else (1, 1, 1, 1)
     left, top, right, bottom = (c * s for c, s in zip(box.corners, scales, strict=True))
     found = cut_box(left, top, right, bottom, size)
     if found is None:
-        raise ValueError(
+        told.empty.append(
             f"{box.where}: the box {left:g}, {top:g}, {right:g}, {bottom:g} (left, top, right, "
-            f"bottom) has no pixel of {image.file_name}, which is {width}x{height}: correct it, or "
-            "put image and annotations there again"
+            f"bottom) has no pixel of {image.file_name}, which is {width}x{height}"
         )
+        return None
     (x, y, end, below), beyond = found
     if beyond > SLACK:
         told.cut.append(box.where)

@@ -211,8 +211,9 @@ def _read_patches(
     if codes.shape[:2] != classes.shape:
         raise ValueError(f"{ids} and {colours} differ in size: {_AGAIN}")
     height, width = classes.shape
-    if fault := size_fault(image, width, height):
-        raise ValueError(f"{fault}: {_AGAIN}")
+    fault, remedy = size_fault(image, width, height, _AGAIN)
+    if fault:
+        raise ValueError(f"{fault}: {remedy}")
     patches, drawn, disagreeing = list[dict[str, Any]](), 0, 0
     for box in patch_boxes(height, width):
         top, bottom, left, right = box

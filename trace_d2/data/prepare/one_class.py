@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,13 +11,16 @@ from urllib.parse import urlsplit
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from trace_d2.complaints import MANY, Complaints
-from trace_d2.data.dataset_files import tolerate_absent
+from trace_d2.complaints import tell_all
+from trace_d2.data.dataset_files import TOLERATED_SHARE, tolerate_absent
 from trace_d2.data.prepare.image_sizes import of_own_size
 from trace_d2.io.atomic import write_json
 from trace_d2.io.categories import Category
+from trace_d2.io.coco_boxes import check_places
 from trace_d2.io.coco_instances import InstanceFile, read_truth
 from trace_d2.io.coco_panoptic import coco_dataset, image_entry
+from trace_d2.io.coco_rows import annotation_name
+from trace_d2.io.json_files import number as number_of
 from trace_d2.io.json_files import read_json, shown
 from trace_d2.io.listing import locate_images
 from trace_d2.io.paths import is_same_file, name_keys, relative_name
@@ -50,7 +53,9 @@ def prepare_class_agnostic(
 
     Masks, boxes, areas and crowd flags stay; annotation ids count from 1, as pycocotools takes an
     id of 0 for "no match". Images of LVIS, which have no ``file_name``, get the folder and name of
-    their ``coco_url``. Returns how many images and annotations were written.
+    their ``coco_url``. Boxes without a pixel of their image, and annotations without a mask where
+    others have one, are left out and told if they are fewer than 1 %. Returns how many images and
+    annotations were written.
 
     Args:
         instances: the file, or its content, which messages call ``name``.
@@ -64,17 +69,23 @@ def prepare_class_agnostic(
         what: what they are, for the description in the file.
 
     Raises:
-        ValueError: the file is no COCO file or damaged, or no image is left.
+        ValueError: the file is no COCO file or damaged, or no image is left; boxes are two corners
+            or shares of the image, see ``check_places``; 1 % of them or more have no pixel.
         FileNotFoundError: there is no such file, or ``folder`` lacks 1 % of the images or more.
         ConfigError: 1 % of the images in ``folder`` or more are of another size than their entries.
     """
+    content: Any = instances
     if not isinstance(instances, Mapping):
         name = str(instances)
     if name and is_same_file(name, output):
         raise ValueError(
             f"{output} is what it would be made from, and be lost: give the output another name"
         )
-    truth = read_truth(instances, None, leave_out=leave_out, remedy=SEE, name=name)
+    if not isinstance(instances, Mapping):
+        content = read_json(instances, remedy=SEE)
+    if not leave_out:
+        content = _without_empty(content, name)
+    truth = read_truth(content, None, leave_out=leave_out, remedy=SEE, name=name)
     images = [listed_image(image, truth.name) for image in truth.images.values()]
     if file_names is not None:
         images = _select(images, file_names, name)
@@ -84,7 +95,7 @@ def prepare_class_agnostic(
     bar = tqdm(truth.annotations, unit="instance", disable=not progress)
     rows = [as_object(truth, row) for row in bar if row["image_id"] in kept]
     description = f"{what} of {Path(name).name} as one class, converted by trace_d2"
-    _cut_boxes(rows, images, truth.name)
+    rows = _cut_boxes(rows, images, truth.name)
     return write_one_class(output, images, rows, description)
 
 
@@ -156,35 +167,89 @@ def cut_box(
     return (x, y, end, below), max(x - left, y - top, right - end, bottom - below)
 
 
-def _cut_boxes(rows: list[dict[str, Any]], images: list[dict[str, Any]], origin: str) -> None:
-    """Cut boxes without masks at the border of their image; raises where one has no pixel of it."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    names = {image["id"]: image["file_name"] for image in images}
-    wrong, cut = Complaints(), list[str]()
+def tolerate_empty(faults: Sequence[str], total: int, origin: str) -> None:
+    """Tell that of ``total`` boxes those of ``faults``, which have no pixel, are left out.
+
+    Raises:
+        ConfigError: they are 1 % or more.
+    """
+    if len(faults) >= TOLERATED_SHARE * total:
+        again = "correct it, or put image and annotations there again"
+        tell_all([f"{fault}: {again}" for fault in faults], "boxes")
+    if faults:
+        logger.warning(
+            "%s: %d of %d boxes have no pixel of their image: left out; first: %s",
+            origin, len(faults), total, faults[0],
+        )  # fmt: skip
+
+
+def _without_empty(content: Any, origin: str) -> Any:
+    """The file without the few annotations that have neither a mask nor a box above 0 x 0.
+
+    Where 1 % or more are so, and whatever else is wrong with it, it is left to its reader.
+    """
+    rows = content.get("annotations") if isinstance(content, Mapping) else None
+    if not isinstance(rows, list):
+        return content
+    masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in rows)
+    empty = {
+        rank: row
+        for rank, row in enumerate(rows)
+        if isinstance(row, Mapping)
+        and not row.get("segmentation")
+        and (masks or _is_flat(row.get("bbox")))
+    }
+    if not empty or len(empty) >= TOLERATED_SHARE * len(rows):
+        return content
+    logger.warning(
+        "%s: %d of %d annotations have no %s: left out; first: %s",
+        origin, len(empty), len(rows), "mask" if masks else "box with sides above 0",
+        annotation_name(*next(iter(empty.items()))),
+    )  # fmt: skip
+    return {**content, "annotations": [r for k, r in enumerate(rows) if k not in empty]}
+
+
+def _is_flat(box: Any) -> bool:
+    """Whether a COCO box has a side of 0 or less."""
+    try:
+        _, _, wide, high = map(number_of, box)
+    except (TypeError, ValueError):
+        return False
+    return not wide > 0 < high
+
+
+def _cut_boxes(
+    rows: list[dict[str, Any]], images: list[dict[str, Any]], origin: str
+) -> list[dict[str, Any]]:
+    """``rows`` with boxes without masks cut at the border of their image, if they lie in it."""
+    listed = {image["id"]: image for image in images}
+    check_places([row for row in rows if "segmentation" not in row], listed, origin)
+    kept, empty, cut, total = list[dict[str, Any]](), list[str](), list[str](), 0
     for row in rows:
         if "segmentation" in row:
+            kept.append(row)
             continue
         x, y, wide, high = row["bbox"]
-        size, name = sizes[row["image_id"]], names[row["image_id"]]
+        image = listed[row["image_id"]]
+        size, name = (image["width"], image["height"]), image["file_name"]
         found = cut_box(x, y, x + wide, y + high, size)
         box = f"the box {x:g}, {y:g}, {wide:g}, {high:g} (x, y, width, height)"
+        total += 1
         if found is None:
-            wrong.say(
-                f"{origin}: {box} has no pixel of {name}, which is {size[0]}x{size[1]}: correct it"
-            )
-        elif found[1] > 0:
+            empty.append(f"{origin}: {box} has no pixel of {name}, which is {size[0]}x{size[1]}")
+            continue
+        kept.append(row)
+        if found[1] > 0:
             left, top, right, bottom = found[0]
             row["bbox"] = [left, top, right - left, bottom - top]
             row["area"] = (right - left) * (bottom - top)
             cut += [f"{box} of {name}"] if found[1] > SLACK else []
-        if len(wrong.lines) >= MANY:
-            wrong.say(f"and maybe more: {MANY} are enough")
-            break
-    wrong.end()
+    tolerate_empty(empty, total, origin)
     if cut:
         logger.warning(
             "%s: %d boxes of images reach beyond it: cut; first: %s", origin, len(cut), cut[0]
         )
+    return kept
 
 
 def _select(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trace_d2.data.dataset_files import folder_names
-from trace_d2.data.prepare.image_sizes import size_fault
+from trace_d2.data.prepare.image_sizes import size_fault, tolerate_faults
 from trace_d2.data.prepare.making import ImageEntries, make_each, tell_strangers, write_json_files
 from trace_d2.data.prepare.one_class import SEE
 from trace_d2.io.categories import load_categories
@@ -59,7 +59,8 @@ def prepare_voc(
         progress: show a progress bar.
 
     Raises:
-        FileNotFoundError, ValueError: files are missing or damaged; all images are tried first.
+        FileNotFoundError, ValueError: files are missing or damaged, or 1 % of the photographs or
+            more are of another size than their masks; all images are tried first.
     """
     voc, output = Path(voc), Path(output)
     sources = list_sources(voc, sbd, split)
@@ -74,8 +75,11 @@ def prepare_voc(
         )
     (output / "panoptic").mkdir(parents=True, exist_ok=True)
     write = partial(_write_image, voc / "JPEGImages", output)
-    written = make_each(write, list(sources.items()), workers, split, progress)
-    tell_strangers(output / "panoptic", {f"{stem}.png" for stem in sources})
+    made = make_each(write, list(sources.items()), workers, split, progress)
+    tolerate_faults([fault for _, fault in made if any(fault)], len(sources))
+    written = [entries for entries, _ in made if entries is not None]
+    names = {annotation["file_name"] for _, annotation, _ in written}
+    tell_strangers(output / "panoptic", names)
     description = f"PASCAL VOC 2012 {split}, converted by trace_d2"
     write_json_files(output, description, load_categories("voc"), written)
     return len(written)
@@ -216,18 +220,22 @@ def _sbd_folder(sbd: Path) -> Path:
     raise FileNotFoundError(f"no inst/ in {sbd}: unpack SBD's benchmark.tgz there")
 
 
-def _write_image(jpegs: Path, output: Path, source: tuple[str, Path]) -> ImageEntries:
-    """Write the PNG of one image; returns its entries of the JSON files."""
+def _write_image(
+    jpegs: Path, output: Path, source: tuple[str, Path]
+) -> tuple[ImageEntries | None, tuple[str, str]]:
+    """Write the PNG of one image; its entries of the JSON files, or what ``size_fault`` says."""
     stem, path = source
     segment_ids, category_of = read_segments(path)
     height, width = segment_ids.shape
-    if fault := size_fault(jpegs / f"{stem}.jpg", width, height):
-        raise ValueError(f"{fault}; unpack the data set again")
+    fault = size_fault(jpegs / f"{stem}.jpg", width, height, "unpack the data set again")
+    if any(fault):
+        return None, fault
     write_panoptic_png(output / "panoptic" / f"{stem}.png", segment_ids)
     image_id = image_number(stem)
     segments = segments_info(segment_ids, category_of)
-    return (
+    entries = (
         image_entry(image_id, f"{stem}.jpg", height, width),
         panoptic_annotation(image_id, f"{stem}.png", segments),
         instance_annotations(segment_ids, segments, load_categories("voc"), image_id),
     )
+    return entries, fault
