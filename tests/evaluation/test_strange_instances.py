@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from trace_d2.evaluation import class_agnostic_ap
+from trace_d2.evaluation.instances import METRICS
 from trace_d2.io.atomic import write_json
 
 IMAGE = {"id": 1, "height": 60, "width": 80, "file_name": "1.jpg"}
@@ -110,6 +113,29 @@ def test_boxes_in_shares_of_the_image_are_refused() -> None:
     # One tiny box among others is one.
     tiny = boxes([*BOXES, (0, 0, 1, 1)])
     assert class_agnostic_ap(truth(tiny), tiny).scores["bbox"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("crowd", [0, 1])
+def test_boxes_without_area_count_as_they_do_for_coco(crowd, caplog) -> None:
+    """Nothing matches them: the truth has more to find, the predictions are false."""
+    thin = boxes([(50, 50, 0, 10), (50, 50, 0, 0)])
+    true = [row | {"area": 300, "iscrowd": 0} for row in boxes(BOXES)]
+    true += [row | {"area": 5000 * rank, "iscrowd": crowd} for rank, row in enumerate(thin)]
+    found = [row | {"score": 0.9 - 0.1 * rank} for rank, row in enumerate([thin[0], *boxes(BOXES)])]
+    scores = class_agnostic_ap(truth(true), found).scores["bbox"]
+    assert "the truth: 2 boxes without masks have no area: nothing can match them" in caplog.text
+    assert "the predictions: 1 boxes without masks have no area" in caplog.text
+    assert scores["AR_100"] == pytest.approx(1 if crowd else 0.6)
+    coco = COCO()
+    named = [row | {"id": number, "category_id": 1} for number, row in enumerate(true, 1)]
+    coco.dataset = truth(named) | {"categories": [{"id": 1, "name": "object"}]}
+    coco.createIndex()
+    reference = COCOeval(coco, coco.loadRes([row | {"category_id": 1} for row in found]), "bbox")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    expected = [value if value > -1 else np.nan for value in reference.stats]
+    assert [scores[name] for name in METRICS] == pytest.approx(expected, nan_ok=True)
 
 
 def test_what_is_there_twice_is_told(caplog) -> None:

@@ -240,7 +240,7 @@ def _evaluate(
     found = [_entry(true, row, number, kind) for number, row in enumerate(rows, 1)]
     empty = sum(entry["area"] == 0 for entry in found)
     if empty:
-        what = "masks without a pixel" if kind == "segm" else "boxes of such masks"
+        what = "masks without a pixel" if kind == "segm" else "boxes without area"
         logger.warning("%d predictions are %s: they count as false ones", empty, what)
     ranks = _ranks(true)
     for entry in truth + found:

@@ -111,8 +111,8 @@ def read_truth(
     Args:
         source: the content or its path.
         masks: demand a segmentation of each annotation; None: if any has one.
-        leave_out: leave out what is faulty of the annotations, and masks without a pixel, with a
-            warning that counts them.
+        leave_out: leave out what is faulty of the annotations, and masks and boxes without a pixel,
+            with a warning that counts them.
         classes: keep ``category_id`` of annotations, an integer, where there is one.
         remedy: for the message that the file is not there.
         name: what messages call content that comes without a path.
@@ -129,7 +129,7 @@ def read_truth(
         masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in annotations)
     findings = Findings("" if leave_out else name)
     fields = ("iscrowd", "area", *(["category_id"] if classes else ()))
-    sound = _sound_rows(annotations, fields, masks, findings)
+    sound = _sound_rows(annotations, fields, masks, findings, empty_boxes=not leave_out)
     rows = list(_usable(sound, lambda row: find_image(row.fields["image_id"], images), findings))
     _swap_back(images, rows, name)
     truth = InstanceFile(name, images, [])
@@ -174,7 +174,7 @@ def read_predictions(
             "annotations: give COCO results"
         )
     findings = Findings(name)
-    rows = list(_sound_rows(content, ("iscrowd", "score"), masks, findings))
+    rows = list(_sound_rows(content, ("iscrowd", "score"), masks, findings, empty_boxes=True))
     _keep_predicted_boxes(rows)
     for row in rows:
         row.fields.pop("iscrowd", None)
@@ -264,11 +264,15 @@ def _sized_images(listed: Iterable[Any], name: str) -> dict[Any, dict[str, Any]]
 
 
 def _sound_rows(
-    annotations: Iterable[Any], fields: Sequence[str], masks: bool, findings: Findings
+    annotations: Iterable[Any],
+    fields: Sequence[str],
+    masks: bool,
+    findings: Findings,
+    empty_boxes: bool,
 ) -> Iterable[Row]:
     for number, given in enumerate(annotations):
         try:
-            row = check_row(number, given, fields)
+            row = check_row(number, given, fields, empty_boxes)
             findings.see(row)
             if masks and row.mask is None:
                 raise SegmentationError(
@@ -332,7 +336,7 @@ def _settle(images: Mapping[Any, Mapping[str, Any]], leave_out: bool, row: Row) 
         if leave_out and (x >= width or y >= height or x + wide <= 0 or y + high <= 0):
             raise SegmentationError("bbox", "its bbox lies outside its image")
         area, own = row.fields.get("area"), float(wide * high)
-        if area is not None and (area < 1 <= own or area > own * 2 + _AREA_SLACK):
+        if area is not None and own and (area < 1 <= own or area > own * 2 + _AREA_SLACK):
             row.fields["area"] = own
             row.notes.append("box area")
         return

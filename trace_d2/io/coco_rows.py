@@ -48,6 +48,7 @@ _NOTED = {
     "folders": "file names have folders",
     "basenames": "file names differ from another one in their folder only",
     "no masks": "images have no mask",
+    "empty box": "boxes without masks have no area: nothing can match them",
     "no pixels": "masks have no pixel: nothing can match them",
     "outside": "masks lie outside their image as images[] has it",
     "normalised": "masks are polygons within 0..1, as if shares of the image: write pixels",
@@ -75,7 +76,8 @@ class Row:
         number: its place in the file, from 0.
         given: as the file has it.
         fields: those that are used and not null: ``image_id``, ``segmentation``, ``bbox`` (x, y,
-            width, height, both above 0), and what the reader asks for besides.
+            width, height, both above 0 unless it asks for empty ones), and what the reader asks for
+            besides.
         mask: what ``segmentation`` is; None where there is none.
         notes: kinds of what is peculiar about it.
     """
@@ -180,10 +182,13 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def check_row(number: int, given: Any, fields: Sequence[str]) -> Row:
+def check_row(number: int, given: Any, fields: Sequence[str], empty_boxes: bool = False) -> Row:
     """The annotation ``given``, with its image_id, mask and box, and those of ``fields``.
 
     The box of a mask takes the place of one that is no box, or is elsewhere.
+
+    Args:
+        empty_boxes: a box alone may have sides of 0.
 
     Raises:
         SegmentationError: it cannot be used.
@@ -209,7 +214,7 @@ def check_row(number: int, given: Any, fields: Sequence[str]) -> Row:
         if mask.normalised():
             row.notes.append("normalised")
     if box or not _absent(box):
-        sound["bbox"], fault = settled_box(box, row.mask)
+        sound["bbox"], fault = settled_box(box, row.mask, empty_boxes)
         if fault:
             row.notes.append(fault)
     elif row.mask is None:
@@ -217,13 +222,19 @@ def check_row(number: int, given: Any, fields: Sequence[str]) -> Row:
     return row
 
 
-def settled_box(box: Any, mask: SoundMask | None) -> tuple[Sequence[float], str]:
+def settled_box(
+    box: Any, mask: SoundMask | None, empty: bool = False
+) -> tuple[Sequence[float], str]:
     """A given bbox (x, y, width, height), or that of the mask if it is none, or elsewhere.
 
     Elsewhere is where less than half of what both cover is common, and more than a pixel differs.
 
+    Args:
+        empty: where there is no mask, sides may be 0.
+
     Returns:
-        the box, and what is wrong with the given one: ``"box"``, ``"far box"``, or nothing.
+        the box, and what is wrong with the given one: ``"box"``, ``"far box"``, ``"empty box"``, or
+        nothing.
 
     Raises:
         SegmentationError: it is none, and there is no mask.
@@ -231,13 +242,13 @@ def settled_box(box: Any, mask: SoundMask | None) -> tuple[Sequence[float], str]
     own = [] if mask is None else mask.box()
     if box == own and own[2] > 0 < own[3]:
         return own, ""  # the quick way
-    sound = isinstance(box, (list, tuple)) and len(box) == 4 and _is_box(*box)
+    side = _smaller_side(box)
     if mask is None:
-        if sound:
-            return box, ""
-        form = "[x, y, width, height] with sides above 0"
+        if side > 0 or (empty and side == 0):
+            return box, "" if side else "empty box"
+        form = f"[x, y, width, height] with sides {'of 0 or more' if empty else 'above 0'}"
         raise SegmentationError("bbox", f"its bbox is {quoted(box)}, not {form}")
-    if not sound:
+    if side <= 0:
         return own, "box"
     if _agree(box, own) or not mask.has_pixels():
         return box, ""
@@ -282,13 +293,14 @@ def _absent(value: Any) -> bool:
     return value is None or (isinstance(value, list) and not value)
 
 
-def _is_box(*sides: Any) -> bool:
-    """Whether these are left, top, width and height, finite, and the latter above 0."""
+def _smaller_side(box: Any) -> float:
+    """Of width and height of a bbox; -1 if it is not four finite numbers."""
+    if not isinstance(box, (list, tuple)) or len(box) != 4:
+        return -1
     try:
-        _, _, width, height = map(number, sides)
+        return min([number(part) for part in box][2:])
     except FieldError:
-        return False
-    return width > 0 < height
+        return -1
 
 
 def _agree(first: Sequence[float], second: Sequence[float]) -> bool:
