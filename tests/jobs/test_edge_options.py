@@ -48,6 +48,32 @@ def test_an_option_and_its_key_may_say_the_same(tmp_path: Path) -> None:
     assert (trace.EDGES.SOURCE, trace.SAM.WEIGHTS) == ("none", "one")
 
 
+def test_a_path_may_be_written_in_several_ways(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "E").mkdir()
+    for written in ("E/", "./E", str(tmp_path / "E")):
+        assert cfg_of(TRACE + "EDGES.DIR", written, edges="E").EDGES.DIR == "E"
+    cfg_of(TRACE + "STUDENT.WEIGHTS", "S/", weights="S", no_edges=True)
+    for other in ("E/E", ""):
+        with pytest.raises(ValueError, match=r"--edges are E, but .* leave out one"):
+            cfg_of(TRACE + "EDGES.DIR", other, edges="E")
+    with pytest.raises(ValueError, match="--method is ncut"):  # which is no path
+        cfg_of(TRACE + "DISCOVERY.METHOD", "./ncut", method="ncut", no_edges=True)
+
+
+def test_an_empty_key_and_keys_of_what_is_refused_are_not_told(tmp_path: Path, capsys) -> None:
+    cfg_of(TRACE + "EDGES.DIR", "", no_edges=True)
+    opts = [SOURCE, "files", TRACE + "EDGES.DIR", "E"]
+    output = str(tmp_path / "new")
+    args = Namespace(
+        config_file=None, opts=opts, images=str(tmp_path), output=output, limit=None,
+        report_images=0, weights=None,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"{SOURCE} is files, but these edges are the student's"):
+        PredictedEdgeJob.from_args(args)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     "key", ["EDGES.DIR", "STUDENT.WEIGHTS", "EDGES.HED_WEIGHTS", "EDGES.CANNY"]
 )

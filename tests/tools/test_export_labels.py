@@ -327,6 +327,12 @@ def test_all_wrong_arguments_are_told_at_once(export, labels, tmp_path, capsys):
     said = capsys.readouterr().err
     for part in ("called cow", "called sheep", "correct --images", "--min-score", "--shard is"):
         assert part in said
+    assert export(labels, "yolo", "--classes", "", "--images", "") == 2
+    said = capsys.readouterr().err
+    assert "--classes is empty" in said
+    assert "--images is empty" in said
+    assert export(labels, "yolo", "--classes", ",") == 2
+    assert "--classes , names no class" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_made(export, labels, tmp_path, capsys, monkeypatch):

@@ -146,6 +146,18 @@ def test_usage_errors(label_job, capsys, extra: list[str], message: str) -> None
     assert not label_job.output.exists()
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_option_of_an_unset_variable_is_refused(label_job, capsys, empty: str) -> None:
+    label_job.add("a")
+    for option in ("--images-json", "--config-file", "--status", "--merge"):
+        assert label_job.run(option, empty) == 2
+        said = f"error: {option} is empty: name what it is to be, or leave it out\n"
+        assert capsys.readouterr().err == said
+    assert label_job.run(edges=["--edges", empty]) == 2
+    assert capsys.readouterr().err.count("--edges is empty") == 1
+    assert not label_job.output.exists()
+
+
 def test_missing_and_misspelt_options(label_job, capsys) -> None:
     assert label_job.tool.main(["--images", "x"]) == 2
     assert "--semantic, --categories, --output missing" in capsys.readouterr().err

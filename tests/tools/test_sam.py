@@ -237,7 +237,7 @@ def test_a_model_that_is_none_is_told_before_anything_is_made(mask_job, capsys) 
     assert mask_job.run("--sam", "no/such/folder") == 2
     assert "no model folder at no/such/folder" in capsys.readouterr().err
     assert mask_job.run("--sam", "") == 2
-    assert "--sam is empty: name a hub id or a folder" in capsys.readouterr().err
+    assert "--sam is empty: name what it is to be, or leave it out" in capsys.readouterr().err
     assert not mask_job.work.exists()
 
 

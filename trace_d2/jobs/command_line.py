@@ -89,7 +89,7 @@ def run_command(
     """
 
     def command() -> int:
-        _check_addresses(args)
+        _check_values(args)
         wrong = Complaints()
         check_command(wrong, args)
         if not (args.status or args.merge):
@@ -149,12 +149,18 @@ def _what_is_safe(kind: type[AnyJob], output: str) -> str:
     )
 
 
-def _check_addresses(args: argparse.Namespace) -> None:
-    """Raise a UsageError that names every option with an address that is no whole one."""
+def _check_values(args: argparse.Namespace) -> None:
+    """Raise a UsageError that names every option that is empty, or has no whole address.
+
+    An empty one is mostly that of an unset variable, and would count as one that is not given.
+    """
     keys = getattr(args, "opts", [])
     given = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
-    given |= dict(zip(keys[::2], keys[1::2], strict=False))
     wrong = Complaints()
+    for option, value in given.items():
+        if isinstance(value, str) and not value.strip():
+            wrong.say(f"{option} is empty: name what it is to be, or leave it out")
+    given |= dict(zip(keys[::2], keys[1::2], strict=False))
     for option, value in given.items():
         written = option in ("--output", "--merge", "--status")
         if isinstance(value, str) and (what := what_is_wrong(value, written)):

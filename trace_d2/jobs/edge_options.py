@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
@@ -24,6 +25,8 @@ _SHORT = {
     "method": "MODEL.TRACE.DISCOVERY.METHOD",
 }
 """Options that stand for a key."""
+_PLACES = (_DIR, _SHORT["sam"], _SHORT["weights"])
+"""Keys whose values are paths, or may be."""
 _OF_SOURCES = {
     _DIR: FILES,
     "MODEL.TRACE.STUDENT.WEIGHTS": STUDENT,
@@ -69,8 +72,6 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
     for name, key in _SHORT.items():
         if value := getattr(args, name, None):
             _set(wrong, cfg, asked, f"--{name} is {shown(value)}", key, value)
-    if getattr(args, "sam", None) is not None and not args.sam.strip():
-        wrong.say("--sam is empty: name a hub id or a folder, or leave it out")
     node, option = cfg.MODEL.TRACE.EDGES, _DIR
     if getattr(args, "no_edges", False):
         _set(wrong, cfg, asked, "--no-edges is given", SOURCE, NONE)
@@ -80,7 +81,7 @@ def edge_cfg(wrong: Complaints, args: argparse.Namespace, *opts: str) -> CfgNode
         _set(wrong, cfg, asked, f"--edges are {given}", _DIR, given)
     cfg.freeze()
     for key, source in _OF_SOURCES.items():
-        if key in asked and source != node.SOURCE:
+        if not wrong and asked.get(key) and source != node.SOURCE:
             say(f"note: {key} means nothing, as {SOURCE} is {shown(node.SOURCE)}", error=True)
     if node.SOURCE == FILES:
         wrong.of(given_folder, node.DIR, option)
@@ -96,6 +97,15 @@ def _set(
     """Set ``key`` as an option says, ``what`` in words; complain if the command line differs."""
     path, _, name = key.rpartition(".")
     node = reduce(getitem, path.split("."), cfg)
-    if key in asked and node[name] != value:
+    if key in asked and not _is_same(key, node[name], value):
         wrong.say(f"{what}, but {key} is {shown(node[name])}: leave out one")
     node[name] = value
+
+
+def _is_same(key: str, one: str, other: str) -> bool:
+    """Whether both values of ``key`` say the same; paths may be written in several ways."""
+    return one == other or (
+        key in _PLACES
+        and "" not in (one, other)
+        and os.path.realpath(one) == os.path.realpath(other)
+    )

@@ -150,6 +150,8 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
         wrong.of(_check_finished, args.labels)
         source = wrong.of(read_labels, args.labels, args.images_json)
         named = [name.strip() for name in (args.classes or "").split(",") if name.strip()]
+        if args.classes and not named:
+            wrong.say(f"--classes {shown(args.classes)} names no class: correct it")
         if source:
             categories = wrong.of(chosen_categories, source.categories, named)
         if args.images:
