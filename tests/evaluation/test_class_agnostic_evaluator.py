@@ -112,7 +112,9 @@ def test_a_truth_without_masks_gets_boxes_only(dataset, caplog):
 
     rewrite(dataset, unmask)
     with pytest.raises(ValueError, match=r"\(image 1\): it has no mask"):
-        ClassAgnosticEvaluator(dataset)
+        ClassAgnosticEvaluator(dataset, iou_types=["segm"])
+    ClassAgnosticEvaluator(dataset)
+    assert "1 of 2 annotations have a box and no mask (segmentation)" in caplog.text
     rewrite(dataset, lambda content: content["annotations"].pop())
     with pytest.raises(ValueError, match="has no masks: give its annotations one"):
         ClassAgnosticEvaluator(dataset, iou_types=["segm"])

@@ -250,10 +250,30 @@ def test_a_truth_of_boxes_is_scored_by_boxes_and_says_so(two_boxes):
     # Thresholds .5 .. .8 find both.
     assert result.scores["bbox"]["AR_100"] == pytest.approx(0.7 * 1 + 0.3 * 0.5)
     (remark,) = result.remarks
-    assert remark.startswith("the truth has no masks: AP and AR are those of boxes (AP^box")
+    assert remark.startswith(
+        "objects of the truth have no masks: AP and AR are those of boxes (AP^box"
+    )
     assert result.to_dict()["remarks"] == [remark]
     assert result.to_dict()["boxes_alone"]
     assert [row.split()[0] for row in class_agnostic_table(result).splitlines()[2:]] == ["boxes"]
+
+
+def test_a_truth_some_of_whose_objects_have_no_masks_is_scored_by_boxes(two_objects, caplog):
+    second = two_objects["annotations"][1]
+    second["bbox"] = mask_api.toBbox(second["segmentation"]).tolist()
+    second["segmentation"] = []
+    predictions = [found(0.9, 0, 0, 20, 20), found(0.8, 30, 30, 20, 20)]
+    result = class_agnostic_ap(two_objects, predictions)
+    assert list(result.scores) == ["bbox"]
+    assert result.scores["bbox"]["AR_100"] == pytest.approx(1)
+    assert result.boxes_alone
+    assert "the truth: 1 of 2 annotations have a box and no mask (segmentation)" in caplog.text
+    wrong = r"annotation .*: it has no mask .*: give all annotations one, or score boxes alone \(--"
+    with pytest.raises(ValueError, match=wrong):
+        class_agnostic_ap(two_objects, predictions, ["segm"])
+    caplog.clear()
+    class_agnostic_ap(two_objects, predictions, ["bbox"])
+    assert "have a box and no mask" not in caplog.text
 
 
 def test_more_or_fewer_predictions_of_an_image_count(two_objects):

@@ -90,7 +90,7 @@ def test_swapped_sizes_are_found_among_faulty_annotations(caplog):
     ("row", "message"),
     [
         ({"segmentation": RLE}, "annotation no. 0: its image_id is None"),
-        ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "has no mask .*: give all .* or score boxes alone"),
+        ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "has no mask .*: give all annotations one$"),
         ({"image_id": 1, "segmentation": []}, "has neither mask .* nor bbox"),
         (
             {"image_id": 1, "segmentation": [[1, 2, 3]]},

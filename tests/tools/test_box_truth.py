@@ -34,5 +34,5 @@ def test_boxes_alone_are_scored(command, load_tool, tmp_path):
     assert load_tool("train_net").main(options) == 0
     assert list(json.loads((tmp_path / "out/results.json").read_text())) == ["bbox"]
     log = (tmp_path / "out/log.txt").read_text()
-    assert "boxes.json has no masks: boxes alone are scored" in log
+    assert "boxes.json lacks masks: boxes alone are scored" in log
     assert "AP and AR are those of boxes (AP^box, not AP^mk)" in log

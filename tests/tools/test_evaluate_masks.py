@@ -130,5 +130,5 @@ def test_a_truth_of_boxes_is_scored_by_boxes(job, tmp_path, capsys):
     (row,) = [line.split() for line in output.splitlines() if line.startswith(("masks", "boxes"))]
     assert row[:2] == ["boxes", "50.5"]
     assert "AR_300" in output
-    assert "note: the truth has no masks: AP and AR are those of boxes" in output
+    assert "note: objects of the truth have no masks: AP and AR are those of boxes" in output
     assert "note: 300 predictions of an image count, not 100" in output

@@ -236,8 +236,8 @@ class ClassAgnosticEvaluator(GatheringEvaluator):
             output_dir: where to write ``coco_instances_results.json`` (the list of results that
                 ``tools/make_self_training.py`` reads, category 1) and
                 ``class_agnostic_results.json``; None writes nothing.
-            iou_types: "segm", "bbox" or both; None: both, or boxes alone of data sets without
-                masks. Models that predict no masks get boxes alone, too.
+            iou_types: "segm", "bbox" or both; None: both, or boxes alone of data sets of which
+                objects have no masks. Models that predict no masks get boxes alone, too.
 
         Raises:
             ValueError: the metadata has no ``json_file``, or the file is faulty.
@@ -257,7 +257,7 @@ class ClassAgnosticEvaluator(GatheringEvaluator):
             self._truth = read_scored_truth(path, iou_types)
             self._iou_types = scored_kinds(self._truth, iou_types)
             if not self._truth.has_masks:
-                logger.warning("%s has no masks: boxes alone are scored", path)
+                logger.warning("%s lacks masks: boxes alone are scored", path)
         super().__init__(output_dir)
 
     def process(self, inputs: _Records, outputs: _Records) -> None:

@@ -39,6 +39,7 @@ DETECTIONS = 100
 """How many predictions of an image count, the best first: as many as COCO's own evaluation takes.
 LVIS takes 300."""
 
+_MASKS = "give all annotations one, or score boxes alone (--iou bbox)"
 _AREAS = ("", "s", "m", "l")
 
 
@@ -54,7 +55,7 @@ class ClassAgnosticResult:
         predictions: how many predictions were scored.
         missing: ids of the images of the truth without a prediction; their objects are missed.
         ignored: predictions that were left out because the truth lacks their image.
-        boxes_alone: whether the truth has no masks, so that there is no "segm".
+        boxes_alone: whether objects of the truth have no masks, so that there is no "segm".
         max_detections: how many predictions of an image count.
     """
 
@@ -73,8 +74,8 @@ class ClassAgnosticResult:
         lines = []
         if self.boxes_alone:
             lines.append(
-                "the truth has no masks: AP and AR are those of boxes (AP^box, not AP^mk), and a "
-                "prediction without bbox counts by the box of its mask"
+                "objects of the truth have no masks: AP and AR are those of boxes (AP^box, not "
+                "AP^mk), and a prediction without bbox counts by the box of its mask"
             )
         if self.max_detections != DETECTIONS:
             lines.append(f"{self.max_detections} predictions of an image count, not {DETECTIONS}")
@@ -117,7 +118,7 @@ def class_agnostic_ap(
             dictionary with ``annotations``, or the path of either. Masks are polygons, RLE or
             uncompressed RLE; a ``bbox`` that is missing, or no box, is that of the mask.
         iou_types: "segm", "bbox" or both, which both files must have; None: both, or "bbox" alone
-            of a truth without masks (KITTI, Objects365, ...).
+            of a truth of which objects have no masks (KITTI, Objects365, ...).
         ignore_unknown: leave out predictions of images that the truth lacks.
         match: how predictions find their image, one of ``trace_d2.io.joining.MATCHES``.
         image_ids: score these images of the truth alone; None: all of them.
@@ -131,7 +132,7 @@ def class_agnostic_ap(
         raise ValueError(f"max_detections={max_detections}: count 1 prediction an image or more")
     true = truth if isinstance(truth, InstanceFile) else read_scored_truth(truth, iou_types)
     iou_types = scored_kinds(true, iou_types)
-    found = read_predictions(predictions, "segm" in iou_types)
+    found = read_predictions(predictions, "segm" in iou_types, mask_remedy=_MASKS)
     rows = _rows_by_truth(true, found, match, ignore_unknown, "bbox" in iou_types)
     ignored = len(found.annotations) - len(rows)
     if image_ids is not None:
@@ -201,7 +202,14 @@ def read_scored_truth(
     source: str | Path | Mapping[str, Any], iou_types: Sequence[str] | None
 ) -> InstanceFile:
     """The truth of a file or its content, for ``iou_types`` as ``class_agnostic_ap`` takes them."""
-    truth = read_truth(source, None if iou_types is None or "segm" in iou_types else False)
+    truth = read_truth(source, None if "segm" in (iou_types or ()) else False, mask_remedy=_MASKS)
+    unmasked = [row for row in truth.annotations if "segmentation" not in row]
+    if iou_types is None and 0 < len(unmasked) < len(truth.annotations):
+        logger.warning(
+            "%s: %d of %d annotations have a box and no mask (segmentation), so that boxes alone "
+            "are scored: give them one to score masks; first: in image %s",
+            truth.name, len(unmasked), len(truth.annotations), shown(unmasked[0]["image_id"]),
+        )  # fmt: skip
     boxes = iou_types is None or "bbox" in iou_types
     check_places(truth.annotations, truth.images, truth.name, boxes)
     warn_of_repeats(truth.annotations, truth.name)

@@ -34,6 +34,7 @@ from .mask_rle import SegmentationError, check_fit, encode_segmentation
 
 logger = logging.getLogger(__name__)
 
+_MASKS = "give all annotations one"
 _AREA_SLACK = 16  # pixels by which the areas of small polygons and of their pixels may differ
 
 
@@ -62,8 +63,8 @@ class InstanceFile:
 
     @property
     def has_masks(self) -> bool:
-        """Whether any annotation has a mask, or there are none that could lack it."""
-        return not self.annotations or any("segmentation" in row for row in self.annotations)
+        """Whether all annotations have a mask."""
+        return all("segmentation" in row for row in self.annotations)
 
     def only(self, image_ids: Collection[Any]) -> InstanceFile:
         """The same file of the images ``image_ids`` alone."""
@@ -100,6 +101,7 @@ def read_truth(
     leave_out: bool = False,
     classes: bool = False,
     remedy: str = "correct the path",
+    mask_remedy: str = _MASKS,
     name: str = "the truth",
 ) -> InstanceFile:
     """COCO instances.
@@ -110,11 +112,13 @@ def read_truth(
 
     Args:
         source: the content or its path.
-        masks: demand a segmentation of each annotation; None: if any has one.
+        masks: demand a segmentation of each annotation; None: if any has one; False: the box of
+            what has none will do.
         leave_out: leave out what is faulty of the annotations, and masks and boxes without a pixel,
             with a warning that counts them.
         classes: keep ``category_id`` of annotations, an integer, where there is one.
         remedy: for the message that the file is not there.
+        mask_remedy: for the message that an annotation has no mask.
         name: what messages call content that comes without a path.
     """
     name, content = _load(source, name, remedy)
@@ -129,7 +133,7 @@ def read_truth(
         masks = any(isinstance(row, Mapping) and row.get("segmentation") for row in annotations)
     findings = Findings("" if leave_out else name)
     fields = ("iscrowd", "area", *(["category_id"] if classes else ()))
-    sound = _sound_rows(annotations, fields, masks, findings, empty_boxes=not leave_out)
+    sound = _sound_rows(annotations, fields, masks, findings, not leave_out, mask_remedy)
     rows = list(_usable(sound, lambda row: find_image(row.fields["image_id"], images), findings))
     _swap_back(images, rows, name)
     truth = InstanceFile(name, images, [])
@@ -154,6 +158,7 @@ def read_predictions(
     source: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     masks: bool,
     need_scores: bool = False,
+    mask_remedy: str = _MASKS,
 ) -> InstanceFile:
     """A list of results, or a COCO dictionary; all get ``score`` 1 where none has one.
 
@@ -161,6 +166,7 @@ def read_predictions(
         source: the content or its path.
         masks: demand a segmentation of each.
         need_scores: refuse predictions without scores.
+        mask_remedy: for the message that one has no mask.
     """
     name, content = _load(source, "the predictions")
     listed: Any = []
@@ -174,7 +180,7 @@ def read_predictions(
             "annotations: give COCO results"
         )
     findings = Findings(name)
-    rows = list(_sound_rows(content, ("iscrowd", "score"), masks, findings, empty_boxes=True))
+    rows = list(_sound_rows(content, ("iscrowd", "score"), masks, findings, True, mask_remedy))
     _keep_predicted_boxes(rows)
     for row in rows:
         row.fields.pop("iscrowd", None)
@@ -269,17 +275,14 @@ def _sound_rows(
     masks: bool,
     findings: Findings,
     empty_boxes: bool,
+    mask_remedy: str,
 ) -> Iterable[Row]:
     for number, given in enumerate(annotations):
         try:
             row = check_row(number, given, fields, empty_boxes)
             findings.see(row)
             if masks and row.mask is None:
-                raise SegmentationError(
-                    "missing",
-                    "it has no mask (segmentation)",
-                    "give all annotations one, or score boxes alone (--iou bbox)",
-                )
+                raise SegmentationError("missing", "it has no mask (segmentation)", mask_remedy)
         except SegmentationError as fault:
             findings.leave_out(number, given, fault)
         else:
