@@ -172,6 +172,18 @@ def test_every_snippet_runs(sandbox):
     assert names["edges"].shape == (48, 64)
 
 
+def test_code_within_sentences_runs(monkeypatch):
+    from trace_d2.config import load_trace_cfg
+
+    monkeypatch.chdir(ROOT)
+    names = {"load_trace_cfg": load_trace_cfg, "cfg": load_trace_cfg()}
+    pages = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    found = re.findall(r"`((?:cfg\.|load_trace_cfg\()[^`]+)`", pages)
+    assert found
+    for code in found:
+        exec(compile(code, code, "exec"), names)
+
+
 def test_what_is_published_is_what_is_meant():
     page = "    python a.py --x \\\n        1    # why\n\n"
     page += "```sh\nmake setup && . .venv/bin/activate\n```"

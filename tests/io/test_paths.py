@@ -79,3 +79,13 @@ def test_addresses_are_called_what_they_are(given):
     with pytest.raises(NotADirectoryError, match=rf"no folder of images at .*{scheme}://bucket/x"):
         list_images(Path(given))  # of which Python has lost a slash
     assert "address" not in nearest_path("C:/images")
+
+
+def test_what_is_there_of_another_kind_is_told_as_what_it_is(tmp_path: Path) -> None:
+    image = tmp_path / "some.jpg"
+    image.touch()
+    assert nearest_path(image) == f" (it is a file; its folder is {tmp_path})"
+    assert nearest_path(tmp_path) == " (it is a folder)"
+    assert nearest_path(tmp_path / "some.jpeg") == f" (did you mean {image}?)"
+    with pytest.raises(NotADirectoryError, match=r"some\.jpg \(it is a file; its folder is /"):
+        list_images(image)

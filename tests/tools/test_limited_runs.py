@@ -50,6 +50,25 @@ def test_a_report_keeps_the_pictures_beyond_the_limit(label_job) -> None:
     assert listed(label_job) == list(STEMS)
 
 
+def test_what_is_joined_beyond_the_limit_is_told(label_job, capsys) -> None:
+    label_job.add(*STEMS)
+    assert label_job.run("--limit", "4") == 0
+    assert "beyond --limit" not in capsys.readouterr().out
+    for limit in ("2", "2"):  # joined anew, and found as it is
+        assert label_job.run("--limit", limit) == 0
+        said = capsys.readouterr().out.splitlines()
+        first = next(i for i, line in enumerate(said) if line.startswith("2 labelled (2 of them"))
+        assert said[first + 1] == (
+            "note: 2 more, beyond --limit, were labelled before: they are in the joined files and "
+            "in all figures of 4 images"
+        )
+        assert listed(label_job) == list(STEMS[:4])
+    assert label_job.run("--limit", "2", "--shard", "1/1") == 0
+    assert "2 more, beyond --limit" in capsys.readouterr().out
+    assert label_job.run("--limit", "2", "--shard", "1/2") == 0
+    assert "beyond --limit" not in capsys.readouterr().out  # a part joins nothing
+
+
 def test_pictures_are_of_the_first_images_that_have_masks(label_job) -> None:
     label_job.add(*STEMS)
     (label_job.root / "semantic/a.png").unlink()

@@ -22,8 +22,9 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
 def nearest_path(path: object) -> str:
     """`` (did you mean ...?)`` with what is there by nearly that name; else empty.
 
-    Looked for is the first part of ``path`` that is absent, among what lies beside it. Of an
-    address, such as ``s3://bucket/x``, it is said that it is one; of what is read by its address
+    Looked for is the first part of ``path`` that is absent, among what lies beside it. Of a file
+    where a folder is wanted, its folder is told, and of a folder that it is one. Of an address,
+    such as ``s3://bucket/x``, it is said that it is one; of what is read by its address
     (``RemoteFile``) nothing is.
     """
     if not isinstance(path, (str, Path)):
@@ -37,6 +38,9 @@ def nearest_path(path: object) -> str:
             "copy it)"
         )
     path = Path(path).expanduser()
+    if os.path.exists(path):  # of another kind than is wanted
+        folder = f" (it is a file; its folder is {path.parent})"
+        return folder if os.path.isfile(path) else " (it is a folder)" * os.path.isdir(path)
     rest: tuple[str, ...] = ()
     while not path.parent.is_dir() and path.parent != path:
         rest, path = (path.name, *rest), path.parent

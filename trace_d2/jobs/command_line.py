@@ -252,6 +252,11 @@ def _run(
         f"{result.done} {kind.done} ({result.earlier} of them before), {result.skipped} skipped, "
         f"{len(result.failed)} failed"
     )
+    if result.beyond:
+        say(
+            f"note: {result.beyond} more, beyond --limit, were {kind.done} before: they are in the "
+            f"joined files and in all figures of {result.done + result.beyond} images"
+        )
     kind.tell(job.store)
     if claimed:
         say(_claims(claimed, part.shard.count, args.output))

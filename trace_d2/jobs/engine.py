@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trace_d2.io.json_files import shown
 from trace_d2.jobs.actors import Actors
@@ -79,6 +79,7 @@ class JobResult:
         failed: records of the failures.
         earlier: of the done ones, those that were finished before this run.
         pending: images that no run has come to yet.
+        beyond: images that the joined files hold besides: those beyond the limit, finished before.
     """
 
     done: int
@@ -86,6 +87,7 @@ class JobResult:
     failed: Collection[Record]
     earlier: int = 0
     pending: int = 0
+    beyond: int = 0
 
 
 def run_job(job: AnyJob, options: RunOptions) -> JobResult:
@@ -147,7 +149,7 @@ def do_share(
         raise
     if whole:
         with writing_to(store.root):
-            _join(type(job), store)
+            result = replace(result, beyond=_join(type(job), store).done - result.done)
     if whole or store.has_locks:  # what was uploaded nobody else can have taken for theirs
         _check_kept(store, share, others, read())
     return result
