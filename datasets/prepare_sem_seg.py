@@ -53,13 +53,15 @@ def main(arguments: list[str] | None = None) -> int:
             return
         for split in splits:
             if args.dataset == "voc":
-                count, folder = prepare_voc_sem_seg(args.root, split, args.sbd, *how)
+                names, folder = prepare_voc_sem_seg(args.root, split, args.sbd, *how)
             elif args.from_instances:
-                count, folder = prepare_instances(args.root, split, *how)
+                names, folder = prepare_instances(args.root, split, *how)
             else:
-                count, folder = prepare_maps(args.root, args.dataset, split, *how)
-            yield f"{count} maps in {folder}"
-            if args.dataset in MAP_SETS and (bare := unannotated(args.root, args.dataset, split)):
+                names, folder = prepare_maps(args.root, args.dataset, split, *how)
+            yield f"{len(names)} maps in {folder}"
+            if args.dataset not in MAP_SETS:
+                continue
+            if bare := unannotated(args.root, args.dataset, split, names):
                 yield (
                     f"{len(bare)} more images of {split} have no map ({some(bare)}): are the "
                     "annotations unpacked whole?"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from official_layouts import make_openimages
 from PIL import Image
 
 from trace_d2.data.prepare.boxes import Box, BoxedImage, write_boxes
@@ -114,3 +115,15 @@ def test_boxes_that_were_drawn_on_what_is_stored(tmp_path, caplog):
         write(tmp_path, *some[:20])
     some[9] = Box(corners, "9.xml, object 1", drawn_on=(HEIGHT, WIDTH))
     assert len(write(tmp_path, *some)["annotations"]) == 120
+
+
+def test_groups_of_which_nobody_knows(load_script, tmp_path, caplog):
+    make_openimages(tmp_path)
+    table = tmp_path / "openImages/annotations/validation-annotations-bbox.csv"
+    table.write_text(table.read_text().replace("0,0,1,0,0", "-1,-1,-1,-1,-1", 1))
+    script = load_script("prepare_openimages_class_agnostic")
+    assert script.main(["--root", str(tmp_path), "--quiet"]) == 0
+    made = json.loads((table.parent / "openimages_val_cls_agnostic.json").read_text())
+    assert [row["iscrowd"] for row in made["annotations"]] == [0, 0, 0, 1]
+    assert "1 boxes may be around groups (IsGroupOf is -1, unknown)" in caplog.text
+    assert "first: " + str(table) + ", line 4" in caplog.text

@@ -183,7 +183,7 @@ BROKEN = [
      lambda text: text.replace("YMax", "Top"), "annotations-bbox.csv has no column YMax"),
     ("openimages", make_openimages, "openImages/annotations/validation-annotations-bbox.csv",
      lambda text: text.replace("0,0,1,0,0", "0,0,yes,0,0", 1),
-     "line 4: IsGroupOf is yes, neither 0 nor 1"),
+     "line 4: IsGroupOf is yes, neither 0 nor 1 nor -1"),
     ("openimages", make_openimages, "openImages/annotations/validation-annotations-bbox.csv",
      lambda text: text.rstrip()[:-4], "line 7 has 11 columns, its head 13"),
     ("uvo", make_uvo_video, "uvo/annotations/UVO_sparse_val_video.json",

@@ -135,6 +135,12 @@ def test_annotations_are_not_written_over(tmp_path):
     [
         (KeyboardInterrupt, 130, "\nprepare_any: interrupted: run it again\n"),
         (BrokenProcessPool, 2, "prepare_any: a process was killed, perhaps as memory ran out: "),
+        (
+            BrokenProcessPool,
+            2,
+            "prepare_any: a process was killed, perhaps as memory ran out: run it again with fewer "
+            "--workers; a Python script that calls this must do so under if __name__",
+        ),
     ],
 )
 def test_ends_that_no_file_brings_about(capsys, error, status, message):

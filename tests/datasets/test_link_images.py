@@ -46,9 +46,33 @@ def test_files_that_list_none(link, names, capsys):
 
 
 def test_another_file_is_left_alone(link, tmp_path, capsys):
-    assert link("a.jpg", folder="images/val") == 2
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/a.jpg").write_text("another")
+    assert link("a.jpg") == 2
     assert "no link to" in capsys.readouterr().err
-    assert (tmp_path / "images/val/a.jpg").read_text() == "val/a.jpg"
+    assert (tmp_path / "links/a.jpg").read_text() == "another"
+
+
+def test_folders_of_images_get_no_second_one(link, tmp_path, capsys, caplog):
+    for folder in ("images", "images/some", "images/val"):
+        assert link("b.jpg", folder=folder) == 2
+        assert "images, of which jobs would take each image twice: give" in capsys.readouterr().err
+    assert not (tmp_path / "images/some").exists()
+    assert link("val/a.jpg", folder="images/some") == 0  # as coco/some of coco/val2017
+    assert (tmp_path / "images/some/val/a.jpg").read_text() == "val/a.jpg"
+    assert "images/some lies in" in caplog.text
+
+
+def test_images_of_lvis_are_named_by_their_urls(load_script, tmp_path):
+    image = tmp_path / "coco/val2017/000000000139.jpg"
+    image.parent.mkdir(parents=True)
+    image.write_text("139")
+    listing = tmp_path / "lvis_v1_val.json"
+    url = "http://images.cocodataset.org/val2017/000000000139.jpg"
+    listing.write_text(json.dumps({"images": [{"id": 139, "coco_url": url}]}))
+    options = ["--images", str(tmp_path / "coco"), "--output", str(tmp_path / "links")]
+    assert load_script("link_images").main([str(listing), *options]) == 0
+    assert (tmp_path / "links/val2017/000000000139.jpg").resolve() == image
 
 
 def test_links_that_the_file_does_not_list_are_told(link, tmp_path, caplog):

@@ -169,7 +169,7 @@ def test_context_that_is_not_as_published(run, tmp_path, capsys, change, message
     assert str(path) in error
 
 
-def test_coco_stuff_and_objects(run, records, tmp_path, capsys):
+def test_coco_stuff_and_objects(run, records, tmp_path, capsys, caplog):
     # person, bicycle, toothbrush, and banner, wood and unlabelled
     values = [[0, 1, 89], [91, 181, 255]]
     put(tmp_path / "coco/stuffthingmaps/val2017/000000000139.png", values)
@@ -186,6 +186,15 @@ def test_coco_stuff_and_objects(run, records, tmp_path, capsys):
     assert "000000000140.png holds 11, which no class" in capsys.readouterr().err
     (kept,) = (tmp_path / "coco/objects_detectron2/val2017").rglob("*")  # what was whole before
     assert kept.name == "000000000139.png"
+    assert not caplog.text
+    put(tmp_path / "coco/stuffthingmaps/val2017/000000000140.png", values)
+    put(tmp_path / "coco/val2017/000000000140.jpg", values)
+    assert run("coco_stuff", "--splits", "val") == 0
+    (tmp_path / "coco/stuffthingmaps/val2017/000000000140.png").unlink()
+    capsys.readouterr()
+    assert run("coco_stuff", "--splits", "val") == 0
+    assert "val2017 has 1 files that are not of this data set, such as 000000000140" in caplog.text
+    assert "1 more images of val have no map (000000000140)" in capsys.readouterr().out
     assert run("coco_stuff", "--splits", "train") == 2
     assert "no folder of truth at" in capsys.readouterr().err
 
@@ -262,7 +271,7 @@ def test_all_maps_are_written_or_none(run, ade20k, tmp_path, capsys):
     assert names == [f"training/a/{k}.png" for k in (0, 1, 3)]
 
 
-def test_cityscapes_as_detectron2_reads_it(run, tmp_path):
+def test_cityscapes_as_detectron2_reads_it(run, tmp_path, caplog):
     city = "cityscapes/gtFine/val/frankfurt/frankfurt_000000_000294"
     put(tmp_path / f"{city}_gtFine_labelIds.png", [[0, 7, 33, 29]])
     for other in ("instanceIds.png", "color.png"):
@@ -272,6 +281,7 @@ def test_cityscapes_as_detectron2_reads_it(run, tmp_path):
     put(tmp_path / f"{photograph}_leftImg8bit.png", [[0, 0, 0, 0]])
     for _ in range(2):  # again, beside its own
         assert run("cityscapes", "--splits", "val") == 0
+    assert not caplog.text
     folders = [str(tmp_path / "cityscapes" / kind / "val") for kind in ("leftImg8bit", "gtFine")]
     (record,) = load_cityscapes_semantic(*folders)
     assert read_semantic(record["sem_seg_file_name"]).tolist() == [[255, 0, 18, 255]]

@@ -44,7 +44,8 @@ def run(script: str, written: Iterator[str]) -> int:
     except BrokenProcessPool:
         say(
             f"{Path(script).stem}: a process was killed, perhaps as memory ran out: run it again "
-            "with fewer --workers",
+            "with fewer --workers; a Python script that calls this must do so under "
+            'if __name__ == "__main__"',
             error=True,
         )
         return 2

@@ -48,7 +48,11 @@ def make_each(
 def tell_strangers(folder: Path, names: Collection[str]) -> None:
     """Warn where ``folder`` has files beside ``names``, as of an earlier run on other images."""
     there = folder_names(folder, "files", "run it again").difference(names)
-    strangers = sorted(name for name in there if name[0] != ".")
+    warn_of_strangers(folder, sorted(name for name in there if name[0] != "."))
+
+
+def warn_of_strangers(folder: Path, strangers: Sequence[str]) -> None:
+    """Warn of files of ``folder`` that do not belong there, if there are any."""
     if strangers:
         logger.warning(
             "%s has %d files that are not of this data set, such as %s: remove them",

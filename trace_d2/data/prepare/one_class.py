@@ -122,17 +122,22 @@ def number(annotations: Collection[dict[str, Any]]) -> None:
         annotation["id"] = position
 
 
+def listed_name(entry: Mapping[str, Any]) -> Any:
+    """The name of an entry of ``images``, whatever it is; of LVIS folder and name of the URL."""
+    name = entry.get("file_name")
+    if name is None and isinstance(entry.get("coco_url"), str):
+        name = "/".join(PurePosixPath(urlsplit(entry["coco_url"]).path).parts[-2:])
+    return name
+
+
 def listed_image(entry: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """An entry of ``images`` of a file ``origin``, with a name below some folder.
 
     Raises:
         ValueError: its name is none, or leads out of any folder.
     """
-    name = entry.get("file_name")
-    if name is None and isinstance(entry.get("coco_url"), str):
-        name = "/".join(PurePosixPath(urlsplit(entry["coco_url"]).path).parts[-2:])
     try:
-        name = relative_name(name)
+        name = relative_name(listed_name(entry))
     except ValueError as error:
         raise ValueError(f"{origin}: image {shown(entry['id'])}: {error}") from error
     return image_entry(entry["id"], name, entry["height"], entry["width"])

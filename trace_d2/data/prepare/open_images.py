@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 from trace_d2.data.prepare.boxes import Box, BoxedImage, numbers, text_lines, write_boxes
 from trace_d2.io.json_files import shown
 from trace_d2.io.paths import relative_name
+
+logger = logging.getLogger(__name__)
 
 _SIDES = ("XMin", "YMin", "XMax", "YMax")  # shares of the image's sides
 _AGAIN = "download validation-annotations-bbox.csv again"
@@ -37,14 +40,17 @@ def prepare_open_images(
     if lacking:
         raise ValueError(f"{path} has no column {', '.join(lacking)}: {_AGAIN}")
     boxes: dict[str, dict[tuple[float, ...], Box]] = {}
+    unknown: list[str] = []
     for where, line in lines:
         cells = _cells(line, where)
         if len(cells) != len(columns):
             raise ValueError(f"{where} has {len(cells)} columns, its head {len(columns)}: {_AGAIN}")
         row = dict(zip(columns, cells, strict=True))
-        if row["IsGroupOf"] not in ("0", "1"):
+        if row["IsGroupOf"] == "-1":  # unknown, as in lines that no person has looked at
+            unknown.append(where)
+        elif row["IsGroupOf"] not in ("0", "1"):
             raise ValueError(
-                f"{where}: IsGroupOf is {shown(row['IsGroupOf'])}, neither 0 nor 1: {_AGAIN}"
+                f"{where}: IsGroupOf is {shown(row['IsGroupOf'])}, neither 0 nor 1 nor -1: {_AGAIN}"
             )
         corners = numbers([row[side] for side in _SIDES], where)
         box = Box(corners, where, ignored=row["IsGroupOf"] == "1", relative=True)
@@ -54,6 +60,12 @@ def prepare_open_images(
     images = [BoxedImage(f"{key}.jpg", list(own.values())) for key, own in sorted(boxes.items())]
     if not images:
         raise ValueError(f"{path} has no boxes: {_AGAIN}")
+    if unknown:
+        logger.warning(
+            "%d boxes may be around groups (IsGroupOf is -1, unknown): taken to be of one object; "
+            "first: %s",
+            len(unknown), unknown[0],
+        )  # fmt: skip
     description = "boxes of OpenImages as one class, converted by trace_d2"
     return write_boxes(output, folder, images, description, progress)
 

@@ -8,7 +8,7 @@ are maps already, which count in other ways (``io/semantic_rules.yaml``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_d2.data.prepare.making import make_each
+from trace_d2.data.prepare.making import make_each, warn_of_strangers
 from trace_d2.data.prepare.painting import masks_by_image, paint, paintings, read_lists
 from trace_d2.data.prepare.voc import SPLITS as VOC_SPLITS
 from trace_d2.data.prepare.voc import list_sources, read_segments
@@ -93,8 +93,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 def prepare_maps(
     root: Path, name: str, split: str, workers: int = 1, progress: bool = True
-) -> tuple[int, Path]:
-    """Write the split of one of ``MAP_SETS``; returns how many maps, and their folder.
+) -> tuple[list[str], Path]:
+    """Write the split of one of ``MAP_SETS``; returns the names of the maps, and their folder.
 
     Raises:
         OSError, ValueError: its files are missing or damaged; the message names some, and no map
@@ -110,12 +110,12 @@ def prepare_maps(
     way, truth = truth_files(source, rule)
     table = _objects(way.ranks()) if maps.objects else way.ranks()
     tasks = [(path, f"{stem}{maps.new_end}.png") for stem, path in truth.items()]
-    _write_all(partial(_convert, table), tasks, target, workers, split, progress)
-    return len(tasks), target
+    write = partial(_convert, table)
+    return _write_all(write, tasks, target, workers, split, progress, end=maps.new_end), target
 
 
-def unannotated(root: Path, name: str, split: str) -> list[str]:
-    """Stems of the images of the split of one of ``MAP_SETS`` that have no map in its target.
+def unannotated(root: Path, name: str, split: str, written: Collection[str]) -> list[str]:
+    """Stems of the images of the split of one of ``MAP_SETS`` of which no map was ``written``.
 
     None are where the folder of images is not there.
     """
@@ -126,13 +126,12 @@ def unannotated(root: Path, name: str, split: str) -> list[str]:
         return []
     end = load_rule(maps.rule).image_end
     stems = {stem.removesuffix(end) for stem in files_by_stem(images, IMAGE_SUFFIXES)}
-    written = files_by_stem(root / maps.target.format(folder), (".png",))
-    return sorted(stems - {stem.removesuffix(maps.new_end) for stem in written})
+    return sorted(stems - {name.removesuffix(f"{maps.new_end}.png") for name in written})
 
 
 def prepare_voc_sem_seg(
     root: Path, split: str, sbd: Path | None = None, workers: int = 1, progress: bool = True
-) -> tuple[int, Path]:
+) -> tuple[list[str], Path]:
     """Write ``VOC2012/sem_seg_<split>``, "train_aug" with SBD or "val", as ``prepare_maps``."""
     voc = root / "VOC2012"
     target = voc / f"sem_seg_{split}"
@@ -140,8 +139,7 @@ def prepare_voc_sem_seg(
         (path if path.suffix == ".mat" else voc / "SegmentationClass" / path.name, f"{stem}.png")
         for stem, path in list_sources(voc, sbd or root / "sbd", split).items()
     ]  # fmt: skip
-    _write_all(_convert_voc, tasks, target, workers, split, progress)
-    return len(tasks), target
+    return _write_all(_convert_voc, tasks, target, workers, split, progress), target
 
 
 def prepare_context(
@@ -176,7 +174,7 @@ def prepare_context(
         logger.warning("%s has masks of %d images that it does not list", path, len(strays))
     target, lists = voc / "SegmentationClassContext", voc / "ImageSets/SegmentationContext"
     lists.mkdir(parents=True, exist_ok=True)
-    counts = {}
+    counts, others = {}, {f"{one.stem}.png" for one in painted}
     for split in splits:
         tasks = [
             (one, f"{one.stem}.png")
@@ -188,7 +186,7 @@ def prepare_context(
             raise ValueError(
                 f"{bare or path} has no {'annotation' if bare else split}: download it again"
             )
-        _write_all(paint, tasks, target, workers, split, progress)
+        _write_all(paint, tasks, target, workers, split, progress, others)
         stems = sorted(name.removesuffix(".png") for _, name in tasks)
         write_text(lists / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
         counts[split] = len(tasks)
@@ -197,7 +195,7 @@ def prepare_context(
 
 def prepare_instances(
     root: Path, split: str, workers: int = 1, progress: bool = True
-) -> tuple[int, Path]:
+) -> tuple[list[str], Path]:
     """Write ``coco_object`` from ``instances_<split>2017.json`` instead, as ``prepare_maps``.
 
     What is larger lies below, crowds below all else.
@@ -217,8 +215,7 @@ def prepare_instances(
         )
     target = root / "coco/objects_detectron2" / folder
     tasks = [(one, f"{one.stem}.png") for one in painted]
-    _write_all(paint, tasks, target, workers, split, progress)
-    return len(tasks), target
+    return _write_all(paint, tasks, target, workers, split, progress), target
 
 
 def _height(path: Path, row: Mapping[str, Any]) -> tuple[bool, float]:
@@ -236,13 +233,23 @@ def _write_all(
     workers: int,
     split: str,
     progress: bool,
-) -> None:
-    """Write what each of ``tasks`` holds to the file below ``target`` that it names, or none."""
+    others: Collection[str] = (),
+    end: str = "",
+) -> list[str]:
+    """Write what each of ``tasks`` holds to the file below ``target`` that it names, or none.
+
+    Of other maps of that ``end`` of names it is told, as of an earlier run, but for ``others``,
+    which belong there. Returns the names that were written.
+    """
     with atomic_folder(target) as scratch:
         for folder in {(scratch / name).parent for _, name in tasks}:
             folder.mkdir(parents=True, exist_ok=True)
         jobs = [(content, scratch / name) for content, name in tasks]
         make_each(write, jobs, workers, split, progress)
+    names = [name for _, name in tasks]
+    there = {f"{stem}.png" for stem in files_by_stem(target, (".png",)) if stem.endswith(end)}
+    warn_of_strangers(target, sorted(there - {*names, *others}))
+    return names
 
 
 def _objects(ranks: np.ndarray) -> np.ndarray:
