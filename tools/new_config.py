@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from trace_d2.terminal import say
 
 if TYPE_CHECKING:
-    from trace_d2.engine.new_config import Labels, Machine
+    from trace_d2.engine.config_labels import Labels
+    from trace_d2.engine.new_config import Machine
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -73,17 +74,19 @@ def write_config(args: argparse.Namespace) -> None:
     """Write the config that ``args`` ask for; raises ValueError or OSError with the remedy."""
     from trace_d2.complaints import Complaints
     from trace_d2.engine import new_config as plan
+    from trace_d2.engine.config_labels import alike, read_labels
     from trace_d2.io.atomic import write_bytes
     from trace_d2.io.categories import check_names
 
     wrong = Complaints()
     output = args.output or Path(f"{Path(args.labels).stem}.yaml")
     wrong.of(check_place, output, args.overwrite)
-    labels = wrong.of(plan.read_labels, args.labels, args.images)
+    labels = wrong.of(read_labels, args.labels, args.images)
     if labels:  # of before, when labels were made with two categories of one name
         wrong.of(check_names, labels.categories, args.labels)
-    truth = args.val and wrong.of(plan.read_labels, args.val, args.val_images, "--val-images")
-    if labels and truth and not plan.alike(labels, truth):
+    # What is evaluated on needs no masks.
+    truth = args.val and wrong.of(read_labels, args.val, args.val_images, "--val-images", False)
+    if labels and truth and not alike(labels, truth):
         wrong.say(f"{args.val} and {args.labels} have other categories: give labels of the same")
     if args.weights not in (None, "none") and "://" not in args.weights:
         wrong.of(check_file, args.weights)
@@ -133,11 +136,14 @@ def check_file(weights: str) -> None:
 def report(labels: Labels, values: dict[str, Any], weights: str) -> None:
     """Say what the config is about, and what may surprise."""
     from trace_d2.io.categories import describe_categories
+    from trace_d2.io.listing import some
 
     height, width = labels.size
     say(f"{labels.count} images of about {width} x {height} in {labels.images}")
     if labels.categories:
         say(f"categories: {describe_categories(labels.categories)}")
+    if labels.merged:
+        say(f"note: one class is learned of instances, called object: all of {some(labels.merged)}")
     if labels.absent:
         names = ", ".join(category.name for category in labels.absent)
         say(f"note: no label shows {names}: the model cannot learn what it never sees")

@@ -122,6 +122,29 @@ def test_refined_masks_train_a_model_of_one_class(model, own_data, new_config, l
     assert "AR_100" in results["segm"]
 
 
+def test_truth_of_boxes_alone_evaluates_and_names_that_are_lost_are_told(
+    own_data, new_config, load_tool, tmp_path
+):
+    content = json.loads((own_data / "fruits/instances.json").read_text())
+    content["categories"] = [{"id": 1, "name": "Red Box"}]
+    for row in content["annotations"]:
+        row["category_id"] = 1
+    named, boxes, config = (tmp_path / name for name in ("named.json", "boxes.json", "x.yaml"))
+    named.write_text(json.dumps(content))
+    for row in content["annotations"]:
+        del row["segmentation"]
+    boxes.write_text(json.dumps(content))
+    images = ["--images", own_data / "fruits/images", "--val-images", own_data / "fruits/images"]
+    status, out, _ = new_config(named, *images, "--val", boxes, "--output", config)
+    assert status == 0
+    assert "note: one class is learned of instances, called object: all of Red Box" in out
+    assert "NUM_CLASSES: 1  # object, as is all of Red Box" in config.read_text()
+    assert list(train(load_tool, config, tmp_path / "out")) == ["bbox"]
+    status, _, err = new_config(boxes, *images, "--output", tmp_path / "y.yaml")
+    assert status == 2
+    assert "boxes.json has no annotation that can be used" in err
+
+
 @pytest.mark.parametrize(
     ("labels", "model", "gpus", "expected"),
     [
