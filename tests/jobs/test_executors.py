@@ -13,7 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from trace_d2.jobs.executors import WorkerDiedError, WorkerPool
+from trace_d2.jobs.executors import WorkerDiedError, WorkerPool, deaf_to_interrupts
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 
 ENTRIES = [ImageEntry(f"s{n:02}", f"s{n:02}.png", n) for n in range(24)]
@@ -77,6 +77,34 @@ def test_death_never_hangs(count: int, after: int) -> None:
             worker.process.kill()
         with pytest.raises(WorkerDiedError):
             list(records)
+
+
+def test_ctrl_c_while_they_start_is_nothing_to_them(capfd) -> None:
+    with contextlib.closing(WorkerPool(2, work)) as pool:
+        for delay in (0.0, 0.02, 0.1, 0.1):  # before Python has begun, and as it imports
+            time.sleep(delay)
+            for worker in pool._workers:
+                os.kill(worker.process.pid, signal.SIGINT)
+        assert len(list(pool.run(tasks()))) == len(ENTRIES)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_ctrl_c_as_a_process_starts_is_raised_once_it_has() -> None:
+    started = []
+
+    def start() -> None:
+        with deaf_to_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            started.append(1)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started
 
 
 def test_an_end_in_the_middle_of_a_message_is_one() -> None:

@@ -119,6 +119,18 @@ def test_why_one_ends_is_told_as_it_said(monkeypatch, caplog, sketching) -> None
     assert "the last as its worker died: use fewer" in caplog.text
 
 
+def test_ctrl_c_while_one_starts_is_nothing_to_it(monkeypatch, sketching) -> None:
+    monkeypatch.setattr("trace_d2.jobs.local_actors._run_actor", sketching.never_end)
+    actors = LocalActors(workers=1, gpus=[""])
+    actors.start()
+    (process,) = (one.process for one in actors._processes.values())
+    for delay in (0.0, 0.02, 0.1):
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGINT)
+    assert not any(isinstance(message, Gone) for _, message in actors.wait())
+    actors.stop()
+
+
 def test_one_that_loads_a_model_is_ended_at_once(monkeypatch, sketching) -> None:
     monkeypatch.setattr("trace_d2.jobs.local_actors._run_actor", sketching.never_end)
     actors = LocalActors(workers=1, gpus=[""])

@@ -16,9 +16,10 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
@@ -149,7 +150,8 @@ class _Worker:
         tasks, self.tasks = context.Pipe(duplex=False)
         self.records, records = context.Pipe(duplex=False)
         self.process = context.Process(target=_run_worker, args=(tasks, records))
-        self.process.start()
+        with deaf_to_interrupts():
+            self.process.start()
         tasks.close()
         records.close()  # else it would not end with the process
         self.held: deque[tuple[ImageEntry, int]] = deque()
@@ -158,6 +160,20 @@ class _Worker:
         """Pass ``message`` on; to a process that died it is lost, which ``recv`` tells."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.tasks.send(message)
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start within the block get no Ctrl-C, not even while they import.
+
+    One that comes to this process meanwhile is raised at the end of the block.
+    """
+    resource_tracker.ensure_running()  # whose first start would let it in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True)

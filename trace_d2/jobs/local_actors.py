@@ -27,7 +27,7 @@ from trace_d2.jobs.actors import (
     Ready,
     ToActor,
 )
-from trace_d2.jobs.executors import WorkerDiedError
+from trace_d2.jobs.executors import WorkerDiedError, deaf_to_interrupts
 
 _SECONDS = 15.0  # for what is in work to end, once told to
 
@@ -112,7 +112,7 @@ class LocalActors:
         gpu = self._gpus[slot]
         arguments = (there, self._workers, self._place(slot))
         process = context.Process(target=_run_actor, args=arguments)
-        with _only_visible(gpu):
+        with _only_visible(gpu), deaf_to_interrupts():
             process.start()
         there.close()
         self._processes[self._started] = _Process(process, here, slot)
