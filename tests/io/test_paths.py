@@ -86,6 +86,7 @@ def test_what_is_there_of_another_kind_is_told_as_what_it_is(tmp_path: Path) -> 
     image.touch()
     assert nearest_path(image) == f" (it is a file; its folder is {tmp_path})"
     assert nearest_path(tmp_path) == " (it is a folder)"
+    assert nearest_path("") == ""
     assert nearest_path(tmp_path / "some.jpeg") == f" (did you mean {image}?)"
     with pytest.raises(NotADirectoryError, match=r"some\.jpg \(it is a file; its folder is /"):
         list_images(image)

@@ -222,7 +222,13 @@ def test_predictions_that_overlap_and_score(export, tmp_path, capsys):
     assert export(folder, "yolo", "--min-score", "0.2") == 0
     assert (tmp_path / "yolo/labels/y.txt").read_text() == ""  # nothing was found there
     assert len((tmp_path / "yolo/labels/x.txt").read_text().splitlines()) == 2
-    assert "YOLO looks for the images in" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "YOLO looks for the images in" in told
+    assert "nothing is exported" not in told
+    assert export(folder, "cvat", "--min-score", "0.95") == 0
+    said = "nothing is exported: none of 2 images has a shape that is wanted"
+    assert f"note: {said}\nnote: 3 shapes that score" in capsys.readouterr().out
+    assert said in (tmp_path / "cvat/report.html").read_text()
 
 
 def test_classes_can_be_chosen_and_ordered(export, labels, tmp_path, capsys):

@@ -27,7 +27,7 @@ def nearest_path(path: object) -> str:
     such as ``s3://bucket/x``, it is said that it is one; of what is read by its address
     (``RemoteFile``) nothing is.
     """
-    if not isinstance(path, (str, Path)):
+    if not isinstance(path, (str, Path)) or path == "":
         return ""
     address = _ADDRESS.match(str(path))
     if address:

@@ -301,19 +301,19 @@ class ExportJob(Job[ExportEntry, ExportInputs, Any]):
 
     @classmethod
     def report(cls, outcome: Outcome) -> Report:
-        counts = outcome.counts.sums
+        counts = outcome.counts
         return Report(
             title=cls.title,
             panes=(),
             caption=lambda record: "",
             sources=[("Labels", outcome.settings.get("labels", ""))],
-            cards=[("shapes", f"{counts['shapes']:,}")],
+            cards=[("shapes", f"{counts.sums['shapes']:,}")],
             notes=_losses(counts),
         )
 
     @classmethod
     def tell(cls, store: JobStore) -> None:
-        for line in _losses(FactCounts(store.read_records().values()).sums):
+        for line in _losses(FactCounts(store.read_records().values())):
             say(f"note: {line}")
 
     def _place(self, entry: ExportEntry) -> Path:
@@ -362,6 +362,10 @@ def _root_of(labels: str | Path) -> str | None:
     return job.settings.get("images") if job else None
 
 
-def _losses(counts: Mapping[str, int]) -> list[str]:
-    """A line for everything that is lost."""
-    return [f"{counts[name]:,} {text}" for name, text in _LOST.items() if counts.get(name)]
+def _losses(counts: FactCounts) -> list[str]:
+    """A line if nothing is exported, and one for everything that is lost."""
+    images, lost = counts.present["shapes"], counts.sums
+    lines = [f"{lost[name]:,} {text}" for name, text in _LOST.items() if lost[name]]
+    if images and not lost["shapes"]:
+        lines.insert(0, f"nothing is exported: none of {images} images has a shape that is wanted")
+    return lines
