@@ -62,9 +62,11 @@ import pathlib, signal, sys
 sys.path[:0] = [{tools!r}, {repository!r}]
 from {module} import {name}
 plain, journals = {name}.__call__, pathlib.Path({work!r})
+waiting = pathlib.Path({waiting!r})
 wait = sys.stdin.read if __name__ == "__main__" else signal.pause
 def call(self, *inputs):
     if any(path.stat().st_size for path in journals.rglob("journal*.jsonl")):
+        waiting.touch()
         wait()
     return plain(self, *inputs)
 {name}.__call__ = call
@@ -80,11 +82,14 @@ def start_midway() -> Callable[..., subprocess.Popen]:
     """``start_midway(job, *extra)``: the job in another process, its first image done.
 
     It does no other until its stdin is closed, as ``communicate`` does. What waits is the call of
-    ``job.waits``, module and name of a class.
+    ``job.waits``, module and name of a class. It waits already on return: elsewhere, a finalizer
+    might be what a signal interrupts, of which Python makes nothing.
     """
 
     def start(job: LabelJob | MaskJob, *extra: str) -> subprocess.Popen:
         script = job.root / "tool_that_waits.py"
+        waiting = script.with_suffix(".waiting")
+        waiting.unlink(missing_ok=True)
         script.write_text(
             _TOOL_THAT_WAITS.format(
                 tools=str(REPOSITORY / "tools"),
@@ -93,6 +98,7 @@ def start_midway() -> Callable[..., subprocess.Popen]:
                 name=job.waits[1],
                 tool=job.tool.__name__,
                 work=str(job.work),
+                waiting=str(waiting),
             )
         )
         process = subprocess.Popen(
@@ -103,7 +109,7 @@ def start_midway() -> Callable[..., subprocess.Popen]:
             text=True,
         )
         deadline = time.monotonic() + 120
-        while not any(path.stat().st_size for path in job.work.rglob("journal*.jsonl")):
+        while not waiting.exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline, "no result within two minutes"
             time.sleep(0.02)

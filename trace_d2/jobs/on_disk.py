@@ -93,7 +93,9 @@ class _Table:
             yield from self._database.execute(query, values)
 
     def _first(self, query: str, *values: Any) -> Any:
-        return next(self._rows(query, *values), None)
+        # No generator, which a finalizer would end: one that Ctrl-C interrupts takes it for itself.
+        with _room():
+            return self._database.execute(query, values).fetchone()
 
 
 class Records(_Table, Mapping[str, Record]):
