@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trace_d2.jobs.command_line import UsageError, exit_status
+from trace_d2.jobs.command_line import UsageError, asked_keys, exit_status
 from trace_d2.terminal import say
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def checked(args: argparse.Namespace) -> tuple[CfgNode, np.ndarray, np.ndarray |
     from trace_d2.edges.preflight import check_edges
     from trace_d2.edges.settings import check_whole
     from trace_d2.io.images import read_image
-    from trace_d2.jobs.edge_options import SOURCE, asked_keys
+    from trace_d2.jobs.edge_options import SOURCE
 
     wrong = Complaints()
     cfg = usable_trace_cfg(wrong, args.config_file, args.opts)

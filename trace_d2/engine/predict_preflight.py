@@ -18,8 +18,7 @@ from trace_d2.io.categories import Category, load_categories
 from trace_d2.io.hints import did_you_mean
 from trace_d2.io.json_files import shown
 from trace_d2.io.listing import list_images
-from trace_d2.jobs.command_line import given_folder, image_ids
-from trace_d2.jobs.edge_options import asked_keys
+from trace_d2.jobs.command_line import asked_keys, given_folder, image_ids
 
 _WITHOUT_MASKS = ("ProposalNetwork", "RetinaNet", "FCOS", "SemanticSegmentor")
 _MASK_SWITCH = ("GeneralizedRCNN", "PanopticFPN")  # their masks are switched on by MODEL.MASK_ON

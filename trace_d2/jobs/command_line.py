@@ -149,19 +149,23 @@ def _what_is_safe(kind: type[AnyJob], output: str) -> str:
     )
 
 
+def asked_keys(args: argparse.Namespace) -> dict[str, str]:
+    """Config keys that the command line itself names, with their values as they are written."""
+    opts = getattr(args, "opts", ())  # which jobs without a config have not
+    return dict(zip(opts[::2], opts[1::2], strict=False))
+
+
 def _check_values(args: argparse.Namespace) -> None:
     """Raise a UsageError that names every option that is empty, or has no whole address.
 
     An empty one is mostly that of an unset variable, and would count as one that is not given.
     """
-    keys = getattr(args, "opts", [])
     given = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
     wrong = Complaints()
     for option, value in given.items():
         if isinstance(value, str) and not value.strip():
             wrong.say(f"{option} is empty: name what it is to be, or leave it out")
-    given |= dict(zip(keys[::2], keys[1::2], strict=False))
-    for option, value in given.items():
+    for option, value in (given | asked_keys(args)).items():
         written = option in ("--output", "--merge", "--status")
         if isinstance(value, str) and (what := what_is_wrong(value, written)):
             wrong.say(f"{option} is {shown(value)}: {what}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trace_d2.complaints import Complaints
 from trace_d2.io.json_files import shown
-from trace_d2.jobs.command_line import FILES, NONE, STUDENT, given_folder
+from trace_d2.jobs.command_line import FILES, NONE, STUDENT, asked_keys, given_folder
 from trace_d2.terminal import say
 
 if TYPE_CHECKING:
@@ -34,11 +34,6 @@ _OF_SOURCES = {
     "MODEL.TRACE.EDGES.CANNY": "canny",
 }
 """Keys that mean something to one source alone."""
-
-
-def asked_keys(args: argparse.Namespace) -> dict[str, str]:
-    """Config keys that the command line itself names, with their values as they are written."""
-    return dict(zip(args.opts[::2], args.opts[1::2], strict=False))
 
 
 def named_by_file(args: argparse.Namespace, key: str) -> bool:

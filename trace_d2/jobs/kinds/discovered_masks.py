@@ -29,8 +29,8 @@ from trace_d2.io.mask_rle import decode_segmentation
 from trace_d2.io.paths import check_output
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.coco_files import mask_annotations, write_instances
-from trace_d2.jobs.command_line import NONE
-from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg
+from trace_d2.jobs.command_line import NONE, asked_keys
+from trace_d2.jobs.edge_options import SOURCE, edge_cfg
 from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, deciding_keys

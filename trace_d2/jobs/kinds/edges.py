@@ -30,8 +30,8 @@ from trace_d2.io.json_files import shown
 from trace_d2.io.listing import spread
 from trace_d2.io.remote import InputFolder, input_folder
 from trace_d2.jobs.arguments import add_images_option, add_output_folder, job_parser
-from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER, images_below
-from trace_d2.jobs.edge_options import SOURCE, asked_keys, edge_cfg, named_by_file
+from trace_d2.jobs.command_line import NONE, STUDENT, TEACHER, asked_keys, images_below
+from trace_d2.jobs.edge_options import SOURCE, edge_cfg, named_by_file
 from trace_d2.jobs.fingerprint import files_print
 from trace_d2.jobs.journal import DONE, ImageEntry, Record
 from trace_d2.jobs.kinds.edge_job import KEPT_EDGES, EdgeTakingJob, upgrade
